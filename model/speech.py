@@ -41,9 +41,9 @@ class SpeechDetector:
     def speech_ratio(self, audio: np.ndarray) -> float:
         """Share of the time that is speech, 0..1.
 
-        audio: float32 [N] mono at 16 kHz in [-1, 1]. The clip is scaled as a whole so that its peak is 0.5, by no more
-        than 40 dB, so a recording that peaks at 0.025 counts like any other. Digital silence (peak below 1e-4) is 0, as is
-        empty audio. Music without a voice is not speech; rap and singing may be.
+        audio: float32 [N] mono at 16 kHz in [-1, 1]. Digital silence (peak below 1e-4) and empty audio are 0. The clip
+        is scaled as a whole so that its peak is 0.5, by no more than 40 dB: a recording that peaks at 0.025 counts like
+        any other. Music without a voice is not speech; rap and singing may be.
         """
         probabilities = self.speech_probabilities(audio)
         return float(_speech_windows(probabilities).mean()) if len(probabilities) else 0.0
