@@ -1,0 +1,148 @@
+"""The manifest is complete, sorted, byte-identical for the same rows, and says clearly when it is missing."""
+
+import hashlib
+import os
+import random
+from enum import StrEnum
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from datasets_manifest import manifest
+from datasets_manifest.manifest import read_manifest, write_manifest
+from datasets_manifest.schema import COLUMNS, Reason, Status
+
+
+def make_rows(num_rows: int) -> list[dict]:
+    return [
+        {
+            "clip_id": f"{i:032x}",
+            "source_id": hashlib.sha256(str(i % 7).encode()).hexdigest(),
+            "source_uri": f"/videos/{i % 7}.mp4",
+            "start_s": float(i % 50),
+            "track_index": i % 3 - 1,
+            "accounted_s": 5.0,
+            "status": Status.KEPT if i % 2 else Status.REJECTED,
+            "reason": None if i % 2 else Reason.NO_FACE,
+            "quality": float("nan") if i % 5 == 0 else 50.0,
+        }
+        for i in range(num_rows)
+    ]
+
+
+def parts_of(dataset: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (dataset / "manifest").iterdir()}
+
+
+def test_rows_come_back_sorted_with_every_column(tmp_path: Path) -> None:
+    rows = make_rows(100)
+    random.Random(0).shuffle(rows)
+    write_manifest(str(tmp_path), rows)
+    table = read_manifest(str(tmp_path))
+    assert table.schema.equals(COLUMNS)
+    keys = [(r["source_id"], r["start_s"], r["track_index"], r["clip_id"]) for r in table.to_pylist()]
+    assert keys == sorted(keys)
+    assert {key[-1] for key in keys} == {row["clip_id"] for row in rows}
+
+
+def test_same_rows_in_any_order_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAX_ROWS_PER_PART", 1000)
+    rows = make_rows(2500)
+    write_manifest(str(tmp_path / "a"), rows)
+    random.Random(1).shuffle(rows)
+    write_manifest(str(tmp_path / "b"), iter(rows))
+    a, b = parts_of(tmp_path / "a"), parts_of(tmp_path / "b")
+    assert sorted(a) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert a == b
+
+
+def test_bytes_do_not_depend_on_how_rows_were_batched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows(3000)
+    write_manifest(str(tmp_path / "a"), rows)
+    whole_batches = manifest._batches
+    monkeypatch.setattr(manifest, "_batches", lambda rows: whole_batches(rows, rows_per_batch=17))
+    write_manifest(str(tmp_path / "b"), rows)
+    assert parts_of(tmp_path / "a") == parts_of(tmp_path / "b")
+
+
+def test_a_shorter_manifest_removes_surplus_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAX_ROWS_PER_PART", 10)
+    write_manifest(str(tmp_path), make_rows(35))
+    assert len(parts_of(tmp_path)) == 4
+    write_manifest(str(tmp_path), make_rows(11))
+    assert sorted(parts_of(tmp_path)) == ["part-00000.parquet", "part-00001.parquet"]
+    assert read_manifest(str(tmp_path)).num_rows == 11
+
+
+def test_columns_and_filter_narrow_what_is_read(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), make_rows(20))
+    table = read_manifest(str(tmp_path), columns=["clip_id"], filter=pc.field("status") == "kept")
+    assert table.column_names == ["clip_id"]
+    assert table.num_rows == 10
+
+
+def test_no_rows_is_a_readable_manifest(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), [])
+    assert read_manifest(str(tmp_path)).num_rows == 0
+
+
+def test_unknown_column_is_an_error_and_keeps_the_old_manifest(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), make_rows(3))
+    with pytest.raises(ValueError, match="sync_score"):
+        write_manifest(str(tmp_path), [{"clip_id": "00", "sync_score": 1.0}])
+    assert read_manifest(str(tmp_path)).num_rows == 3
+
+
+def test_wrong_type_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
+        write_manifest(str(tmp_path), [{"clip_id": "00", "num_frames": "many"}])
+
+
+def test_missing_manifest_names_the_folder_and_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"part-\*\.parquet"):
+        read_manifest(str(tmp_path))
+
+
+def test_file_names_of_any_bytes_are_stored(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80\n.mp4")  # latin-1 byte, valid emoji, newline
+    write_manifest(str(tmp_path), [{"clip_id": "00", "source_uri": name}, {"clip_id": "01", "source_uri": "plain"}])
+    uris = read_manifest(str(tmp_path)).column("source_uri").to_pylist()
+    assert uris == ["caf\\udce9 \U0001f600\n.mp4", "plain"]
+
+
+def test_dataset_folder_with_glob_characters(tmp_path: Path) -> None:
+    dataset = str(tmp_path / "set [1] * $(x)")
+    write_manifest(dataset, make_rows(3))
+    assert read_manifest(dataset).num_rows == 3
+
+
+def test_failed_write_leaves_the_old_part_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_manifest(str(tmp_path), make_rows(3))
+    before = parts_of(tmp_path)
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_manifest(str(tmp_path), make_rows(30))
+    assert parts_of(tmp_path) == before
+
+
+def test_remote_dataset_through_fsspec() -> None:
+    url = "memory://manifest-test/dataset"
+    write_manifest(url, make_rows(12))
+    write_manifest(url, make_rows(11))
+    assert read_manifest(url).num_rows == 11
+    fs, root = fsspec.url_to_fs(url)
+    assert [p.rsplit("/", 1)[-1] for p in fs.ls(f"{root}/manifest", detail=False)] == ["part-00000.parquet"]
+
+
+def test_enum_members_are_stored_as_plain_words() -> None:
+    assert issubclass(Status, StrEnum) and issubclass(Reason, StrEnum)
+    batch = next(manifest._batches([{"status": Status.FAILED, "reason": Reason.TIMEOUT}]))
+    assert batch.to_pylist()[0]["status"] == "failed"
+    assert batch.to_pylist()[0]["reason"] == "timeout"
