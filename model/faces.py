@@ -1,0 +1,325 @@
+"""Faces in a picture: where they are, and 468 points on each.
+
+`FaceBackend` is what the pipeline needs; `MediaPipeFaces` is the built-in one: BlazeFace finds faces, FaceMesh
+places the points, both run by LiteRT on one core. Finding is for when no face is followed yet or a check is due;
+between, a face is followed by giving `landmarks` the points of the frame before.
+
+Published by Google: BlazeFace (Bazarevsky et al. 2019, arXiv 1907.05047), FaceMesh (Kartynnik et al. 2019,
+arXiv 1907.06724). Anchor layout, box decoding and crop conventions follow MediaPipe (Apache-2.0).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+# Indices of the FaceMesh points, which are the same for every face. "Left" is always the left of the picture.
+_LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
+_LEFT_BROW = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
+_RIGHT_BROW = (276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
+_NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
+"""Bridge and base of the nose: stand-ins for points 27..35 of the 68-point scheme."""
+
+
+@dataclass(frozen=True)
+class DetectedFace:
+    """A face found in a picture; all places in pixels of that picture, which may be left by a cut-off face."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    """Box from the brows to the chin."""
+    score: float
+    """0..1"""
+    keypoints: np.ndarray
+    """float32 [6, 2]: left eye, right eye, nose tip, mouth, left ear, right ear, as seen in the picture."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        return self.x0, self.y0, self.x1, self.y1
+
+
+@dataclass(frozen=True)
+class FaceLandmarks:
+    """Points on one face in one picture."""
+
+    points: np.ndarray
+    """float32 [468, 3]: x and y in pixels of the picture, z (depth, smaller is nearer) in the same scale."""
+    score: float
+    """How sure the model is that there is a face, 0..1."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Extent of the points, x0, y0, x1, y1 in pixels: from the top of the forehead to the chin."""
+        x0, y0 = self.points[:, :2].min(axis=0)
+        x1, y1 = self.points[:, :2].max(axis=0)
+        return float(x0), float(y0), float(x1), float(y1)
+
+    @property
+    def width_px(self) -> float:
+        return self.box[2] - self.box[0]
+
+    @property
+    def height_px(self) -> float:
+        return self.box[3] - self.box[1]
+
+
+class FaceBackend(Protocol):
+    """Finds faces and follows them. Not for sharing between threads."""
+
+    name: str
+
+    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
+        """Faces of a frame (uint8 [H, W, 3] RGB), each once, best score first."""
+        ...
+
+    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        """Points of the face that `prior` shows, in this frame or in one just before; None: no face is there."""
+        ...
+
+    def alignment_points(self, points: np.ndarray) -> np.ndarray:
+        """This backend's points [..., K, 3] -> float32 [..., 3, 2]: left brow, right brow, nose, in pixels."""
+        ...
+
+
+def alignment_points(points: np.ndarray) -> np.ndarray:
+    """The three points that the aligned crop hangs on.
+
+    points: float [..., 468, 3] FaceMesh points.
+    Returns float32 [..., 3, 2]: mean of the picture-left brow, mean of the picture-right brow, mean of the nose.
+    """
+    groups = [points[..., index, :2].mean(axis=-2) for index in (_LEFT_BROW, _RIGHT_BROW, _NOSE)]
+    return np.stack(groups, axis=-2).astype(np.float32)
+
+
+class MediaPipeFaces:
+    """BlazeFace and FaceMesh on one core."""
+
+    name = "mediapipe-blazeface-facemesh"
+
+    def __init__(self, models: Mapping[str, bytes]) -> None:
+        """models: contents by file name, as `weights.load("builtin")` returns them."""
+        self._close_up = _BlazeFace(models["face_detection_short_range.tflite"], strides=(8, 16, 16, 16))
+        self._general = _BlazeFace(models["face_detection_back.tflite"], strides=(16, 32, 32, 32))
+        self._mesh = _Network(models["face_landmark.tflite"])
+
+    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
+        """Faces from about 75 px of height (in 1920 x 1080) up to the whole picture; each once, best score first.
+
+        frame: uint8 [H, W, 3] RGB.
+        """
+        height, width = frame.shape[:2]
+        short, long = sorted((height, width))
+        whole = _Square((width - long) // 2, (height - long) // 2, long)
+        found = self._close_up.detect(frame, whole) + self._general.detect(frame, whole)
+        if long > short:
+            for tile in _cover(width, height, short):
+                found += _whole_faces(self._general.detect(frame, tile), tile, width, height)
+        return _suppress(found)
+
+    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        """FaceMesh on a square of the frame that is turned so that the eyes are level.
+
+        frame: uint8 [H, W, 3] RGB.
+        """
+        to_frame = _roi_of_detection(prior) if isinstance(prior, DetectedFace) else _roi_of_landmarks(prior)
+        size = self._mesh.size_px
+        crop = cv2.warpAffine(
+            frame, to_frame, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
+        )
+        raw_points, raw_score = self._mesh(crop.astype(np.float32) / 255)
+        score = float(_sigmoid(raw_score.ravel()[0]))
+        if score < _MIN_FACE_PRESENCE:
+            return None
+        in_crop = raw_points.reshape(468, 3).astype(np.float64)
+        points = np.empty_like(in_crop)
+        points[:, :2] = in_crop[:, :2] @ to_frame[:, :2].T + to_frame[:, 2]
+        points[:, 2] = in_crop[:, 2] * np.hypot(to_frame[0, 0], to_frame[1, 0])
+        return FaceLandmarks(points.astype(np.float32), score)
+
+    def alignment_points(self, points: np.ndarray) -> np.ndarray:
+        return alignment_points(points)
+
+
+_MIN_FACE_PRESENCE = 0.5
+"""FaceMesh's own score, as MediaPipe uses it."""
+_MIN_DETECTION_SCORE = 0.5
+_TILE_OVERLAP = 0.2
+"""Of a tile's side: a face up to this size lies whole in one of the tiles, a larger one is found in the whole picture."""
+
+
+class _Network:
+    """A TFLite model with one square picture as input."""
+
+    def __init__(self, content: bytes) -> None:
+        self._interpreter = Interpreter(model_content=content, num_threads=1)
+        self._interpreter.allocate_tensors()
+        (detail,) = self._interpreter.get_input_details()
+        self._input = detail["index"]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self.size_px = int(detail["shape"][1])
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        self._interpreter.set_tensor(self._input, picture[None])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+@dataclass(frozen=True)
+class _Square:
+    """A square of the picture in pixels; it may reach beyond the picture."""
+
+    x0: int
+    y0: int
+    side: int
+
+
+class _BlazeFace:
+    """One of the BlazeFace detectors."""
+
+    def __init__(self, content: bytes, strides: Sequence[int]) -> None:
+        self._network = _Network(content)
+        self._anchors = _anchor_centres(self._network.size_px, strides)
+
+    def detect(self, frame: np.ndarray, square: _Square) -> list[DetectedFace]:
+        """Candidates in a square of the frame, many for each face."""
+        size = self._network.size_px
+        picture = _resample(frame, square, size)
+        raw_boxes, raw_scores = self._network(picture.astype(np.float32) / 127.5 - 1)
+        scores = _sigmoid(raw_scores.reshape(-1).astype(np.float64))
+        chosen = np.flatnonzero(scores >= _MIN_DETECTION_SCORE)
+        # per anchor: centre, size, then six keypoints, in pixels of the input, relative to the anchor
+        values = raw_boxes.reshape(-1, 8, 2)[chosen].astype(np.float64)
+        values[:, 0] += self._anchors[chosen]
+        values[:, 2:] += self._anchors[chosen, None]
+        values *= square.side / size
+        origin = np.array([square.x0, square.y0])
+        faces = []
+        for value, score in zip(values, scores[chosen], strict=True):
+            x0, y0 = value[0] - value[1] / 2 + origin
+            x1, y1 = value[0] + value[1] / 2 + origin
+            faces.append(DetectedFace(x0, y0, x1, y1, float(score), (value[2:] + origin).astype(np.float32)))
+        return faces
+
+
+def _anchor_centres(size_px: int, strides: Sequence[int]) -> np.ndarray:
+    """float64 [A, 2]: x, y of each anchor in pixels of the input, in the order of the network's output.
+
+    Each layer has two anchors per cell; layers of equal stride are interleaved (MediaPipe's SsdAnchorsCalculator).
+    """
+    anchors = []
+    for stride in dict.fromkeys(strides):
+        count = size_px // stride
+        centres = (np.arange(count) + 0.5) * stride
+        cells = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+        anchors.append(np.repeat(cells, 2 * strides.count(stride), axis=0))
+    return np.concatenate(anchors)
+
+
+def _resample(frame: np.ndarray, square: _Square, size_px: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the square scaled to the network's input, black beyond the picture."""
+    height, width = frame.shape[:2]
+    scale = size_px / square.side
+    x0, y0 = max(0, square.x0), max(0, square.y0)
+    x1, y1 = min(width, square.x0 + square.side), min(height, square.y0 + square.side)
+    part = frame[y0:y1, x0:x1]
+    inside = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+    picture = np.zeros((size_px, size_px, 3), np.uint8)
+    left, top = round((x0 - square.x0) * scale), round((y0 - square.y0) * scale)
+    inside = min(inside[0], size_px - left), min(inside[1], size_px - top)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture[top : top + inside[1], left : left + inside[0]] = cv2.resize(part, inside, interpolation=interpolation)
+    return picture
+
+
+def _cover(width: int, height: int, side: int) -> list[_Square]:
+    """Overlapping squares that cover the picture."""
+
+    def starts(length: int) -> list[int]:
+        if length <= side:
+            return [0]
+        count = int(np.ceil((length - side) / (side * (1 - _TILE_OVERLAP)))) + 1
+        return [round(start) for start in np.linspace(0, length - side, count)]
+
+    return [_Square(x0, y0, side) for y0 in starts(height) for x0 in starts(width)]
+
+
+def _whole_faces(faces: list[DetectedFace], square: _Square, width: int, height: int) -> list[DetectedFace]:
+    """Without those that a tile's border cuts where the picture goes on: another tile shows them whole."""
+
+    def is_whole(face: DetectedFace) -> bool:
+        return (
+            (face.x0 > square.x0 or square.x0 <= 0)
+            and (face.y0 > square.y0 or square.y0 <= 0)
+            and (face.x1 < square.x0 + square.side or square.x0 + square.side >= width)
+            and (face.y1 < square.y0 + square.side or square.y0 + square.side >= height)
+        )
+
+    return [face for face in faces if is_whole(face)]
+
+
+def _suppress(faces: list[DetectedFace]) -> list[DetectedFace]:
+    """One face for each group of overlapping candidates: their mean, weighted by score (BlazeFace's blending).
+
+    Candidates come from several scales, so a small box inside a large one is the same face too.
+    """
+    rest = sorted(faces, key=lambda face: face.score, reverse=True)
+    merged = []
+    while rest:
+        best = rest[0]
+        same = [face for face in rest if _overlap(best, face) > 0.4]
+        weights = np.array([face.score for face in same])
+        boxes = np.average([face.box for face in same], axis=0, weights=weights)
+        keypoints = np.average([face.keypoints for face in same], axis=0, weights=weights).astype(np.float32)
+        merged.append(DetectedFace(*(float(value) for value in boxes), best.score, keypoints))
+        rest = [face for face in rest if _overlap(best, face) <= 0.4]
+    return merged
+
+
+def _overlap(a: DetectedFace, b: DetectedFace) -> float:
+    """Shared area over the smaller of the two areas."""
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    if width <= 0 or height <= 0:
+        return 0.0
+    smaller = min((a.x1 - a.x0) * (a.y1 - a.y0), (b.x1 - b.x0) * (b.y1 - b.y0))
+    return width * height / smaller
+
+
+_ROI_SCALE = 1.5
+_ROI_SIZE_PX = 192
+
+
+def _roi_of_detection(face: DetectedFace) -> np.ndarray:
+    centre = np.array([face.x0 + face.x1, face.y0 + face.y1]) / 2
+    side = _ROI_SCALE * max(face.x1 - face.x0, face.y1 - face.y0)
+    left_eye, right_eye = face.keypoints[:2].astype(np.float64)
+    return _crop_to_frame(centre, side, right_eye - left_eye)
+
+
+def _roi_of_landmarks(face: FaceLandmarks) -> np.ndarray:
+    points = face.points[:, :2].astype(np.float64)
+    eye_line = points[_RIGHT_EYE_CORNER] - points[_LEFT_EYE_CORNER]
+    # extent along and across the eye line, so that a tilted head does not get a larger square
+    along = eye_line / max(float(np.hypot(*eye_line)), 1e-6)
+    axes = np.array([along, [-along[1], along[0]]])
+    turned = points @ axes.T
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    return _crop_to_frame((low + high) / 2 @ axes, _ROI_SCALE * float((high - low).max()), eye_line)
+
+
+def _crop_to_frame(centre: np.ndarray, side: float, eye_line: np.ndarray) -> np.ndarray:
+    """float64 [2, 3]: maps pixels of the upright square crop to pixels of the frame."""
+    angle = np.arctan2(eye_line[1], eye_line[0])
+    scale = side / _ROI_SIZE_PX
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    return np.column_stack([turn, centre - turn @ np.array([_ROI_SIZE_PX / 2, _ROI_SIZE_PX / 2])])
+
+
+def _sigmoid(value):
+    return 1 / (1 + np.exp(-np.clip(value, -80, 80)))
