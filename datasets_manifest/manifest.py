@@ -34,11 +34,11 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     fs.makedirs(folder, exist_ok=True)
 
     table = pa.Table.from_batches(_batches(rows), COLUMNS)
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in SORT_KEYS])
+    table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
     new_parts = set()
     for number, first in enumerate(range(0, max(len(table), 1), MAX_ROWS_PER_PART)):
         # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
-        part = table.take(order.slice(first, MAX_ROWS_PER_PART)).combine_chunks()
+        part = table.slice(first, MAX_ROWS_PER_PART).combine_chunks()
         encoded = io.BytesIO()
         pq.write_table(part, encoded, compression="zstd")
         path = f"{folder}/part-{number:05d}.parquet"
