@@ -1,0 +1,160 @@
+"""The values that flow through the pipeline: Source -> Video -> Unit -> Frame -> Clip."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from datasets_manifest.schema import Reason, Status
+from pipeline.config import FPS
+from pipeline.media import VideoInfo
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the input list: where a video is, and what the user says about it."""
+
+    uri: str
+    language: str = "und"
+    language_source: str = "none"
+    speaker: str | None = None
+    speaker_source: str = "none"
+    start_s: float | None = None
+    """Use only this span; None: from the beginning, to the end."""
+    end_s: float | None = None
+
+    @property
+    def entry_id(self) -> str:
+        """Names the entry itself, whatever the file holds: location and span."""
+        text = f"{self.uri}\n{self.start_s}\n{self.end_s}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A source that was looked at. `info` is None when it cannot be used: then `reason` says why."""
+
+    source: Source
+    source_id: str
+    info: VideoInfo | None
+    reason: Reason | None = None
+    detail: str = ""
+
+    @property
+    def first_frame(self) -> int:
+        """First frame of the wanted span, at 25 fps."""
+        return min(round((self.source.start_s or 0.0) * FPS), self.num_source_frames)
+
+    @property
+    def end_frame(self) -> int:
+        if self.source.end_s is None:
+            return self.num_source_frames
+        return max(self.first_frame, min(round(self.source.end_s * FPS), self.num_source_frames))
+
+    @property
+    def num_source_frames(self) -> int:
+        return self.info.num_frames if self.info else 0
+
+    @property
+    def seconds_in(self) -> float:
+        return (self.end_frame - self.first_frame) / FPS
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The piece of a video that one worker does at once: frames [start_frame, end_frame) at 25 fps."""
+
+    video: Video
+    start_frame: int
+    end_frame: int
+
+    @property
+    def unit_id(self) -> str:
+        return f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
+
+    @property
+    def num_frames(self) -> int:
+        return self.end_frame - self.start_frame
+
+
+@dataclass
+class Frame:
+    """One picture on the 25 fps grid. `rgb` is None where the source cannot be decoded."""
+
+    index: int
+    """Frame number in the video, at 25 fps."""
+    rgb: np.ndarray | None
+    """uint8 [H, W, 3], upright, full size. Never leaves the process that decoded it."""
+    shot_index: int = 0
+    faces: dict[int, np.ndarray] = field(default_factory=dict)
+    """Landmarks by track: float32 [468, 3], pixels of this frame."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A candidate: a span of frames, with one face or with none. Values are replaced, never changed."""
+
+    unit: Unit
+    start_frame: int
+    end_frame: int
+    shot_index: int = -1
+    track_index: int = -1
+    status: Status = Status.KEPT
+    stage: str = ""
+    reason: Reason | None = None
+    detail: str = ""
+    measures: dict[str, Any] = field(default_factory=dict)
+    """Manifest columns measured so far."""
+    pieces: list["FacePiece"] = field(default_factory=list, repr=False)
+    """Per frame, the part of the picture around the face (until `align`)."""
+    frames: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [T, R, R, 3]: aligned face (until `encode`)."""
+    lip_points: np.ndarray | None = field(default=None, repr=False)
+    """float32 [T, P, 3]: the landmarks that sync scoring needs."""
+    quality_frames: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [3, R, R, 3]: first, middle and last aligned frame."""
+    audio: np.ndarray | None = field(default=None, repr=False)
+    """float32 mono 16 kHz: the clip's span and SYNC_MARGIN_FRAMES more on both sides."""
+    mp4: bytes = field(default=b"", repr=False)
+    poster: bytes = field(default=b"", repr=False)
+    """Small JPEG of the middle frame."""
+
+    @property
+    def num_frames(self) -> int:
+        return self.end_frame - self.start_frame
+
+    @property
+    def key(self) -> str:
+        """The same clip has the same key on any machine, in any folder, at any number of workers."""
+        text = f"{self.unit.video.source_id}:{self.start_frame}:{self.end_frame}:{self.track_index}:{self.shot_index}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def measured(self, **measures: Any) -> "Clip":
+        return replace(self, measures={**self.measures, **measures})
+
+    def rejected(self, stage: str, reason: Reason, detail: str = "") -> "Clip":
+        return replace(self, status=Status.REJECTED, stage=stage, reason=reason, detail=detail)
+
+    def failed(self, stage: str, reason: Reason, detail: str = "") -> "Clip":
+        return replace(self, status=Status.FAILED, stage=stage, reason=reason, detail=detail)
+
+
+@dataclass(frozen=True)
+class FacePiece:
+    """The part of one frame around one face, in few enough pixels to hold many of them.
+
+    A pixel (x, y) of `rgb` lies at (left + x * step + (step - 1) / 2, ...) of the frame: `step` source pixels were
+    averaged into one where the face is much larger than the stored crop.
+    """
+
+    rgb: np.ndarray
+    left: int
+    top: int
+    step: int
+    landmarks: np.ndarray | None
+    """float32 [468, 3], pixels of the frame; None where the face was lost for a moment."""
+
+
+Frames = Iterator[Frame]

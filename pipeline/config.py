@@ -1,0 +1,215 @@
+"""Every setting of the data pipeline: one small class per stage, nested into `PrepareConfig`.
+
+Two kinds of settings, because they cost differently when changed:
+- what shapes media and measures (all but `thresholds` and `run`): changing one needs a new dataset folder;
+- `thresholds`: compared with stored measures, so `lipforge pack` applies new ones without measuring again.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FPS = 25
+"""Frame rate of everything after `resample`, in frames per second."""
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+SYNC_MARGIN_FRAMES = 15
+"""Audio kept on both sides of a clip, in frames: offsets are searched, and corrected, within it."""
+
+RECIPE_VERSION = 1
+"""Raise it when a code change alters stored media or measures under the same settings."""
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ResampleConfig(Config):
+    """One clock for picture and sound."""
+
+    max_span_s: float = Field(300.0, ge=20)
+    """A longer source is cut into work units of about this length, at key frames."""
+
+
+class ShotsConfig(Config):
+    """PySceneDetect's adaptive detector."""
+
+    adaptive_threshold: float = Field(2.0, gt=0)
+    """Ratio of a frame's change to that of its neighbours that makes a cut (LatentSync: 2)."""
+    min_shot_frames: int = Field(3, ge=1)
+    """Cuts closer than this are one cut."""
+
+
+class FacePolicy(StrEnum):
+    ALL = "all"
+    SINGLE = "single"
+    LARGEST = "largest"
+
+
+class FacesConfig(Config):
+    """Detection when due or lost, landmarks in between."""
+
+    policy: FacePolicy = FacePolicy.ALL
+    """all: every face is a candidate; single: only clips with one face; largest: only the largest face."""
+    detect_every_frames: int = Field(25, ge=1)
+    """Look for new faces this often while one is tracked."""
+    search_every_frames: int = Field(5, ge=1)
+    """Look for a face this often while there is none."""
+    max_gap_frames: int = Field(5, ge=0)
+    """A face lost for at most so many frames is bridged by interpolation; a longer gap ends the run."""
+    max_tracks: int = Field(8, ge=1)
+    """Faces followed at once; further ones, the smallest, are left alone. Bounds memory."""
+
+
+class AlignConfig(Config):
+    """LatentSync's three-point alignment."""
+
+    resolution: Literal[256, 512] = 256
+    """Side of the stored crop, pixels."""
+    max_outside_ratio: float = Field(0.15, ge=0, le=1)
+    """Frames whose crop lies further than this outside the picture (share of its area) end the run."""
+
+
+class CutConfig(Config):
+    min_clip_s: float = Field(5.0, gt=0)
+    max_clip_s: float = Field(10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _halves_fit(self) -> "CutConfig":
+        if self.max_clip_s < 2 * self.min_clip_s:
+            raise ValueError("max_clip_s must be at least twice min_clip_s, or some runs cannot be cut without loss")
+        return self
+
+    @property
+    def min_frames(self) -> int:
+        return round(self.min_clip_s * FPS)
+
+    @property
+    def max_frames(self) -> int:
+        return round(self.max_clip_s * FPS)
+
+
+class EncodeConfig(Config):
+    """The one lossy encode: H.264 in MP4, closed GOPs without B-frames."""
+
+    crf: int = Field(17, ge=0, le=51)
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    gop_frames: int = Field(12, ge=1)
+    """Distance of key frames: a window of 16 frames is at most this far from one."""
+
+
+class Thresholds(Config):
+    """What a measured clip must reach. Applied to stored measures: see `lipforge pack`."""
+
+    min_face_width_px: int = Field(50, ge=0)
+    """Median native width (LatentSync: 50)."""
+    min_face_height_px: int = Field(80, ge=0)
+    """Median native height (LatentSync: 80)."""
+    max_upscale_ratio: float = Field(4.0, gt=0)
+    """Stored pixels per source pixel; a crop enlarged further is refused."""
+    min_speech_ratio: float = Field(0.2, ge=0, le=1)
+    """Share of the clip's time with speech."""
+    min_sync_confidence: float = Field(0.0, ge=0)
+    """Confidence of the sync model; 0 takes the model's own default."""
+    max_av_offset_frames: int = Field(6, ge=0, le=SYNC_MARGIN_FRAMES)
+    """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
+    min_quality: float = Field(40.0, ge=0, le=100)
+    """No-reference quality (LatentSync: 40 of hyperIQA's 100)."""
+
+
+class StageResources(Config):
+    """What one worker of an operator takes from the cluster."""
+
+    cpus: float = Field(gt=0)
+    gpus: float = Field(0.0, ge=0)
+    memory_mb: int = Field(gt=0)
+
+
+class RunConfig(Config):
+    """How the work is spread. Never changes a byte of the result."""
+
+    executor: Literal["ray", "local"] = "ray"
+    workers: int | None = Field(None, ge=1)
+    """Pairs of cut and score workers; unset: one per CPU of the cluster."""
+    cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
+    """probe to encode: decoding and faces."""
+    score: StageResources = StageResources(cpus=0.25, memory_mb=1000)
+    """speech, sync, quality, commit."""
+    max_attempts: int = Field(3, ge=1)
+    """A unit that crashes its worker or runs out of time this often is `failed`."""
+    max_kills: int = Field(10, ge=1)
+    """The same for workers that vanish without a trace (killed from outside, out of memory)."""
+    unit_timeout_s: float = Field(3600.0, gt=0)
+    """Longest time for one operator on one unit."""
+    max_failed_ratio: float = Field(0.2, gt=0, le=1)
+    """The run stops when more than this share of units (and at least 5) crash or time out: the fault is not the data's."""
+
+
+class PackConfig(Config):
+    shard_size_mb: float = Field(512.0, gt=0)
+    """A shard is closed before it would grow beyond this size (10^6 bytes)."""
+
+
+class PrepareConfig(Config):
+    """The whole of `lipforge prepare`."""
+
+    resample: ResampleConfig = ResampleConfig()
+    shots: ShotsConfig = ShotsConfig()
+    faces: FacesConfig = FacesConfig()
+    align: AlignConfig = AlignConfig()
+    cut: CutConfig = CutConfig()
+    encode: EncodeConfig = EncodeConfig()
+    thresholds: Thresholds = Thresholds()
+    pack: PackConfig = PackConfig()
+    run: RunConfig = RunConfig()
+
+    def measuring(self) -> dict[str, Any]:
+        """The settings that shape media and measures, as plain values."""
+        plain = self.model_dump(mode="json", exclude={"thresholds", "run", "pack"})
+        return {"recipe_version": RECIPE_VERSION, **plain}
+
+    def config_hash(self) -> str:
+        return hash_of(self.measuring())
+
+
+def hash_of(plain: Any) -> str:
+    """Hex digest of plain JSON values, independent of key order."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
+    """Read a YAML file and apply `section.field=value` overrides.
+
+    Raises ValueError naming the field, what was given and what is expected.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"config {path}: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
+        tree = loaded or {}
+    for override in overrides:
+        name, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"--set {override}: expected section.field=value, for example align.resolution=512")
+        *sections, field = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"--set {override}: {section} is a value, not a section")
+        node[field] = yaml.safe_load(value)
+    try:
+        return PrepareConfig.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        raise ValueError("config: " + "; ".join(lines)) from error

@@ -1,0 +1,91 @@
+"""What a stage is, and how it is run: the one place that turns an expected error into a failed clip."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from datasets_manifest.schema import Reason, Status
+from pipeline.clip import Clip, Frame
+
+T = TypeVar("T")
+
+
+class ClipError(Exception):
+    """This clip broke, others need not: it becomes `failed` with this reason."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class ClipStage(Protocol):
+    """Looks at one clip at a time. Rejected clips are returned too, never dropped."""
+
+    name: str
+
+    def process(self, clip: Clip) -> list[Clip]: ...
+
+
+class FrameStage(Protocol):
+    """Adds something to each frame of a stream, in order; holds back only a bounded number of frames."""
+
+    name: str
+
+    def process(self, frames: Iterable[Frame]) -> Iterator[Frame]: ...
+
+
+class StageClock:
+    """CPU seconds by stage. Stages that pull from one another are told apart: only the innermost counts."""
+
+    def __init__(self) -> None:
+        self.cpu_s: dict[str, float] = {}
+        self._stack: list[str] = []
+        self._since_s = 0.0
+
+    def _switch(self) -> None:
+        now_s = time.process_time()
+        if self._stack:
+            name = self._stack[-1]
+            self.cpu_s[name] = self.cpu_s.get(name, 0.0) + now_s - self._since_s
+        self._since_s = now_s
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        self._switch()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._stack.pop()
+
+    def stream(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass items through, charging to `name` the time that it takes to make each."""
+        iterator = iter(items)
+        while True:
+            with self.running(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+
+def apply(stages: list[ClipStage], clip: Clip, clock: StageClock) -> list[Clip]:
+    """Take one clip through clip stages. A clip that is already rejected or failed goes straight to the end."""
+    clips = [clip]
+    for stage in stages:
+        after: list[Clip] = []
+        for candidate in clips:
+            if candidate.status is not Status.KEPT:
+                after.append(candidate)
+                continue
+            with clock.running(stage.name):
+                try:
+                    after.extend(stage.process(candidate))
+                except ClipError as error:
+                    after.append(candidate.failed(stage.name, error.reason, error.detail))
+        clips = after
+    return clips
