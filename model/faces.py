@@ -149,7 +149,7 @@ _MIN_FACE_PRESENCE = 0.5
 """FaceMesh's own score, as MediaPipe uses it."""
 _MIN_DETECTION_SCORE = 0.5
 _TILE_OVERLAP = 0.2
-"""Of a tile's side: a face up to this size lies whole in one of the tiles, a larger one is found in the whole picture."""
+"""Of a tile's side: a face up to this size lies whole in one of the tiles; larger ones are found in the whole picture."""
 
 
 class _Network:
@@ -273,9 +273,9 @@ def _suppress(faces: list[DetectedFace]) -> list[DetectedFace]:
         best = rest[0]
         same = [face for face in rest if _overlap(best, face) > 0.4]
         weights = np.array([face.score for face in same])
-        boxes = np.average([face.box for face in same], axis=0, weights=weights)
+        x0, y0, x1, y1 = np.average([face.box for face in same], axis=0, weights=weights).tolist()
         keypoints = np.average([face.keypoints for face in same], axis=0, weights=weights).astype(np.float32)
-        merged.append(DetectedFace(*(float(value) for value in boxes), best.score, keypoints))
+        merged.append(DetectedFace(x0, y0, x1, y1, best.score, keypoints))
         rest = [face for face in rest if _overlap(best, face) <= 0.4]
     return merged
 

