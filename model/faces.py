@@ -18,10 +18,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 # Indices of the FaceMesh points, which are the same for every face. "Left" is always the left of the picture.
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
-_LEFT_BROW = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
-_RIGHT_BROW = (276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
-_NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
-"""Bridge and base of the nose: stand-ins for points 27..35 of the 68-point scheme."""
+_LEFT_BROW = (70, 63, 105, 66, 107)
+_RIGHT_BROW = (300, 293, 334, 296, 336)
+"""Upper edges of the brows, like points 17..21 and 22..26 of the 68-point scheme."""
+_NOSE = (168, 197, 5, 4, 129, 98, 2, 327, 358)
+"""Bridge, wings and base of the nose, like points 27..35 of the 68-point scheme."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ _MIN_FACE_PRESENCE = 0.5
 """FaceMesh's own score, as MediaPipe uses it."""
 _MIN_DETECTION_SCORE = 0.5
 _TILE_OVERLAP = 0.2
-"""Of a tile's side: a face up to this size lies whole in one of the tiles; larger ones are found in the whole picture."""
+"""Of a tile's side: a face up to this size lies whole in one of the tiles; the whole picture shows larger ones."""
 
 
 class _Network:
