@@ -125,9 +125,22 @@ class MediaPipeFaces:
     def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
         """FaceMesh on a square of the frame that is turned so that the eyes are level.
 
-        frame: uint8 [H, W, 3] RGB.
+        frame: uint8 [H, W, 3] RGB. A detection's box is rough, so its points are placed again from their own result.
         """
-        to_frame = _roi_of_detection(prior) if isinstance(prior, DetectedFace) else _roi_of_landmarks(prior)
+        if isinstance(prior, FaceLandmarks):
+            return self._mesh_points(frame, _roi_of_landmarks(prior))
+        placed = self._mesh_points(frame, _roi_of_detection(prior))
+        for _ in range(_PLACE_AGAIN):
+            if placed is None:
+                return None
+            placed = self._mesh_points(frame, _roi_of_landmarks(placed))
+        return placed
+
+    def alignment_points(self, points: np.ndarray) -> np.ndarray:
+        return alignment_points(points)
+
+    def _mesh_points(self, frame: np.ndarray, to_frame: np.ndarray) -> FaceLandmarks | None:
+        """to_frame: float64 [2, 3], maps pixels of the network's input to pixels of the frame."""
         size = self._mesh.size_px
         crop = cv2.warpAffine(
             frame, to_frame, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
@@ -142,10 +155,8 @@ class MediaPipeFaces:
         points[:, 2] = in_crop[:, 2] * np.hypot(to_frame[0, 0], to_frame[1, 0])
         return FaceLandmarks(points.astype(np.float32), score)
 
-    def alignment_points(self, points: np.ndarray) -> np.ndarray:
-        return alignment_points(points)
 
-
+_PLACE_AGAIN = 2
 _MIN_FACE_PRESENCE = 0.5
 """FaceMesh's own score, as MediaPipe uses it."""
 _MIN_DETECTION_SCORE = 0.5
