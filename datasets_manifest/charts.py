@@ -1,0 +1,173 @@
+"""Pictures of the report as inline SVG: geometry in, markup out. Colours are CSS classes, so that dark mode works."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+# Markup("...").format(x) escapes x; every text that comes from data goes through it.
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Seconds that one stage took out for one reason."""
+
+    label: str
+    text: str
+    """What to print beside the label, for example `12 min (3.1 %)`."""
+    seconds: float
+    css_class: str
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """One stage of the flow, with what it took out."""
+
+    name: str
+    losses: Sequence[Loss] = field(default_factory=list)
+
+
+def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[FlowStep]) -> Markup:
+    """A Sankey picture, top to bottom: a band as wide as the seconds that are left; each loss bends off to the right.
+
+    The left part of the band is what will be kept, so one glance at the top tells how much survives.
+    Raises ValueError when `seconds_in` is 0: there is nothing to draw.
+    """
+    if seconds_in <= 0:
+        raise ValueError(f"seconds_in is {seconds_in}: expected more than 0")
+    band_left, band_width, label_left, width = 150.0, 330.0, 560.0, 860.0
+    label_height, bend = 24.0, 12.0  # px
+    scale = band_width / seconds_in
+    kept_width = max(0.0, seconds_in - sum(loss.seconds for step in steps for loss in step.losses)) * scale
+
+    y = 34.0
+    band, ribbons, texts = [], [], []
+    texts.append(_text(band_left, y - 12, in_text, "strong"))
+    right = band_left + band_width
+    for step in steps:
+        top = y
+        y_label = top + bend
+        for loss in step.losses:
+            thickness = max(loss.seconds * scale, 1.5)
+            left = right - loss.seconds * scale
+            y_ribbon = y_label + max(0.0, (label_height - thickness) / 2)
+            ribbons.append(_ribbon((left, top), (label_left, y_ribbon), thickness, bend, loss))
+            label = Markup('<tspan class="strong">{}</tspan> {}').format(loss.label, loss.text)
+            texts.append(_text(label_left + 10, y_ribbon + thickness / 2 + 4.5, label, "loss"))
+            right = left
+            y_label = y_ribbon + thickness + max(0.0, (label_height - thickness) / 2)
+        y = max(top + 26.0, y_label + 4)
+        lost_later = right - band_left - kept_width
+        if lost_later > 0.05:
+            band.append(_rect(band_left + kept_width, top, lost_later, y - top + 0.5, "later"))
+        texts.append(_text(band_left - 14, top + 14, step.name, "stage", anchor="end"))
+        texts.append(_line(band_left - 8, top, band_left, top))
+    band.append(_rect(band_left, 34.0, kept_width, y - 34.0 + 6, "kept"))
+    texts.append(_text(band_left, y + 26, kept_text, "strong"))
+    height = y + 40
+    return Markup('<svg class="flow" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
+        _px(width), _px(height), f"{in_text}; {kept_text}", _join(ribbons), _join(band), _join(texts)
+    )
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Counts of a histogram; `edges` has one value more than `kept` and `rejected`."""
+
+    edges: NDArray[np.float64]
+    kept: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+
+
+def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, centred: bool = False) -> Markup:
+    """Stacked bars, kept below rejected, with a dashed line at each threshold, which maps its place to its label.
+
+    centred: bins stand for whole numbers, so ticks belong to their middles (for example a count of frames).
+    """
+    left, top, plot_width, plot_height = 12.0, 14.0, 334.0, 110.0
+    low, high = float(bins.edges[0]), float(bins.edges[-1])
+    tallest = max(int((bins.kept + bins.rejected).max()), 1)
+
+    def x_of(value: float) -> float:
+        return left + (value - low) / (high - low) * plot_width
+
+    def y_of(count: float) -> float:
+        return top + plot_height * (1 - count / tallest)
+
+    marks = []
+    for first, last, kept, rejected in zip(bins.edges[:-1], bins.edges[1:], bins.kept, bins.rejected, strict=True):
+        if kept + rejected == 0:
+            continue
+        where = f"{(first + last) / 2:g}" if centred else f"{first:.4g} to {last:.4g}"
+        x, bar_width = x_of(first) + 0.5, x_of(last) - x_of(first) - 1
+        marks.append(
+            Markup("<g><title>{} {}: {} kept, {} rejected</title>{}{}</g>").format(
+                where,
+                unit,
+                int(kept),
+                int(rejected),
+                _rect(x, y_of(kept), bar_width, y_of(0) - y_of(kept), "kept"),
+                _rect(x, y_of(kept + rejected), bar_width, y_of(kept) - y_of(kept + rejected), "rejected"),
+            )
+        )
+    marks.append(_line(left, y_of(0), left + plot_width, y_of(0)))
+    for tick in _ticks(low, high):
+        marks.append(_line(x_of(tick), y_of(0), x_of(tick), y_of(0) + 4))
+        marks.append(_text(x_of(tick), y_of(0) + 16, f"{tick:g}", "tick", anchor="middle"))
+    marks.append(_text(left, top - 4, f"{tallest:,} clips", "tick"))
+    for threshold, label in thresholds.items():
+        if low <= threshold <= high:
+            x = x_of(threshold)
+            marks.append(_line(x, top - 2, x, y_of(0), "threshold"))
+            marks.append(_text(x, top - 4, label, "threshold", anchor="middle"))
+    return Markup('<svg class="histogram" viewBox="0 0 360 146" role="img">{}</svg>').format(_join(marks))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from low to high."""
+    rough = (high - low) / 5
+    magnitude = 10.0 ** np.floor(np.log10(rough))
+    step = min((m * magnitude for m in (1, 2, 2.5, 5, 10)), key=lambda candidate: abs(candidate - rough))
+    return [float(round(i * step, 10)) for i in range(int(np.ceil(low / step - 1e-9)), int(high / step + 1e-9) + 1)]
+
+
+def _ribbon(start: tuple[float, float], end: tuple[float, float], thickness: float, bend: float, loss: Loss) -> Markup:
+    """A band of constant thickness that goes down from `start`, its left corner, and turns right to `end`, its top."""
+    (left, top), (stop, y) = start, end
+    right = left + thickness
+    path = (
+        f"M{_px(right)} {_px(top)}V{_px(y - bend)}A{bend} {bend} 0 0 0 {_px(right + bend)} {_px(y)}H{_px(stop)}"
+        f"V{_px(y + thickness)}H{_px(right + bend)}"
+        f"A{_px(bend + thickness)} {_px(bend + thickness)} 0 0 1 {_px(left)} {_px(y - bend)}V{_px(top)}Z"
+    )
+    return Markup('<path class="{}" d="{}"><title>{}: {}</title></path>').format(
+        loss.css_class, path, loss.label, loss.text
+    )
+
+
+def _rect(x: float, y: float, width: float, height: float, css_class: str) -> Markup:
+    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
+        css_class, _px(x), _px(y), _px(max(width, 0)), _px(max(height, 0))
+    )
+
+
+def _line(x0: float, y0: float, x1: float, y1: float, css_class: str = "axis") -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        css_class, _px(x0), _px(y0), _px(x1), _px(y1)
+    )
+
+
+def _text(x: float, y: float, text: str | Markup, css_class: str, anchor: str = "start") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        css_class, _px(x), _px(y), anchor, text
+    )
+
+
+def _join(marks: Sequence[Markup]) -> Markup:
+    return Markup("").join(marks)
+
+
+def _px(value: float) -> str:
+    return f"{value:.1f}"

@@ -1,0 +1,353 @@
+"""The report says where every second went, survives hostile names and missing pieces, and opens in a real browser."""
+
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import fsspec
+import markupsafe
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datasets_manifest import report
+from datasets_manifest.manifest import write_manifest
+from datasets_manifest.reasons import HELP
+from datasets_manifest.report import human_share, human_time, visible, write_report
+from datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
+from datasets_manifest.schema import Reason, Status
+
+HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
+CLIP_S = 5.2
+
+
+def make_mp4(brightness: int) -> bytes:
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "23", "preset": "ultrafast"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i in range(round(CLIP_S * 25)):
+            picture = np.full((64, 64, 3), brightness, np.uint8)
+            picture[:, i % 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return data.getvalue()
+
+
+def make_flac() -> bytes:
+    data = io.BytesIO()
+    with av.open(data, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=16000)
+        stream.layout = "mono"
+        tone = (8000 * np.sin(np.arange(round(CLIP_S * 16000)) * 0.2)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return data.getvalue()
+
+
+def make_row(number: int, **columns: Any) -> dict[str, Any]:
+    return {
+        "clip_id": f"{number:032x}",
+        "source_id": f"{number % 3:064x}",
+        "source_uri": f"/videos/source-{number % 3}.mp4",
+        "unit_id": f"{number % 3:016x}",
+        "start_s": 10.0 * number,
+        "end_s": 10.0 * number + CLIP_S,
+        "duration_s": CLIP_S,
+        "accounted_s": CLIP_S,
+        "language": "en",
+        **columns,
+    }
+
+
+MEASURED: dict[str, Any] = {
+    "av_offset_frames": 1,
+    "sync_confidence": 4.5,
+    "quality": 61.0,
+    "face_size_px": 180.0,
+    "speech_ratio": 0.9,
+    "sync_model": "sync-a",
+    "quality_model": "quality-a",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 clips kept, and rejected and failed ones, in a folder as the pipeline leaves it."""
+    root = tmp_path_factory.mktemp("data set")
+    shard = "shards/en/en-000000.tar"
+    (root / shard).parent.mkdir(parents=True)
+    rows = []
+    with tarfile.open(root / shard, "w") as tar:
+        for number in range(4):
+            first_byte = tar.offset
+            files = {"mp4": make_mp4(40 * number + 40), "flac": make_flac(), "json": b"{}"}
+            for extension, content in files.items():
+                member = tarfile.TarInfo(f"{number:032x}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            where = {"shard": shard, "sample_offset": first_byte, "sample_size": tar.offset - first_byte}
+            rows.append(
+                make_row(number, status=Status.KEPT, stage="commit", speaker=f"s{number % 2}", **MEASURED, **where)
+            )
+
+    blurred = {**MEASURED, "quality": 21.0, "detail": "quality 21.0, expected at least 40"}
+    rows.append(make_row(10, status=Status.REJECTED, stage="measure_quality", reason=Reason.LOW_QUALITY, **blurred))
+    poster = root / "parts" / rows[-1]["unit_id"] / f"{rows[-1]['clip_id']}.jpg"
+    poster.parent.mkdir(parents=True)
+    cv2.imwrite(str(poster), np.full((160, 160, 3), 90, np.uint8))
+    no_face = {"stage": "track_faces", "reason": Reason.NO_FACE, "quality": float("nan"), "accounted_s": 20.0}
+    rows.append(make_row(11, status=Status.REJECTED, source_uri=HOSTILE, source_id="f" * 64, **no_face))
+    broken = {"start_s": None, "end_s": None, "duration_s": None, "accounted_s": None, "language": None}
+    unreadable = {"stage": "probe", "reason": Reason.UNREADABLE, "detail": "<img src=x onerror=alert(2)>", **broken}
+    rows.append(make_row(12, status=Status.FAILED, source_uri="/videos/text.mp4", source_id="e" * 64, **unreadable))
+    write_manifest(str(root), rows)
+
+    run = root / "runs" / "20260101T000000"
+    run.mkdir(parents=True)
+    stages = [{"name": "resample", "cpu_s": 3.0}, {"name": "track_faces", "cpu_s": 9.0}]
+    summary = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None, "seconds_in": 60.0, "stages": stages}
+    (run / "summary.json").write_text(json.dumps({**summary, "versions": {"av": "<i>9</i>"}}))
+    (run / "config.yaml").write_text("thresholds: {max_av_offset_frames: 6, min_quality: 40.0}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(dataset: Path) -> str:
+    path = write_report(str(dataset))
+    assert path == dataset / "runs" / "20260101T000000" / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def texts(page: str) -> str:
+    """What a reader sees, roughly: markup out, entities resolved."""
+    without_style = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", without_style)))
+
+
+def test_seconds_are_those_of_the_manifest(page: str) -> None:
+    seen = texts(page)  # 4 kept, 1 blurred clip of 5.2 s each, and 20 s without a face
+    assert "45.2% of 46.0 s of video was kept" in seen.replace(" %", "%")
+    assert "46.0 s in, from 5 sources" in seen
+    assert "20.8 s kept" in seen and "25.2 s rejected" in seen and "0.0 s failed" in seen
+    assert "Most was lost to no_face : 20.0 s (43.5 %)" in seen
+
+
+def test_flow_draws_each_loss_at_its_stage(page: str) -> None:
+    flow = page[page.index('<svg class="flow"') :].split("</svg>", maxsplit=1)[0]
+    shown = texts(flow)
+    assert shown.index("track_faces") < shown.index("measure_quality") < shown.index("commit")
+    assert "no_face 20.0 s · 43.5 %" in shown and "low_quality 5.2 s · 11.3 %" in shown
+    assert "20.8 s kept · 45.2 %" in shown
+    assert "unreadable" not in shown  # it lost no seconds: its length is unknown
+
+
+def test_each_reason_is_explained(page: str) -> None:
+    assert set(HELP) == set(Reason)
+    assert all(words.meaning.endswith(".") and words.remedy.endswith(".") for words in HELP.values())
+    for reason in (Reason.NO_FACE, Reason.LOW_QUALITY, Reason.UNREADABLE):
+        assert HELP[reason].meaning in html.unescape(page)
+
+
+def test_hostile_text_stays_text(page: str) -> None:
+    assert "<script" not in page.lower() and "<img src=x" not in page and "<i>9</i>" not in page
+    assert "\u202e" not in page
+    written_out = "/videos/<script>alert(1)</script> \"a\" 'b' & \\n\\u202egpj \U0001f600.mp4"
+    assert str(markupsafe.escape(written_out)) in page
+
+
+def test_page_fetches_nothing(page: str) -> None:
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "@import" not in page and "url(" not in page
+
+
+def test_thresholds_and_slowest_stage_are_shown(page: str) -> None:
+    assert page.count('<line class="threshold"') == 3  # offset on both sides, quality
+    assert ">+6</text>" in page and ">-6</text>" in page and ">40</text>" in page
+    assert "The slowest stage is track_faces with 75.0 % of the time" in texts(page)
+    assert "0.1500 s" in page  # 9 CPU seconds for 60 s of source
+
+
+def test_unfinished_run_is_called_so(page: str) -> None:
+    assert "not finished: still running, or interrupted" in page
+
+
+def test_galleries_show_videos_posters_and_details(page: str) -> None:
+    assert page.count("<video") == 4
+    assert page.count('<img alt="middle frame"') == 1
+    assert "quality 21.0, expected at least 40" in page
+    assert not re.search(r"\b(nan|none|null|undefined)\b", texts(page), re.IGNORECASE)
+
+
+def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Path) -> None:
+    fs, _ = fsspec.url_to_fs(str(dataset))
+    shard = str(dataset / "shards/en/en-000000.tar")
+    with tarfile.open(shard) as tar:
+        second = tar.getmember(f"{1:032x}.mp4").offset
+        third = tar.getmember(f"{2:032x}.mp4").offset
+    files = read_sample(fs, shard, second, third - second)
+    assert list(files) == ["mp4", "flac", "json"]
+    with (
+        av.open(io.BytesIO(playable_mp4(files["mp4"], files["flac"])), "r") as muxed,
+        av.open(io.BytesIO(files["mp4"]), "r") as mp4,
+    ):
+        assert [stream.codec_context.name for stream in muxed.streams] == ["h264", "flac"]
+        copied = [bytes(p) for p in muxed.demux(video=0) if p.dts is not None]
+        assert copied == [bytes(p) for p in mp4.demux(video=0) if p.dts is not None]
+    with av.open(io.BytesIO(playable_mp4(files["mp4"], files["flac"])), "r") as muxed:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in muxed.decode(audio=0)])
+    with av.open(io.BytesIO(files["flac"]), "r") as flac:
+        assert np.array_equal(sound, np.concatenate([frame.to_ndarray()[0] for frame in flac.decode(audio=0)]))
+    picture = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None and picture.shape == (64, 64, 3)
+
+
+def test_missing_shard_is_said_on_the_card(tmp_path: Path) -> None:
+    where = {"shard": "shards/en/gone.tar", "sample_offset": 0, "sample_size": 10_240}
+    write_manifest(str(tmp_path), [make_row(0, status=Status.KEPT, stage="commit", **where)])
+    page = write_report(str(tmp_path)).read_text()
+    assert "<video" not in page
+    assert "Its sample cannot be read: FileNotFoundError" in page
+
+
+def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(dataset / "shards/en/en-000000.tar") as tar:
+        size_of_one = tar.getmember(f"{1:032x}.mp4").offset
+    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
+    page = write_report(str(dataset), tmp_path / "small.html").read_text()
+    assert page.count("<video") in (2, 3)  # sizes on the page are a little below those in the shard
+    assert "Left out to keep this page small." in page
+
+
+def test_empty_dataset_has_a_report(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), [])
+    path = write_report(str(tmp_path))
+    assert path == tmp_path / "report.html"
+    assert "This dataset is empty" in path.read_text()
+
+
+def test_only_failures_have_a_report(tmp_path: Path) -> None:
+    failed = {"status": Status.FAILED, "stage": "probe", "reason": Reason.UNREADABLE, "accounted_s": 0.0}
+    write_manifest(str(tmp_path), [make_row(i, source_id=f"{i:064x}", **failed) for i in range(2)])
+    seen = texts(write_report(str(tmp_path)).read_text())
+    assert "Not one second of video could be read from 2 sources" in seen
+    assert "There are no seconds to show" in seen
+
+
+def test_unknown_stage_and_missing_reason_are_still_counted(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), [make_row(0, status=Status.REJECTED), make_row(1, status=Status.FAILED, stage="new")])
+    seen = texts(write_report(str(tmp_path)).read_text())
+    assert "unknown 5.2 s · 50.0 %" in seen
+
+
+def test_sources_beyond_the_limit_are_counted(tmp_path: Path) -> None:
+    many = report.MAX_SOURCES + 7
+    lost = {"status": Status.REJECTED, "stage": "track_faces", "reason": Reason.NO_FACE}
+    rows = [make_row(i, source_id=f"{i:064x}", source_uri=f"/v/{i}.mp4", **lost) for i in range(many)]
+    rows[3]["accounted_s"] = 99.0
+    write_manifest(str(tmp_path), rows)
+    page = write_report(str(tmp_path)).read_text()
+    assert "The first 500 of 507 are shown; 7 are not." in texts(page)
+    assert page.count('<td class="uri"') == 500
+    assert page.index("/v/3.mp4", page.index('<td class="uri"')) < page.index("/v/0.mp4", page.index('<td class="uri"'))
+
+
+def test_broken_summary_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_manifest(str(tmp_path), [])
+    run = tmp_path / "runs" / "r1"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text('{"run_id": ')
+    assert write_report(str(tmp_path)) == tmp_path / "report.html"
+    assert "not JSON" in caplog.text
+
+
+def test_kept_gallery_is_spread_over_sources() -> None:
+    sources = ["a"] * 100 + ["b"] * 100 + ["c"]
+    rows = pa.table({"clip_id": [str(i) for i in range(201)], "source_id": sources, "status": ["kept"] * 201})
+    picked = [int(clip_id) for clip_id in report._pick_kept(rows)]
+    assert sorted({sources[i] for i in picked}) == ["a", "b", "c"]
+    assert len(picked) == len(set(picked)) == 9  # 4 of a, 4 of b and the only one of c
+
+
+def test_times_and_shares_in_words() -> None:
+    assert [human_time(s) for s in (0, 43.21, 119.94, 725, 12_312, 4_334_400)] == [
+        "0.0 s",
+        "43.2 s",
+        "119.9 s",
+        "12 min 5 s",
+        "3.42 h",
+        "1,204 h",
+    ]
+    assert [human_share(part, 10_000) for part in (0, 1, 1234, 9_999, 10_000)] == [
+        "0.0 %",
+        "< 0.1 %",
+        "12.3 %",
+        "> 99.9 %",
+        "100.0 %",
+    ]
+    assert visible("a\nb\u202ec\U0001f600") == "a\\nb\\u202ec\U0001f600"
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+PROBE = """
+<script>
+const told = [];
+addEventListener("error", event => told.push("error: " + event.message), true);
+addEventListener("securitypolicyviolation", event => told.push("policy: " + event.violatedDirective));
+addEventListener("load", () => {
+  const say = () => {
+    const out = document.createElement("pre");
+    out.id = "probe";
+    out.textContent = JSON.stringify({
+      told,
+      videos: [...document.querySelectorAll("video")].map(v => [v.duration, v.videoWidth, v.error && v.error.message]),
+      pictures: [...document.querySelectorAll("img")].map(i => i.naturalWidth),
+      flow_height: document.querySelector("svg.flow").getBoundingClientRect().height,
+      wider_than_window: document.documentElement.scrollWidth > innerWidth,
+    });
+    document.getElementById("probe")?.remove();
+    document.body.append(out);
+  };
+  document.querySelectorAll("video").forEach(video => video.addEventListener("loadedmetadata", say));
+  say();
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+@pytest.mark.parametrize("width", [1200, 420])
+def test_page_opens_in_a_browser(page: str, tmp_path: Path, width: int) -> None:
+    assert BROWSER is not None
+    # The page forbids scripts; the copy that is looked at allows one, which reports what the browser made of it.
+    allowed = page.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
+    assert allowed != page
+    (tmp_path / "page.html").write_text(allowed.replace("<title>", PROBE + "<title>", 1), encoding="utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r'<pre id="probe">(.*?)</pre>', dom)
+    assert found, dom[-2000:]
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["told"] == []
+    assert len(seen["videos"]) == 4
+    for duration, video_width, error in seen["videos"]:
+        assert error is None and video_width == 64 and duration == pytest.approx(CLIP_S, abs=0.05)
+    assert seen["pictures"] == [160]
+    assert seen["flow_height"] > 100
+    assert not seen["wider_than_window"]
