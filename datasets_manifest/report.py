@@ -56,8 +56,10 @@ class Measure:
 
     column: str
     title: str
+    short_title: str
+    """For cards, where space is scarce."""
     unit: str
-    digits: int
+    format: str
     limits: tuple[float | None, float | None] = (None, None)
     """Ends of the axis; None: from the data, without its extremes."""
     settings: tuple[str, ...] = ()
@@ -67,19 +69,22 @@ class Measure:
 
 
 MEASURES = (
-    Measure("av_offset_frames", "AV offset", "frames", 0, (-15, 15), ("thresholds.max_av_offset_frames",)),
+    Measure(
+        "av_offset_frames", "AV offset", "Offset", "frames", "+.0f", (-15, 15), ("thresholds.max_av_offset_frames",)
+    ),
     Measure(
         "sync_confidence",
         "Sync confidence",
+        "Sync",
         "",
-        2,
+        ".2f",
         settings=("thresholds.min_sync_confidence",),
         model_column="sync_model",
     ),
-    Measure("quality", "Picture quality", "of 100", 1, (0, 100), ("thresholds.min_quality",), "quality_model"),
-    Measure("duration_s", "Duration", "s", 2, (0, None), ("cut.min_clip_s", "cut.max_clip_s")),
-    Measure("face_size_px", "Native face height", "px", 0, (0, None), ("thresholds.min_face_height_px",)),
-    Measure("speech_ratio", "Share of speech", "", 2, (0, 1), ("thresholds.min_speech_ratio",)),
+    Measure("quality", "Picture quality", "Quality", "", ".1f", (0, 100), ("thresholds.min_quality",), "quality_model"),
+    Measure("duration_s", "Duration", "Length", "s", ".2f", (0, None), ("cut.min_clip_s", "cut.max_clip_s")),
+    Measure("face_size_px", "Native face height", "Face", "px", ".0f", (0, None), ("thresholds.min_face_height_px",)),
+    Measure("speech_ratio", "Share of speech", "Speech", "", ".2f", (0, 1), ("thresholds.min_speech_ratio",)),
 )
 
 OVERVIEW_COLUMNS = [
@@ -315,7 +320,7 @@ def _histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) 
         if ranked:
             model, other_models = ranked[0][0], [str(name) for name, _ in ranked[1:]]
         if other_models:
-            usable &= np.asarray([name == model for name in rows[measure.model_column].to_pylist()])
+            usable &= _equals(rows, measure.model_column, model or "")
     result: dict[str, Any] = {
         "title": measure.title,
         "unit": measure.unit,
@@ -326,7 +331,7 @@ def _histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) 
     }
     if not usable.any():
         return result
-    kept = _is_kept(rows)[usable]
+    kept = _equals(rows, "status", Status.KEPT)[usable]
     values = values[usable]
     centred = measure.column == "av_offset_frames"
     edges = np.arange(-15.5, 16) if centred else _edges(values, kept, measure.limits)
@@ -339,7 +344,7 @@ def _histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) 
     else:
         thresholds = {limit: f"{limit:g}" for limit in limits}
     result["svg"] = histogram_svg(bins, thresholds, measure.unit, centred=centred)
-    result["median"] = f"{np.median(values):.{measure.digits}f}"
+    result["median"] = f"{np.median(values):{measure.format}}"
     return result
 
 
@@ -433,7 +438,7 @@ def _settings(fs: fsspec.AbstractFileSystem, root: str, run_id: str) -> dict[str
 
 def _pick_kept(rows: pa.Table) -> list[str]:
     """Clips for the gallery, spread over sources, and over the clips of each."""
-    at = np.flatnonzero(_is_kept(rows))
+    at = np.flatnonzero(_equals(rows, "status", Status.KEPT))
     if not len(at):
         return []
     source_ids = rows["source_id"].take(pa.array(at)).combine_chunks().dictionary_encode().indices.to_numpy()
@@ -448,7 +453,7 @@ def _pick_kept(rows: pa.Table) -> list[str]:
 
 def _pick_not_kept(rows: pa.Table) -> dict[str, list[str]]:
     reasons = rows["reason"].combine_chunks().fill_null("unknown").dictionary_encode()
-    codes = np.where(_is_kept(rows), -1, reasons.indices.to_numpy())
+    codes = np.where(_equals(rows, "status", Status.KEPT), -1, reasons.indices.to_numpy())
     picked = {}
     for code, reason in enumerate(reasons.dictionary.to_pylist()):
         at = np.flatnonzero(codes == code)
@@ -476,7 +481,9 @@ class _Gallery:
     def load(self, clip_ids: Sequence[str]) -> None:
         wanted = pc.field("clip_id").isin(pa.array(clip_ids, pa.string()))
         table = read_manifest(self.dataset_dir, columns=CARD_COLUMNS, filter=wanted)
-        self.rows = {(row["clip_id"], row["reason"] or _no_reason(row)): row for row in table.to_pylist()}
+        for row in table.to_pylist():
+            reason = None if row["status"] == Status.KEPT else row["reason"] or "unknown"
+            self.rows[row["clip_id"], reason] = row
 
     def kept_card(self, clip_id: str) -> dict[str, Any]:
         row = self.rows[clip_id, None]
@@ -506,12 +513,8 @@ class _Gallery:
         for measure in MEASURES:
             value = row[measure.column]
             if value is not None and np.isfinite(value):
-                measures.append((measure.title, f"{value:.{measure.digits}f} {measure.unit}".strip()))
+                measures.append((measure.short_title, f"{value:{measure.format}} {measure.unit}".strip()))
         return {**row, "measures": measures, "picture": None, "video": None, "note": None}
-
-
-def _no_reason(row: Mapping[str, Any]) -> str | None:
-    return None if row["status"] == Status.KEPT else "unknown"
 
 
 def _data_uri(media_type: str, data: bytes) -> str:
@@ -526,10 +529,11 @@ def _floats(table: pa.Table, column: str) -> NDArray[np.float64]:
     return table[column].cast(pa.float64()).to_numpy()
 
 
-def _is_kept(table: pa.Table) -> NDArray[np.bool_]:
-    codes = table["status"].combine_chunks().dictionary_encode()
+def _equals(table: pa.Table, column: str, word: str) -> NDArray[np.bool_]:
+    """Where a text column is `word`; null is not."""
+    codes = table[column].combine_chunks().fill_null("").dictionary_encode()
     words = codes.dictionary.to_pylist()
-    return codes.indices.to_numpy() == (words.index(Status.KEPT) if Status.KEPT in words else -1)
+    return codes.indices.to_numpy() == (words.index(word) if word in words else -1)
 
 
 def _counts(table: pa.Table, column: str) -> list[tuple[Any, int]]:

@@ -246,6 +246,18 @@ def test_only_failures_have_a_report(tmp_path: Path) -> None:
     assert "There are no seconds to show" in seen
 
 
+def test_measures_of_another_model_are_left_out(tmp_path: Path) -> None:
+    kept = {"status": Status.KEPT, "stage": "commit", **MEASURED}
+    rows = [make_row(i, **kept) for i in range(3)] + [
+        make_row(3, **{**kept, "sync_model": "sync-b", "sync_confidence": 900.0})
+    ]
+    write_manifest(str(tmp_path), rows)
+    page = write_report(str(tmp_path)).read_text()
+    confidence = texts(page[page.index("Sync confidence") : page.index("Picture quality")])
+    assert "Values of sync-b do not compare and are left out" in confidence
+    assert "median 4.50" in confidence and "900" not in confidence
+
+
 def test_unknown_stage_and_missing_reason_are_still_counted(tmp_path: Path) -> None:
     write_manifest(str(tmp_path), [make_row(0, status=Status.REJECTED), make_row(1, status=Status.FAILED, stage="new")])
     seen = texts(write_report(str(tmp_path)).read_text())
