@@ -1,0 +1,119 @@
+"""How good a face crop looks, without a reference: natural-scene statistics mapped to 0..100.
+
+The statistics are those of BRISQUE (Mittal, Moorthy, Bovik: No-Reference Image Quality Assessment in the Spatial
+Domain, IEEE TIP 2012) plus the energy of neighbouring frequency bands; a small network, fitted by `train/quality.py`,
+turns them into a score. docs/models/quality.md says on what, and how well it does.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+Floats = NDArray[np.float64]
+
+JUDGED_SIZE_PX = 256
+_MARGIN = 1 / 8  # of each side is left out: background, hair, and what lies beyond the edge of the source
+_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # right, below and both diagonals: (dy, dx)
+_NUM_BANDS = 4
+
+# E[x^2] / E[|x|]^2 of a generalised Gaussian falls with its shape: a table inverts it (BRISQUE's moment matching).
+_SHAPES = np.geomspace(0.15, 12.0, 1000)
+_RATIOS = np.exp(gammaln(1 / _SHAPES) + gammaln(3 / _SHAPES) - 2 * gammaln(2 / _SHAPES))
+
+
+class PictureQuality:
+    """Scores clips of aligned faces; 40 is where a person would begin to call a face too bad to train on."""
+
+    name = "lipforge_nss"
+
+    def __init__(self) -> None:
+        self.model_file = Path(__file__).parent / "weights" / "quality.json"
+        weights = json.loads(self.model_file.read_text())
+        self._mean, self._scale, self._hidden, self._hidden_bias, self._output, self._output_bias = (
+            np.array(weights[key]) for key in ("mean", "scale", "hidden", "hidden_bias", "output", "output_bias")
+        )
+
+    def score(self, frames: np.ndarray) -> float:
+        """Mean quality of some frames of one clip, 0..100, 100 is best.
+
+        frames: uint8 [N, S, S, 3] RGB, S = 256 or 512, aligned faces. Larger pictures are judged shrunk to 256 px, so a
+        dataset of 512 px keeps the meaning of the threshold.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+            raise ValueError(f"uint8 frames [N, S, S, 3] expected, got {frames.dtype} {frames.shape}")
+        features = np.stack([picture_statistics(frame) for frame in frames])
+        standard = np.clip((features - self._mean) / self._scale, -4, 4)  # nothing far from the fit may run away
+        logits = np.tanh(standard @ self._hidden + self._hidden_bias) @ self._output + self._output_bias
+        return float(np.mean(100 / (1 + np.exp(-logits))))
+
+
+def picture_statistics(picture: np.ndarray) -> Floats:
+    """What the score is made from, float64 [41]: for two scales 18 numbers of BRISQUE, then 5 of energy by frequency.
+
+    picture: uint8 [H, W, 3] RGB. Wider than 256 px, it is shrunk to that first. Only the inner three quarters count.
+    """
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    if luma.shape[1] > JUDGED_SIZE_PX:
+        luma = cv2.resize(luma, (JUDGED_SIZE_PX, JUDGED_SIZE_PX), interpolation=cv2.INTER_AREA)
+    top, left = (round(side * _MARGIN) for side in luma.shape)
+    luma = luma[top : luma.shape[0] - top, left : luma.shape[1] - left]
+    half = cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate([_brisque(luma), _brisque(half), _band_energies(luma)])
+
+
+def _brisque(luma: np.ndarray) -> Floats:
+    """18 numbers: shape and size of the normalised luminance, and of its products with four neighbours."""
+    mean = _smooth(luma)
+    deviation = np.sqrt(np.maximum(_smooth(luma * luma) - mean * mean, 0))
+    normal = (luma - mean) / (deviation + 1)
+
+    numbers = [_shape(float(np.mean(normal**2)), float(np.mean(np.abs(normal)))), _log(float(np.mean(normal**2)))]
+    height, width = normal.shape
+    for down, right in _NEIGHBOURS:
+        first = normal[: height - down, max(0, -right) : width - max(0, right)]
+        second = normal[down:, max(0, right) : width - max(0, -right)]
+        numbers += _asymmetric(first * second)
+    return np.array(numbers)
+
+
+def _smooth(picture: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (7, 7), 7 / 6)
+
+
+def _asymmetric(values: np.ndarray) -> list[float]:
+    """Asymmetric generalised Gaussian (BRISQUE eq. 8 to 12): shape, mean, log of left and of right variance."""
+    negative, positive = np.minimum(values, 0), np.maximum(values, 0)
+    share = np.count_nonzero(negative) / values.size
+    left = float(np.mean(negative**2)) / max(share, 1e-6)
+    right = float(np.mean(positive**2)) / max(1 - share, 1e-6)
+    gamma = np.sqrt((left + 1e-12) / (right + 1e-12))
+    squares, size = float(np.mean(values**2)), float(np.mean(np.abs(values)))
+    correction = (gamma**2 + 1) ** 2 / ((gamma**3 + 1) * (gamma + 1))
+    return [_shape(squares, size * np.sqrt(correction)), float(np.mean(values)), _log(left), _log(right)]
+
+
+def _shape(mean_square: float, mean_size: float) -> float:
+    """Log of the shape of a generalised Gaussian with these moments (0.69 = Gaussian)."""
+    ratio = (mean_square + 1e-12) / (mean_size**2 + 1e-12)
+    return float(np.log(np.interp(ratio, _RATIOS[::-1], _SHAPES[::-1])))
+
+
+def _band_energies(luma: np.ndarray) -> Floats:
+    """5 numbers: log size of each octave relative to the next coarser one, and of the coarsest itself.
+
+    Blur and enlargement empty the finest octaves, noise fills them.
+    """
+    sizes = []
+    for _ in range(_NUM_BANDS + 1):
+        smaller = cv2.pyrDown(luma)
+        sizes.append(_log(float(np.mean(np.abs(luma - cv2.pyrUp(smaller, dstsize=luma.shape[::-1]))))))
+        luma = smaller
+    return np.append(-np.diff(sizes), sizes[-1])
+
+
+def _log(value: float) -> float:
+    return float(np.log(value + 1e-2))  # the floor keeps an empty picture near the others
