@@ -34,12 +34,12 @@ HELP = {
         "Nobody's face was found in these seconds.", "Expected for title cards and scenery; look at the pictures below."
     ),
     Reason.MANY_FACES: Help(
-        "More than one face at a time, under face policy `single`.",
+        "Another face is in the picture, under face policy `single` or `largest`.",
         "Use `faces.policy=all`: each face is followed, and sync decides who speaks.",
     ),
     Reason.FACE_TOO_SMALL: Help(
         "The face has too few pixels in the source; enlarging it would blur the mouth.",
-        "Use a source of higher resolution, or lower `thresholds.min_face_height_px` and pack again.",
+        "Use a source of higher resolution; `faces.min_height_px` and `align.max_upscale_ratio` are the limits.",
     ),
     Reason.FACE_LOST: Help(
         "A face was followed, and lost before the run was long enough for a clip.",
@@ -70,7 +70,7 @@ HELP = {
     ),
     Reason.WORKER_CRASHED: Help(
         "The process died on this unit in every attempt.",
-        "Look at the detail below. Often memory ran out: use fewer workers; or leave the file out.",
+        "Read the detail below. Often memory ran out: use fewer workers, or leave the file out.",
     ),
     Reason.TIMEOUT: Help(
         "The unit ran out of time in every attempt.",

@@ -37,12 +37,16 @@ STAGES = (
     "track_faces",
     "cut",
     "align",
+    "encode",
     "detect_speech",
     "measure_sync",
     "measure_quality",
     "commit",
 )
 """Stages in the order of the flow picture; a stage of another name is drawn before `commit`."""
+
+NO_TRACK = -1
+"""`track_index` of a span without a face, and of a source that gave no clips."""
 
 MAX_CARDS = 12
 MAX_SOURCES = 500
@@ -83,7 +87,7 @@ MEASURES = (
     ),
     Measure("quality", "Picture quality", "Quality", "", ".1f", (0, 100), ("thresholds.min_quality",), "quality_model"),
     Measure("duration_s", "Duration", "Length", "s", ".2f", (0, None), ("cut.min_clip_s", "cut.max_clip_s")),
-    Measure("face_size_px", "Native face height", "Face", "px", ".0f", (0, None), ("thresholds.min_face_height_px",)),
+    Measure("face_size_px", "Native face height", "Face", "px", ".0f", (0, None), ("faces.min_height_px",)),
     Measure("speech_ratio", "Share of speech", "Speech", "", ".2f", (0, 1), ("thresholds.min_speech_ratio",)),
 )
 
@@ -96,6 +100,7 @@ OVERVIEW_COLUMNS = [
     "language",
     "speaker",
     "accounted_s",
+    "track_index",
     "sync_model",
     "quality_model",
 ]
@@ -104,6 +109,7 @@ CARD_COLUMNS = [
     "clip_id",
     "source_uri",
     "unit_id",
+    "track_index",
     "start_s",
     "end_s",
     "language",
@@ -310,9 +316,9 @@ def _by_source(dataset_dir: str) -> dict[str, Any]:
 
 
 def _histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) -> dict[str, Any]:
-    """Counts of clips by one measure; `svg` is None when no clip has it."""
+    """Counts of candidates with a face, by one measure; `svg` is None when none has it."""
     values = _floats(rows, measure.column)
-    usable = np.isfinite(values)
+    usable = np.isfinite(values) & (_floats(rows, "track_index") != NO_TRACK)
     model, other_models = None, []
     if measure.model_column is not None:
         with_value = rows.select([measure.model_column]).filter(pa.array(usable))
@@ -326,7 +332,6 @@ def _histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) 
         "unit": measure.unit,
         "model": model,
         "other_models": other_models,
-        "num_missing": int(len(values) - usable.sum()),
         "svg": None,
     }
     if not usable.any():
@@ -370,6 +375,7 @@ def _costs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         ]
         total = sum(stage["cpu_s"] for stage in stages)
         if total > 0:
+            stages.sort(key=lambda stage: STAGES.index(stage["name"]) if stage["name"] in STAGES else len(STAGES))
             slowest = max(stages, key=lambda stage: stage["cpu_s"])["name"]
             seconds_in = _number(run.get("seconds_in"))
             return {
@@ -414,6 +420,7 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         **{name: summary.get(name) for name in ("started_at", "finished_at", "config_hash")},
         **{name: _number(summary.get(name)) for name in ("wall_s", "seconds_in", "num_units", "num_workers")},
         "versions": versions if isinstance(versions, dict) else {},
+        "unreadable_folders": [str(folder) for folder in summary.get("unreadable_folders") or []],
     }
 
 
@@ -512,9 +519,13 @@ class _Gallery:
         measures = []
         for measure in MEASURES:
             value = row[measure.column]
-            if value is not None and np.isfinite(value):
+            if value is not None and np.isfinite(value) and (row["track_index"] != NO_TRACK):
                 measures.append((measure.short_title, f"{value:{measure.format}} {measure.unit}".strip()))
-        return {**row, "measures": measures, "picture": None, "video": None, "note": None}
+        start_s, end_s = row["start_s"], row["end_s"]
+        has_span = start_s is not None and end_s is not None and end_s > start_s
+        span = f"{start_s:.2f} to {end_s:.2f} s" if has_span else None
+        facts = [fact for fact in (span, row["language"], row["speaker"]) if fact]
+        return {**row, "facts": facts, "measures": measures, "picture": None, "video": None, "note": None}
 
 
 def _data_uri(media_type: str, data: bytes) -> str:

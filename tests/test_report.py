@@ -24,6 +24,7 @@ from datasets_manifest.reasons import HELP
 from datasets_manifest.report import human_share, human_time, visible, write_report
 from datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
 from datasets_manifest.schema import Reason, Status
+from pipeline.config import PrepareConfig
 
 HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
 CLIP_S = 5.2
@@ -158,6 +159,16 @@ def test_each_reason_is_explained(page: str) -> None:
     assert all(words.meaning.endswith(".") and words.remedy.endswith(".") for words in HELP.values())
     for reason in (Reason.NO_FACE, Reason.LOW_QUALITY, Reason.UNREADABLE):
         assert HELP[reason].meaning in html.unescape(page)
+
+
+def test_settings_that_the_page_names_exist() -> None:
+    named = {
+        name for words in HELP.values() for name in re.findall(r"`(\w+\.\w+)(?:=\w+)?`", words.remedy + words.meaning)
+    }
+    named |= {name for measure in report.MEASURES for name in measure.settings}
+    assert len(named) > 8
+    settings = PrepareConfig().model_dump()
+    assert [name for name in sorted(named) if name.split(".")[1] not in settings[name.split(".")[0]]] == []
 
 
 def test_hostile_text_stays_text(page: str) -> None:
