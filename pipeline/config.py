@@ -26,6 +26,8 @@ RECIPE_VERSION = 1
 
 
 class Config(BaseModel):
+    """Frozen, and refuses fields that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -64,6 +66,8 @@ class FacesConfig(Config):
     """A face lost for at most so many frames is bridged by interpolation; a longer gap ends the run."""
     max_tracks: int = Field(8, ge=1)
     """Faces followed at once; further ones, the smallest, are left alone. Bounds memory."""
+    min_height_px: int = Field(80, ge=1)
+    """Median native face height that a clip needs, forehead to chin (LatentSync: 80)."""
 
 
 class AlignConfig(Config):
@@ -73,6 +77,8 @@ class AlignConfig(Config):
     """Side of the stored crop, pixels."""
     max_outside_ratio: float = Field(0.15, ge=0, le=1)
     """Frames whose crop lies further than this outside the picture (share of its area) end the run."""
+    max_upscale_ratio: float = Field(4.0, gt=0)
+    """Stored pixels per source pixel; a crop that must be enlarged further is refused."""
 
 
 class CutConfig(Config):
@@ -106,16 +112,10 @@ class EncodeConfig(Config):
 class Thresholds(Config):
     """What a measured clip must reach. Applied to stored measures: see `lipforge pack`."""
 
-    min_face_width_px: int = Field(50, ge=0)
-    """Median native width (LatentSync: 50)."""
-    min_face_height_px: int = Field(80, ge=0)
-    """Median native height (LatentSync: 80)."""
-    max_upscale_ratio: float = Field(4.0, gt=0)
-    """Stored pixels per source pixel; a crop enlarged further is refused."""
     min_speech_ratio: float = Field(0.2, ge=0, le=1)
     """Share of the clip's time with speech."""
-    min_sync_confidence: float = Field(0.0, ge=0)
-    """Confidence of the sync model; 0 takes the model's own default."""
+    min_sync_confidence: float | None = None
+    """Confidence of the sync model, whose scale is its own (LatentSync: 3 for SyncNet v2). Unset: the model's default."""
     max_av_offset_frames: int = Field(6, ge=0, le=SYNC_MARGIN_FRAMES)
     """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
     min_quality: float = Field(40.0, ge=0, le=100)
@@ -183,6 +183,20 @@ def hash_of(plain: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def describe() -> str:
+    """All settings with defaults and meanings, as YAML that `load_config` reads."""
+    lines = [f"# {' '.join((PrepareConfig.__doc__ or '').split())}"]
+    for name, section in PrepareConfig.model_fields.items():
+        lines += ["", f"# {' '.join((type(section.default).__doc__ or '').split())}", f"{name}:"]
+        for field_name, value in section.default.model_dump(mode="json").items():
+            about = type(section.default).model_fields[field_name].description
+            if about:
+                lines.append(f"  # {' '.join(about.split())}")
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
+            lines.append(f"  {field_name}: {text}")
+    return "\n".join(lines)
+
+
 def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
     """Read a YAML file and apply `section.field=value` overrides.
 
@@ -211,5 +225,7 @@ def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
     try:
         return PrepareConfig.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()
+        ]
         raise ValueError("config: " + "; ".join(lines)) from error

@@ -30,7 +30,20 @@ AUDIO_JUMP_S = 0.03
 """Timestamps this far from where the samples put them mean a gap or an overlap, not rounding."""
 MAX_DEMUX_ERRORS = 100
 """Read errors in a row after which a file is taken to have ended."""
-FOREIGN_FORMATS = ("hls", "dash", "concat", "tty", "sdp", "rtsp", "lavfi", "image2", "ffmetadata", "srt", "webvtt", "ass")
+FOREIGN_FORMATS = (
+    "hls",
+    "dash",
+    "concat",
+    "tty",
+    "sdp",
+    "rtsp",
+    "lavfi",
+    "image2",
+    "ffmetadata",
+    "srt",
+    "webvtt",
+    "ass",
+)
 """Demuxers that fetch other files, or see pictures in text."""
 
 
@@ -212,19 +225,36 @@ def _geometry(uri: str) -> tuple[int, int, int]:
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
 
 
-def read_frames(uri: str, info: VideoInfo, start_frame: int, end_frame: int) -> Iterator[tuple[int, np.ndarray | None]]:
+@dataclass
+class DecodeCount:
+    """How often source frames were decoded."""
+
+    decoded: int = 0
+    """Frames that came out of the decoder, wanted or not."""
+    wanted: int = 0
+    """Distinct source frames of the span."""
+
+    @property
+    def passes(self) -> float:
+        return round(self.decoded / self.wanted, 3) if self.wanted else 0.0
+
+
+def read_frames(
+    uri: str, info: VideoInfo, start_frame: int, end_frame: int, count: DecodeCount | None = None
+) -> Iterator[tuple[int, np.ndarray | None]]:
     """Decode a span once and yield (n, rgb) for n in [start_frame, end_frame), frames at 25 fps.
 
-    rgb: uint8 [H, W, 3], upright; None where the source cannot be decoded. Repeats share one array.
+    rgb: uint8 [H, W, 3], upright, always of the size that `info` says; None where the source cannot be decoded. Repeats
+    share one array.
     """
-    decoded = _decode_video(uri, info, start_frame / FPS, end_frame / FPS)
+    decoded = _decode_video(uri, info, start_frame / FPS, end_frame / FPS, count or DecodeCount())
     last: tuple[Any, np.ndarray | None] = (None, None)
     for index, frame in to_grid(decoded, start_frame, end_frame):
         if frame is None:
             yield index, None
             continue
         if frame is not last[0]:
-            last = (frame, _upright_rgb(frame, info.rotation_deg))
+            last = (frame, _upright_rgb(frame, info))
         yield index, last[1]
 
 
@@ -255,7 +285,9 @@ def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int)
             yield index, current[1]
 
 
-def _decode_video(uri: str, info: VideoInfo, start_s: float, end_s: float) -> Iterator[tuple[float, Any]]:
+def _decode_video(
+    uri: str, info: VideoInfo, start_s: float, end_s: float, count: DecodeCount
+) -> Iterator[tuple[float, Any]]:
     """(time, frame) in presentation order from a little before start_s to a little after end_s.
 
     A frame that cannot be decoded comes as (time, None), and so do those that are predicted from it, up to the next key
@@ -285,6 +317,7 @@ def _decode_video(uri: str, info: VideoInfo, start_s: float, end_s: float) -> It
                 frames = []
                 damaged = True
             for frame in frames:
+                count.decoded += 1
                 time_s = _time_s(frame, stream.time_base)
                 time_s = previous_s + 1 / FPS if time_s is None else time_s - info.origin_s
                 if time_s <= previous_s:
@@ -298,6 +331,7 @@ def _decode_video(uri: str, info: VideoInfo, start_s: float, end_s: float) -> It
                 if frame.key_frame:
                     damaged = False
                 previous_s = time_s
+                count.wanted += start_s - 0.5 / FPS <= time_s < end_s + 0.5 / FPS
                 yield time_s, None if damaged or frame.is_corrupt else frame
             if previous_s > end_s + 1 / FPS:
                 return
@@ -315,14 +349,16 @@ def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:
     return last_s + 1 / max(info.mean_fps, 1.0)
 
 
-def _upright_rgb(frame: Any, rotation_deg: int) -> np.ndarray:
+def _upright_rgb(frame: Any, info: VideoInfo) -> np.ndarray:
     # HD material without a colour tag is BT.709 by convention; swscale would assume BT.601.
     unspecified = frame.colorspace == 2
     source = "ITU709" if unspecified and frame.height >= 720 else None
     rgb = frame.to_ndarray(format="rgb24", src_colorspace=source) if source else frame.to_ndarray(format="rgb24")
-    if rotation_deg:
+    if info.rotation_deg:
         turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-        rgb = cv2.rotate(rgb, turns[rotation_deg])
+        rgb = cv2.rotate(rgb, turns[info.rotation_deg])
+    if rgb.shape[:2] != (info.height_px, info.width_px):  # a stream may change its size on the way
+        rgb = cv2.resize(rgb, (info.width_px, info.height_px), interpolation=cv2.INTER_AREA)
     return rgb
 
 

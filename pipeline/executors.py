@@ -1,0 +1,233 @@
+"""Where work runs: on Ray, or right here. The only code that knows Ray.
+
+Ray Data streams units through two pools of actors, cut and score, one unit to a row and a row to a block, so that "done" is a
+property of a unit. What the ledger promises does not rest on Ray: actors may die at any moment.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from datasets_manifest.schema import Status
+from pipeline.clip import Unit
+from pipeline.config import PrepareConfig, StageResources
+from pipeline.ledger import Ledger
+from pipeline.quarantine import GivenUp, Quarantine
+from pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
+from pipeline.storage import Store
+
+WAVE_UNITS = 4096
+"""Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""
+MAX_ACTOR_RESTARTS = 50
+"""Of one worker within a wave. The quarantine gives up on units long before; this stops workers that cannot even start."""
+
+Record = dict[str, Any]
+
+
+class FatalError(Exception):
+    """The run cannot go on, and no unit is to blame; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs, and nothing that it must fetch."""
+
+    store: Store
+    config: PrepareConfig
+    models: Mapping[str, bytes]
+    hashes: dict[str, str]
+    run_id: str
+
+
+class Executor(Protocol):
+    num_workers: int
+
+    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        """Results of function(item), in any order."""
+        ...
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+        """Cut, score and commit units; gives each one's ledger record as it is done. Raises FatalError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalExecutor:
+    """Everything in this process, one after another: for debugging and tests. Nothing catches a native crash."""
+
+    num_workers = 1
+
+    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        yield from map(function, items)
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+        cut = CutOperator(job.config, job.models)
+        score = ScoreOperator(job.config.thresholds, job.models, job.store, job.hashes)
+        for unit in units:
+            try:
+                yield score.process(cut.process(unit))
+            except OSError as error:
+                raise FatalError(_full_disk_words(error)) from error
+
+    def close(self) -> None:
+        pass
+
+
+class _Guarded:
+    """What cut and score workers have in common: the quarantine, and a look whether the unit is done already."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ledger = Ledger(job.store)
+        self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
+
+    def guarded(self, unit: Unit, operator: str, work: Callable[[int], Any]) -> Any:
+        """work(attempt), or a CutUnit that says why there is none."""
+        try:
+            with self.quarantine.attempt(unit.unit_id, operator) as attempt:
+                return work(attempt)
+        except GivenUp as error:
+            row = whole_unit(unit, Status.FAILED, operator, error.reason, error.detail)
+            return CutUnit(unit, [row], {}, 0.0, self.job.config.run.max_attempts)
+
+
+class _CutWorker(_Guarded):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.operator = CutOperator(job.config, job.models)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit: Unit = row["unit"]
+        if self.ledger.read_unit(unit.unit_id) is not None:
+            return {"unit": unit, "cut": None}  # committed by an attempt whose answer was lost
+        return {"unit": unit, "cut": self.guarded(unit, "cut", lambda attempt: self.operator.process(unit, attempt))}
+
+
+class _ScoreWorker(_Guarded):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.operator = ScoreOperator(job.config.thresholds, job.models, job.store, job.hashes)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit: Unit = row["unit"]
+        done = self.ledger.read_unit(unit.unit_id)
+        if done is not None:
+            return {"record": done, "fatal": ""}
+        try:
+            record = self.guarded(unit, "score", lambda _: self.operator.process(row["cut"]))
+            if isinstance(record, CutUnit):  # given up: there is nothing to measure, only a row to commit
+                record = self.operator.process(record)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            return {"record": None, "fatal": _full_disk_words(error)}
+        return {"record": record, "fatal": ""}
+
+
+class RayExecutor:
+    """Fixed pools of actors on a Ray cluster, or on a Ray that lives and dies with this run."""
+
+    def __init__(self, config: PrepareConfig) -> None:
+        # Set before Ray is imported: one line for each of its own warnings is one too many on a user's screen.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        import ray
+        import ray.data
+
+        self.config = config
+        run = config.run
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            total = int(ray.cluster_resources().get("CPU", 1) / (run.cut.cpus + run.score.cpus))
+            self.num_workers = run.workers or max(1, total)
+            if self.num_workers > total:
+                raise FatalError(
+                    f"{self.num_workers} workers need {self.num_workers * (run.cut.cpus + run.score.cpus):g} CPUs and the cluster "
+                    f"has {ray.cluster_resources().get('CPU', 0):g}. Ask for at most {total} with --workers."
+                )
+        else:
+            cpus = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
+            self.num_workers = run.workers or max(1, cpus)
+            wanted = max(cpus, int(self.num_workers * (run.cut.cpus + run.score.cpus) + 0.999))
+            ray.init(
+                address="local",
+                num_cpus=wanted,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        context.max_errored_blocks = 0  # what escapes a worker is a bug, and ends the run
+        context.print_on_execution_start = False
+
+    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        import ray
+
+        remote = ray.remote(num_cpus=1, max_retries=5)(_call)
+        shared = ray.put(function)
+        waiting = list(reversed(items))
+        running: list[Any] = []
+        while waiting or running:
+            while waiting and len(running) < 2 * self.num_workers:
+                running.append(remote.remote(shared, waiting.pop()))
+            ready, running = ray.wait(running, num_returns=1)
+            yield ray.get(ready[0])
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+        for first in range(0, len(units), WAVE_UNITS):
+            yield from self._run_wave(job, units[first : first + WAVE_UNITS])
+
+    def _run_wave(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+        import ray
+        import ray.data
+
+        size = min(self.num_workers, len(units))
+        dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+        dataset = dataset.map(_CutWorker, **_pool(job, size, self.config.run.cut))
+        dataset = dataset.map(_ScoreWorker, **_pool(job, size, self.config.run.score))
+        for row in dataset.iter_rows():
+            if row["fatal"]:
+                raise FatalError(row["fatal"])
+            yield row["record"]
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def _pool(job: Job, size: int, resources: StageResources) -> dict[str, Any]:
+    import ray.data
+
+    return {
+        "fn_constructor_args": (job,),
+        "compute": ray.data.ActorPoolStrategy(size=size),
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus or None,
+        "memory": resources.memory_mb * 10**6,
+        "max_restarts": MAX_ACTOR_RESTARTS,
+        "max_task_retries": MAX_ACTOR_RESTARTS,
+    }
+
+
+def _call(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
+
+
+def _full_disk_words(error: OSError) -> str:
+    what = os.strerror(error.errno) if error.errno else str(error)
+    return (
+        f"cannot write to the dataset: {what}. What is finished is safe. Make room (or choose the folder's disk anew) and "
+        "run the same command again: it goes on from here."
+    )
+
+
+def make_executor(config: PrepareConfig) -> Executor:
+    return LocalExecutor() if config.run.executor == "local" else RayExecutor(config)

@@ -1,0 +1,116 @@
+"""The story of one clip or one source, told from the manifest and the ledger."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+
+from datasets_manifest.manifest import read_manifest
+from datasets_manifest.schema import Status
+from pipeline.ledger import DatasetError, Ledger
+from pipeline.stages.probe import from_record
+from pipeline.storage import Store
+
+Row = dict[str, Any]
+
+
+def explain(dataset: str, what: str) -> list[str]:
+    """Lines of text. what: a key (or the beginning of one), a source's path, file name, or content hash."""
+    rows = _rows(dataset, what)
+    if len({row["source_id"] for row in rows}) == 1 and len(rows) == 1 and rows[0]["clip_id"].startswith(what):
+        return list(_clip_story(rows[0]))
+    return list(_source_story(Store(dataset), rows))
+
+
+def _rows(dataset: str, what: str) -> list[Row]:
+    text = os.fsencode(what).decode("utf-8", "backslashreplace")
+    uri = pc.field("source_uri")
+    ways = [pc.starts_with(pc.field("clip_id"), text), uri == text, uri == os.path.abspath(text)]
+    ways += [pc.ends_with(uri, "/" + text), pc.starts_with(pc.field("source_id"), text)]
+    for way in ways:
+        rows = read_manifest(dataset, filter=way).to_pylist()
+        if rows:
+            return rows
+    raise DatasetError(f"nothing in {dataset} has the key, path, name or hash {what!r}")
+
+
+def _clip_story(row: Row) -> Iterator[str]:
+    yield f"clip {row['clip_id']}"
+    yield f"  from {row['source_uri']}"
+    yield f"  content {row['source_id']}, unit {row['unit_id'] or '(none)'}, attempt {row['attempt']}"
+    yield from _steps(row)
+
+
+def _steps(row: Row) -> Iterator[str]:
+    """What each stage found, as far as the clip came."""
+    yield (
+        f"  probe: {row['source_width_px']}x{row['source_height_px']} at {row['source_fps']:g} fps"
+        if row["source_fps"]
+        else "  probe: not usable"
+    )
+    yield f"  resample: {row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames, decoded {row['decode_passes']:g} times"
+    if row["track_index"] is not None and row["track_index"] >= 0:
+        yield f"  split_shots: shot {row['shot_index']}"
+        faces = f"at most {row['max_faces']} faces at once" if row["max_faces"] else "faces not counted"
+        yield f"  track_faces: track {row['track_index']}, {faces}, face {row['face_size_px'] or 0:.0f} px high"
+    if row["crop_px"]:
+        yield f"  align: {row['crop_px']} px, {row['upscale_ratio']:.2f} stored pixels per source pixel"
+    if row["lossy_generations"]:
+        yield f"  encode: {row['lossy_generations']} lossy generation"
+    if row["speech_ratio"] is not None:
+        yield f"  detect_speech: {row['speech_ratio']:.0%} speech"
+    if row["sync_model"]:
+        yield (
+            f"  measure_sync: audio {_offset(row['av_offset_frames'])}, confidence {row['sync_confidence']:.2f} ({row['sync_model']})"
+        )
+    if row["quality_model"]:
+        yield f"  measure_quality: {row['quality']:.0f} of 100 ({row['quality_model']})"
+    label = f"{row['language']} ({row['language_source']})"
+    yield f"  language {label}" + (f", speaker {row['speaker']} ({row['speaker_source']})" if row["speaker"] else "")
+    if row["status"] == Status.KEPT:
+        where = (
+            f" in {row['shard']}, bytes {row['sample_offset']} to {row['sample_offset'] + row['sample_size']}"
+            if row["shard"]
+            else ""
+        )
+        yield f"  kept{where}"
+        if row["av_offset_frames"]:
+            yield f"  its audio was moved by {row['av_offset_frames'] * 40:+d} ms, so that the stored clip is in time"
+    else:
+        yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
+
+
+def _offset(frames: int) -> str:
+    if frames == 0:
+        return "in time"
+    return f"{abs(frames)} frames {'early' if frames > 0 else 'late'}"
+
+
+def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:
+    videos = {video.source_id: video for video in map(from_record, Ledger(store).contents())}
+    for source_id in dict.fromkeys(row["source_id"] for row in rows):
+        own = [row for row in rows if row["source_id"] == source_id]
+        for uri in dict.fromkeys(row["source_uri"] for row in own):
+            yield from _one_source(uri, [row for row in own if row["source_uri"] == uri], videos.get(source_id))
+
+
+def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
+    seconds = {status: sum(r["accounted_s"] for r in rows if r["status"] == status) for status in Status}
+    yield f"source {uri}"
+    yield f"  content {rows[0]['source_id']}"
+    if video is not None and video.info is not None:
+        info = video.info
+        yield (
+            f"  {info.width_px}x{info.height_px}, {info.video_codec} at {info.mean_fps:g} fps, "
+            f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}, {info.num_frames / 25:.2f} s"
+        )
+    yield (
+        f"  {sum(seconds.values()):.2f} s in = {seconds[Status.KEPT]:.2f} kept + {seconds[Status.REJECTED]:.2f} rejected + "
+        f"{seconds[Status.FAILED]:.2f} failed"
+    )
+    for row in rows:
+        end = f"{row['start_s']:8.2f} to {row['end_s']:8.2f} s"
+        face = f"face {row['track_index']}" if row["track_index"] is not None and row["track_index"] >= 0 else "no face"
+        verdict = "kept" if row["status"] == Status.KEPT else f"{row['status']}: {row['reason']}"
+        yield f"  {end}  {face:8}  {verdict}" + (f" ({row['detail']})" if row["detail"] else "") + f"  {row['clip_id']}"

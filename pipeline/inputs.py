@@ -1,0 +1,273 @@
+"""From what the user names (files, folders, globs, lists, URLs) to a sorted list of sources. Nothing is opened but lists."""
+
+import csv
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import fsspec.core
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.clip import Source
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogm",
+        ".ogv",
+        ".rm",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
+)
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
+LIST_COLUMNS = frozenset({"uri", "language", "speaker", "start_s", "end_s"})
+LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+"""BCP 47 as far as it can become a folder name: no slash, no dot."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the user says about all sources; a list's own columns win over the path, the path over the flags."""
+
+    language: str | None = None
+    speaker: str | None = None
+    path_template: str | None = None
+    """For example `{language}/{speaker}/`: the folders above each file, matched from the file upwards."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A folder that could not be listed. The run goes on, and says so at the end."""
+
+    uri: str
+    detail: str
+
+
+def find_sources(
+    inputs: list[str], labels: Labels, exclude: Path | None = None
+) -> tuple[list[Source], list[Unreadable]]:
+    """List all sources, sorted and each once, and the folders that could not be read.
+
+    inputs: files, folders (searched recursively), globs, list files, fsspec URLs of any of these.
+    exclude: the dataset being written, which may lie inside an input folder.
+    Raises ValueError for an input that does not exist and for a broken list.
+    """
+    if labels.language is not None:
+        check_language(labels.language, "--language")
+    sources: dict[tuple[str, float | None, float | None], Source] = {}
+    unreadable: list[Unreadable] = []
+    for text in inputs:
+        for source in _expand(text, unreadable, exclude):
+            labelled = _label(source, labels)
+            sources.setdefault((labelled.uri, labelled.start_s, labelled.end_s), labelled)
+    ordered = sorted(sources.values(), key=lambda s: (os.fsencode(s.uri), s.start_s or 0.0, s.end_s or 0.0))
+    return ordered, unreadable
+
+
+def check_language(code: str, where: str) -> str:
+    if not LANGUAGE_CODE.fullmatch(code):
+        raise ValueError(f"{where}: {code!r} is not a language code; expected something like en, zh or pt-BR")
+    return code
+
+
+def _expand(text: str, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[Source]:
+    if "://" in text:
+        yield from _expand_url(text)
+        return
+    path = Path(text)
+    if path.is_dir():
+        for found in _walk(path, unreadable, exclude):
+            yield Source(uri=found)
+    elif path.is_file() or path.is_symlink():
+        yield from _file_or_list(str(path), path.suffix.lower())
+    elif glob.has_magic(text):
+        matches = sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise ValueError(f"{text}: the pattern matches nothing")
+        for match in matches:
+            yield from (
+                _expand(match, unreadable, exclude)
+                if Path(match).is_dir()
+                else _file_or_list(match, Path(match).suffix.lower())
+            )
+    else:
+        raise ValueError(f"{text}: no such file or folder")
+
+
+def _file_or_list(uri: str, suffix: str) -> Iterator[Source]:
+    if suffix in LIST_SUFFIXES:
+        yield from read_list(uri)
+    else:
+        yield Source(uri=uri if "://" in uri else os.path.abspath(uri))
+
+
+def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[str]:
+    """Video files below a folder. Links are followed, each real folder once, so a loop ends."""
+    seen: set[tuple[int, int]] = set()
+    excluded = exclude.resolve() if exclude else None
+
+    def refuse(error: OSError) -> None:
+        unreadable.append(Unreadable(str(error.filename), error.strerror or "cannot be read"))
+
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen or (excluded and Path(root).resolve() == excluded):
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+                yield os.path.abspath(os.path.join(root, name))
+
+
+def _expand_url(url: str) -> Iterator[Source]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        if glob.has_magic(path) and "*" in path:
+            found = sorted(str(match) for match in filesystem.glob(path))
+            if not found:
+                raise ValueError(f"{url}: the pattern matches nothing")
+        elif filesystem.isdir(path):
+            found = sorted(
+                str(match)
+                for match in filesystem.find(path)
+                if os.path.splitext(str(match))[1].lower() in VIDEO_SUFFIXES
+            )
+        else:
+            yield from _file_or_list(url, os.path.splitext(path)[1].lower())
+            return
+    except (OSError, ImportError) as error:
+        raise ValueError(f"{url}: {error}") from error
+    for match in found:
+        yield Source(uri=filesystem.unstrip_protocol(match))
+
+
+def read_list(uri: str) -> Iterator[Source]:
+    """Sources of a list file. Relative paths are relative to the list's folder."""
+    suffix = os.path.splitext(uri)[1].lower()
+    try:
+        with fsspec.open(uri, "rb") as file:
+            data = file.read()  # type: ignore[union-attr]
+        rows = list(_list_rows(data, suffix))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
+        raise ValueError(f"list {uri}: {error}") from error
+    base = uri.rsplit("/", 1)[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+    for number, row in enumerate(rows, start=1):
+        where = f"list {uri}, entry {number}"
+        unknown = set(row) - LIST_COLUMNS
+        if unknown:
+            raise ValueError(
+                f"{where}: unknown column {sorted(unknown)[0]!r}; known are {', '.join(sorted(LIST_COLUMNS))}"
+            )
+        target = row.get("uri")
+        if not isinstance(target, str) or not target:
+            raise ValueError(f"{where}: no uri")
+        if "://" not in target:
+            target = f"{base}/{target}" if "://" in base else os.path.abspath(os.path.join(base, target))
+        language, speaker = row.get("language") or None, row.get("speaker") or None
+        start_s, end_s = _seconds(row.get("start_s"), where), _seconds(row.get("end_s"), where)
+        if start_s is not None and end_s is not None and end_s <= start_s:
+            raise ValueError(f"{where}: end_s {end_s} is not after start_s {start_s}")
+        yield Source(
+            uri=target,
+            language=check_language(language, where) if language else "und",
+            language_source="list" if language else "none",
+            speaker=str(speaker) if speaker else None,
+            speaker_source="list" if speaker else "none",
+            start_s=start_s,
+            end_s=end_s,
+        )
+
+
+def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
+    if suffix == ".parquet":
+        yield from pq.read_table(pa.BufferReader(data)).to_pylist()
+        return
+    # A path may be any bytes; surrogates carry them through, as everywhere in Python's file functions.
+    text = data.decode("utf-8-sig", "surrogateescape")
+    if suffix == ".csv":
+        yield from csv.DictReader(text.splitlines())
+    elif suffix == ".jsonl":
+        for line in text.splitlines():
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise csv.Error(f"expected an object on each line, found {line[:40]!r}")
+                yield row
+    else:
+        for line in text.splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield {"uri": line.strip()}
+
+
+def _seconds(value: Any, where: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{where}: {value!r} is not a time in seconds")
+    return seconds
+
+
+def _label(source: Source, labels: Labels) -> Source:
+    found = path_labels(source.uri, labels.path_template) if labels.path_template else {}
+    if source.language_source == "none":
+        if found.get("language") and LANGUAGE_CODE.fullmatch(found["language"]):
+            source = replace(source, language=found["language"], language_source="path")
+        elif labels.language:
+            source = replace(source, language=labels.language, language_source="flag")
+    if source.speaker_source == "none":
+        if found.get("speaker"):
+            source = replace(source, speaker=found["speaker"], speaker_source="path")
+        elif labels.speaker:
+            source = replace(source, speaker=labels.speaker, speaker_source="flag")
+    return source
+
+
+def path_labels(uri: str, template: str) -> dict[str, str]:
+    """Read labels off a path: `{language}/{speaker}/` on /data/hi/anna/001.mp4 gives hi and anna.
+
+    Each part of the template stands for one folder, the last for the folder of the file. `*` is any folder.
+    Raises ValueError for a template that names anything but language and speaker.
+    """
+    parts = [part for part in template.strip("/").split("/") if part]
+    folders = uri.split("/")[:-1]
+    labels: dict[str, str] = {}
+    for part, folder in zip(reversed(parts), reversed(folders), strict=False):
+        if part == "*":
+            continue
+        if part not in ("{language}", "{speaker}"):
+            raise ValueError(f"path template {template!r}: {part!r} is not {{language}}, {{speaker}} or *")
+        labels[part[1:-1]] = folder
+    return labels

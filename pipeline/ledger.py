@@ -1,0 +1,102 @@
+"""What is done: one immutable record for each source, work unit and shard, written last.
+
+A record is the only sign that a unit is finished: it is written after the unit's media, and appears complete or not at all. So
+a process may die at any moment, and the unit is either done or not begun.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipeline.storage import Store
+
+Record = dict[str, Any]
+
+
+class DatasetError(Exception):
+    """The dataset cannot be used as asked; the message says what to do."""
+
+
+def to_json(plain: Any) -> bytes:
+    """One way to write a value: sorted keys, no spaces, ASCII."""
+    return (json.dumps(plain, sort_keys=True, separators=(",", ":")) + "\n").encode()
+
+
+class Ledger:
+    """Records below DATASET/ledger."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def read_dataset(self) -> Record | None:
+        """What the dataset was made with: settings, models."""
+        return self._read("ledger/dataset.json")
+
+    def write_dataset(self, record: Record) -> None:
+        self.store.write("ledger/dataset.json", to_json(record))
+
+    def read_source(self, entry_id: str) -> Record | None:
+        return self._read(_name("sources", entry_id))
+
+    def write_source(self, entry_id: str, record: Record) -> None:
+        self.store.write(_name("sources", entry_id), to_json(record))
+
+    def sources(self) -> Iterator[Record]:
+        return self._all("sources")
+
+    def write_content(self, name: str, record: Record) -> None:
+        """Who brought some content into the dataset first. Written once."""
+        self.store.write(_name("contents", name), to_json(record))
+
+    def contents(self) -> Iterator[Record]:
+        return self._all("contents")
+
+    def read_unit(self, unit_id: str) -> Record | None:
+        return self._read(_name("units", unit_id))
+
+    def write_unit(self, unit_id: str, record: Record) -> None:
+        self.store.write(_name("units", unit_id), to_json(record))
+
+    def units(self) -> Iterator[Record]:
+        return self._all("units")
+
+    def write_shard(self, name: str, record: Record) -> None:
+        self.store.write(f"ledger/shards/{name}.json", to_json(record))
+
+    def delete_shard(self, name: str) -> None:
+        self.store.delete(f"ledger/shards/{name}.json")
+
+    def shards(self) -> Iterator[Record]:
+        return self._all("shards")
+
+    def read_pack_plan(self) -> Record | None:
+        """What packing has set out to do and may not have finished."""
+        return self._read("ledger/pack_plan.json")
+
+    def write_pack_plan(self, plan: Record | None) -> None:
+        if plan is None:
+            self.store.delete("ledger/pack_plan.json")
+        else:
+            self.store.write("ledger/pack_plan.json", to_json(plan))
+
+    def _all(self, kind: str) -> Iterator[Record]:
+        names = [name for name in self.store.list(f"ledger/{kind}") if name.endswith(".json")]
+        with ThreadPoolExecutor(8) as pool:
+            for record in pool.map(self._read, names):
+                if record is not None:
+                    yield record
+
+    def _read(self, name: str) -> Record | None:
+        try:
+            return json.loads(self.store.read(name))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise DatasetError(
+                f"{self.store.path(name)} is damaged ({error}). Delete this file and run the same command again: only what it stands for is redone."
+            ) from error
+
+
+def _name(kind: str, identity: str) -> str:
+    return f"ledger/{kind}/{identity[:2]}/{identity}.json"

@@ -1,0 +1,204 @@
+"""From parts to shards: every kept clip's sample, by language, in tars of even size.
+
+A shard is the samples' bytes one after another, so packing copies and never re-encodes. What is to be done is written down before it is
+done (the plan); a shard's record is written after the shard. So packing may be killed anywhere, and the next one ends with the same bytes.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ledger import DatasetError, Ledger
+from pipeline.sample import END_OF_TAR, find_samples
+from pipeline.stages.commit import part_name
+from pipeline.storage import Store
+
+Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
+"""Applies a function to items, perhaps elsewhere, and gives the results in any order."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip that has media: where its part would be, and how large it is."""
+
+    key: str
+    unit_id: str
+    language: str
+    size: int
+
+
+def shard_path(name: str, language: str) -> str:
+    return f"shards/{language}/{name}.tar"
+
+
+def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_bytes: int, run_map: Mapper) -> None:
+    """Make the shards hold exactly the samples whose keys are in `kept`.
+
+    Old shards stay as they are, but for those that hold a sample no longer kept: these are written again without it, and the sample
+    goes back to parts. New samples, sorted by key, fill new shards of at most shard_size_bytes.
+    Raises DatasetError when a wanted sample's media is gone.
+    """
+    ledger = Ledger(store)
+    by_key = {sample.key: sample for sample in samples}
+    unfinished = ledger.read_pack_plan()
+    if unfinished is not None:
+        _carry_out(store, unfinished, run_map)
+    plan = _plan(store, by_key, kept, shard_size_bytes)
+    if plan["write"] or plan["delete"]:
+        ledger.write_pack_plan(plan)
+        _carry_out(store, plan, run_map)
+    _drop_packed_parts(store)
+
+
+def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size_bytes: int) -> dict[str, Any]:
+    """What to write and delete, as plain values. Pure, but for looking which files exist."""
+    write: list[dict[str, Any]] = []
+    delete: list[dict[str, Any]] = []
+    packed: set[str] = set()
+    next_number: dict[str, int] = {}
+    for shard in Ledger(store).shards():
+        language, keys = shard["language"], list(shard["samples"])
+        next_number[language] = max(next_number.get(language, 0), int(shard["name"].rpartition("-")[2]) + 1)
+        staying = [key for key in keys if key in kept]
+        packed.update(staying)
+        if staying == keys:
+            continue
+        leaving = [[key, by_key[key].unit_id] for key in keys if key not in kept]
+        change = {"name": shard["name"], "language": language, "path": shard["path"], "leaving": leaving}
+        if staying:
+            write.append({**change, "keys": [[key, None] for key in staying]})
+        else:
+            delete.append(change)
+    new = sorted((by_key[key] for key in kept - packed), key=lambda sample: (sample.language, sample.key))
+    _check_media(store, new)
+    for language, keys in _fill(new, shard_size_bytes):
+        number = next_number.get(language, 0)
+        next_number[language] = number + 1
+        name = f"{language}-{number:06d}"
+        path = shard_path(name, language)
+        write.append({"name": name, "language": language, "path": path, "leaving": [], "keys": keys})
+    return {"write": write, "delete": delete}
+
+
+def _fill(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
+    """Group sorted samples by language into shards that stay below the size, each with at least one sample."""
+    group: list[Sample] = []
+    size = 0
+    for sample in samples:
+        if group and (sample.language != group[0].language or size + sample.size > shard_size_bytes):
+            yield group[0].language, [[s.key, s.unit_id] for s in group]
+            group, size = [], 0
+        group.append(sample)
+        size += sample.size
+    if group:
+        yield group[0].language, [[s.key, s.unit_id] for s in group]
+
+
+def _check_media(store: Store, samples: list[Sample]) -> None:
+    if not samples:
+        return
+    present = set(store.list("parts"))
+    gone = [sample for sample in samples if part_name(sample.unit_id, sample.key) not in present]
+    if gone:
+        raise DatasetError(
+            f"{len(gone)} clips pass these thresholds but their media is no longer in parts/ (was it pruned?). "
+            "Use thresholds that do not ask for them, or prepare the sources again into a new folder."
+        )
+
+
+def _carry_out(store: Store, plan: dict[str, Any], run_map: Mapper) -> None:
+    """Do what a plan says, wherever an earlier try left off."""
+    for _ in run_map(_ShardWriter(store), plan["write"]):
+        pass
+    for change in plan["delete"]:
+        _ShardWriter(store).dissolve(change)
+    Ledger(store).write_pack_plan(None)
+
+
+class _ShardWriter:
+    """Writes one shard of a plan. Doing it twice gives the same."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __call__(self, change: dict[str, Any]) -> str:
+        ledger = Ledger(self.store)
+        old = self._samples_of(change["path"])
+        self._put_back(change, old)
+        samples: dict[str, tuple[int, int]] = {}
+        digest = hashlib.sha256()
+        offset = 0
+        with self.store.writing(change["path"]) as file:
+            for key, unit_id in change["keys"]:
+                if key in old:
+                    data = self.store.read(change["path"], *old[key])
+                else:
+                    data = read_part(self.store, unit_id, key)
+                file.write(data)
+                digest.update(data)
+                samples[key] = (offset, len(data))
+                offset += len(data)
+            file.write(END_OF_TAR)
+            digest.update(END_OF_TAR)
+        record = {
+            "name": change["name"],
+            "language": change["language"],
+            "path": change["path"],
+            "size": offset + len(END_OF_TAR),
+            "sha256": digest.hexdigest(),
+            "samples": samples,
+        }
+        ledger.write_shard(change["name"], record)
+        return change["name"]
+
+    def dissolve(self, change: dict[str, Any]) -> None:
+        self._put_back(change, self._samples_of(change["path"]))
+        self.store.delete(change["path"])
+        Ledger(self.store).delete_shard(change["name"])
+
+    def _put_back(self, change: dict[str, Any], old: Mapping[str, tuple[int, int]]) -> None:
+        """Samples that leave a shard become parts again, before the shard changes."""
+        for key, unit_id in change["leaving"]:
+            if key in old:
+                self.store.write(part_name(unit_id, key), self.store.read(change["path"], *old[key]) + END_OF_TAR)
+
+    def _samples_of(self, path: str) -> dict[str, tuple[int, int]]:
+        """What the file itself holds: after a kill it may be newer than its record."""
+        if not self.store.exists(path):
+            return {}
+        with self.store.open(path) as file:
+            return find_samples(file)
+
+
+def read_part(store: Store, unit_id: str, key: str) -> bytes:
+    """A part's sample, without the end of the archive. Raises DatasetError when it is missing or damaged."""
+    name = part_name(unit_id, key)
+    try:
+        data = store.read(name)
+        found = find_samples(io.BytesIO(data))
+    except (FileNotFoundError, tarfile.TarError) as error:
+        raise DatasetError(f"{store.path(name)} is missing or damaged ({error})") from error
+    if list(found) != [key] or not data.endswith(END_OF_TAR):
+        raise DatasetError(f"{store.path(name)} is damaged: it does not hold the one sample that it is named for")
+    offset, size = found[key]
+    return data[offset : offset + size]
+
+
+def parts_to_prune(store: Store) -> tuple[list[str], int]:
+    """(names, bytes) of the media that no shard holds: clips that a threshold refused."""
+    if Ledger(store).read_pack_plan() is not None:
+        raise DatasetError("packing was interrupted; run `lipforge pack` first")
+    names = [name for name in store.list("parts") if name.endswith(".tar")]
+    return names, sum(store.size(name) or 0 for name in names)
+
+
+def _drop_packed_parts(store: Store) -> None:
+    """Media is stored once: a part whose sample is in a shard goes."""
+    packed = {key for shard in Ledger(store).shards() for key in shard["samples"]}
+    for name in store.list("parts"):
+        stem, _, suffix = name.rpartition("/")[2].partition(".")
+        if suffix == "tar" and stem in packed:
+            store.delete(name)

@@ -1,0 +1,135 @@
+"""The stages in order: what happens to a video on its way to a clip. Read this first.
+
+probe     (per source)  what is in the file; units are planned from it
+--------- cut: one worker, because pixels never leave the process that decoded them
+resample       one clock: 25 fps, 16 kHz
+split_shots    where the cuts are
+track_faces    every face, frame by frame
+cut            usable runs of each face become candidates of 5 to 10 s
+align          the face where the template wants it
+encode         the one lossy encode
+--------- score: another worker, which gets about 1 MB per clip
+detect_speech  is anybody speaking
+measure_sync   how far is the sound from the lips
+measure_quality
+commit         media, then the ledger record
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import av.error
+import cv2
+
+from datasets_manifest.schema import Reason, Status
+from model.faces import MediaPipeFaces
+from pipeline.clip import Clip, Unit
+from pipeline.config import PrepareConfig, Thresholds
+from pipeline.media import DecodeCount, MediaError
+from pipeline.stage import ClipStage, FrameStage, StageClock, apply
+from pipeline.stages.align import AlignFace
+from pipeline.stages.commit import Commit
+from pipeline.stages.cut import CutRuns
+from pipeline.stages.encode import EncodeClip, poster_of
+from pipeline.stages.faces import TrackFaces
+from pipeline.stages.resample import Resample, audio_of
+from pipeline.stages.shots import SplitShots
+from pipeline.storage import Store
+
+STAGES = (
+    "probe",
+    "resample",
+    "split_shots",
+    "track_faces",
+    "cut",
+    "align",
+    "encode",
+    "detect_speech",
+    "measure_sync",
+    "measure_quality",
+    "commit",
+)
+
+
+@dataclass(frozen=True)
+class CutUnit:
+    """What the first operator hands to the second: encoded clips, no full-size pixels."""
+
+    unit: Unit
+    clips: list[Clip]
+    stage_cpu_s: dict[str, float]
+    decode_passes: float
+    attempt: int
+
+
+class CutOperator:
+    """resample to encode, for one unit at a time."""
+
+    def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
+        cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
+        faces = MediaPipeFaces(models)
+        self.resample = Resample()
+        self.frame_stages: list[FrameStage] = [SplitShots(config.shots), TrackFaces(config.faces, faces)]
+        self.cut = CutRuns(config.cut, config.faces, config.align, faces)
+        self.clip_stages: list[ClipStage] = [AlignFace(config.align, config.faces, faces), EncodeClip(config.encode)]
+
+    def process(self, unit: Unit, attempt: int = 1) -> CutUnit:
+        clock = StageClock()
+        count = DecodeCount()
+        try:
+            clips = self._clips(unit, clock, count)
+        except (MediaError, av.error.FFmpegError) as error:
+            reason = error.reason if isinstance(error, MediaError) else Reason.DECODE_ERROR
+            clips = [whole_unit(unit, Status.FAILED, self.resample.name, reason, str(error))]
+        return CutUnit(unit, clips, clock.cpu_s, count.passes, attempt)
+
+    def _clips(self, unit: Unit, clock: StageClock, count: DecodeCount) -> list[Clip]:
+        with clock.running(self.resample.name):
+            unit_audio = self.resample.audio(unit)
+        frames = clock.stream(self.resample.name, self.resample.frames(unit, count))
+        for stage in self.frame_stages:
+            frames = clock.stream(stage.name, stage.process(frames))
+        clips = []
+        for candidate in clock.stream(self.cut.name, self.cut.process(unit, frames)):
+            for clip in apply(self.clip_stages, candidate, clock):
+                audio = audio_of(clip, unit_audio) if clip.mp4 else None
+                clips.append(replace(clip, poster=poster_of(clip), audio=audio, pieces=[], frames=None))
+        return clips
+
+
+class ScoreOperator:
+    """detect_speech to commit, for one unit at a time."""
+
+    def __init__(
+        self, thresholds: Thresholds, models: Mapping[str, bytes], store: Store, hashes: dict[str, str]
+    ) -> None:
+        from model.lip_sync import LipSync
+        from pipeline.stages.quality import MeasureQuality
+        from pipeline.stages.speech import DetectSpeech
+        from pipeline.stages.sync import MeasureSync
+
+        cv2.setNumThreads(1)
+        self.stages: list[ClipStage] = [
+            DetectSpeech(),
+            MeasureSync(LipSync(models["lip_sync.safetensors"])),
+            MeasureQuality(),
+        ]
+        self.commit = Commit(store, thresholds, hashes)
+
+    def process(self, cut: CutUnit) -> dict[str, Any]:
+        """Measure and commit; return the ledger record."""
+        clock = StageClock()
+        clips = [done for clip in cut.clips for done in apply(self.stages, clip, clock)]
+        facts = {
+            "attempt": cut.attempt,
+            "decode_passes": cut.decode_passes,
+            "stage_cpu_s": {name: round(cpu_s, 3) for name, cpu_s in (cut.stage_cpu_s | clock.cpu_s).items()},
+        }
+        return self.commit.process(cut.unit, clips, facts)
+
+
+def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:
+    """One row for a unit that gave no candidates."""
+    whole = Clip(unit=unit, start_frame=unit.start_frame, end_frame=unit.end_frame)
+    return replace(whole, status=status, stage=stage, reason=reason, detail=detail)

@@ -1,0 +1,352 @@
+"""`lipforge prepare`: from inputs to shards, manifest and report. Reads like the list of what happens."""
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datasets_manifest.manifest import write_manifest
+from datasets_manifest.schema import Reason, Status
+from model import weights
+from pipeline import accounts
+from pipeline.clip import Source, Unit, Video
+from pipeline.config import FPS, PrepareConfig, Thresholds
+from pipeline.executors import Executor, FatalError, Job, make_executor
+from pipeline.inputs import Labels, find_sources
+from pipeline.ledger import DatasetError, Ledger
+from pipeline.pack import Sample, pack, parts_to_prune
+from pipeline.plan import plan_units, split_duplicates
+from pipeline.progress import Progress
+from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
+from pipeline.storage import Store
+
+PACKAGES = ("lipforge", "av", "opencv-python", "ray", "scenedetect", "ai-edge-litert", "onnxruntime", "torch", "numpy")
+
+
+@dataclass
+class Summary:
+    """What a run did: written to runs/<run_id>/summary.json while it goes on and at its end."""
+
+    run_id: str
+    started_at: str
+    finished_at: str | None = None
+    wall_s: float = 0.0
+    phase: str = "probe"
+    num_sources: int = 0
+    num_units: int = 0
+    num_units_done: int = 0
+    num_workers: int = 0
+    seconds_total: float = 0.0
+    """Of all sources in the dataset, once the run is done."""
+    seconds_in: float = 0.0
+    """Of the units of this run's sources."""
+    seconds_done: float = 0.0
+    seconds_kept: float = 0.0
+    seconds_by_reason: dict[str, float] = field(default_factory=dict)
+    unreadable_folders: list[str] = field(default_factory=list)
+    stage_cpu_s: dict[str, float] = field(default_factory=dict)
+    config_hash: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        stages = [{"name": name, "cpu_s": round(cpu_s, 3)} for name, cpu_s in self.stage_cpu_s.items()]
+        return {**self.__dict__, "stages": stages}
+
+
+def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, progress: Progress) -> Summary:
+    """Do the whole job, or what is left of it. Safe to repeat: what is recorded is not done again.
+
+    Raises ValueError for the user's mistakes, DatasetError and FatalError with what to do, AccountsError for a bug of ours.
+    """
+    store = Store(out)
+    exclude = Path(store.root) if store.is_local else None
+    sources, unreadable = find_sources(inputs, labels, exclude)
+    if not sources and not unreadable:
+        raise ValueError(
+            "no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and their like"
+        )
+    models = weights.load("builtin")
+    config, hashes = resolve(config, models)
+    with _writing(store):
+        ledger = Ledger(store)
+        _open_dataset(ledger, config, hashes)
+        summary = Summary(run_id=_new_run_id(store), started_at=_now(), config_hash=hashes["config_hash"])
+        summary.versions = _versions()
+        summary.unreadable_folders = [f"{folder.uri}: {folder.detail}" for folder in unreadable]
+        store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
+        executor = make_executor(config)
+        try:
+            with progress.run(summary, store):
+                summary.num_workers = executor.num_workers
+                videos = _probe(ledger, sources, executor, progress)
+                content = _claim_content(ledger, videos)
+                job = Job(store, config, models, hashes, summary.run_id)
+                _run_units(job, content, executor, progress)
+                progress.phase("pack")
+                seconds_in = {video.source.uri: 0.0 for video in videos}
+                for video in videos:
+                    seconds_in[video.source.uri] += video.seconds_in
+                rows = finish(store, config.thresholds, hashes, config.pack.shard_size_mb, executor)
+                accounts.check_totals(rows, seconds_in)
+                progress.finished(rows)
+        finally:
+            executor.close()
+    return summary
+
+
+def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, list[accounts.Row]]:
+    """`lipforge pack`: apply other thresholds to what was measured. Returns the thresholds in force and all rows."""
+    store = Store(out)
+    with _writing(store):
+        ledger = Ledger(store)
+        record = _require_dataset(ledger, out)
+        config = PrepareConfig.model_validate(record["config"])
+        if changes or shard_size_mb is not None:
+            config = _with_thresholds(config, changes, shard_size_mb)
+            ledger.write_dataset({**record, "config": config.model_dump(mode="json")})
+        executor = make_executor(config.model_copy(update={"run": config.run.model_copy(update={"executor": "local"})}))
+        rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, executor)
+        return config.thresholds, rows
+
+
+def prune(out: str) -> None:
+    """`lipforge prune`: delete the media of clips that no shard holds."""
+    store = Store(out)
+    with _writing(store):
+        _require_dataset(Ledger(store), out)
+        names, _ = parts_to_prune(store)
+        for name in names:
+            store.delete(name)
+
+
+def finish(
+    store: Store, thresholds: Thresholds, hashes: Mapping[str, str], shard_size_mb: float, executor: Executor
+) -> list[accounts.Row]:
+    """From the ledger to shards and manifest. Returns the manifest's rows."""
+    ledger = Ledger(store)
+    contents = [(record, from_record(record)) for record in ledger.contents()]
+    units = accounts.by_unit(ledger.units())
+    samples: list[Sample] = []
+    kept: set[str] = set()
+
+    def rows_of(places: Mapping[str, accounts.ShardPlace]) -> list[accounts.Row]:
+        rows = []
+        for record, video in contents:
+            records = [units[unit_id] for unit_id in record["units"] if unit_id in units]
+            if len(records) == len(record["units"]):  # else its run has not finished
+                rows += accounts.video_rows(video, records, thresholds, places, hashes)
+        return rows
+
+    for row in rows_of({}):
+        size = units[row["unit_id"]]["part_sizes"].get(row["key"]) if row["unit_id"] else None
+        if size is not None:
+            samples.append(Sample(row["key"], row["unit_id"], row["language"], size))
+            if row["status"] == Status.KEPT:
+                kept.add(row["key"])
+    pack(store, samples, kept, int(shard_size_mb * 1e6), executor.map)
+    rows = rows_of(dict(accounts.iter_places(ledger.shards()))) + _rows_without_units(ledger, contents, hashes)
+    write_manifest(store.root, rows)
+    return rows
+
+
+def _rows_without_units(
+    ledger: Ledger, contents: Iterable[tuple[dict[str, Any], Video]], hashes: Mapping[str, str]
+) -> list[accounts.Row]:
+    """Sources that cannot be used, and repetitions of content."""
+    owners = [video for _, video in contents]
+    owned = {video.source.entry_id for video in owners}
+    rows = []
+    rest = [from_record(record) for record in ledger.sources()]
+    rest = [video for video in rest if video.source.entry_id not in owned]
+    usable = [video for video in rest if video.reason is None]
+    _, duplicates = split_duplicates(usable, owners)
+    for video, owner in duplicates:
+        detail = f"same content as {owner.source.uri}"
+        rows.append(accounts.single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes))
+    for video in rest:
+        if video.reason is not None:
+            rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
+            status = Status.REJECTED if rejected else Status.FAILED
+            rows.append(accounts.single_row(video, status, "probe", video.reason, video.detail, hashes))
+    return rows
+
+
+# --- the dataset ----------------------------------------------------------------------------------------------------------
+
+
+def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
+    """Fill in what depends on the models; and the hashes that every row carries."""
+    from model.lip_sync import DEFAULT_MIN_CONFIDENCE
+
+    if config.thresholds.min_sync_confidence is None:
+        thresholds = config.thresholds.model_copy(update={"min_sync_confidence": DEFAULT_MIN_CONFIDENCE})
+        config = config.model_copy(update={"thresholds": thresholds})
+    return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(models)[:16]}
+
+
+def _open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
+    """Begin a dataset, or make sure that this run fits the one that is there."""
+    plain = config.model_dump(mode="json")
+    record = ledger.read_dataset()
+    if record is None:
+        ledger.write_dataset(
+            {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": _versions()}
+        )
+        return
+    where = ledger.store.root
+    advice = f"Use a new folder, or the settings that {where} was made with (ledger/dataset.json)."
+    if record["hashes"]["config_hash"] != hashes["config_hash"]:
+        changed = _differences(record["measuring"], config.measuring())
+        raise DatasetError(f"{where} was made with other settings: {'; '.join(changed)}. {advice}")
+    if record["hashes"]["models_hash"] != hashes["models_hash"]:
+        raise DatasetError(f"{where} was made with other model files. {advice}")
+    changed = _differences(record["config"]["thresholds"], plain["thresholds"])
+    if changed:
+        raise DatasetError(
+            f"{where} has other thresholds: {'; '.join(changed)}. Nothing needs to be measured again: apply them with "
+            "`lipforge pack`, or run prepare with those of the dataset."
+        )
+    if record["config"]["pack"] != plain["pack"]:
+        raise DatasetError(f"{where} has shards of another size ({record['config']['pack']}). {advice}")
+
+
+def _require_dataset(ledger: Ledger, out: str) -> dict[str, Any]:
+    record = ledger.read_dataset()
+    if record is None:
+        raise DatasetError(
+            f"{out} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
+        )
+    return record
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(set(old) | set(new))
+        return [line for n in names for line in _differences(old.get(n), new.get(n), f"{name}.{n}" if name else n)]
+    return [] if old == new else [f"{name} was {old}, now {new}"]
+
+
+def _with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: float | None) -> PrepareConfig:
+    tree = config.model_dump(mode="json")
+    for change in changes:
+        name, separator, value = change.partition("=")
+        name = name.removeprefix("thresholds.")
+        if not separator or name not in tree["thresholds"]:
+            raise ValueError(
+                f"--set {change}: expected one of {', '.join(tree['thresholds'])}, for example min_quality=50"
+            )
+        tree["thresholds"][name] = yaml.safe_load(value)
+    if shard_size_mb is not None:
+        tree["pack"]["shard_size_mb"] = shard_size_mb
+    return PrepareConfig.model_validate(tree)
+
+
+class _writing:
+    """Hold the dataset for this command, or say who has it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.lock = store.only_writer()
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.__enter__()
+        except BlockingIOError as error:
+            raise DatasetError(
+                f"{self.store.root} is being written by another command. Wait for it or stop it."
+            ) from error
+        except OSError as error:
+            raise DatasetError(f"{self.store.root} cannot be written: {error.strerror}") from error
+
+    def __exit__(self, *error: Any) -> None:
+        self.lock.__exit__(*error)
+
+
+# --- steps of a run -------------------------------------------------------------------------------------------------------
+
+
+def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: Progress) -> list[Video]:
+    """Look at each source that is not in the ledger, or changed since. Returns videos in the order of the sources."""
+    videos: dict[str, Video] = {}
+    todo = []
+    for source in sources:
+        record = ledger.read_source(source.entry_id)
+        if record is None or record["reason"] == Reason.UNREADABLE or record["fingerprint"] != fingerprint(source.uri):
+            todo.append(source)
+        else:
+            videos[source.entry_id] = from_record(record)
+    progress.sources(len(sources), len(todo))
+    for entry_id, record in executor.map(partial(_probe_one, ledger), todo):
+        videos[entry_id] = from_record(record)
+        progress.probed()
+    return [videos[source.entry_id] for source in sources]
+
+
+def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any]]:
+    mark = fingerprint(source.uri)
+    record = to_record(Probe().process(source), mark)
+    ledger.write_source(source.entry_id, record)
+    return source.entry_id, record
+
+
+def _claim_content(ledger: Ledger, videos: list[Video]) -> list[tuple[Video, list[Unit]]]:
+    """Record which entries own new content and how it is cut into units. Returns all content of these videos."""
+    record = ledger.read_dataset()
+    assert record is not None
+    max_span_s = record["config"]["resample"]["max_span_s"]
+    known = [from_record(content) for content in ledger.contents()]
+    usable = [video for video in videos if video.reason is None]
+    new, _ = split_duplicates(usable, known)
+    for video in new:
+        units = [unit.unit_id for unit in plan_units(video, max_span_s)]
+        name = f"{video.source_id[:32]}-{video.first_frame:08d}-{video.end_frame:08d}"
+        content = to_record(video, None) | {"units": units}
+        ledger.write_content(name, content)
+    wanted = {video.source.entry_id for video in usable}
+    owned = [video for video in known if video.source.entry_id in wanted]
+    return [(video, plan_units(video, max_span_s)) for video in [*owned, *new]]
+
+
+def _run_units(job: Job, content: list[tuple[Video, list[Unit]]], executor: Executor, progress: Progress) -> None:
+    ledger = Ledger(job.store)
+    units = [unit for _, units in content for unit in units]
+    done = {unit.unit_id: ledger.read_unit(unit.unit_id) for unit in units}
+    todo = [unit for unit in units if done[unit.unit_id] is None]
+    progress.units(sum(unit.num_frames for unit in units) / FPS, len(units), [r for r in done.values() if r])
+    # Longest first: the last unit to finish should be a short one.
+    todo.sort(key=lambda unit: (-unit.num_frames, unit.unit_id))
+    broken = 0
+    for number, record in enumerate(executor.run_units(job, todo), start=1):
+        progress.unit_done(record)
+        broken += any(row["reason"] in (Reason.WORKER_CRASHED, Reason.TIMEOUT) for row in record["rows"])
+        if broken >= 5 and broken > job.config.run.max_failed_ratio * number:
+            raise FatalError(
+                f"{broken} of {number} units crashed their worker or timed out: this is not the data's fault. "
+                "`lipforge explain` shows where; what is finished is safe."
+            )
+
+
+def _new_run_id(store: Store) -> str:
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{os.getpid()}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

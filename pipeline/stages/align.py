@@ -1,0 +1,68 @@
+"""Warp each frame of a clip so that the face sits where the template says."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from datasets_manifest.schema import Reason
+from model.alignment import align, to_square
+from model.faces import FaceBackend
+from model.lip_sync import SYNC_LANDMARKS
+from pipeline.clip import Clip, FacePiece
+from pipeline.config import AlignConfig, FacesConfig
+
+
+class AlignFace:
+    """Aligned crops, in one interpolation from source pixels, smoothed within the clip. Refuses faces that are too small.
+
+    Adds  frames: uint8 [T, R, R, 3] RGB;  lip_points: float32 [T, P, 3];  `crop_px` and `upscale_ratio`.
+    """
+
+    name = "align"
+
+    def __init__(self, config: AlignConfig, faces: FacesConfig, backend: FaceBackend) -> None:
+        self.config = config
+        self.faces = faces
+        self.backend = backend
+
+    def process(self, clip: Clip) -> list[Clip]:
+        landmarks = fill_gaps([piece.landmarks for piece in clip.pieces])
+        size = self.config.resolution
+        points = self.backend.alignment_points(landmarks)
+        matrices = to_square(align(points, size), size)
+        ratio = float(np.median(np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))))
+        clip = clip.measured(crop_px=size, upscale_ratio=ratio)
+        height = clip.measures["face_size_px"]
+        if height < self.faces.min_height_px:
+            detail = f"the face is {height:.0f} px high; {self.faces.min_height_px} px are needed"
+            return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
+        if ratio > self.config.max_upscale_ratio:
+            detail = (
+                f"the crop would be enlarged {ratio:.1f} times; at most {self.config.max_upscale_ratio:g} is allowed"
+            )
+            return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
+        frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(clip.pieces, matrices, strict=True)])
+        return [replace(clip, pieces=[], frames=frames, lip_points=landmarks[:, SYNC_LANDMARKS])]
+
+
+def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
+    """float32 [T, K, 3]: frames without landmarks get a straight line between their neighbours. The first has some."""
+    known = [index for index, points in enumerate(landmarks) if points is not None]
+    filled = np.empty((len(landmarks), *landmarks[known[0]].shape), dtype=np.float32)  # type: ignore[union-attr]
+    for index in known:
+        filled[index] = landmarks[index]
+    for before, after in zip(known, [*known[1:], len(landmarks)], strict=True):
+        for index in range(before + 1, after):
+            share = (index - before) / (after - before)
+            end = filled[after] if after < len(landmarks) else filled[before]
+            filled[index] = (1 - share) * filled[before] + share * end
+    return filled
+
+
+def warp(piece: FacePiece, matrix: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the crop of one frame. matrix [2, 3] takes frame pixels to crop pixels, in float until the end."""
+    offset = np.array([piece.left, piece.top]) + (piece.step - 1) / 2
+    from_piece = np.column_stack([matrix[:, :2] * piece.step, matrix[:, :2] @ offset + matrix[:, 2]])
+    # Linear: cubic kernels ring at hard edges such as teeth; the piece is already averaged down when it is large.
+    return cv2.warpAffine(piece.rgb, from_piece, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

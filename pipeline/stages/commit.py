@@ -1,0 +1,115 @@
+"""Write a unit's media, then its ledger record: the moment from which it is done."""
+
+from typing import Any
+
+import numpy as np
+
+from datasets_manifest.schema import SCHEMA_VERSION, Status
+from pipeline import media
+from pipeline.clip import Clip, Unit
+from pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
+from pipeline.decide import decide
+from pipeline.ledger import Ledger, to_json
+from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.storage import Store
+
+LINEAGE = ("config_hash", "models_hash")
+
+
+def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
+    """Cut a clip's sound from its margins so that it is in time: exactly whole samples, nothing is resampled.
+
+    audio: float32 [(T + 2 * SYNC_MARGIN_FRAMES) * 640]. A positive offset (audio early) takes earlier samples, which delays the sound.
+    """
+    first = (SYNC_MARGIN_FRAMES - av_offset_frames) * SAMPLES_PER_FRAME
+    length = len(audio) - 2 * SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
+    return audio[first : first + length]
+
+
+def part_name(unit_id: str, key: str) -> str:
+    return f"parts/{unit_id}/{key}.tar"
+
+
+def poster_name(unit_id: str, key: str) -> str:
+    return f"parts/{unit_id}/{key}.jpg"
+
+
+class Commit:
+    """Stores every measured clip, also those that a threshold refuses: another threshold must not need the models again."""
+
+    name = "commit"
+
+    def __init__(self, store: Store, thresholds: Thresholds, hashes: dict[str, str]) -> None:
+        """hashes: config_hash and models_hash."""
+        self.store = store
+        self.ledger = Ledger(store)
+        self.thresholds = thresholds
+        self.hashes = hashes
+
+    def process(self, unit: Unit, clips: list[Clip], facts: dict[str, Any]) -> dict[str, Any]:
+        """Write media and record; return the record. facts: what else the record should hold."""
+        rows = [
+            self._row(clip, facts) for clip in sorted(clips, key=lambda c: (c.start_frame, c.track_index, c.end_frame))
+        ]
+        for clip in clips:
+            if clip.poster:
+                self.store.write(poster_name(unit.unit_id, clip.key), clip.poster)
+        part_sizes = {clip.key: self._write_part(clip) for clip in clips if clip.mp4}
+        record = {
+            "unit_id": unit.unit_id,
+            "source_id": unit.video.source_id,
+            "start_frame": unit.start_frame,
+            "end_frame": unit.end_frame,
+            "rows": rows,
+            "part_sizes": part_sizes,
+            **facts,
+        }
+        self.ledger.write_unit(unit.unit_id, record)
+        return record
+
+    def _row(self, clip: Clip, facts: dict[str, Any]) -> dict[str, Any]:
+        verdict = clip
+        if clip.status is Status.KEPT:
+            verdict = decide(clip.measures, self.thresholds)
+        return {
+            "clip_id": clip.key,
+            "key": clip.key,
+            "start_frame": clip.start_frame,
+            "end_frame": clip.end_frame,
+            "shot_index": clip.shot_index,
+            "track_index": clip.track_index,
+            "status": verdict.status.value,
+            "stage": verdict.stage,
+            "reason": verdict.reason.value if verdict.reason else None,
+            "detail": verdict.detail or None,
+            "decode_passes": facts["decode_passes"],
+            **clip.measures,
+        }
+
+    def _write_part(self, clip: Clip) -> int:
+        data = sample_bytes(clip.key, self._members(clip))
+        self.store.write(part_name(clip.unit.unit_id, clip.key), data + END_OF_TAR)
+        return len(data)
+
+    def _members(self, clip: Clip) -> dict[str, bytes]:
+        assert clip.audio is not None
+        source = clip.unit.video.source
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "key": clip.key,
+            "source_id": clip.unit.video.source_id,
+            "start_s": clip.start_frame / 25,
+            "end_s": clip.end_frame / 25,
+            "num_frames": clip.num_frames,
+            "shot_index": clip.shot_index,
+            "track_index": clip.track_index,
+            "language": source.language,
+            "speaker": source.speaker,
+            **clip.measures,
+            **self.hashes,
+        }
+        return {
+            "mp4": clip.mp4,
+            "flac": media.encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"])),
+            "json": to_json(about),
+        }

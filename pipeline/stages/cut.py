@@ -1,0 +1,264 @@
+"""Cut the usable runs of each face track into clips, and say what happened to every other second."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from datasets_manifest.schema import Reason
+from model.alignment import align, crop_corners, to_square
+from model.faces import FaceBackend
+from pipeline.clip import Clip, FacePiece, Frame, Unit
+from pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
+
+PIECE_MARGIN = 0.12
+"""Kept around the crop on each side, as a share of its size: smoothing moves the crop a little."""
+
+
+def split_run(num_frames: int, min_frames: int, max_frames: int) -> list[int]:
+    """Lengths of the clips that a run of usable frames gives, in order; they add up to the run.
+
+    A run below min_frames gives none. Clips of max_frames come first while at least min_frames + max_frames are left, the rest is
+    one clip or two equal ones; so a run can be cut while it is still going on, and 11 s gives twice 5.5 s.
+    """
+    lengths = []
+    while num_frames >= min_frames + max_frames:
+        lengths.append(max_frames)
+        num_frames -= max_frames
+    if num_frames > max_frames:
+        lengths += [num_frames - num_frames // 2, num_frames // 2]
+    elif num_frames >= min_frames:
+        lengths.append(num_frames)
+    return lengths
+
+
+@dataclass
+class _Run:
+    """Frames of one track that can become clips, held as pieces around the face."""
+
+    track_index: int
+    shot_index: int
+    start_frame: int
+    pieces: list[FacePiece] = field(default_factory=list)
+
+    @property
+    def num_trailing_gaps(self) -> int:
+        count = 0
+        for piece in reversed(self.pieces):
+            if piece.landmarks is not None:
+                break
+            count += 1
+        return count
+
+
+class CutRuns:
+    """From a stream of tracked frames to candidates. Each clip comes as soon as its end is known."""
+
+    name = "cut"
+
+    def __init__(self, config: CutConfig, faces: FacesConfig, crop: AlignConfig, backend: FaceBackend) -> None:
+        self.config = config
+        self.faces = faces
+        self.crop = crop
+        self.backend = backend
+
+    def process(self, unit: Unit, frames: Iterable[Frame]) -> Iterator[Clip]:
+        cutter = _Cutter(self, unit)
+        for frame in frames:
+            yield from cutter.add(frame)
+        yield from cutter.finish()
+
+    def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
+        """The part of a frame that the aligned crop needs; None when too much of it lies outside the picture."""
+        height, width = rgb.shape[:2]
+        points = self.backend.alignment_points(landmarks)
+        matrix = to_square(align(points[None], self.crop.resolution), self.crop.resolution)[0]
+        corners = crop_corners(matrix, self.crop.resolution)
+        if _outside_ratio(corners, width, height) > self.crop.max_outside_ratio:
+            return None
+        step = max(1, int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
+        margin = PIECE_MARGIN * (corners.max(axis=0) - corners.min(axis=0))
+        left, top = np.maximum(np.floor(corners.min(axis=0) - margin), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(corners.max(axis=0) + margin), (width, height)).astype(int)
+        return _take(rgb, int(left), int(top), int(right), int(bottom), step, landmarks)
+
+
+def _take(
+    rgb: np.ndarray, left: int, top: int, right: int, bottom: int, step: int, landmarks: np.ndarray | None
+) -> FacePiece:
+    if step == 1:
+        return FacePiece(rgb[top:bottom, left:right].copy(), left, top, 1, landmarks)
+    columns, rows = max(1, (right - left) // step), max(1, (bottom - top) // step)
+    part = rgb[top : top + rows * step, left : left + columns * step]
+    small = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    return FacePiece(small, left, top, step, landmarks)
+
+
+def _outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
+    """Share of a parallelogram [4, 2] that lies outside the picture, by a grid of 16 x 16 points."""
+    grid = (np.arange(16) + 0.5) / 16
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down
+    inside = (points >= -0.5).all(axis=-1) & (points[..., 0] <= width - 0.5) & (points[..., 1] <= height - 0.5)
+    return float(1 - inside.mean())
+
+
+class _Cutter:
+    """The state of one unit: open runs, and what is known of each frame."""
+
+    def __init__(self, stage: CutRuns, unit: Unit) -> None:
+        self.stage = stage
+        self.unit = unit
+        self.runs: dict[int, _Run] = {}
+        self.cut_off: dict[int, Clip] = {}
+        """By track: the stretch, still going on, in which its crop leaves the picture."""
+        self.covered = np.zeros(unit.num_frames, dtype=bool)
+        self.undecoded = np.zeros(unit.num_frames, dtype=bool)
+        self.heights: list[dict[int, float]] = []
+        """Per frame of the unit: native height of each face, by track."""
+        self.shots: list[int] = []
+
+    def add(self, frame: Frame) -> Iterator[Clip]:
+        position = frame.index - self.unit.start_frame
+        self.undecoded[position] = frame.rgb is None
+        self.heights.append({track: float(np.ptp(points[:, 1])) for track, points in frame.faces.items()})
+        self.shots.append(frame.shot_index)
+        for track, run in list(self.runs.items()):
+            if run.shot_index != frame.shot_index or frame.rgb is None:
+                yield from self._close(track, Reason.TOO_SHORT)
+            elif track not in frame.faces:
+                if run.num_trailing_gaps >= self.stage.faces.max_gap_frames:
+                    yield from self._close(track, Reason.FACE_LOST)
+                else:
+                    run.pieces.append(_same_place(frame.rgb, run.pieces[-1]))
+        for track, landmarks in frame.faces.items():
+            assert frame.rgb is not None
+            piece = self.stage.piece(frame.rgb, landmarks)
+            if piece is None:
+                yield from self._close(track, Reason.FACE_CUT_OFF)
+                yield from self._note_cut_off(track, frame)
+                continue
+            if track not in self.runs:
+                self.runs[track] = _Run(track, frame.shot_index, frame.index)
+            run = self.runs[track]
+            run.pieces.append(piece)
+            limit = self.stage.config.min_frames + self.stage.config.max_frames
+            if len(run.pieces) - run.num_trailing_gaps >= limit:
+                yield self._take_clip(run, self.stage.config.max_frames)
+        for track in [track for track, clip in self.cut_off.items() if clip.end_frame <= frame.index]:
+            yield self.cut_off.pop(track)
+
+    def finish(self) -> Iterator[Clip]:
+        for track in list(self.runs):
+            yield from self._close(track, Reason.TOO_SHORT)
+        yield from self.cut_off.values()
+        missing = self.unit.num_frames - len(self.heights)
+        self.undecoded[len(self.heights) :] = True
+        self.heights += [{}] * missing
+        yield from self._rest()
+
+    def _close(self, track: int, why_ended: Reason) -> Iterator[Clip]:
+        run = self.runs.pop(track, None)
+        if run is None:
+            return
+        if run.num_trailing_gaps:
+            del run.pieces[-run.num_trailing_gaps :]
+        lengths = split_run(len(run.pieces), self.stage.config.min_frames, self.stage.config.max_frames)
+        for length in lengths:
+            yield self._take_clip(run, length)
+        if not lengths:
+            clip = self._take_clip(run, len(run.pieces))
+            shortest = self.stage.config.min_clip_s
+            endings = {
+                Reason.TOO_SHORT: "the shot or the video ends",
+                Reason.FACE_LOST: "the face is lost",
+                Reason.FACE_CUT_OFF: "the face leaves the picture",
+            }
+            detail = f"{clip.num_frames / 25:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
+            yield replace(clip, pieces=clip.pieces[len(clip.pieces) // 2 :][:1]).rejected("cut", why_ended, detail)
+
+    def _take_clip(self, run: _Run, num_frames: int) -> Clip:
+        """Take the first frames off a run."""
+        pieces, run.pieces = run.pieces[:num_frames], run.pieces[num_frames:]
+        start, run.start_frame = run.start_frame, run.start_frame + num_frames
+        first, last = start - self.unit.start_frame, start - self.unit.start_frame + num_frames
+        self.covered[first:last] = True
+        heights = self.heights[first:last]
+        own = [height[run.track_index] for height in heights if run.track_index in height]
+        max_faces = max(len(height) for height in heights)
+        clip = Clip(
+            unit=self.unit,
+            start_frame=start,
+            end_frame=start + num_frames,
+            shot_index=run.shot_index,
+            track_index=run.track_index,
+            pieces=pieces,
+        ).measured(face_size_px=float(np.median(own)), max_faces=max_faces)
+        return self._apply_policy(clip, heights)
+
+    def _apply_policy(self, clip: Clip, heights: list[dict[int, float]]) -> Clip:
+        policy = self.stage.faces.policy
+        if policy is FacePolicy.SINGLE and clip.measures["max_faces"] > 1:
+            detail = f"{clip.measures['max_faces']} faces at once; policy is single"
+            return clip.rejected("cut", Reason.MANY_FACES, detail)
+        if policy is FacePolicy.LARGEST:
+            tracks = {track for height in heights for track in height}
+            medians = {t: float(np.median([h.get(t, 0.0) for h in heights])) for t in tracks}
+            largest = max(medians, key=lambda t: (medians[t], -t))
+            if largest != clip.track_index:
+                return clip.rejected("cut", Reason.MANY_FACES, "another face is larger; policy is largest")
+        return clip
+
+    def _note_cut_off(self, track: int, frame: Frame) -> Iterator[Clip]:
+        self.covered[frame.index - self.unit.start_frame] = True
+        clip = self.cut_off.get(track)
+        if clip is not None and clip.shot_index != frame.shot_index:
+            yield self.cut_off.pop(track)
+            clip = None
+        if clip is None:
+            assert frame.rgb is not None
+            points = frame.faces[track]
+            poster = FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)
+            ratio = self.stage.crop.max_outside_ratio
+            clip = Clip(
+                unit=self.unit,
+                start_frame=frame.index,
+                end_frame=frame.index,
+                shot_index=frame.shot_index,
+                track_index=track,
+                pieces=[poster],
+            ).measured(face_size_px=float(np.ptp(points[:, 1])), max_faces=len(frame.faces))
+            detail = f"more than {ratio:.0%} of the aligned crop lies outside the picture"
+            clip = clip.rejected("cut", Reason.FACE_CUT_OFF, detail)
+        self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
+
+    def _rest(self) -> Iterator[Clip]:
+        """Rows for the frames that no candidate covers: without a face, or not decodable."""
+        state = np.where(self.undecoded, 2, 1)
+        state[self.covered] = 0
+        edges = [0, *(np.flatnonzero(np.diff(state)) + 1), len(state)]
+        for first, end in zip(edges[:-1], edges[1:], strict=True):
+            if state[first] == 0:
+                continue
+            span = Clip(
+                unit=self.unit,
+                start_frame=self.unit.start_frame + int(first),
+                end_frame=self.unit.start_frame + int(end),
+            ).measured(max_faces=0)
+            if state[first] == 2:
+                yield span.failed("resample", Reason.DECODE_ERROR, "these frames cannot be decoded")
+            else:
+                yield span.rejected("track_faces", Reason.NO_FACE, "no face was found")
+
+
+def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:
+    """The next frame's picture where the face was last seen, for a frame in which it was not found."""
+    height, width = piece.rgb.shape[:2]
+    right, bottom = piece.left + width * piece.step, piece.top + height * piece.step
+    return _take(rgb, piece.left, piece.top, right, bottom, piece.step, None)
+
+
+def _thumbnail(rgb: np.ndarray) -> np.ndarray:
+    step = max(1, max(rgb.shape[:2]) // 320)
+    return np.ascontiguousarray(rgb[::step, ::step])

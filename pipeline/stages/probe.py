@@ -1,0 +1,85 @@
+"""Look at each source once: its content hash, what is in it, whether it can be used. Never changes it."""
+
+import hashlib
+import os
+from dataclasses import asdict
+from typing import Any
+
+import fsspec
+
+from datasets_manifest.schema import Reason
+from pipeline import media
+from pipeline.clip import Source, Video
+from pipeline.media import MediaError, VideoInfo
+
+BLOCK_BYTES = 1 << 20
+
+
+class Probe:
+    """From a source to a video: hashed, opened, every packet header read."""
+
+    name = "probe"
+
+    def process(self, source: Source) -> Video:
+        try:
+            source_id, size_bytes = content_hash(source.uri)
+        except OSError as error:
+            # Without its content the file is named by where it should be.
+            name = hashlib.sha256(b"uri:" + os.fsencode(source.uri)).hexdigest()
+            return Video(source, name, None, Reason.UNREADABLE, f"cannot be read: {error.strerror or error}")
+        if size_bytes == 0:
+            return Video(source, source_id, None, Reason.UNREADABLE, "the file is empty")
+        try:
+            info = media.probe(source.uri)
+        except MediaError as error:
+            return Video(source, source_id, None, error.reason, error.detail)
+        if not info.has_audio:
+            return Video(source, source_id, info, Reason.NO_AUDIO, "no audio track")
+        return Video(source, source_id, info)
+
+
+def content_hash(uri: str) -> tuple[str, int]:
+    """(sha256 in hex, number of bytes) of a file. Raises OSError."""
+    digest = hashlib.sha256()
+    num_bytes = 0
+    if "://" not in uri and not os.path.isfile(uri):
+        raise OSError(0, "not a regular file" if os.path.exists(uri) else "no such file")
+    with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:  # type: ignore[union-attr]
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            num_bytes += len(block)
+    return digest.hexdigest(), num_bytes
+
+
+def fingerprint(uri: str) -> str | None:
+    """Something cheap that changes when a file does: size and time, or an object store's tag; None when it cannot be had."""
+    try:
+        if "://" not in uri:
+            status = os.stat(uri)
+            return f"{status.st_size}:{status.st_mtime_ns}"
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        about = filesystem.info(path)
+    except OSError:
+        return None
+    tag = about.get("ETag") or about.get("etag") or about.get("LastModified") or about.get("mtime")
+    return f"{about.get('size')}:{tag}"
+
+
+def to_record(video: Video, mark: str | None) -> dict[str, Any]:
+    """A video as plain values for the ledger. mark: its `fingerprint`."""
+    return {
+        "source": asdict(video.source),
+        "source_id": video.source_id,
+        "info": asdict(video.info) if video.info else None,
+        "reason": video.reason.value if video.reason else None,
+        "detail": video.detail,
+        "fingerprint": mark,
+    }
+
+
+def from_record(record: dict[str, Any]) -> Video:
+    info = record["info"]
+    if info is not None:
+        info = VideoInfo(**{**info, "key_times_s": tuple(info["key_times_s"])})
+    reason = Reason(record["reason"]) if record["reason"] else None
+    return Video(Source(**record["source"]), record["source_id"], info, reason, record["detail"])

@@ -1,0 +1,19 @@
+"""Is anybody speaking?"""
+
+from model.speech import SpeechDetector
+from pipeline.clip import Clip
+from pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+
+
+class DetectSpeech:
+    """Adds `speech_ratio`. Digital silence and music without a voice come out near 0."""
+
+    name = "detect_speech"
+
+    def __init__(self) -> None:
+        self.detector = SpeechDetector()
+
+    def process(self, clip: Clip) -> list[Clip]:
+        assert clip.audio is not None
+        margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
+        return [clip.measured(speech_ratio=self.detector.speech_ratio(clip.audio[margin:-margin]))]

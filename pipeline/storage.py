@@ -1,0 +1,133 @@
+"""A dataset's folder, on a local disk or in an object store: files that appear complete or not at all."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
+
+
+class Store:
+    """Files below one root, named by relative paths with forward slashes. Cheap to send to workers.
+
+    root: a folder, or an fsspec URL such as s3://bucket/dataset. Local writes go to a temporary name, are flushed and renamed; in an
+    object store one PUT does the same.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root if "://" in root else os.path.abspath(root)
+        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return self._fs.exists(self.path(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None when it does not exist."""
+        try:
+            return int(self._fs.size(self.path(name)) or 0)
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """A file's bytes, or a range of them. Raises FileNotFoundError."""
+        end = None if length is None else offset + length
+        return self._fs.cat_file(self.path(name), start=offset or None, end=end)
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to read and seek in. Raises FileNotFoundError."""
+        return self._fs.open(self.path(name), "rb")
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to fill; it appears under its name when the block ends, and not at all when the block fails."""
+        if not self.is_local:
+            with self._fs.open(self.path(name), "wb") as file:
+                try:
+                    yield file
+                except BaseException:
+                    file.discard()
+                    raise
+            return
+        folder = os.path.dirname(self.path(name))
+        os.makedirs(folder, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, self.path(name))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self.path(name))
+
+    def delete_folder(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self.path(name), recursive=True)
+
+    def list(self, folder: str) -> list[str]:
+        """Names of all files below a folder, sorted, without temporary ones. Empty when there is no such folder."""
+        try:
+            found = self._fs.find(self.path(folder))
+        except FileNotFoundError:
+            return []
+        prefix = len(self._base) + 1
+        names = (str(path)[prefix:] for path in found)
+        return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith("."))
+
+    @contextlib.contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Hold the dataset for one writing command; BlockingIOError when another holds it.
+
+        The system lets go of it when the process ends, however it ends. An object store has no locks: there it is up to the user.
+        """
+        if not self.is_local:
+            yield
+            return
+        os.makedirs(self.path("ledger"), exist_ok=True)
+        with open(self.path("ledger/.lock"), "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left under temporary names. Only the sole writer may."""
+        for folder in ("parts", "shards", "ledger", "runs", "manifest"):
+            for root, _, files in os.walk(self.path(folder)):
+                for file in files:
+                    if file.startswith(".tmp-"):
+                        with contextlib.suppress(OSError):
+                            os.unlink(os.path.join(root, file))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["root"])
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
