@@ -64,17 +64,23 @@ def lip_motion(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Returns float32 [T, NUM_SPEAKING, 3] in those units, relative to the clip's mean.
     """
     speaking, upper = points[:, :NUM_SPEAKING].astype(np.float64), points[:, NUM_SPEAKING:].astype(np.float64)
-    # least-squares similarity per frame: Umeyama, "Least-squares estimation of transformation parameters", 1991
     middle = upper.mean(axis=1, keepdims=True)
-    upper = upper - middle
-    target = reference - reference.mean(axis=0)
-    u, s, vt = np.linalg.svd(np.einsum("ui,tuj->tij", target, upper))
-    signs = np.ones_like(s)
-    signs[:, 2] = np.sign(np.linalg.det(u @ vt))
-    turn = (u * signs[:, None]) @ vt
-    scale = (s * signs).sum(axis=1) / np.maximum((upper**2).sum(axis=(1, 2)), 1e-12)
-    steady = scale[:, None, None] * np.einsum("tij,tpj->tpi", turn, speaking - middle)
+    turn, scale = similarity_to(reference, upper - middle)
+    steady = np.einsum("t,tij,tpj->tpi", scale, turn, speaking - middle)
     return (steady - steady.mean(axis=0)).astype(np.float32)
+
+
+def similarity_to(target: np.ndarray, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation and scale that take each shape closest to the target (Umeyama 1991, least squares).
+
+    target: float [U, 3]; shapes: float [T, U, 3], each with its mean at 0.
+    Returns float64 [T, 3, 3] and [T]: scale * turn @ point.
+    """
+    u, s, vt = np.linalg.svd(np.einsum("ui,tuj->tij", target - target.mean(axis=0), shapes))
+    signs = np.ones_like(s)
+    signs[:, 2] = np.sign(np.linalg.det(u @ vt))  # a turn, never a mirror image
+    turn = (u * signs[:, None]) @ vt
+    return turn, (s * signs).sum(axis=1) / np.maximum((shapes**2).sum(axis=(1, 2)), 1e-12)
 
 
 def mel_power(audio: np.ndarray) -> np.ndarray:
@@ -164,7 +170,7 @@ class LipSync:
         tensors = {key: tensor.float() for key, tensor in load_safetensors(weights).items()}
         header_size = int.from_bytes(weights[:8], "little")
         self.name: str = json.loads(weights[8 : 8 + header_size])["__metadata__"]["name"]
-        self._reference = tensors.pop("reference").numpy().astype(np.float64)
+        self.reference = tensors.pop("reference").numpy().astype(np.float64)
         num_networks = 1 + max(int(key.split(".")[0]) for key in tensors)
         width, num_outputs = (tensors[f"0.lips.{key}.weight"].shape[0] for key in ("inputs", "outputs"))
         self._networks = [SyncNetwork(width, num_outputs).eval().requires_grad_(False) for _ in range(num_networks)]
@@ -185,7 +191,7 @@ class LipSync:
             raise ValueError(f"audio: expected [{expected}] for {num_frames} frames, got {audio.shape}")
         if not (np.isfinite(points).all() and np.isfinite(audio).all()):
             raise ValueError("points and audio must be finite")
-        lips = torch.from_numpy(lip_motion(points, self._reference).reshape(1, num_frames, -1))
+        lips = torch.from_numpy(lip_motion(points, self.reference).reshape(1, num_frames, -1))
         levels = log_mel(mel_power(audio))
         sound = torch.from_numpy(levels.reshape(1, -1, MEL_PER_FRAME * MEL_BANDS))
         with torch.inference_mode(), _one_thread():

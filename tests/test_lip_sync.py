@@ -1,0 +1,161 @@
+"""The built-in sync scorer: sign, shifts, repeatability, loudness, and what it does with silence and nonsense."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from model import weights
+from model.lip_sync import (
+    DEFAULT_MIN_CONFIDENCE,
+    MAX_SHIFT,
+    NUM_SPEAKING,
+    SAMPLES_PER_FRAME,
+    SYNC_LANDMARKS,
+    LipSync,
+    SyncNetwork,
+    lip_motion,
+    shift_curve,
+)
+
+NUM_FRAMES = 125
+SPARE = 12  # frames of sound beyond what scoring needs, to shift it by
+
+
+@pytest.fixture(scope="module")
+def scorer() -> LipSync:
+    return LipSync(weights.load("builtin")["lip_sync.safetensors"])
+
+
+def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far the mouth is open at 16 kHz (0..1), and a voice that goes with it: vowels open it, hisses close it."""
+    times = np.arange(num_frames * SAMPLES_PER_FRAME) / 16_000
+    knots = rng.random(int(times[-1] * 9) + 3) * np.tile([1.0, 0.2], 10_000)[: int(times[-1] * 9) + 3]
+    opening = np.interp(times + 0.01, np.arange(len(knots)) / 9, knots)
+    opening = np.convolve(opening, np.hanning(1200) / np.hanning(1200).sum(), "same")
+    formant = 300 + 600 * opening
+    phase = 2 * np.pi * 130 * times
+    voice = sum(
+        np.sin(k * phase)
+        * (np.exp(-(((130 * k - formant) / 150) ** 2)) + 0.3 * np.exp(-(((130 * k - 1500) / 300) ** 2)))
+        for k in range(1, 25)
+    )
+    hiss = np.diff(rng.normal(size=len(times) + 1)) * (opening < 0.12)
+    audio = 0.1 * voice * np.clip(opening - 0.05, 0, None) + 0.003 * hiss + 1e-4 * rng.normal(size=len(times))
+    return opening, audio.astype(np.float32)
+
+
+def talking_head(scorer: LipSync, num_frames: int = NUM_FRAMES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points as `score` wants them, and their sound with MAX_SHIFT + SPARE frames of margin."""
+    rng = np.random.default_rng(seed)
+    margin = MAX_SHIFT + SPARE
+    opening, audio = synthetic_speech(rng, num_frames + 2 * margin)
+    gap = opening[(np.arange(num_frames) + margin) * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2][:, None]
+    head = np.zeros((num_frames, len(SYNC_LANDMARKS), 3))
+    head[:, NUM_SPEAKING:] = scorer.reference
+    around = np.arange(20) / 20 * 2 * np.pi
+    across, over = -np.cos(around), np.sin(around)  # from the left corner over the upper lip
+    for start, half_width, upper, lower in ((0, 4.4, 1.3, 2.0), (20, 3.8, 0.4, 0.4)):
+        head[:, start : start + 20, 0] = half_width * across * (1 - 0.15 * gap)
+        rise = np.where(over > 0, upper + 0.4 * gap, lower + 2.8 * gap)
+        head[:, start : start + 20, 1] = 15 - over * rise
+    head[:, 40:NUM_SPEAKING, 0] = np.array([-5.4, -3.9, -2.3, 0, 2.1, 3.8, 5.3, -6.7, 6.6])
+    head[:, 40:NUM_SPEAKING, 1] = np.array([18.5, 19.8, 20.7, 21, 20.7, 19.8, 18.5, 17.2, 17.2]) + 2.5 * gap
+    head[:, :40, 2], head[:, 40:NUM_SPEAKING, 2] = 1.5, 7.0
+    pixels = 8 * head + [400, 300, 0] + rng.normal(0, 0.3, head.shape)
+    return pixels.astype(np.float32), audio
+
+
+def heard(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
+    """The sound that `score` wants, moved so that everything is heard `early_by` frames earlier."""
+    return audio[(SPARE + early_by) * SAMPLES_PER_FRAME : len(audio) - (SPARE - early_by) * SAMPLES_PER_FRAME]
+
+
+@pytest.mark.parametrize("early_by", [-10, -6, -1, 0, 1, 6, 10])
+def test_early_audio_has_positive_offset(scorer: LipSync, early_by: int) -> None:
+    points, audio = talking_head(scorer)
+    score = scorer.score(points, heard(audio, early_by))
+    assert abs(score.offset_frames - early_by) <= 1
+    assert score.confidence > DEFAULT_MIN_CONFIDENCE
+
+
+def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSync) -> None:
+    points, audio = talking_head(scorer)
+    score = scorer.score(points, heard(audio, 3))
+    assert score.curve.shape == (2 * MAX_SHIFT + 1,)
+    assert score.curve.dtype == np.float32
+    assert int(score.curve.argmax()) - MAX_SHIFT == score.offset_frames
+    assert score.distance == pytest.approx(1 - score.curve.max())
+
+
+def test_other_speech_is_far_less_confident(scorer: LipSync) -> None:
+    points, audio = talking_head(scorer)
+    own = scorer.score(points, heard(audio)).confidence
+    others = [scorer.score(points, heard(talking_head(scorer, seed=seed)[1])).confidence for seed in range(1, 6)]
+    assert max(others) < 0.6 * own
+
+
+def test_loudness_and_picture_size_do_not_matter(scorer: LipSync) -> None:
+    points, audio = talking_head(scorer)
+    normal = scorer.score(points, heard(audio))
+    quiet_and_small = scorer.score(points * 0.25 - 30, heard(audio) * 0.01)
+    assert quiet_and_small.offset_frames == normal.offset_frames
+    assert quiet_and_small.confidence == pytest.approx(normal.confidence, rel=0.01)
+
+
+def test_head_motion_is_taken_out(scorer: LipSync) -> None:
+    points, _ = talking_head(scorer)
+    still = lip_motion(points, scorer.reference)
+    moved = points.copy()
+    for frame in range(NUM_FRAMES):
+        turn, _ = cv2.Rodrigues(np.array([0.2 * np.sin(frame / 9), 0.3 * np.sin(frame / 7), 0.2 * np.sin(frame / 5)]))
+        moved[frame] = (1 + 0.2 * np.sin(frame / 11)) * points[frame] @ turn.T + [frame, 2 * frame, 0]
+    assert np.abs(lip_motion(moved, scorer.reference) - still).max() < 0.01
+
+
+def test_same_clip_same_numbers(scorer: LipSync) -> None:
+    points, audio = talking_head(scorer)
+    first = scorer.score(points, heard(audio))
+    again = LipSync(weights.load("builtin")["lip_sync.safetensors"]).score(points.copy(), heard(audio).copy())
+    assert np.array_equal(first.curve, again.curve)
+    assert first.confidence == again.confidence
+
+
+@pytest.mark.parametrize("what", ["silent", "still"])
+def test_silence_and_still_lips_have_no_confidence(scorer: LipSync, what: str) -> None:
+    points, audio = talking_head(scorer)
+    if what == "silent":
+        audio = np.zeros_like(audio)
+    else:
+        points = np.repeat(points[:1], NUM_FRAMES, axis=0)
+    score = scorer.score(points, heard(audio))
+    assert score.confidence < 0.5 * DEFAULT_MIN_CONFIDENCE
+    assert np.isfinite(score.curve).all()
+
+
+def test_every_shift_is_judged_on_the_same_frames() -> None:
+    lips = torch.nn.functional.normalize(torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    sound = torch.zeros(50, 8)
+    sound[11:31] = lips
+    curve = shift_curve(lips, sound)
+    assert curve.shape == (31,)
+    assert int(curve.argmax()) == 11
+    assert float(curve[11]) == pytest.approx(1)
+
+
+def test_vectors_see_thirteen_frames_and_no_padding() -> None:
+    network = SyncNetwork().eval()
+    frames = torch.randn(1, 40, 3 * NUM_SPEAKING, generator=torch.Generator().manual_seed(0))
+    whole = network.lips(frames)
+    assert whole.shape[1] == 28
+    assert torch.allclose(network.lips(frames[:, 5:18])[0, 0], whole[0, 5], atol=1e-5)
+
+
+def test_wrong_shapes_and_values_are_refused(scorer: LipSync) -> None:
+    points, audio = talking_head(scorer)
+    with pytest.raises(ValueError, match="points"):
+        scorer.score(points[:20], heard(audio)[: 50 * SAMPLES_PER_FRAME])
+    with pytest.raises(ValueError, match="audio"):
+        scorer.score(points, heard(audio)[:-1])
+    with pytest.raises(ValueError, match="finite"):
+        scorer.score(np.full_like(points, np.nan), heard(audio))
