@@ -353,7 +353,10 @@ def _upright_rgb(frame: Any, info: VideoInfo) -> np.ndarray:
     # HD material without a colour tag is BT.709 by convention; swscale would assume BT.601.
     unspecified = frame.colorspace == 2
     source = "ITU709" if unspecified and frame.height >= 720 else None
-    rgb = frame.to_ndarray(format="rgb24", src_colorspace=source) if source else frame.to_ndarray(format="rgb24")
+    try:
+        rgb = frame.to_ndarray(format="rgb24", src_colorspace=source) if source else frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(Reason.DECODE_ERROR, f"pictures of format {frame.format.name} cannot be read") from error
     if info.rotation_deg:
         turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
         rgb = cv2.rotate(rgb, turns[info.rotation_deg])
@@ -449,7 +452,7 @@ def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
     One thread, no dates and no B-frames: the same frames give the same bytes anywhere.
     """
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {
             "preset": config.preset,
             "crf": str(config.crf),

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import av.error
 import cv2
 
 from datasets_manifest.schema import Reason, Status
@@ -79,9 +78,8 @@ class CutOperator:
         count = DecodeCount()
         try:
             clips = self._clips(unit, clock, count)
-        except (MediaError, av.error.FFmpegError) as error:
-            reason = error.reason if isinstance(error, MediaError) else Reason.DECODE_ERROR
-            clips = [whole_unit(unit, Status.FAILED, self.resample.name, reason, str(error))]
+        except MediaError as error:
+            clips = [whole_unit(unit, Status.FAILED, self.resample.name, error.reason, error.detail)]
         return CutUnit(unit, clips, clock.cpu_s, count.passes, attempt)
 
     def _clips(self, unit: Unit, clock: StageClock, count: DecodeCount) -> list[Clip]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -238,7 +239,7 @@ class _Cutter:
         state = np.where(self.undecoded, 2, 1)
         state[self.covered] = 0
         edges = [0, *(np.flatnonzero(np.diff(state)) + 1), len(state)]
-        for first, end in zip(edges[:-1], edges[1:], strict=True):
+        for first, end in pairwise(edges):
             if state[first] == 0:
                 continue
             span = Clip(
