@@ -75,8 +75,10 @@ class AlignConfig(Config):
 
     resolution: Literal[256, 512] = 256
     """Side of the stored crop, pixels."""
-    max_outside_ratio: float = Field(0.15, ge=0, le=1)
-    """Frames whose crop lies further than this outside the picture (share of its area) end the run."""
+    max_outside_ratio: float = Field(0.3, ge=0, le=1)
+    """Share of the crop's area that may lie outside the picture, as below the chin of a close-up; more ends the run."""
+    max_hidden_ratio: float = Field(0.05, ge=0, le=1)
+    """Share of the face's own landmarks that may lie outside the picture; more ends the run."""
     max_upscale_ratio: float = Field(4.0, gt=0)
     """Stored pixels per source pixel; a crop that must be enlarged further is refused."""
 

@@ -7,6 +7,7 @@ property of a unit. What the ledger promises does not rest on Ray: actors may di
 import errno
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,6 +41,18 @@ class Job:
     models: Mapping[str, bytes]
     hashes: dict[str, str]
     run_id: str
+
+
+@dataclass(frozen=True)
+class _SharedJob:
+    """A job in Ray's object store: a restarted actor finds it there as long as the driver holds on to it."""
+
+    reference: Any
+
+    def get(self) -> Job:
+        import ray
+
+        return ray.get(self.reference)
 
 
 class Executor(Protocol):
@@ -80,8 +93,8 @@ class LocalExecutor:
 class _Guarded:
     """What cut and score workers have in common: the quarantine, and a look whether the unit is done already."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, shared: _SharedJob) -> None:
+        self.job = job = shared.get()
         self.ledger = Ledger(job.store)
         self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
 
@@ -96,9 +109,9 @@ class _Guarded:
 
 
 class _CutWorker(_Guarded):
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.operator = CutOperator(job.config, job.models)
+    def __init__(self, shared: _SharedJob) -> None:
+        super().__init__(shared)
+        self.operator = CutOperator(self.job.config, self.job.models)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit: Unit = row["unit"]
@@ -108,8 +121,9 @@ class _CutWorker(_Guarded):
 
 
 class _ScoreWorker(_Guarded):
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
+    def __init__(self, shared: _SharedJob) -> None:
+        super().__init__(shared)
+        job = self.job
         self.operator = ScoreOperator(job.config.thresholds, job.models, job.store, job.hashes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +175,8 @@ class RayExecutor:
                 log_to_driver=False,
             )
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Limits on restarts have no other way in than the one that Ray 2.60 announces to remove in 2.64.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.enable_operator_progress_bars = False
@@ -181,11 +197,13 @@ class RayExecutor:
             yield ray.get(ready[0])
 
     def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
-        for first in range(0, len(units), WAVE_UNITS):
-            yield from self._run_wave(job, units[first : first + WAVE_UNITS])
-
-    def _run_wave(self, job: Job, units: list[Unit]) -> Iterator[Record]:
         import ray
+
+        shared = _SharedJob(ray.put(job))
+        for first in range(0, len(units), WAVE_UNITS):
+            yield from self._run_wave(shared, units[first : first + WAVE_UNITS])
+
+    def _run_wave(self, job: _SharedJob, units: list[Unit]) -> Iterator[Record]:
         import ray.data
 
         size = min(self.num_workers, len(units))
@@ -203,7 +221,7 @@ class RayExecutor:
         ray.shutdown()
 
 
-def _pool(job: Job, size: int, resources: StageResources) -> dict[str, Any]:
+def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, Any]:
     import ray.data
 
     return {

@@ -71,8 +71,12 @@ class CutRuns:
         yield from cutter.finish()
 
     def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
-        """The part of a frame that the aligned crop needs; None when too much of it lies outside the picture."""
+        """The part of a frame that the aligned crop needs; None when too much of it or of the face lies outside."""
         height, width = rgb.shape[:2]
+        x, y = landmarks[:, 0], landmarks[:, 1]
+        hidden = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
+        if hidden.mean() > self.crop.max_hidden_ratio:
+            return None
         points = self.backend.alignment_points(landmarks)
         matrix = to_square(align(points[None], self.crop.resolution), self.crop.resolution)[0]
         corners = crop_corners(matrix, self.crop.resolution)
@@ -221,7 +225,7 @@ class _Cutter:
             assert frame.rgb is not None
             points = frame.faces[track]
             poster = FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)
-            ratio = self.stage.crop.max_outside_ratio
+            crop = self.stage.crop
             clip = Clip(
                 unit=self.unit,
                 start_frame=frame.index,
@@ -230,7 +234,10 @@ class _Cutter:
                 track_index=track,
                 pieces=[poster],
             ).measured(face_size_px=float(np.ptp(points[:, 1])), max_faces=len(frame.faces))
-            detail = f"more than {ratio:.0%} of the aligned crop lies outside the picture"
+            detail = (
+                f"more than {crop.max_outside_ratio:.0%} of the aligned crop, or {crop.max_hidden_ratio:.0%} of the face, "
+                "lies outside the picture"
+            )
             clip = clip.rejected("cut", Reason.FACE_CUT_OFF, detail)
         self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
 

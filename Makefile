@@ -1,0 +1,47 @@
+# The commands of this project. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup check lint types test demo bench fmt clean
+
+help:            ## show this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done ## make .venv, install everything, fetch the built-in models
+
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	@$(BIN)/python -c 'import cv2' || { echo "OpenCV cannot be imported: on Debian and Ubuntu, apt-get install libgl1 libglib2.0-0"; exit 1; }
+	$(BIN)/lipforge models fetch builtin
+	@touch $@
+
+check: setup lint types test ## what CI runs
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test:
+	$(BIN)/python -m pytest -q
+
+demo: setup      ## make a talking video from a photograph and run the main job on it
+	mkdir -p demo/videos/en/astronaut
+	$(BIN)/python -m tests.talking_photo demo/videos/en/astronaut/talking.mp4 --duration-s 14 --offset 3
+	$(BIN)/lipforge prepare demo/videos --out demo/dataset --path-template '{language}/{speaker}/'
+	@echo; echo "Look at the report above, and at: $(BIN)/lipforge explain demo/dataset talking.mp4"
+
+bench: setup     ## measure against named baselines
+	$(BIN)/python -m benchmarks.prepare
+
+fmt: setup       ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## remove what demo and bench made
+	rm -rf demo bench
