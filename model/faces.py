@@ -113,6 +113,11 @@ class MediaPipeFaces:
 
         frame: uint8 [H, W, 3] RGB.
         """
+        full_height, full_width = frame.shape[:2]
+        shrink = min(1.0, self._general.size_px / min(full_height, full_width))
+        if shrink < 1:  # once over the large picture; its tiles then fit the network pixel for pixel
+            small = max(1, round(full_width * shrink)), max(1, round(full_height * shrink))
+            frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
         height, width = frame.shape[:2]
         short, long = sorted((height, width))
         whole = _Square((width - long) // 2, (height - long) // 2, long)
@@ -120,7 +125,7 @@ class MediaPipeFaces:
         if long > short:
             for tile in _cover(width, height, short):
                 found += _whole_faces(self._general.detect(frame, tile), tile, width, height)
-        return _suppress(found)
+        return [_enlarged(face, full_width / width, full_height / height) for face in _suppress(found)]
 
     def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
         """FaceMesh on a square of the frame that is turned so that the eyes are level.
@@ -195,11 +200,12 @@ class _BlazeFace:
 
     def __init__(self, content: bytes, strides: Sequence[int]) -> None:
         self._network = _Network(content)
-        self._anchors = _anchor_centres(self._network.size_px, strides)
+        self.size_px = self._network.size_px
+        self._anchors = _anchor_centres(self.size_px, strides)
 
     def detect(self, frame: np.ndarray, square: _Square) -> list[DetectedFace]:
         """Candidates in a square of the frame, many for each face."""
-        size = self._network.size_px
+        size = self.size_px
         picture = _resample(frame, square, size)
         raw_boxes, raw_scores = self._network(picture.astype(np.float32) / 127.5 - 1)
         scores = _sigmoid(raw_scores.reshape(-1).astype(np.float64))
@@ -290,6 +296,11 @@ def _suppress(faces: list[DetectedFace]) -> list[DetectedFace]:
         merged.append(DetectedFace(x0, y0, x1, y1, best.score, keypoints))
         rest = [face for face in rest if _overlap(best, face) <= 0.4]
     return merged
+
+
+def _enlarged(face: DetectedFace, across: float, down: float) -> DetectedFace:
+    keypoints = (face.keypoints * [across, down]).astype(np.float32)
+    return DetectedFace(face.x0 * across, face.y0 * down, face.x1 * across, face.y1 * down, face.score, keypoints)
 
 
 def _overlap(a: DetectedFace, b: DetectedFace) -> float:
