@@ -239,23 +239,15 @@ class DecodeCount:
         return round(self.decoded / self.wanted, 3) if self.wanted else 0.0
 
 
-def read_frames(
-    uri: str, info: VideoInfo, start_frame: int, end_frame: int, count: DecodeCount | None = None
-) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Decode a span once and yield (n, rgb) for n in [start_frame, end_frame), frames at 25 fps.
+@dataclass
+class SourceFrame:
+    """A frame as the source has it, before it is put onto the grid."""
 
-    rgb: uint8 [H, W, 3], upright, always of the size that `info` says; None where the source cannot be decoded. Repeats
-    share one array.
-    """
-    decoded = _decode_video(uri, info, start_frame / FPS, end_frame / FPS, count or DecodeCount())
-    last: tuple[Any, np.ndarray | None] = (None, None)
-    for index, frame in to_grid(decoded, start_frame, end_frame):
-        if frame is None:
-            yield index, None
-            continue
-        if frame is not last[0]:
-            last = (frame, _upright_rgb(frame, info))
-        yield index, last[1]
+    time_s: float
+    """On our clock."""
+    picture: av.VideoFrame | None
+    """None where the source cannot be decoded."""
+    shot_index: int = 0
 
 
 def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int) -> Iterator[tuple[int, T | None]]:
@@ -285,14 +277,16 @@ def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int)
             yield index, current[1]
 
 
-def _decode_video(
-    uri: str, info: VideoInfo, start_s: float, end_s: float, count: DecodeCount
-) -> Iterator[tuple[float, Any]]:
-    """(time, frame) in presentation order from a little before start_s to a little after end_s.
+def decode_video(
+    uri: str, info: VideoInfo, start_frame: int, end_frame: int, count: DecodeCount | None = None
+) -> Iterator[SourceFrame]:
+    """Decode, once, the source frames that the grid frames [start_frame, end_frame) need, in presentation order.
 
-    A frame that cannot be decoded comes as (time, None), and so do those that are predicted from it, up to the next key
-    frame: decoders would show smeared pictures there.
+    Begins at the key frame before the span and ends a little after it. A frame that cannot be decoded comes without its picture,
+    and so do those that are predicted from it, up to the next key frame: decoders would show smeared pictures there.
     """
+    count = count or DecodeCount()
+    start_s, end_s = start_frame / FPS, end_frame / FPS
     with open_media(uri) as container:
         stream = _video_stream(container)
         context = stream.codec_context
@@ -327,21 +321,21 @@ def _decode_video(
                 if previous_s > -np.inf:
                     for lost_s in sorted(p for p in lost if p > previous_s):
                         damaged = True
-                        yield lost_s, None
+                        yield SourceFrame(lost_s, None)
                 if frame.key_frame:
                     damaged = False
                 previous_s = time_s
                 count.wanted += start_s - 0.5 / FPS <= time_s < end_s + 0.5 / FPS
-                yield time_s, None if damaged or frame.is_corrupt else frame
+                yield SourceFrame(time_s, None if damaged or frame.is_corrupt else frame)
             if previous_s > end_s + 1 / FPS:
                 return
             if packet is None:
                 break
         for lost_s in sorted(p for p in pending if p > previous_s):
             previous_s = lost_s
-            yield lost_s, None
+            yield SourceFrame(lost_s, None)
         if previous_s > -np.inf and (end_s - previous_s) > 1.5 / FPS and end_s * FPS >= info.num_frames - 1:
-            yield _end_of_packets_s(info, previous_s), None
+            yield SourceFrame(_end_of_packets_s(info, previous_s), None)
 
 
 def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:
@@ -349,7 +343,8 @@ def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:
     return last_s + 1 / max(info.mean_fps, 1.0)
 
 
-def _upright_rgb(frame: Any, info: VideoInfo) -> np.ndarray:
+def upright_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
+    """uint8 [H, W, 3] RGB, turned upright, of the size that `info` says. MediaError for pictures that cannot be read."""
     # HD material without a colour tag is BT.709 by convention; swscale would assume BT.601.
     unspecified = frame.colorspace == 2
     source = "ITU709" if unspecified and frame.height >= 720 else None
@@ -363,6 +358,12 @@ def _upright_rgb(frame: Any, info: VideoInfo) -> np.ndarray:
     if rgb.shape[:2] != (info.height_px, info.width_px):  # a stream may change its size on the way
         rgb = cv2.resize(rgb, (info.width_px, info.height_px), interpolation=cv2.INTER_AREA)
     return rgb
+
+
+def thumbnail_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    """uint8 [height, width, 3] BGR, not turned, scaled straight from the decoder's own planes."""
+    small = frame.reformat(width=width, height=height, format="bgr24", interpolation="FAST_BILINEAR")
+    return small.to_ndarray()
 
 
 def read_audio(uri: str, info: VideoInfo, start_frame: int, end_frame: int) -> np.ndarray:

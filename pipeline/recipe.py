@@ -26,7 +26,7 @@ from model.faces import MediaPipeFaces
 from pipeline.clip import Clip, Unit
 from pipeline.config import PrepareConfig, Thresholds
 from pipeline.media import DecodeCount, MediaError
-from pipeline.stage import ClipStage, FrameStage, StageClock, apply
+from pipeline.stage import ClipStage, StageClock, apply
 from pipeline.stages.align import AlignFace
 from pipeline.stages.commit import Commit
 from pipeline.stages.cut import CutRuns
@@ -67,11 +67,12 @@ class CutOperator:
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
         cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
-        faces = MediaPipeFaces(models)
+        backend = MediaPipeFaces(models)
         self.resample = Resample()
-        self.frame_stages: list[FrameStage] = [SplitShots(config.shots), TrackFaces(config.faces, faces)]
-        self.cut = CutRuns(config.cut, config.faces, config.align, faces)
-        self.clip_stages: list[ClipStage] = [AlignFace(config.align, config.faces, faces), EncodeClip(config.encode)]
+        self.shots = SplitShots(config.shots)
+        self.faces = TrackFaces(config.faces, backend)
+        self.cut = CutRuns(config.cut, config.faces, config.align, backend)
+        self.clip_stages: list[ClipStage] = [AlignFace(config.align, config.faces, backend), EncodeClip(config.encode)]
 
     def process(self, unit: Unit, attempt: int = 1) -> CutUnit:
         clock = StageClock()
@@ -85,11 +86,12 @@ class CutOperator:
     def _clips(self, unit: Unit, clock: StageClock, count: DecodeCount) -> list[Clip]:
         with clock.running(self.resample.name):
             unit_audio = self.resample.audio(unit)
-        frames = clock.stream(self.resample.name, self.resample.frames(unit, count))
-        for stage in self.frame_stages:
-            frames = clock.stream(stage.name, stage.process(frames))
+        decoded = clock.stream(self.resample.name, self.resample.decode(unit, count))
+        shots = clock.stream(self.shots.name, self.shots.process(decoded))
+        frames = clock.stream(self.resample.name, self.resample.to_grid(unit, shots))
+        tracked = clock.stream(self.faces.name, self.faces.process(frames))
         clips = []
-        for candidate in clock.stream(self.cut.name, self.cut.process(unit, frames)):
+        for candidate in clock.stream(self.cut.name, self.cut.process(unit, tracked)):
             for clip in apply(self.clip_stages, candidate, clock):
                 audio = audio_of(clip, unit_audio) if clip.mp4 else None
                 clips.append(replace(clip, poster=poster_of(clip), audio=audio, pieces=[], frames=None))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from datasets_manifest.schema import Reason, Status
-from pipeline.clip import Clip, Frame
+from pipeline.clip import Clip
 
 T = TypeVar("T")
 
@@ -26,14 +26,6 @@ class ClipStage(Protocol):
     name: str
 
     def process(self, clip: Clip) -> list[Clip]: ...
-
-
-class FrameStage(Protocol):
-    """Adds something to each frame of a stream, in order; holds back only a bounded number of frames."""
-
-    name: str
-
-    def process(self, frames: Iterable[Frame]) -> Iterator[Frame]: ...
 
 
 class StageClock:

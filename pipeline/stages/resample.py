@@ -1,16 +1,17 @@
 """Put picture and sound on one clock: 25 fps and 16 kHz."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from pipeline import media
 from pipeline.clip import Clip, Frame, Unit
 from pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from pipeline.media import SourceFrame
 
 
 class Resample:
-    """Decodes a unit once: its sound first, as one array, then its pictures, as a stream.
+    """Decodes a unit once: its sound first, as one array, then its pictures, as a stream; and puts these onto the grid.
 
     Sound has SYNC_MARGIN_FRAMES more on both sides, so that it can be shifted later and still come from the source.
     """
@@ -24,11 +25,25 @@ class Resample:
         first, end = unit.start_frame - SYNC_MARGIN_FRAMES, unit.end_frame + SYNC_MARGIN_FRAMES
         return media.read_audio(unit.video.source.uri, info, first, end)
 
-    def frames(self, unit: Unit, count: media.DecodeCount) -> Iterator[Frame]:
+    def decode(self, unit: Unit, count: media.DecodeCount) -> Iterator[SourceFrame]:
+        """The unit's source frames, at the source's own times."""
         info = unit.video.info
         assert info is not None
-        for index, rgb in media.read_frames(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count):
-            yield Frame(index=index, rgb=rgb)
+        return media.decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
+
+    def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
+        """One full-size picture for each 1/25 s. Repeats of a source frame share one array."""
+        info = unit.video.info
+        assert info is not None
+        timed = ((frame.time_s, frame) for frame in frames)
+        shown: SourceFrame | None = None
+        rgb: np.ndarray | None = None
+        for index, frame in media.to_grid(timed, unit.start_frame, unit.end_frame):
+            if frame is not shown:
+                picture = frame.picture if frame is not None else None
+                rgb = media.upright_rgb(picture, info) if picture is not None else None
+                shown = frame
+            yield Frame(index=index, rgb=rgb, shot_index=frame.shot_index if frame is not None else 0)
 
 
 def audio_of(clip: Clip, unit_audio: np.ndarray) -> np.ndarray:

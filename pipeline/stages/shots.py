@@ -1,58 +1,52 @@
-"""Find the cuts, with PySceneDetect's adaptive detector, on the frames that are already decoded."""
+"""Find the cuts, with PySceneDetect's adaptive detector, on the frames that are decoded anyway."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-import cv2
-import numpy as np
 from scenedetect import AdaptiveDetector, FrameTimecode
 
-from pipeline.clip import Frame
-from pipeline.config import FPS, ShotsConfig
+from pipeline import media
+from pipeline.config import ShotsConfig
+from pipeline.media import SourceFrame
 
 DETECT_WIDTH_PX = 256
-"""Pictures are shrunk to this width first, as PySceneDetect's own command does."""
+"""Pictures are shrunk to about this width first, as PySceneDetect's own command does."""
 
 
 class SplitShots:
-    """Gives each frame its `shot_index`. Holds back a few frames: the detector compares each with those after it."""
+    """Gives each source frame its `shot_index`. Holds back a few frames: the detector compares each with those after it.
+
+    Looks at source frames, not at the 25 fps grid: where the grid leaves out every sixth frame of a 30 fps pan, the picture jumps as it
+    does at a cut.
+    """
 
     name = "split_shots"
 
     def __init__(self, config: ShotsConfig) -> None:
         self.config = config
 
-    def process(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+    def process(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
         detector = AdaptiveDetector(
             adaptive_threshold=self.config.adaptive_threshold, min_scene_len=self.config.min_shot_frames
         )
-        waiting: deque[Frame] = deque()
+        waiting: deque[tuple[int, SourceFrame]] = deque()
         cuts: set[int] = set()
         shot_index = 0
-        previous: tuple[np.ndarray, np.ndarray] | None = None
-        for frame in frames:
-            waiting.append(frame)
-            if frame.rgb is not None:
-                if previous is None or previous[0] is not frame.rgb:
-                    previous = (frame.rgb, _small_bgr(frame.rgb))
-                found = detector.process_frame(FrameTimecode(frame.index, fps=float(FPS)), previous[1])
+        height = 0
+        for number, frame in enumerate(frames):
+            waiting.append((number, frame))
+            if frame.picture is not None:
+                height = height or max(2, round(frame.picture.height * DETECT_WIDTH_PX / frame.picture.width))
+                small = media.thumbnail_bgr(frame.picture, DETECT_WIDTH_PX, height)
+                # The detector only counts frames; the rate is there because its type wants one.
+                found = detector.process_frame(FrameTimecode(number, fps=25.0), small)
                 cuts.update(cut.frame_num for cut in found)
             while len(waiting) > detector.event_buffer_length + 1:
-                ready = waiting.popleft()
-                shot_index += ready.index in cuts
+                number_ready, ready = waiting.popleft()
+                shot_index += number_ready in cuts
                 ready.shot_index = shot_index
                 yield ready
-        for ready in waiting:
-            shot_index += ready.index in cuts
+        for number_ready, ready in waiting:
+            shot_index += number_ready in cuts
             ready.shot_index = shot_index
             yield ready
-
-
-def _small_bgr(rgb: np.ndarray) -> np.ndarray:
-    height = max(1, round(rgb.shape[0] * DETECT_WIDTH_PX / rgb.shape[1]))
-    if rgb.shape[1] > 2 * DETECT_WIDTH_PX:
-        # Every n-th pixel first: averaging all of a large picture would cost more than the detector itself.
-        step = rgb.shape[1] // (2 * DETECT_WIDTH_PX)
-        rgb = np.ascontiguousarray(rgb[::step, ::step])
-    small = cv2.resize(rgb, (DETECT_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
