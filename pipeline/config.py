@@ -34,16 +34,16 @@ class Config(BaseModel):
 class ResampleConfig(Config):
     """One clock for picture and sound."""
 
-    max_span_s: float = Field(300.0, ge=20)
+    max_span_s: float = Field(default=300.0, ge=20)
     """A longer source is cut into work units of about this length, at key frames."""
 
 
 class ShotsConfig(Config):
     """PySceneDetect's adaptive detector."""
 
-    adaptive_threshold: float = Field(2.0, gt=0)
+    adaptive_threshold: float = Field(default=2.0, gt=0)
     """Ratio of a frame's change to that of its neighbours that makes a cut (LatentSync: 2)."""
-    min_shot_frames: int = Field(3, ge=1)
+    min_shot_frames: int = Field(default=3, ge=1)
     """Cuts closer than this are one cut."""
 
 
@@ -58,15 +58,15 @@ class FacesConfig(Config):
 
     policy: FacePolicy = FacePolicy.ALL
     """all: every face is a candidate; single: only clips with one face; largest: only the largest face."""
-    detect_every_frames: int = Field(25, ge=1)
+    detect_every_frames: int = Field(default=25, ge=1)
     """Look for new faces this often while one is tracked."""
-    search_every_frames: int = Field(5, ge=1)
+    search_every_frames: int = Field(default=5, ge=1)
     """Look for a face this often while there is none."""
-    max_gap_frames: int = Field(5, ge=0)
+    max_gap_frames: int = Field(default=5, ge=0)
     """A face lost for at most so many frames is bridged by interpolation; a longer gap ends the run."""
-    max_tracks: int = Field(8, ge=1)
+    max_tracks: int = Field(default=8, ge=1)
     """Faces followed at once; further ones, the smallest, are left alone. Bounds memory."""
-    min_height_px: int = Field(80, ge=1)
+    min_height_px: int = Field(default=80, ge=1)
     """Median native face height that a clip needs, forehead to chin (LatentSync: 80)."""
 
 
@@ -75,17 +75,17 @@ class AlignConfig(Config):
 
     resolution: Literal[256, 512] = 256
     """Side of the stored crop, pixels."""
-    max_outside_ratio: float = Field(0.3, ge=0, le=1)
+    max_outside_ratio: float = Field(default=0.3, ge=0, le=1)
     """Share of the crop's area that may lie outside the picture, as below the chin of a close-up; more ends the run."""
-    max_hidden_ratio: float = Field(0.05, ge=0, le=1)
+    max_hidden_ratio: float = Field(default=0.05, ge=0, le=1)
     """Share of the face's own landmarks that may lie outside the picture; more ends the run."""
-    max_upscale_ratio: float = Field(4.0, gt=0)
+    max_upscale_ratio: float = Field(default=4.0, gt=0)
     """Stored pixels per source pixel; a crop that must be enlarged further is refused."""
 
 
 class CutConfig(Config):
-    min_clip_s: float = Field(5.0, gt=0)
-    max_clip_s: float = Field(10.0, gt=0)
+    min_clip_s: float = Field(default=5.0, gt=0)
+    max_clip_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
     def _halves_fit(self) -> "CutConfig":
@@ -105,22 +105,22 @@ class CutConfig(Config):
 class EncodeConfig(Config):
     """The one lossy encode: H.264 in MP4, closed GOPs without B-frames."""
 
-    crf: int = Field(17, ge=0, le=51)
+    crf: int = Field(default=17, ge=0, le=51)
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
-    gop_frames: int = Field(12, ge=1)
+    gop_frames: int = Field(default=12, ge=1)
     """Distance of key frames: a window of 16 frames is at most this far from one."""
 
 
 class Thresholds(Config):
     """What a measured clip must reach. Applied to stored measures: see `lipforge pack`."""
 
-    min_speech_ratio: float = Field(0.2, ge=0, le=1)
+    min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Share of the clip's time with speech."""
     min_sync_confidence: float | None = None
     """Confidence of the sync model, whose scale is its own (LatentSync: 3 for SyncNet v2). Unset: the model's default."""
-    max_av_offset_frames: int = Field(6, ge=0, le=SYNC_MARGIN_FRAMES)
+    max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
     """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
-    min_quality: float = Field(40.0, ge=0, le=100)
+    min_quality: float = Field(default=40.0, ge=0, le=100)
     """No-reference quality (LatentSync: 40 of hyperIQA's 100)."""
 
 
@@ -128,7 +128,7 @@ class StageResources(Config):
     """What one worker of an operator takes from the cluster."""
 
     cpus: float = Field(gt=0)
-    gpus: float = Field(0.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
     memory_mb: int = Field(gt=0)
 
 
@@ -136,24 +136,24 @@ class RunConfig(Config):
     """How the work is spread. Never changes a byte of the result."""
 
     executor: Literal["ray", "local"] = "ray"
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     """Pairs of cut and score workers; unset: one per CPU of the cluster."""
     cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
     """probe to encode: decoding and faces."""
     score: StageResources = StageResources(cpus=0.25, memory_mb=1000)
     """speech, sync, quality, commit."""
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(default=3, ge=1)
     """A unit that crashes its worker or runs out of time this often is `failed`."""
-    max_kills: int = Field(10, ge=1)
+    max_kills: int = Field(default=10, ge=1)
     """The same for workers that vanish without a trace (killed from outside, out of memory)."""
-    unit_timeout_s: float = Field(3600.0, gt=0)
+    unit_timeout_s: float = Field(default=3600.0, gt=0)
     """Longest time for one operator on one unit."""
-    max_failed_ratio: float = Field(0.2, gt=0, le=1)
+    max_failed_ratio: float = Field(default=0.2, gt=0, le=1)
     """The run stops when more than this share of units (and at least 5) crash or time out: the fault is not the data's."""
 
 
 class PackConfig(Config):
-    shard_size_mb: float = Field(512.0, gt=0)
+    shard_size_mb: float = Field(default=512.0, gt=0)
     """A shard is closed before it would grow beyond this size (10^6 bytes)."""
 
 

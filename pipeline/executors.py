@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from datasets_manifest.schema import Status
 from pipeline.clip import Unit
@@ -164,7 +164,7 @@ class RayExecutor:
                     f"has {ray.cluster_resources().get('CPU', 0):g}. Ask for at most {total} with --workers."
                 )
         else:
-            cpus = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
+            cpus = len(os.sched_getaffinity(0))
             self.num_workers = run.workers or max(1, cpus)
             wanted = max(cpus, int(self.num_workers * (run.cut.cpus + run.score.cpus) + 0.999))
             ray.init(
@@ -208,8 +208,8 @@ class RayExecutor:
 
         size = min(self.num_workers, len(units))
         dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-        dataset = dataset.map(_CutWorker, **_pool(job, size, self.config.run.cut))
-        dataset = dataset.map(_ScoreWorker, **_pool(job, size, self.config.run.score))
+        dataset = dataset.map(cast(Any, _CutWorker), **_pool(job, size, self.config.run.cut))
+        dataset = dataset.map(cast(Any, _ScoreWorker), **_pool(job, size, self.config.run.score))
         for row in dataset.iter_rows():
             if row["fatal"]:
                 raise FatalError(row["fatal"])

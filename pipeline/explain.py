@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.compute as pc
 
@@ -25,9 +25,9 @@ def explain(dataset: str, what: str) -> list[str]:
 
 def _rows(dataset: str, what: str) -> list[Row]:
     text = os.fsencode(what).decode("utf-8", "backslashreplace")
-    uri = pc.field("source_uri")
-    ways = [pc.starts_with(pc.field("clip_id"), text), uri == text, uri == os.path.abspath(text)]
-    ways += [pc.ends_with(uri, "/" + text), pc.starts_with(pc.field("source_id"), text)]
+    uri, match = pc.field("source_uri"), cast(Any, pc)
+    ways = [match.starts_with(pc.field("clip_id"), text), uri == text, uri == os.path.abspath(text)]
+    ways += [match.ends_with(uri, "/" + text), match.starts_with(pc.field("source_id"), text)]
     for way in ways:
         rows = read_manifest(dataset, filter=way).to_pylist()
         if rows:

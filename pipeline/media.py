@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import av
 import av.container
 import av.error
+import av.stream
 import cv2
 import fsspec
 import numpy as np
@@ -85,7 +86,7 @@ def open_media(uri: str) -> Iterator[av.container.InputContainer]:
     remote = None
     try:
         if "://" in uri:
-            remote = fsspec.open(uri, "rb").open()
+            remote = cast(Any, fsspec.open(uri, "rb")).open()
             container = av.open(remote, mode="r", metadata_errors="replace")
         else:
             options = {"protocol_whitelist": "file"}
@@ -98,7 +99,7 @@ def open_media(uri: str) -> Iterator[av.container.InputContainer]:
         names = container.format.name.split(",")
         if any(name in FOREIGN_FORMATS or name.endswith("_pipe") for name in names):
             raise MediaError(Reason.UNREADABLE, f"not a video file (looks like {container.format.name})")
-        yield container
+        yield cast(av.container.InputContainer, container)
     finally:
         container.close()
         if remote is not None:

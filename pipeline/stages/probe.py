@@ -44,7 +44,8 @@ def content_hash(uri: str) -> tuple[str, int]:
     num_bytes = 0
     if "://" not in uri and not os.path.isfile(uri):
         raise OSError(0, "not a regular file" if os.path.exists(uri) else "no such file")
-    with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:  # type: ignore[union-attr]
+    opened: Any = fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb")  # noqa: SIM115
+    with opened as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             num_bytes += len(block)
