@@ -1,0 +1,446 @@
+"""Media that people really have: broken, odd, badly timed. One function per kind, and `make_all` for the whole set.
+
+Each function takes the folder to write into and a short talking clip (`base_clip`), and returns the path of its file.
+tests/test_media_factory.py checks that each file has the property that its name says.
+"""
+
+import struct
+import subprocess
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from tests.talking_photo import FPS, SAMPLE_RATE_HZ, make_talking_photo, write_clip
+
+BASE_DURATION_S = 6.4
+BASE_SIZE_PX = 384
+CUT_S = 3.2  # where things change in the clips that change half-way
+AUDIO_LATE_S = 0.5
+VIDEO_LATE_S = 0.4
+EDIT_START_S = 1.2
+NEGATIVE_START_S = 0.5
+AUDIO_GAP_S = (2.5, 3.5)
+SHIFT_FRAMES = 4
+LIE_FACTOR = 5
+
+_X264 = {"vcodec": "libx264", "preset": "ultrafast", "crf": 20, "pix_fmt": "yuv420p", "threads": 1}
+
+
+def base_clip(folder: Path) -> Path:
+    """A person who talks for 6.4 s: 384 px, 25 fps, H.264 and AAC, in sync."""
+    return make_talking_photo(folder / "base.mp4", duration_s=BASE_DURATION_S, size_px=BASE_SIZE_PX)
+
+
+# --- files that are not media, or no longer ---------------------------------------------------------
+
+
+def empty(folder: Path, base: Path) -> Path:
+    path = folder / "empty.mp4"
+    path.write_bytes(b"")
+    return path
+
+
+def text(folder: Path, base: Path) -> Path:
+    path = folder / "text.mp4"
+    path.write_text("This is not a video.\n" * 200)
+    return path
+
+
+def truncated_mp4(folder: Path, base: Path) -> Path:
+    """The index (moov) was at the end and is gone: nothing can be read."""
+    path = folder / "truncated_mp4.mp4"
+    path.write_bytes(_first_part(base))
+    return path
+
+
+def truncated_mkv(folder: Path, base: Path) -> Path:
+    """Its header promises all, its data ends half-way."""
+    return _cut_in_half(_copy(base, folder / "truncated_mkv.mkv"))
+
+
+def truncated_ts(folder: Path, base: Path) -> Path:
+    return _cut_in_half(_copy(base, folder / "truncated_ts.ts"))
+
+
+def damaged_middle(folder: Path, base: Path) -> Path:
+    """Nonsense over 8 % of the file, in the middle; the index is whole."""
+    content = bytearray(base.read_bytes())
+    start, length = int(len(content) * 0.46), int(len(content) * 0.08)
+    content[start : start + length] = np.random.default_rng(0).bytes(length)
+    path = folder / "damaged_middle.mp4"
+    path.write_bytes(content)
+    return path
+
+
+def _first_part(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[: int(len(content) * 0.55)]
+
+
+def _cut_in_half(path: Path) -> Path:
+    path.write_bytes(_first_part(path))
+    return path
+
+
+# --- what is missing ------------------------------------------------------------------------------------
+
+
+def no_video(folder: Path, base: Path) -> Path:
+    return _copy(base, folder / "no_video.mp4", vn=None)
+
+
+def no_audio(folder: Path, base: Path) -> Path:
+    return _copy(base, folder / "no_audio.mp4", an=None)
+
+
+def digital_silence(folder: Path, base: Path) -> Path:
+    source = ffmpeg.input(str(base))
+    return _write([source.video, source.audio.filter("volume", 0)], folder / "digital_silence.mp4", vcodec="copy")
+
+
+def music(folder: Path, base: Path) -> Path:
+    """The face, but chords and no voice."""
+    sound = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
+    return _write([ffmpeg.input(str(base)).video, sound.audio], folder / "music.mp4", vcodec="copy")
+
+
+def no_face(folder: Path, base: Path) -> Path:
+    """Speech over moving colours."""
+    colours = ffmpeg.input(f"gradients=s=384x384:r={FPS}:d={BASE_DURATION_S}:seed=3:speed=0.02", f="lavfi")
+    return _write([colours.video, ffmpeg.input(str(base)).audio], folder / "no_face.mp4", **_X264)
+
+
+# --- faces -------------------------------------------------------------------------------------------------
+
+
+def two_faces(folder: Path, base: Path) -> Path:
+    """The speaker on the left; on the right the same face, mirrored, 1 s behind: only the left one is in sync."""
+    source = ffmpeg.input(str(base))
+    late = source.video.filter("tpad", start_duration=1, start_mode="clone").filter("trim", duration=BASE_DURATION_S)
+    faces = [half.filter("scale", 240, 240) for half in (source.video, late.filter("hflip"))]
+    return _write([ffmpeg.filter(faces, "hstack"), source.audio], folder / "two_faces.mp4", **_X264)
+
+
+def tiny_face(folder: Path, base: Path) -> Path:
+    """A face of about 30 px in a picture of 480 px."""
+    source = ffmpeg.input(str(base))
+    small = source.video.filter("scale", 72, 72).filter("pad", 480, 480, 200, 160, color="gray")
+    return _write([small, source.audio], folder / "tiny_face.mp4", **_X264)
+
+
+def face_leaves(folder: Path, base: Path) -> Path:
+    """From 3.2 s on the speaker slides out to the right, gone at 4.2 s; the voice goes on."""
+    source = ffmpeg.input(str(base))
+    wall = ffmpeg.input(f"color=c=0xC8C0C0:s=384x384:r={FPS}:d={BASE_DURATION_S}", f="lavfi")
+    moving = ffmpeg.overlay(wall, source.video, x=f"max(0,(t-{CUT_S})*W)", y=0)
+    return _write([moving, source.audio], folder / "face_leaves.mp4", **_X264)
+
+
+def hard_cut(folder: Path, base: Path) -> Path:
+    """At 3.2 s (frame 80) another shot begins: the speaker mirrored, closer, in other colours. The voice goes on."""
+    source = ffmpeg.input(str(base))
+    first = source.video.filter("trim", end=CUT_S)
+    second = source.video.filter("trim", start=CUT_S).filter("setpts", "PTS-STARTPTS").filter("hflip")
+    second = second.filter("crop", 300, 300, 42, 10).filter("scale", 384, 384).filter("setsar", 1)
+    second = second.filter("hue", h=150, b=-2)
+    cut = ffmpeg.concat(first.filter("setsar", 1), second)
+    return _write([cut, source.audio], folder / "hard_cut.mp4", **_X264)
+
+
+# --- pictures ------------------------------------------------------------------------------------------------
+
+
+def rotated(folder: Path, base: Path, degrees: int) -> Path:
+    """Stored turned clockwise, with the flag that tells players to turn it back: 384 x 320 px when shown, upright."""
+    source = ffmpeg.input(str(base))
+    picture = source.video.filter("crop", 384, 320, 0, 0)
+    for _ in range(degrees // 90):
+        picture = picture.filter("transpose", "clock")
+    stored = _write([picture, source.audio], folder / f"stored_{degrees}.mp4", **_X264)
+    flag: dict[str, Any] = {"display_rotation": degrees}
+    path = _copy(stored, folder / f"rotated_{degrees}.mp4", flag)
+    stored.unlink()
+    return path
+
+
+def ten_bit(folder: Path, base: Path) -> Path:
+    return _copy(base, folder / "ten_bit.mp4", None, **_X264 | {"pix_fmt": "yuv420p10le"})
+
+
+def odd_size(folder: Path, base: Path) -> Path:
+    """431 x 333, VP9 and Opus in WebM (x264 refuses odd sides)."""
+    source = ffmpeg.input(str(base))
+    odd = source.video.filter("scale", 431, -2).filter("crop", 431, 333, 0, 20, exact=1)
+    return _write([odd, source.audio], folder / "odd_size.webm", vcodec="libvpx-vp9", acodec="libopus", pix_fmt="yuv420p",
+                  deadline="realtime", **{"cpu-used": 8, "b:v": "600k", "threads": 1})  # fmt: skip
+
+
+# --- time ----------------------------------------------------------------------------------------------------
+
+
+def at_rate(folder: Path, base: Path, rate: str, name: str) -> Path:
+    """The same seconds at another frame rate, frames repeated or left out."""
+    source = ffmpeg.input(str(base))
+    return _write([source.video.filter("fps", rate, round="near"), source.audio], folder / f"fps_{name}.mp4", **_X264)
+
+
+def variable_rate(folder: Path, base: Path) -> Path:
+    """A third of the frames is missing, at uneven places; each that is there has its true time."""
+    source = ffmpeg.input(str(base))
+    some = source.video.filter("select", "not(eq(mod(n,7),2)+eq(mod(n,7),3)+eq(mod(n,11),5))")
+    return _write([some, source.audio], folder / "variable_rate.mp4", fps_mode="vfr", **_X264)
+
+
+def audio_late_mp4(folder: Path, base: Path) -> Path:
+    """The sound's first 0.5 s does not exist; what there is, is in sync."""
+    return _audio_late(base, folder / "audio_late_mp4.mp4")
+
+
+def audio_late_mkv(folder: Path, base: Path) -> Path:
+    return _audio_late(base, folder / "audio_late_mkv.mkv")
+
+
+def _audio_late(base: Path, path: Path) -> Path:
+    source = ffmpeg.input(str(base))
+    return _write([source.video, source.audio.filter("atrim", start=AUDIO_LATE_S)], path, vcodec="copy")
+
+
+def video_late(folder: Path, base: Path) -> Path:
+    """The picture's first 0.4 s does not exist: the sound starts earlier; in sync."""
+    source = ffmpeg.input(str(base))
+    return _write([source.video.filter("trim", start=VIDEO_LATE_S), source.audio], folder / "video_late.mkv", **_X264)
+
+
+def negative_start(folder: Path, base: Path) -> Path:
+    """A fragmented MP4 whose picture begins at -0.5 s; in sync (readers drop the sound before 0)."""
+    options = {"avoid_negative_ts": "disabled", "movflags": "+frag_keyframe+delay_moov"}
+    return _copy(base, folder / "negative_start.mp4", None, output_ts_offset=-NEGATIVE_START_S, **options)
+
+
+def edit_list(folder: Path, base: Path) -> Path:
+    """Cut at 1.2 s without encoding: the frames before are still in the file, and an edit list hides them."""
+    return _copy(base, folder / "edit_list.mp4", {"ss": EDIT_START_S})
+
+
+def audio_gap(folder: Path, base: Path) -> Path:
+    """No sound packets from 2.5 to 3.5 s; the times of the others are true."""
+    path = folder / "audio_gap.mkv"
+    with av.open(str(base)) as source, av.open(str(path), "w") as target:
+        copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is None or packet.pts is None:
+                continue  # the end of a stream
+            time_s = float(packet.pts * packet.time_base)
+            if packet.stream.type == "audio" and AUDIO_GAP_S[0] <= time_s < AUDIO_GAP_S[1]:
+                continue
+            packet.stream = copies[packet.stream.index]
+            target.mux(packet)
+    return path
+
+
+def lying_mp4(folder: Path, base: Path) -> Path:
+    """Movie, track and media headers say five times the true length.
+
+    Fragmented, for only there are the headers believed: with one sample table FFmpeg adds up the samples instead.
+    """
+    path = _copy(base, folder / "lying_mp4.mp4", movflags="+frag_keyframe+delay_moov")
+    content = bytearray(path.read_bytes())
+    claim_s = LIE_FACTOR * BASE_DURATION_S
+    (movie_scale,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
+    # where duration lies behind the four letters, in version 0 of each box (ISO 14496-12)
+    for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
+        at = content.find(name)
+        while at >= 0:
+            scale = struct.unpack_from(">I", content, at + 16)[0] if name == b"mdhd" else movie_scale
+            struct.pack_into(">I", content, at + offset, round(claim_s * scale))
+            at = content.find(name, at + 4)
+    path.write_bytes(content)
+    return path
+
+
+def lying_mkv(folder: Path, base: Path) -> Path:
+    """The segment's header says five times the true length."""
+    path = _copy(base, folder / "lying_mkv.mkv")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3  # Duration, 8 bytes: a double (Matroska)
+    (duration,) = struct.unpack_from(">d", content, at)
+    struct.pack_into(">d", content, at, duration * LIE_FACTOR)
+    path.write_bytes(content)
+    return path
+
+
+# --- tracks --------------------------------------------------------------------------------------------------
+
+
+def timecode(folder: Path, base: Path) -> Path:
+    """QuickTime with a timecode track (tmcd) as third stream."""
+    return _copy(base, folder / "timecode.mov", timecode="01:00:00:00")
+
+
+def surround(folder: Path, base: Path) -> Path:
+    """5.1: the voice in the centre only."""
+    source = ffmpeg.input(str(base))
+    return _write([source.video, source.audio.filter("pan", "5.1|FC<c0")], folder / "surround.mp4", vcodec="copy")
+
+
+def two_audio_tracks(folder: Path, base: Path) -> Path:
+    """The voice first, chords second."""
+    source = ffmpeg.input(str(base))
+    sound = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
+    return _write([source.video, source.audio, sound.audio], folder / "two_audio_tracks.mkv", vcodec="copy")
+
+
+# --- planted offsets -----------------------------------------------------------------------------------------
+
+
+def shift_samples(base: Path, path: Path, frames: int) -> Path:
+    """Moves the sound by whole samples, keeping its length. frames: of 25 fps, positive = the audio becomes early."""
+    source = ffmpeg.input(str(base))
+    shift_s = abs(frames) / FPS
+    if frames > 0:
+        sound = source.audio.filter("atrim", start=shift_s).filter("asetpts", "PTS-STARTPTS").filter("apad")
+    else:
+        sound = source.audio.filter("adelay", f"{round(shift_s * 1000)}", all=1)
+    sound = sound.filter("atrim", duration=_duration_s(base))
+    return _write([source.video, sound], path, vcodec="copy")
+
+
+def shift_container(base: Path, path: Path, frames: int) -> Path:
+    """Moves only the time stamps of the sound, as `-itsoffset` with stream copy does. frames: as in shift_samples."""
+    picture, sound = ffmpeg.input(str(base)), ffmpeg.input(str(base), itsoffset=-frames / FPS)
+    return _write([picture.video, sound.audio], path, c="copy")
+
+
+# --- clicks ----------------------------------------------------------------------------------------------------
+
+
+def click_clip(path: Path, duration_s: float = 6.0, fps: int = FPS, size_px: int = 128, channels: int = 1) -> Path:
+    """A black picture; at 1 s, 2 s, ... one white frame, and a click whose middle is that frame's time stamp."""
+    times_s = np.arange(1, int(np.ceil(duration_s)))
+    frames = np.zeros((round(duration_s * fps), size_px, size_px, 3), np.uint8)
+    frames[times_s * fps] = 255
+    sample_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    audio = np.zeros(len(sample_s))
+    for time_s in times_s:  # 2 ms of 2 kHz, the same before and after its middle
+        away_s = sample_s - time_s
+        audio += 0.8 * np.exp(-((away_s / 0.001) ** 2)) * np.cos(2 * np.pi * 2000 * away_s)
+    write_clip(path, iter(frames), audio.astype(np.float32), fps=fps, channels=channels)
+    return path
+
+
+def measure_click_offset_s(
+    frame_times_s: np.ndarray, frames: np.ndarray, audio: np.ndarray, audio_start_s: float = 0.0
+) -> np.ndarray:
+    """By how much each click comes before its flash, seconds, one value per flash; positive = the audio is early.
+
+    frame_times_s: [T]; frames: uint8 [T, H, W, 3]; audio: float32 [N] mono at 16 kHz, its first sample at audio_start_s.
+    Raises ValueError when clicks and flashes do not pair up within 0.5 s.
+    """
+    brightness = frames.reshape(len(frames), -1).mean(axis=1)
+    bright = brightness > 100
+    starts = np.flatnonzero(bright & ~np.append(False, bright[:-1]))  # a repeated flash counts from its first frame
+    power = audio.astype(np.float64) ** 2
+    window = round(0.02 * SAMPLE_RATE_HZ)
+    offsets = []
+    for flash_s in frame_times_s[starts]:
+        centre = (flash_s - audio_start_s) * SAMPLE_RATE_HZ
+        low = max(0, round(centre - 0.5 * SAMPLE_RATE_HZ))
+        near = power[low : max(0, round(centre + 0.5 * SAMPLE_RATE_HZ))]
+        if near.max(initial=0.0) < 1e-3:
+            raise ValueError(f"no click within 0.5 s of the flash at {flash_s:.3f} s")
+        peak = low + int(near.argmax())
+        around = np.arange(max(0, peak - window), min(len(power), peak + window))
+        click_s = audio_start_s + float(np.average(around, weights=power[around])) / SAMPLE_RATE_HZ
+        offsets.append(flash_s - click_s)
+    if not offsets:
+        raise ValueError("no flash in the picture")
+    return np.array(offsets)
+
+
+# --- the set ---------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[[Path, Path], Path]] = {
+    function.__name__: function
+    for function in (
+        empty, text, truncated_mp4, truncated_mkv, truncated_ts, damaged_middle,
+        no_video, no_audio, digital_silence, music, no_face,
+        two_faces, tiny_face, face_leaves, hard_cut, ten_bit, odd_size,
+        variable_rate, audio_late_mp4, audio_late_mkv, video_late, negative_start, edit_list, audio_gap,
+        lying_mp4, lying_mkv, timecode, surround, two_audio_tracks,
+    )
+} | {
+    "rotated_90": lambda folder, base: rotated(folder, base, 90),
+    "rotated_180": lambda folder, base: rotated(folder, base, 180),
+    "rotated_270": lambda folder, base: rotated(folder, base, 270),
+    "fps_50": lambda folder, base: at_rate(folder, base, "50", "50"),
+    "fps_60": lambda folder, base: at_rate(folder, base, "60", "60"),
+    "fps_30": lambda folder, base: at_rate(folder, base, "30", "30"),
+    "fps_29_97": lambda folder, base: at_rate(folder, base, "30000/1001", "29_97"),
+    "fps_23_976": lambda folder, base: at_rate(folder, base, "24000/1001", "23_976"),
+    "samples_early": lambda folder, base: shift_samples(base, folder / "samples_early.mp4", SHIFT_FRAMES),
+    "samples_late": lambda folder, base: shift_samples(base, folder / "samples_late.mp4", -SHIFT_FRAMES),
+    "container_early": lambda folder, base: shift_container(base, folder / "container_early.mp4", SHIFT_FRAMES),
+    "container_late": lambda folder, base: shift_container(base, folder / "container_late.mp4", -SHIFT_FRAMES),
+}  # fmt: skip
+
+
+def make_all(folder: Path) -> dict[str, Path]:
+    """Writes one file of each kind, and the clip they are made from: name -> path."""
+    base = base_clip(folder)
+    paths = {"base": base} | {name: make(folder, base) for name, make in KINDS.items()}
+    (folder / "music.wav").unlink()
+    return paths
+
+
+# --- tools -----------------------------------------------------------------------------------------------------
+
+
+def _copy(source: Path, path: Path, input_options: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Another container or other flags, the same packets, unless options say otherwise."""
+    graph = ffmpeg.input(str(source), **(input_options or {})).output(str(path), **{"c": "copy"} | options)
+    return _run(graph, path)
+
+
+def _write(streams: list, path: Path, **options: Any) -> Path:
+    return _run(ffmpeg.output(*streams, str(path), **options), path)
+
+
+def _run(graph: ffmpeg.nodes.OutputStream, path: Path) -> Path:
+    quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-filter_threads", "1"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *ffmpeg.get_args(graph)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
+    return path
+
+
+def _duration_s(path: Path) -> float:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None and stream.time_base is not None
+        return float(stream.duration * stream.time_base)
+
+
+def _write_wav(path: Path, audio: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes((audio * 32767).astype("<i2").tobytes())
+    return path
+
+
+def _play_chords() -> np.ndarray:
+    """Four plucked chords, round and round: float32 [N] at 16 kHz, as long as the base clip."""
+    time_s = np.arange(round(BASE_DURATION_S * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    beat, since_s = (time_s // 0.8).astype(int) % 4, time_s % 0.8
+    chords_hz = np.array([(262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294)], float)[beat]
+    notes = [np.sin(2 * np.pi * chords_hz[:, i] * k * since_s) / k for i in range(3) for k in (1, 2, 3)]
+    sound = np.sum(notes, axis=0) * np.exp(-since_s / 0.4)
+    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
