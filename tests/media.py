@@ -128,7 +128,7 @@ def two_faces(folder: Path, base: Path) -> Path:
 
 
 def tiny_face(folder: Path, base: Path) -> Path:
-    """A face of about 30 px in a picture of 480 px."""
+    """A face of about 25 px in a picture of 480 px."""
     source = ffmpeg.input(str(base))
     small = source.video.filter("scale", 72, 72).filter("pad", 480, 480, 200, 160, color="gray")
     return _write([small, source.audio], folder / "tiny_face.mp4", **_X264)
