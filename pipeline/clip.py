@@ -62,6 +62,20 @@ class Video:
         return (self.end_frame - self.first_frame) / FPS
 
 
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the frame."""
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One face that two neighbouring units each saw for too short a time, but for long enough together."""
+
+    frame: int
+    """First frame of the later unit."""
+    box: Box
+    """Where the face is at that moment."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """The piece of a video that one worker does at once: frames [start_frame, end_frame) at 25 fps."""
@@ -69,10 +83,13 @@ class Unit:
     video: Video
     start_frame: int
     end_frame: int
+    seam: Seam | None = None
+    """Set for a unit that only looks again at one face across the border of two others."""
 
     @property
     def unit_id(self) -> str:
-        return f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
+        span = f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
+        return span if self.seam is None else f"{span}-seam"
 
     @property
     def num_frames(self) -> int:
@@ -93,6 +110,16 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class OpenEnd:
+    """A run too short for a clip that touches the border to the next or the previous unit of its video."""
+
+    start_frame: int
+    end_frame: int
+    box: Box
+    """The face at the border."""
+
+
+@dataclass(frozen=True)
 class Clip:
     """A candidate: a span of frames, with one face or with none. Values are replaced, never changed."""
 
@@ -107,6 +134,7 @@ class Clip:
     detail: str = ""
     measures: dict[str, Any] = field(default_factory=dict)
     """Manifest columns measured so far."""
+    open_end: OpenEnd | None = None
     pieces: list["FacePiece"] = field(default_factory=list, repr=False)
     """Per frame, the part of the picture around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)

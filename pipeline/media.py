@@ -8,7 +8,7 @@ late audio track, an edit list, a negative start or a variable frame rate need n
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 SEEK_PREROLL_S = 2.0
 """Audio decoders need a little sound before the first sample that is right."""
+SEEK_BACK_S = (0.0, 2.0, 20.0)
+"""How much before a wanted key frame to look for it, in turn."""
+SEEK_GIVE_UP_S = 1.0
+"""A key frame that has not come when others are this much later was passed over."""
 AUDIO_JUMP_S = 0.03
 """Timestamps this far from where the samples put them mean a gap or an overlap, not rounding."""
 MAX_DEMUX_ERRORS = 100
@@ -145,6 +149,30 @@ def _packets(container: av.container.InputContainer, stream: Any) -> Iterator[An
     yield None
 
 
+def _packets_from(
+    container: av.container.InputContainer, stream: Any, origin_s: float, key_s: float
+) -> Iterator[Any]:
+    """Packets of one stream from the key frame at key_s (on our clock), or from the beginning when seeking cannot find it.
+
+    Formats without an index (MPEG-TS, MPEG-PS) land behind the wanted packet, or give wrong times there: so what is found is checked.
+    """
+    for back_s in SEEK_BACK_S if key_s > 0 else ():
+        with suppress(av.error.FFmpegError):
+            container.seek(int((origin_s + key_s - back_s) / stream.time_base), stream=stream, backward=True)
+            packets = _packets(container, stream)
+            for packet in packets:
+                time_s = None if packet is None else _time_s(packet, stream.time_base)
+                if packet is None or (time_s is not None and time_s - origin_s > key_s + SEEK_GIVE_UP_S):
+                    break
+                if packet.is_keyframe and time_s is not None and abs(time_s - origin_s - key_s) < 1e-3:
+                    yield packet
+                    yield from packets
+                    return
+    if key_s > 0:
+        container.seek(0, backward=True)
+    yield from _packets(container, stream)
+
+
 def _time_s(item: Any, time_base: Any) -> float | None:
     stamp = item.pts if item.pts is not None else item.dts
     return None if stamp is None else float(stamp * time_base)
@@ -183,7 +211,9 @@ def probe(uri: str) -> VideoInfo:
         step_s = float(np.median(steps_s)) if len(steps_s) else guessed_s
         seconds = last_s - origin_s + min(step_s, 1.0)
         # MP4 counts its samples: those that the file no longer holds are lost seconds, not seconds that never were.
-        lost = stream.frames - num_packets
+        # AVI counts in steps of time, with or without a picture.
+        held = round(seconds / step_s) if container.format.name == "avi" else num_packets
+        lost = stream.frames - held
         if lost > 0:
             seconds += lost * step_s
         rotation_deg, width_px, height_px = _geometry(uri)
@@ -294,12 +324,10 @@ def decode_video(
         context.thread_count = 1
         context.options = {"err_detect": "explode"}  # damage is an error, not a guess at what the picture was
         key_s = max((time_s for time_s in info.key_times_s if time_s <= start_s + 1e-6), default=0.0)
-        if start_s > 0 and key_s > 0:
-            container.seek(int((info.origin_s + key_s) / stream.time_base), stream=stream, backward=True)
         pending: list[float] = []  # packets that went in and have not come out
         previous_s = -np.inf
         damaged = False
-        for packet in _packets(container, stream):
+        for packet in _packets_from(container, stream, info.origin_s, key_s):
             if packet is not None and not packet.is_discard:
                 time_s = _time_s(packet, stream.time_base)
                 if time_s is not None:

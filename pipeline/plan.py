@@ -1,13 +1,16 @@
 """From videos to work units: which content is new, and where a long video may be cut. Pure decisions on values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from pipeline.clip import Unit, Video
+from pipeline.clip import Box, OpenEnd, Seam, Unit, Video
 from pipeline.config import FPS
 
 LONGEST_SPAN = 1.5
 """A video up to this many spans long is not cut."""
+SAME_FACE = 0.35
+"""Least shared area over joint area of a face's boxes in neighbouring frames."""
 
 
 def plan_units(video: Video, max_span_s: float) -> list[Unit]:
@@ -32,6 +35,35 @@ def plan_units(video: Video, max_span_s: float) -> list[Unit]:
             wanted += span
     edges.append(end)
     return [Unit(video, start, stop) for start, stop in pairwise(edges)]
+
+
+def plan_seams(video: Video, records: Sequence[Mapping[str, Any]], min_frames: int) -> list[Unit]:
+    """Units for the faces that the borders between a video's units cut in two.
+
+    records: ledger records of the video's units, in order. A run below min_frames gives no clip; where such a run ends at a border and
+    another begins there at the same place, and both together are long enough, their span is looked at once more.
+    """
+    seams = []
+    for before, after in pairwise(records):
+        border = before["end_frame"]
+        ends = [OpenEnd(**end) for end in before["open_ends"]]
+        begins = [OpenEnd(**begin) for begin in after["open_ends"]]
+        for end in ends:
+            for begin in begins:
+                together = begin.end_frame - end.start_frame
+                touching = end.end_frame == border == begin.start_frame
+                if touching and together >= min_frames and joint_share(end.box, begin.box) >= SAME_FACE:
+                    seams.append(Unit(video, end.start_frame, begin.end_frame, Seam(border, begin.box)))
+    return seams
+
+
+def joint_share(a: Box, b: Box) -> float:
+    """Shared area over joint area of two boxes, 0..1."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(0.0, width) * max(0.0, height)
+    joint = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / joint if joint > 0 else 0.0
 
 
 def split_duplicates(videos: Iterable[Video], known: Iterable[Video]) -> tuple[list[Video], list[tuple[Video, Video]]]:

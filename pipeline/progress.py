@@ -73,7 +73,7 @@ class Progress:
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
-    def units(self, seconds_in: float, num_units: int, done: list[Mapping[str, Any]]) -> None:
+    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]]) -> None:
         """All units of the inputs, and the records of those that earlier runs finished."""
         self.phase("process")
         self.summary.seconds_in, self.summary.num_units = seconds_in, num_units
@@ -91,6 +91,12 @@ class Progress:
     def unit_done(self, record: Mapping[str, Any]) -> None:
         self._count(record)
         self._bars.update(self._task, completed=self.summary.seconds_done)
+        self._show()
+
+    def seam_done(self, record: Mapping[str, Any]) -> None:
+        """A second look at a border between units: its seconds are counted already."""
+        for name, cpu_s in record["stage_cpu_s"].items():
+            self.summary.stage_cpu_s[name] = self.summary.stage_cpu_s.get(name, 0.0) + cpu_s
         self._show()
 
     def phase(self, name: str) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -17,12 +17,12 @@ from datasets_manifest.schema import Reason, Status
 from model import weights
 from pipeline import accounts
 from pipeline.clip import Source, Unit, Video
-from pipeline.config import FPS, PrepareConfig, Thresholds
+from pipeline.config import FPS, CutConfig, PrepareConfig, Thresholds
 from pipeline.executors import Executor, FatalError, Job, make_executor
 from pipeline.inputs import Labels, find_sources
 from pipeline.ledger import DatasetError, Ledger
 from pipeline.pack import Sample, pack, parts_to_prune
-from pipeline.plan import plan_units, split_duplicates
+from pipeline.plan import plan_seams, plan_units, split_duplicates
 from pipeline.progress import Progress
 from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
 from pipeline.storage import Store
@@ -131,6 +131,9 @@ def finish(
 ) -> list[accounts.Row]:
     """From the ledger to shards and manifest. Returns the manifest's rows."""
     ledger = Ledger(store)
+    dataset = ledger.read_dataset()
+    assert dataset is not None
+    min_frames = CutConfig.model_validate(dataset["config"]["cut"]).min_frames
     contents = [(record, from_record(record)) for record in ledger.contents()]
     units = accounts.by_unit(ledger.units())
     samples: list[Sample] = []
@@ -140,7 +143,11 @@ def finish(
         rows = []
         for record, video in contents:
             records = [units[unit_id] for unit_id in record["units"] if unit_id in units]
-            if len(records) == len(record["units"]):  # else its run has not finished
+            if len(records) < len(record["units"]):
+                continue  # its run has not finished
+            seams = [seam.unit_id for seam in plan_seams(video, records, min_frames)]
+            if all(seam in units for seam in seams):
+                records += [units[seam] for seam in seams]
                 rows += accounts.video_rows(video, records, thresholds, places, hashes)
         return rows
 
@@ -315,20 +322,39 @@ def _claim_content(ledger: Ledger, videos: list[Video]) -> list[tuple[Video, lis
 
 
 def _run_units(job: Job, content: list[tuple[Video, list[Unit]]], executor: Executor, progress: Progress) -> None:
+    """All units that have no record; then those for faces that the borders between units cut in two."""
     ledger = Ledger(job.store)
     units = [unit for _, units in content for unit in units]
-    done = {unit.unit_id: ledger.read_unit(unit.unit_id) for unit in units}
-    todo = [unit for unit in units if done[unit.unit_id] is None]
-    progress.units(sum(unit.num_frames for unit in units) / FPS, len(units), [r for r in done.values() if r])
-    # Longest first: the last unit to finish should be a short one.
-    todo.sort(key=lambda unit: (-unit.num_frames, unit.unit_id))
-    broken = 0
-    for number, record in enumerate(executor.run_units(job, todo), start=1):
+    records = {unit.unit_id: ledger.read_unit(unit.unit_id) for unit in units}
+    done = [record for record in records.values() if record is not None]
+    progress.units(sum(unit.num_frames for unit in units) / FPS, len(units), done)
+    todo = [unit for unit in units if records[unit.unit_id] is None]
+    for record in _watch(executor.run_units(job, sorted(todo, key=_longest_first)), job.config):
+        records[record["unit_id"]] = record
         progress.unit_done(record)
+    seams = []
+    for video, units in content:
+        found = [record for unit in units if (record := records[unit.unit_id]) is not None]
+        seams += plan_seams(video, found, job.config.cut.min_frames)
+    todo = [seam for seam in seams if ledger.read_unit(seam.unit_id) is None]
+    for record in _watch(executor.run_units(job, todo), job.config):
+        progress.seam_done(record)
+
+
+def _longest_first(unit: Unit) -> tuple[int, str]:
+    """The last unit to finish should be a short one."""
+    return -unit.num_frames, unit.unit_id
+
+
+def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator[dict[str, Any]]:
+    """Pass records through; FatalError when so many units break their worker that the data cannot be to blame."""
+    broken = 0
+    for number, record in enumerate(records, start=1):
+        yield record
         broken += any(row["reason"] in (Reason.WORKER_CRASHED, Reason.TIMEOUT) for row in record["rows"])
-        if broken >= 5 and broken > job.config.run.max_failed_ratio * number:
+        if broken >= 5 and broken > config.run.max_failed_ratio * number:
             raise FatalError(
-                f"{broken} of {number} units crashed their worker or timed out: this is not the data's fault. "
+                f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "
                 "`lipforge explain` shows where; what is finished is safe."
             )
 

@@ -1,5 +1,6 @@
 """Write a unit's media, then its ledger record: the moment from which it is done."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Commit:
             "end_frame": unit.end_frame,
             "rows": rows,
             "part_sizes": part_sizes,
+            "open_ends": [asdict(clip.open_end) for clip in clips if clip.open_end is not None],
             **facts,
         }
         self.ledger.write_unit(unit.unit_id, record)

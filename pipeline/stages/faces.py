@@ -4,15 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from model.faces import DetectedFace, FaceBackend, FaceLandmarks
-from pipeline.clip import Frame
+from pipeline.clip import Box, Frame
 from pipeline.config import FacesConfig
+from pipeline.plan import SAME_FACE, joint_share
 
-Box = tuple[float, float, float, float]
-
-SAME_FACE = 0.5
+OVERLAPPING = 0.5
 """Shared area over the smaller box: above it two boxes are one face."""
-MAX_STEP = 0.35
-"""Least shared area (over the joint area) of a face's boxes in neighbouring frames; less is a jump to something else."""
 
 
 @dataclass
@@ -66,9 +63,9 @@ class TrackFaces:
         for track in tracks:
             found = self.backend.landmarks(frame.rgb, track.last) if track.num_missed == 0 else None
             taken = found is not None and any(
-                _shared(found.box, _box(other)) > SAME_FACE for other in frame.faces.values()
+                _shared(found.box, _box(other)) > OVERLAPPING for other in frame.faces.values()
             )
-            if found is None or taken or _joint(found.box, track.last.box) < MAX_STEP:
+            if found is None or taken or joint_share(found.box, track.last.box) < SAME_FACE:
                 track.num_missed += 1
             else:
                 track.last = found
@@ -79,12 +76,12 @@ class TrackFaces:
         assert frame.rgb is not None
         detected = sorted(self.backend.detect(frame.rgb), key=_area, reverse=True)
         for face in detected:
-            if any(_shared(face.box, _box(points)) > SAME_FACE for points in frame.faces.values()):
+            if any(_shared(face.box, _box(points)) > OVERLAPPING for points in frame.faces.values()):
                 continue
             found = self.backend.landmarks(frame.rgb, face)
-            if found is None or any(_shared(found.box, _box(points)) > SAME_FACE for points in frame.faces.values()):
+            if found is None or any(_shared(found.box, _box(points)) > OVERLAPPING for points in frame.faces.values()):
                 continue
-            track = next((t for t in tracks if t.num_missed and _joint(found.box, t.last.box) >= MAX_STEP), None)
+            track = next((t for t in tracks if t.num_missed and joint_share(found.box, t.last.box) >= SAME_FACE), None)
             if track is None:
                 if len(tracks) >= self.config.max_tracks:
                     continue
@@ -116,9 +113,3 @@ def _size(box: Box) -> float:
 def _shared(a: Box, b: Box) -> float:
     """Shared area over the smaller area, 0..1."""
     return _overlap_area(a, b) / min(_size(a), _size(b))
-
-
-def _joint(a: Box, b: Box) -> float:
-    """Shared area over joint area, 0..1."""
-    shared = _overlap_area(a, b)
-    return shared / (_size(a) + _size(b) - shared)
