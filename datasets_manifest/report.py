@@ -17,7 +17,6 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from fsspec.implementations.local import LocalFileSystem
 from markupsafe import Markup
 from numpy.typing import NDArray
@@ -155,7 +154,7 @@ def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Se
     cube = _cube(rows)
     reasons = _by_reason(cube)
     run = _run_facts(runs[-1]) if runs else None
-    settings = _settings(fs, root, run["run_id"]) if run else {}
+    settings = _settings(fs, root)
     gallery = _Gallery(dataset_dir, fs, root)
     kept_ids, lost_ids = _pick_kept(rows), _pick_not_kept(rows)
     gallery.load([*kept_ids, *(clip_id for ids in lost_ids.values() for clip_id in ids)])
@@ -424,12 +423,12 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(fs: fsspec.AbstractFileSystem, root: str, run_id: str) -> dict[str, float]:
-    """Numbers of the run's resolved config as `section.field`; empty when it has none."""
-    path = f"{root}/runs/{run_id}/config.yaml"
+def _settings(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, float]:
+    """Numbers of the settings in force (`lipforge pack` may have changed them since the run) as `section.field`."""
+    path = f"{root}/ledger/dataset.json"
     if not fs.exists(path):
         return {}
-    tree = yaml.safe_load(fs.cat_file(path))
+    tree = json.loads(fs.cat_file(path)).get("config")
     sections = tree.items() if isinstance(tree, dict) else ()
     return {
         f"{section}.{name}": float(value)

@@ -152,6 +152,7 @@ def pack(
     A looser threshold takes clips out of parts/ into new shards. A stricter one writes the shards again that hold a clip which no longer
     passes; its media goes back to parts/. Thresholds: min_speech_ratio, min_sync_confidence, max_av_offset_frames, min_quality.
     """
+    from datasets_manifest.report import write_report
     from pipeline.accounts import seconds_by_outcome
     from pipeline.progress import outcome_table
     from pipeline.run import repack
@@ -161,6 +162,7 @@ def pack(
         outcome = seconds_by_outcome(rows)
         console.print(f"thresholds: {', '.join(f'{name}={value}' for name, value in thresholds.model_dump().items())}")
         console.print(outcome_table(sum(outcome.values()), outcome.pop("kept"), outcome))
+        console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -120,7 +120,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = [{"name": "resample", "cpu_s": 3.0}, {"name": "track_faces", "cpu_s": 9.0}]
     summary = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None, "seconds_in": 60.0, "stages": stages}
     (run / "summary.json").write_text(json.dumps({**summary, "versions": {"av": "<i>9</i>"}}))
-    (run / "config.yaml").write_text("thresholds: {max_av_offset_frames: 6, min_quality: 40.0}\n")
+    (root / "ledger").mkdir()
+    settings = {"thresholds": {"max_av_offset_frames": 6, "min_quality": 40.0}}
+    (root / "ledger" / "dataset.json").write_text(json.dumps({"config": settings}))
     return root
 
 
