@@ -49,7 +49,7 @@ class SyncScore:
     offset_frames: int
     """-15..15 at 25 fps; positive: the audio is early and must be delayed by this much."""
     confidence: float
-    """How far the best shift stands out of the others; the same scale for clips of any length."""
+    """How high the best shift's similarity is and how far it stands out: chance gives about 1 at any length."""
     distance: float
     """1 minus the mean similarity at the best shift: 0 (same) to 2."""
     curve: np.ndarray
@@ -158,7 +158,8 @@ def shift_curve(lips: Tensor, sound: Tensor) -> Tensor:
     return torch.stack([similar.diagonal(shift).mean() for shift in range(len(sound) - len(lips) + 1)])
 
 
-DEFAULT_MIN_CONFIDENCE = 1.0
+DEFAULT_MIN_CONFIDENCE = 1.8
+"""Kept by 95 % and more of 5 s of natural speech, refused by 90 % and more of mismatches: docs/models/lip_sync.md."""
 _MIN_FRAMES = 25
 
 
@@ -199,9 +200,11 @@ class LipSync:
             by_shift = torch.stack(curves).mean(dim=0).numpy()
         curve = by_shift[::-1].copy()  # sound that comes later than its picture is late: a negative offset
         best = int(curve.argmax())
-        # the mean of n noisy similarities scatters by 1 / sqrt(n): so the same number means the same at any length
-        confidence = (curve[best] - np.median(curve)) * np.sqrt(num_frames - VIEW + 1)
-        return SyncScore(best - MAX_SHIFT, float(confidence), float(1 - curve[best]), curve)
+        # Two signs of a match: the peak stands out, and it is high. A mean of n noisy similarities scatters by
+        # 1 / sqrt(n), so the root of n makes chance look the same at any length.
+        height, prominence = max(float(curve[best]), 0.0), float(curve[best] - np.median(curve))
+        confidence = float(np.sqrt(height * prominence * (num_frames - VIEW + 1)))
+        return SyncScore(best - MAX_SHIFT, confidence, float(1 - curve[best]), curve)
 
 
 @contextmanager

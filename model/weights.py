@@ -106,8 +106,8 @@ MODEL_FILES = (
         purpose="the built-in judge of lip-sync",
         source="this project: train/lip_sync.py",
         licence="Apache-2.0",
-        sha256="171f346d7f03f7f37789793a6f4ad3aef3df6953497c025540e3c84b1dc63799",
-        size_bytes=304_104,
+        sha256="c21beebf541002af14d1d3ae09e03c8e733dc6657838190c893ee8e73a50d24d",
+        size_bytes=607_946,
         wheel=None,
     ),
 )

@@ -30,8 +30,9 @@ def scorer() -> LipSync:
 def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """How far the mouth is open at 16 kHz (0..1), and a voice that goes with it: vowels open it, hisses close it."""
     times = np.arange(num_frames * SAMPLES_PER_FRAME) / 16_000
-    knots = rng.random(int(times[-1] * 9) + 3) * np.tile([1.0, 0.2], 10_000)[: int(times[-1] * 9) + 3]
-    opening = np.interp(times + 0.01, np.arange(len(knots)) / 9, knots)
+    turns = np.cumsum(rng.uniform(0.06, 0.25, int(times[-1] / 0.06)))  # the mouth opens and closes in no fixed rhythm
+    heights = rng.random(len(turns)) * np.where(np.arange(len(turns)) % 2, 1.0, 0.2)
+    opening = np.interp(times, turns, heights)
     opening = np.convolve(opening, np.hanning(1200) / np.hanning(1200).sum(), "same")
     formant = 300 + 600 * opening
     phase = 2 * np.pi * 130 * times
