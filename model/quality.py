@@ -6,12 +6,12 @@ turns them into a score. docs/models/quality.md says on what, and how well it do
 """
 
 import json
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ _NUM_BANDS = 4
 
 # E[x^2] / E[|x|]^2 of a generalised Gaussian falls with its shape: a table inverts it (BRISQUE's moment matching).
 _SHAPES = np.geomspace(0.15, 12.0, 1000)
-_RATIOS = np.exp(gammaln(1 / _SHAPES) + gammaln(3 / _SHAPES) - 2 * gammaln(2 / _SHAPES))
+_RATIOS = np.array([math.exp(math.lgamma(1 / a) + math.lgamma(3 / a) - 2 * math.lgamma(2 / a)) for a in _SHAPES])
 
 
 class PictureQuality:

@@ -4,6 +4,8 @@ python -m tests.talking_photo OUT.mp4 --duration-s 12 --offset 3
 
 The photograph is `skimage.data.astronaut()` (NASA, public domain). Speech is a formant synthesiser: babble of syllables
 in phrases, with pauses. One list of syllables drives both sound and lips, so the offset between them is known exactly.
+Offset 0 means that lips and sound move together. Real lips move a little ahead of the sound; these do not, so a judge
+that learned from real speech may read a constant offset on top of the planted one.
 The same arguments always give the same pixels and samples.
 """
 
