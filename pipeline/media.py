@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 SEEK_PREROLL_S = 2.0
 """Audio decoders need a little sound before the first sample that is right."""
+PCM_SCALE = 32_768
+"""16-bit steps of amplitude 1: samples that come as 16 bit leave as the same 16 bit."""
 SEEK_BACK_S = (0.0, 2.0, 20.0)
 """How much before a wanted key frame to look for it, in turn."""
 SEEK_GIVE_UP_S = 1.0
@@ -149,9 +151,7 @@ def _packets(container: av.container.InputContainer, stream: Any) -> Iterator[An
     yield None
 
 
-def _packets_from(
-    container: av.container.InputContainer, stream: Any, origin_s: float, key_s: float
-) -> Iterator[Any]:
+def _packets_from(container: av.container.InputContainer, stream: Any, origin_s: float, key_s: float) -> Iterator[Any]:
     """Packets of one stream from the key frame at key_s (on our clock), or from the beginning when seeking cannot find it.
 
     Formats without an index (MPEG-TS, MPEG-PS) land behind the wanted packet, or give wrong times there: so what is found is checked.
@@ -409,7 +409,7 @@ def read_audio(uri: str, info: VideoInfo, start_frame: int, end_frame: int) -> n
         begin, end = max(first, 0), min(first + len(piece), len(samples))
         if begin < end:
             samples[begin:end] = piece[begin - first : end - first]
-    return np.clip(samples, -1.0, 1.0)
+    return samples
 
 
 def _decode_audio(uri: str, info: VideoInfo, start_s: float, end_s: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -453,7 +453,8 @@ class _Stretch:
         self.kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         self.start_s = start_s
         self.num_samples_in = 0
-        self.resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        # Into 16 bit: there the library scales a mix of channels down, and in float it lets it grow beyond [-1, 1].
+        self.resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         self.pieces: list[np.ndarray] = []
 
     @property
@@ -472,8 +473,8 @@ class _Stretch:
 
     def finish(self) -> tuple[float, np.ndarray]:
         self.pieces.extend(out.to_ndarray()[0] for out in self.resampler.resample(None))
-        samples = np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.float32)
-        return self.start_s, samples
+        samples = np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int16)
+        return self.start_s, samples.astype(np.float32) / PCM_SCALE
 
 
 def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
@@ -506,7 +507,7 @@ def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
 def encode_flac(samples: np.ndarray) -> bytes:
     """FLAC, mono, 16 kHz, 16 bit. samples: float32 [N] in [-1, 1]."""
     buffer = io.BytesIO()
-    pcm = np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16)
+    pcm = np.clip(np.round(samples * PCM_SCALE), -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)
     with av.open(buffer, "w", format="flac", options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream("flac", rate=SAMPLE_RATE_HZ, layout="mono", format="s16")
         for first in range(0, len(pcm), 4096):

@@ -1,0 +1,87 @@
+"""Video whose frames say their own number and whose sound is noise, so that each frame and sample can be told from any other."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+SIZE = (96, 128)
+"""Height and width, pixels."""
+_BLOCK = 32
+_NUM_BITS = 12
+_TICK = Fraction(1, 90_000)
+
+
+def picture(code: int) -> np.ndarray:
+    """uint8 [96, 128, 3]: 12 black or white blocks, the bits of `code`."""
+    bits = np.array([code >> bit & 1 for bit in range(_NUM_BITS)], np.uint8).reshape(3, 4)
+    return np.repeat(np.kron(bits * 200 + 20, np.ones((_BLOCK, _BLOCK), np.uint8))[:, :, None], 3, axis=2)
+
+
+def code_of(rgb: np.ndarray) -> int:
+    """The number that a picture shows, whatever a codec did to it."""
+    blocks = rgb.mean(axis=2).reshape(3, _BLOCK, 4, _BLOCK).mean(axis=(1, 3)).ravel()
+    return sum(1 << bit for bit in range(_NUM_BITS) if blocks[bit] > 120)
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    """int16 [N] white noise."""
+    return np.random.default_rng(seed).integers(-20_000, 20_000, num_samples).astype(np.int16)
+
+
+def write_coded(
+    path: Path,
+    times_s: Sequence[float],
+    audio: np.ndarray | None = None,
+    audio_start_s: float = 0.0,
+    *,
+    vcodec: str = "libx264",
+    acodec: str = "pcm_s16le",
+    gop: int = 12,
+    options: dict[str, str] | None = None,
+    rate: Fraction | int = 25,
+    fixed_rate: bool = False,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Frame n shows n and has the time times_s[n]. audio: int16 [N] mono at 16 kHz, or [N, 2] for stereo.
+
+    fixed_rate: count frames in units of 1 / rate, for codecs that know no other times.
+    """
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        video = container.add_stream(vcodec, rate=rate, options={"threads": "1", "g": str(gop), **(options or {})})
+        video.height, video.width = SIZE
+        video.pix_fmt = "yuv420p"
+        if not fixed_rate:
+            video.codec_context.time_base = _TICK
+        packets = []
+        for code, time_s in enumerate(times_s):
+            frame = av.VideoFrame.from_ndarray(picture(code), format="rgb24")
+            frame.pts = code if fixed_rate else round(time_s / _TICK)
+            frame.time_base = Fraction(1, Fraction(rate)) if fixed_rate else _TICK
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        if audio is not None:
+            packets += _encode_audio(container, acodec, audio, audio_start_s)
+        packets.sort(key=lambda packet: float(packet.dts * packet.time_base))
+        for packet in packets:
+            container.mux(packet)
+    return path
+
+
+def _encode_audio(container: av.container.OutputContainer, acodec: str, audio: np.ndarray, start_s: float) -> list:
+    layout = "mono" if audio.ndim == 1 else "stereo"
+    rate_hz = 48_000 if acodec == "libopus" else 16_000
+    sound = container.add_stream(acodec, rate=rate_hz, layout=layout)
+    resampler = av.AudioResampler(sound.codec_context.format, layout, rate_hz, frame_size=sound.frame_size or 1024)
+    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.reshape(1, -1)), format="s16", layout=layout)
+    block.sample_rate = 16_000
+    block.pts = None
+    packets, num_samples = [], 0
+    for piece in [*resampler.resample(block), *resampler.resample(None)]:
+        piece.pts = round(start_s * rate_hz) + num_samples
+        piece.time_base = Fraction(1, rate_hz)
+        num_samples += piece.samples
+        packets += sound.encode(piece)
+    return packets + sound.encode(None)
