@@ -177,8 +177,9 @@ def outcome_table(seconds_in: float, kept: float, by_reason: Mapping[str, float]
     total = max(seconds_in, 1e-9)
     table.add_row("in", hours(seconds_in), "100 %", style="bold")
     table.add_row("kept", hours(kept), f"{100 * kept / total:.0f} %", style="green")
-    for reason, seconds in by_reason.items():
-        table.add_row(f"  {reason}", hours(seconds), f"{100 * seconds / total:.0f} %")
+    for reason, seconds in sorted(by_reason.items(), key=lambda item: -item[1]):
+        if seconds:  # a clip that shares all its seconds with another face's has none of its own
+            table.add_row(f"  {reason}", hours(seconds), f"{100 * seconds / total:.0f} %")
     return table
 
 

@@ -110,9 +110,9 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
             config = _with_thresholds(config, changes, shard_size_mb)
-            ledger.write_dataset({**record, "config": config.model_dump(mode="json")})
         executor = make_executor(config.model_copy(update={"run": config.run.model_copy(update={"executor": "local"})}))
         rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, executor)
+        ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
         return config.thresholds, rows
 
 
