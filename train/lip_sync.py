@@ -65,14 +65,14 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    num_networks: int = 5
+    num_networks: int = 4
     """Networks whose curves are averaged."""
     width: int = 64
     num_outputs: int = 32
     dropout: float = 0.1
-    num_steps: int = 1500
+    num_steps: int = 1200
     """Optimizer steps of each final network."""
-    num_offset_steps: int = 1000
+    num_offset_steps: int = 800
     """Optimizer steps of each network that estimates offsets."""
     num_offset_rounds: int = 2
     batch_size: int = 64
@@ -305,35 +305,40 @@ def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def vary_lips(rng: np.random.Generator, lips: np.ndarray) -> np.ndarray:
     """Mirrored, turned a little, larger or smaller, flatter, noisier. lips: float32 [B, n, NUM_SPEAKING, 3]."""
-    count = len(lips)
-    mirrored = lips[:, :, _mirror()[:NUM_SPEAKING]] * [-1, 1, 1]
-    lips = np.where(rng.random((count, 1, 1, 1)) < 0.5, mirrored, lips)
+    count, num_frames, num_points, _ = lips.shape
+    lips = np.where(rng.random((count, 1, 1, 1)) < 0.5, lips[:, :, _mirror()[:NUM_SPEAKING]] * _FLIP, lips)
     x, y, z = rng.normal(0, 0.12, (3, count))
     zero = np.zeros(count)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(count, 3, 3)
     turn = np.eye(3) + cross + cross @ cross / 2
-    lips = np.einsum("bij,btpj->btpi", turn, lips)
-    lips = lips * np.exp(rng.normal(0, 0.2, (count, 1, 1, 1)) + rng.normal(0, 0.1, (count, 1, 1, 3)))
-    flat = np.where(rng.random(count) < 0.3, rng.random(count), 1.0)
-    lips = lips * np.stack([np.ones(count), np.ones(count), flat], axis=1)[:, None, None]
-    lips = lips + rng.normal(0, 0.1, lips.shape) * rng.random((count, 1, 1, 1))
-    lips = lips + rng.normal(0, 0.1, (count, lips.shape[1], 1, 3)) * rng.random((count, 1, 1, 1))
-    return lips.astype(np.float32)
+    turn *= np.exp(rng.normal(0, 0.2, (count, 1, 1)) + rng.normal(0, 0.1, (count, 3, 1)))
+    turn[:, 2] *= np.where(rng.random(count) < 0.3, rng.random(count), 1.0)[:, None]
+    lips = (lips.reshape(count, -1, 3) @ turn.transpose(0, 2, 1).astype(np.float32)).reshape(lips.shape)
+    for shape in ((count, num_frames, num_points, 3), (count, num_frames, 1, 3)):  # each point, then all together
+        strength = 0.1 * rng.random((count, 1, 1, 1), dtype=np.float32)
+        lips = lips + strength * rng.standard_normal(shape, dtype=np.float32)
+    return lips
+
+
+_FLIP = np.array([-1, 1, 1], dtype=np.float32)
 
 
 def vary_sound(rng: np.random.Generator, power: np.ndarray) -> np.ndarray:
     """Another microphone, room noise; then `log_mel`. power: float32 [B, L, 40]."""
     count, length, bands = power.shape
     place = np.linspace(0, 4, bands)
-    tone = np.stack([np.interp(place, np.arange(5), rng.normal(0, 0.35, 5)) for _ in range(count)])
-    power = power * 10 ** tone[:, None]
+    tone, noise_tone = (
+        np.stack([10 ** np.interp(place, np.arange(5), rng.normal(0, spread, 5)) for _ in range(count)])[:, None]
+        for spread in (0.35, 0.4)
+    )
+    power = power * tone.astype(np.float32)
     loud = np.quantile(power.mean(axis=2), 0.95, axis=1)
-    noise_tone = np.stack([np.interp(place, np.arange(5), rng.normal(0, 0.4, 5)) for _ in range(count)])
     noise_level = np.where(rng.random(count) < 0.5, loud * 10 ** rng.uniform(-4, -1.2, count), 0)
-    noise = noise_level[:, None, None] * 10 ** noise_tone[:, None] * rng.gamma(2, 0.5, (count, length, bands))
-    levels = np.stack([log_mel(clip) for clip in power + noise])
-    jitter = np.where(rng.random(count) < 0.3, 0.05, 0)[:, None, None]
-    return (levels + jitter * rng.normal(size=levels.shape)).astype(np.float32)
+    noise_power = (noise_level[:, None, None] * noise_tone).astype(np.float32)
+    power = power + noise_power * rng.standard_exponential((count, length, bands), dtype=np.float32)
+    levels = np.stack([log_mel(clip) for clip in power])
+    jitter = np.where(rng.random(count) < 0.3, np.float32(0.05), np.float32(0))[:, None, None]
+    return levels + jitter * rng.standard_normal(levels.shape, dtype=np.float32)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -434,13 +439,19 @@ def train(
     clips = group_by_face(prepare(clips, head), head)
     for round_ in range(config.num_offset_rounds):
         clips = correct_offsets(clips, round_, config)
+    seeds = range(config.seed + 1000, config.seed + 1000 + config.num_networks)
+    networks = [train_network(clips, config.num_steps, seed, config) for seed in seeds]
+    out.write_bytes(pack(name, head, networks))
+    log.info("wrote %s, %d bytes", out, out.stat().st_size)
+
+
+def pack(name: str, head: np.ndarray, networks: list[SyncNetwork]) -> bytes:
+    """The safetensors file that LipSync reads, in half precision."""
     tensors = {"reference": torch.from_numpy(head)}
-    for index in range(config.num_networks):
-        network = train_network(clips, config.num_steps, config.seed + 1000 + index, config)
+    for index, network in enumerate(networks):
         tensors |= {f"{index}.{key}": tensor for key, tensor in network.state_dict().items()}
     small = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-    out.write_bytes(save_safetensors(small, metadata={"name": name}))
-    log.info("wrote %s, %d bytes", out, out.stat().st_size)
+    return save_safetensors(small, metadata={"name": name})
 
 
 # --- evaluation ---------------------------------------------------------------------------------------------------
