@@ -68,8 +68,9 @@ class Progress:
         self._bars.update(self._task, total=max(num_to_probe, 1), description="look at sources")
         self._show(force=True)
 
-    def probed(self) -> None:
+    def probed(self, cpu_s: float) -> None:
         self._num_probed += 1
+        self.summary.stage_cpu_s["probe"] = self.summary.stage_cpu_s.get("probe", 0.0) + cpu_s
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 

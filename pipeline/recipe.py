@@ -121,12 +121,14 @@ class ScoreOperator:
         """Measure and commit; return the ledger record."""
         clock = StageClock()
         clips = [done for clip in cut.clips for done in apply(self.stages, clip, clock)]
+        with clock.running(self.commit.name):
+            part_sizes = self.commit.write_media(clips)
         facts = {
             "attempt": cut.attempt,
             "decode_passes": cut.decode_passes,
             "stage_cpu_s": {name: round(cpu_s, 3) for name, cpu_s in (cut.stage_cpu_s | clock.cpu_s).items()},
         }
-        return self.commit.process(cut.unit, clips, facts)
+        return self.commit.write_record(cut.unit, clips, part_sizes, facts)
 
 
 def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:

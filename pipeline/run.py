@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -191,11 +192,15 @@ def _rows_without_units(
 def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
     """Fill in what depends on the models; and the hashes that every row carries."""
     from model.lip_sync import DEFAULT_MIN_CONFIDENCE
+    from model.quality import PictureQuality
+    from model.speech import SpeechDetector
 
     if config.thresholds.min_sync_confidence is None:
         thresholds = config.thresholds.model_copy(update={"min_sync_confidence": DEFAULT_MIN_CONFIDENCE})
         config = config.model_copy(update={"thresholds": thresholds})
-    return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(models)[:16]}
+    files = (SpeechDetector().model_file, PictureQuality().model_file)
+    everything = {**models, **{file.name: file.read_bytes() for file in files}}
+    return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(everything)[:16]}
 
 
 def _open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
@@ -290,17 +295,19 @@ def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: 
         else:
             videos[source.entry_id] = from_record(record)
     progress.sources(len(sources), len(todo))
-    for entry_id, record in executor.map(partial(_probe_one, ledger), todo):
+    for entry_id, record, cpu_s in executor.map(partial(_probe_one, ledger), todo):
         videos[entry_id] = from_record(record)
-        progress.probed()
+        progress.probed(cpu_s)
     return [videos[source.entry_id] for source in sources]
 
 
-def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any]]:
+def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any], float]:
+    """(entry, its record, CPU seconds)."""
+    start_s = time.process_time()
     mark = fingerprint(source.uri)
     record = to_record(Probe().process(source), mark)
     ledger.write_source(source.entry_id, record)
-    return source.entry_id, record
+    return source.entry_id, record, time.process_time() - start_s
 
 
 def _claim_content(ledger: Ledger, videos: list[Video]) -> list[tuple[Video, list[Unit]]]:

@@ -47,9 +47,10 @@ class AlignFace:
 
 
 def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
-    """float32 [T, K, 3]: frames without landmarks get a straight line between their neighbours. The first has some."""
+    """float32 [T, K, 3]: frames without landmarks get a straight line between their neighbours, or the nearest ones at the ends."""
     known = [index for index, points in enumerate(landmarks) if points is not None]
     filled = np.empty((len(landmarks), *landmarks[known[0]].shape), dtype=np.float32)  # type: ignore[union-attr]
+    filled[: known[0]] = landmarks[known[0]]
     for index in known:
         filled[index] = landmarks[index]
     for before, after in zip(known, [*known[1:], len(landmarks)], strict=True):

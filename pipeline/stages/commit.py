@@ -47,21 +47,24 @@ class Commit:
         self.thresholds = thresholds
         self.hashes = hashes
 
-    def process(self, unit: Unit, clips: list[Clip], facts: dict[str, Any]) -> dict[str, Any]:
-        """Write media and record; return the record. facts: what else the record should hold."""
-        rows = [
-            self._row(clip, facts) for clip in sorted(clips, key=lambda c: (c.start_frame, c.track_index, c.end_frame))
-        ]
+    def write_media(self, clips: list[Clip]) -> dict[str, int]:
+        """Write parts and posters; gives the size of each part's sample in bytes, by key."""
         for clip in clips:
             if clip.poster:
-                self.store.write(poster_name(unit.unit_id, clip.key), clip.poster)
-        part_sizes = {clip.key: self._write_part(clip) for clip in clips if clip.mp4}
+                self.store.write(poster_name(clip.unit.unit_id, clip.key), clip.poster)
+        return {clip.key: self._write_part(clip) for clip in clips if clip.mp4}
+
+    def write_record(
+        self, unit: Unit, clips: list[Clip], part_sizes: dict[str, int], facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write and return the unit's record, after its media. facts: what else the record should hold."""
+        clips = sorted(clips, key=lambda clip: (clip.start_frame, clip.track_index, clip.end_frame))
         record = {
             "unit_id": unit.unit_id,
             "source_id": unit.video.source_id,
             "start_frame": unit.start_frame,
             "end_frame": unit.end_frame,
-            "rows": rows,
+            "rows": [self._row(clip, facts) for clip in clips],
             "part_sizes": part_sizes,
             "open_ends": [asdict(clip.open_end) for clip in clips if clip.open_end is not None],
             **facts,

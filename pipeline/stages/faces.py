@@ -48,12 +48,12 @@ class TrackFaces:
                 if new_shot:
                     tracks = []
                 self._follow(frame, tracks)
-                tracks = [track for track in tracks if track.num_missed <= self.config.max_gap_frames]
                 since_look += 1
                 every = self.config.detect_every_frames if tracks else self.config.search_every_frames
                 if new_shot or any(track.num_missed for track in tracks) or since_look >= every:
                     since_look = 0
                     next_index = self._look(frame, tracks, next_index)
+                tracks = [track for track in tracks if track.num_missed <= self.config.max_gap_frames]
             previous = frame
             yield frame
 

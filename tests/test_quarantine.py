@@ -1,0 +1,75 @@
+"""Units that kill or hang their worker are given up after a set number of attempts, with what the trace says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets_manifest.schema import Reason
+from pipeline.config import RunConfig
+from pipeline.quarantine import GivenUp, Quarantine
+from pipeline.storage import Store
+
+ATTEMPT = """
+import ctypes, os, signal, sys, time
+from pipeline.config import RunConfig
+from pipeline.quarantine import Quarantine
+from pipeline.storage import Store
+
+folder, run_id, what = sys.argv[1:]
+config = RunConfig(max_attempts=2, max_kills=3, unit_timeout_s=0.5)
+with Quarantine(Store(folder), config, run_id).attempt("unit", "cut"):
+    if what == "crash":
+        ctypes.string_at(0)
+    elif what == "hang":
+        time.sleep(60)
+    elif what == "vanish":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def attempt(folder: Path, run_id: str, what: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", ATTEMPT, str(folder), run_id, what]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("what", "attempts", "reason", "word"),
+    [
+        ("crash", 2, Reason.WORKER_CRASHED, "Segmentation fault"),
+        ("hang", 2, Reason.TIMEOUT, "not done within 0.5 s"),
+        ("vanish", 3, Reason.WORKER_CRASHED, "without a trace"),
+    ],
+)
+def test_a_unit_is_given_up_after_its_attempts(tmp_path, what, attempts, reason, word):
+    run_id = f"{tmp_path.name}-{what}"
+    config = RunConfig(max_attempts=2, max_kills=3, unit_timeout_s=0.5)
+    quarantine = Quarantine(Store(str(tmp_path)), config, run_id)
+    for number in range(1, attempts + 1):
+        assert attempt(tmp_path, run_id, what).returncode != 0, f"attempt {number} should have died"
+    with pytest.raises(GivenUp) as given_up, quarantine.attempt("unit", "cut"):
+        pytest.fail("a hopeless attempt was begun")
+    assert given_up.value.reason is reason
+    assert word in given_up.value.detail
+
+
+def test_the_attempt_before_the_last_is_still_tried(tmp_path):
+    run_id = f"{tmp_path.name}-once"
+    attempt(tmp_path, run_id, "crash")
+    assert attempt(tmp_path, run_id, "finish").returncode == 0
+
+
+def test_attempts_of_other_runs_do_not_count(tmp_path):
+    for number in range(2):
+        attempt(tmp_path, f"{tmp_path.name}-{number}", "crash")
+    with Quarantine(Store(str(tmp_path)), RunConfig(max_attempts=2), f"{tmp_path.name}-new").attempt(
+        "unit", "cut"
+    ) as n:
+        assert n == 1
+
+
+def test_an_error_in_python_is_not_a_crash(tmp_path):
+    quarantine = Quarantine(Store(str(tmp_path)), RunConfig(), tmp_path.name)
+    with pytest.raises(ZeroDivisionError), quarantine.attempt("unit", "cut"):
+        _ = 1 / 0
