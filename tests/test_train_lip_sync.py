@@ -1,5 +1,6 @@
 """The trainer of the sync scorer: what it reads, what it pairs, and that what it writes can score."""
 
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from model import weights
 from model.lip_sync import MEL_PER_FRAME, NUM_SPEAKING, SAMPLES_PER_FRAME, SYNC_LANDMARKS, LipSync
+from tests.talking_photo import make_talking_photo
 from tests.test_lip_sync import SPARE, talking_head
 from train import lip_sync
 from train.lip_sync import MARGIN, Clip, TrainConfig, draw_batch, load_clips, mean_head, pack, prepare, train_network
@@ -96,3 +98,22 @@ def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(clips: lis
     planted = {clip.name: [-2, 0, 2][index % 3] for index, clip in enumerate(clips)}
     correlation = np.corrcoef([found[name] for name in planted], list(planted.values()))[0, 1]
     assert correlation > 0.5
+
+
+def test_videos_in_a_tar_become_clips(tmp_path: Path) -> None:
+    if any(status.state is not weights.FileState.OK for status in weights.verify("builtin")):
+        pytest.skip("the built-in model files are not fetched")
+    video = make_talking_photo(tmp_path / "someone talks.mp4", duration_s=2.0, size_px=256)
+    (tmp_path / "notes.txt").write_text("not a video")
+    with tarfile.open(tmp_path / "videos.tar", "w") as archive:
+        archive.add(video, "folder/someone talks.mp4")
+        archive.add(tmp_path / "notes.txt", "folder/notes.txt")
+    lip_sync.extract(tmp_path / "cache", [tmp_path / "videos.tar"])
+    (clip,) = load_clips(tmp_path / "cache")
+    assert clip.name == "someone talks"
+    assert clip.points.shape == (50, len(SYNC_LANDMARKS), 3)
+    assert clip.audio.shape == ((50 + 2 * MARGIN) * SAMPLES_PER_FRAME,)
+    assert (clip.frames_before, clip.frames_after) == (0, 0)
+    inside = clip.audio[MARGIN * SAMPLES_PER_FRAME : -MARGIN * SAMPLES_PER_FRAME]
+    assert np.abs(inside).max() > 0.01
+    assert np.array_equal(np.flatnonzero(clip.audio[: MARGIN * SAMPLES_PER_FRAME]), [])

@@ -195,7 +195,7 @@ def _extract_clip(name: str, uri: str, faces: MediaPipeFaces) -> Clip | None:
     info = media.probe(uri)
     tracks: list[tuple[int, list[np.ndarray]]] = []  # first frame, points of each frame
     current: FaceLandmarks | None = None
-    for index, frame in media.read_frames(uri, info, 0, info.num_frames):
+    for index, frame in _frames(uri, info):
         followed = faces.landmarks(frame, current) if frame is not None and current is not None else None
         if followed is None and frame is not None:
             found = max(faces.detect(frame), key=lambda face: face.y1 - face.y0, default=None)
@@ -211,6 +211,13 @@ def _extract_clip(name: str, uri: str, faces: MediaPipeFaces) -> Clip | None:
     end = start + len(rows)
     audio = media.read_audio(uri, info, start - MARGIN, end + MARGIN)
     return Clip(name, np.stack(rows), audio, min(start, MARGIN), min(info.num_frames - end, MARGIN))
+
+
+def _frames(uri: str, info: media.VideoInfo) -> Iterator[tuple[int, np.ndarray | None]]:
+    """uint8 [H, W, 3] RGB for each 1/25 s; None where the video cannot be decoded."""
+    source = ((frame.time_s, frame.picture) for frame in media.decode_video(uri, info, 0, info.num_frames))
+    for index, picture in media.to_grid(source, 0, info.num_frames):
+        yield index, None if picture is None else media.upright_rgb(picture, info)
 
 
 # --- features -> training samples ---------------------------------------------------------------------------------
