@@ -31,7 +31,6 @@ from torch.nn import functional
 from model import weights
 from model.faces import FaceLandmarks, MediaPipeFaces
 from model.lip_sync import (
-    DEFAULT_MIN_CONFIDENCE,
     MAX_SHIFT,
     MEL_BANDS,
     MEL_PER_FRAME,
@@ -507,6 +506,9 @@ def evaluate(
     clips = load_clips(cache, offsets)
     for length_s in seconds:
         parts = windows(clips, round(length_s * 25))
+        if not parts:
+            typer.echo(f"{length_s} s: no clip is that long")
+            continue
         own = {part: scorer.score(part.points, part.audio()) for part in parts}
         errors: list[int] = []
         for part in parts:
@@ -529,15 +531,15 @@ def evaluate(
         if errors:
             shares = ", ".join(f"{np.mean(np.array(errors) <= limit):.3f} within {limit}" for limit in (0, 1, 2))
             typer.echo(f"  offsets, {len(errors)} planted: {shares} frames")
-        loose = np.quantile(kept, 0.05)
-        typer.echo(f"  own sound: median {np.median(kept):.2f}, 95 % reach {loose:.2f}")
-        typer.echo(f"  own sound: {np.mean(kept >= DEFAULT_MIN_CONFIDENCE):.3f} reach {DEFAULT_MIN_CONFIDENCE}")
-        for what, other in (("other clips", np.array(foreign)), ("same clip, other time", np.array(other_time))):
-            if len(other):
-                typer.echo(f"  sound of {what}: {len(other)}, AUC {_area_under_curve(kept, other):.3f}")
-                typer.echo(f"    median {np.median(other):.2f}, 95 % stay below {np.quantile(other, 0.95):.2f}")
-                for limit in (loose, DEFAULT_MIN_CONFIDENCE):
-                    typer.echo(f"    {np.mean(other < limit):.3f} refused at {limit:.2f}")
+        others = {"other clips": np.array(foreign), "same clip, other time": np.array(other_time)}
+        others = {what: confidences for what, confidences in others.items() if len(confidences)}
+        for what, confidences in others.items():
+            area = _area_under_curve(kept, confidences)
+            refused = np.mean(confidences < np.quantile(kept, 0.05))
+            typer.echo(f"  {what}: {len(confidences)}, AUC {area:.3f}, {refused:.3f} refused where 95 % are kept")
+        for limit in np.arange(1.2, 2.7, 0.2):
+            shares = [f"{np.mean(confidences < limit):.3f} of {what} refused" for what, confidences in others.items()]
+            typer.echo(f"  at {limit:.1f}: {np.mean(kept >= limit):.3f} kept, " + ", ".join(shares))
 
 
 def _area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
