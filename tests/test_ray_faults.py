@@ -1,0 +1,70 @@
+"""On Ray: a unit that crashes its worker natively, and one that hangs, fail by themselves; the others are kept."""
+
+import ctypes
+import os
+import shutil
+import time
+
+import pytest
+from rich.console import Console
+
+from datasets_manifest.manifest import read_manifest
+from pipeline import executors
+from pipeline.config import load_config
+from pipeline.inputs import Labels
+from pipeline.progress import Progress
+from pipeline.run import prepare
+from tests.talking_photo import make_talking_photo
+
+
+class FaultyCutWorker(executors._CutWorker):
+    """The real worker, but for what some sources do to it."""
+
+    def __init__(self, shared):
+        super().__init__(shared)
+        real = self.operator.process
+
+        def process(unit, attempt):
+            name = os.path.basename(unit.video.source.uri)
+            if name == "crash.mp4":
+                ctypes.string_at(0)
+            if name == "hang.mp4":
+                time.sleep(600)
+            return real(unit, attempt)
+
+        self.operator.process = process
+
+
+def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
+    """Prepare a good source and others of these names; the main row of each, by name."""
+    videos = folder / "videos"
+    videos.mkdir()
+    make_talking_photo(videos / "good.mp4", duration_s=6.0, size_px=320)
+    for name in names:
+        shutil.copy(videos / "good.mp4", videos / name)
+        with open(videos / name, "ab") as file:  # other content, or they would be duplicates
+            file.write(name.encode())
+    settings = load_config(None, ["run.workers=2", "run.max_attempts=2", f"run.unit_timeout_s={unit_timeout_s}"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "_CutWorker", FaultyCutWorker)
+        summary = prepare([str(videos)], str(folder / "out"), settings, Labels(), Progress(Console(quiet=True)))
+    assert summary.finished_at is not None
+    table = read_manifest(str(folder / "out")).to_pylist()
+    assert sum(row["accounted_s"] for row in table) == pytest.approx(6.0 * (1 + len(names)))
+    return {os.path.basename(row["source_uri"]): row for row in table if row["accounted_s"] > 1}
+
+
+def test_a_native_crash_fails_its_unit_alone(tmp_path):
+    rows = outcome(tmp_path, "crash.mp4", unit_timeout_s=600)
+    assert (rows["crash.mp4"]["status"], rows["crash.mp4"]["reason"]) == ("failed", "worker_crashed")
+    assert "Segmentation fault in 2 attempts" in rows["crash.mp4"]["detail"]
+    assert rows["good.mp4"]["status"] == "kept"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hang_fails_its_unit_alone(tmp_path):
+    # Long enough for the good unit on a busy machine, short enough to wait for two attempts.
+    rows = outcome(tmp_path, "hang.mp4", unit_timeout_s=40)
+    assert (rows["hang.mp4"]["status"], rows["hang.mp4"]["reason"]) == ("failed", "timeout")
+    assert rows["good.mp4"]["status"] == "kept"
