@@ -56,12 +56,10 @@ class Store:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file to fill; it appears under its name when the block ends, and not at all when the block fails."""
         if not self.is_local:
-            with self._fs.open(self.path(name), "wb") as file:
-                try:
-                    yield file
-                except BaseException:
-                    file.discard()
-                    raise
+            with tempfile.NamedTemporaryFile() as file:
+                yield file
+                file.flush()
+                self._fs.put_file(file.name, self.path(name))
             return
         folder = os.path.dirname(self.path(name))
         os.makedirs(folder, exist_ok=True)

@@ -1,13 +1,35 @@
 """What several tests share, made once per session: model files, hostile media, and datasets prepared from them."""
 
 import os
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from datasets_manifest.manifest import read_manifest
 from model import weights
+from pipeline.config import PrepareConfig
+from pipeline.inputs import Labels
+from pipeline.progress import Progress
+from pipeline.run import Summary, prepare
 from tests import media
+from tests.coded import noise, write_coded
+
+LOCAL = PrepareConfig.model_validate({"run": {"executor": "local"}, "encode": {"preset": "ultrafast"}})
+"""Everything in this process."""
+NASTY_NAMES = (
+    "with spaces.mp4",
+    'it\'s "quoted".mp4',
+    "$(touch x).mp4",
+    "new\nline.mp4",
+    "emoji \N{GRINNING FACE}.mp4",
+    "-leading-dash.mp4",
+    "concat:a|b.mp4",
+    "100%d [1]*?.mp4",
+    os.fsdecode(b"not utf-8 \xff\xfe.mp4"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +56,65 @@ def talking_clip(hostile_media: dict[str, Path]) -> Path:
     return hostile_media["base"]
 
 
-@pytest.fixture
-def in_folder(tmp_path: Path) -> Iterator[Path]:
-    """A fresh folder that is the current one during the test."""
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
+def run_prepare(inputs: list[str], out: Path, config: PrepareConfig = LOCAL, labels: Labels | None = None) -> Summary:
+    """`lipforge prepare`, with nothing shown."""
+    console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+    return prepare(inputs, str(out), config, labels or Labels(), Progress(console))
+
+
+def snapshot(folder: Path, but: Path | None = None) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of change of every file below a folder, by path; links and folders stand for themselves."""
+    found = {}
+    for root, folders, files in os.walk(folder):
+        if but is not None and Path(root) == but:
+            folders.clear()
+            continue
+        for name in files:
+            path = os.path.join(root, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    found[path] = (file.read(), os.stat(path).st_mtime_ns)
+            else:
+                found[path] = (b"", 0)
+    return found
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset, and what it was made from."""
+
+    folder: Path
+    """The input folder."""
+    out: Path
+    summary: Summary
+    rows: list[dict[str, Any]]
+    sources_before: dict[str, tuple[bytes, int]]
+
+    def rows_of(self, path: Path) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["source_uri"] == str(path)]
+
+
+@pytest.fixture(scope="session")
+def hostile_dataset(hostile_media: dict[str, Path], models: dict[str, bytes]) -> Prepared:
+    """All of tests/media.py, files with nasty names, and a folder full of traps, prepared once; the output lies within the input."""
+    folder = hostile_media["base"].parent
+    names = folder / "names"
+    names.mkdir()
+    for seed, name in enumerate(NASTY_NAMES):
+        made = write_coded(folder / "short.mkv", [n / 25 for n in range(25)], noise(16_000, seed))
+        made.rename(names / name)
+    (names / "loop").symlink_to(folder)
+    (names / "self.mp4").symlink_to("self.mp4")
+    (names / "nowhere.mp4").symlink_to("does-not-exist.mp4")
+    (names / "folder.mp4").mkdir()
+    os.mkfifo(names / "pipe.mp4")
+    (names / "notes.txt").write_text("no list of mine\n")
+    copy = names / "copy of base.mp4"
+    copy.write_bytes(hostile_media["base"].read_bytes())
+    locked = folder / "locked"
+    locked.mkdir(mode=0)
+    before = snapshot(folder)
+    out = folder / "dataset"
+    summary = run_prepare([str(folder)], out)
+    rows = read_manifest(str(out)).to_pylist()
+    return Prepared(folder, out, summary, rows, before)
