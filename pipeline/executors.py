@@ -148,6 +148,7 @@ class RayExecutor:
     def __init__(self, config: PrepareConfig) -> None:
         # Set before Ray is imported: one line for each of its own warnings is one too many on a user's screen.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         import ray
         import ray.data

@@ -42,6 +42,9 @@ class Ledger:
     def write_source(self, entry_id: str, record: Record) -> None:
         self.store.write(_name("sources", entry_id), to_json(record))
 
+    def delete_source(self, entry_id: str) -> None:
+        self.store.delete(_name("sources", entry_id))
+
     def sources(self) -> Iterator[Record]:
         return self._all("sources")
 

@@ -4,7 +4,7 @@ import datetime
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,9 +17,7 @@ from pipeline.accounts import is_measured, seconds_by_outcome
 from pipeline.config import FPS
 from pipeline.ledger import to_json
 from pipeline.storage import Store
-
-if TYPE_CHECKING:
-    from pipeline.run import Summary
+from pipeline.summary import Summary
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0
@@ -33,7 +31,7 @@ class Progress:
         self._live: Live | None = None
 
     @contextmanager
-    def run(self, summary: "Summary", store: Store) -> Iterator[None]:
+    def run(self, summary: Summary, store: Store) -> Iterator[None]:
         """Show and save progress while the block runs; save how it ended."""
         self.summary = summary
         self.store = store

@@ -1,13 +1,8 @@
 """`lipforge prepare`: from inputs to shards, manifest and report. Reads like the list of what happens."""
 
-import datetime
-import os
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +14,19 @@ from model import weights
 from pipeline import accounts
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, CutConfig, PrepareConfig, Thresholds
+from pipeline.dataset import open_dataset, require_dataset, resolve, with_thresholds, writing
 from pipeline.executors import Executor, FatalError, Job, make_executor
-from pipeline.inputs import Labels, find_sources
-from pipeline.ledger import DatasetError, Ledger
+from pipeline.inputs import Labels, Unreadable, find_sources
+from pipeline.ledger import Ledger
 from pipeline.pack import Sample, pack, parts_to_prune
 from pipeline.plan import plan_seams, plan_units, split_duplicates
 from pipeline.progress import Progress
 from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
 from pipeline.storage import Store
+from pipeline.summary import Summary, new_run_id, now, versions
 
-PACKAGES = ("lipforge", "av", "opencv-python", "ray", "scenedetect", "ai-edge-litert", "onnxruntime", "torch", "numpy")
-
-
-@dataclass
-class Summary:
-    """What a run did: written to runs/<run_id>/summary.json while it goes on and at its end."""
-
-    run_id: str
-    started_at: str
-    finished_at: str | None = None
-    wall_s: float = 0.0
-    phase: str = "probe"
-    num_sources: int = 0
-    num_units: int = 0
-    num_units_done: int = 0
-    num_workers: int = 0
-    seconds_total: float = 0.0
-    """Of all sources in the dataset, once the run is done."""
-    seconds_in: float = 0.0
-    """Of the units of this run's sources."""
-    seconds_done: float = 0.0
-    seconds_kept: float = 0.0
-    seconds_by_reason: dict[str, float] = field(default_factory=dict)
-    unreadable_folders: list[str] = field(default_factory=list)
-    stage_cpu_s: dict[str, float] = field(default_factory=dict)
-    config_hash: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def as_record(self) -> dict[str, Any]:
-        stages = [{"name": name, "cpu_s": round(cpu_s, 3)} for name, cpu_s in self.stage_cpu_s.items()]
-        return {**self.__dict__, "stages": stages}
+UNLISTED = "0" * 64
+"""Stands for the content of a folder that cannot be listed."""
 
 
 def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, progress: Progress) -> Summary:
@@ -75,11 +43,11 @@ def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, 
         )
     models = weights.load("builtin")
     config, hashes = resolve(config, models)
-    with _writing(store):
+    with writing(store):
         ledger = Ledger(store)
-        _open_dataset(ledger, config, hashes)
-        summary = Summary(run_id=_new_run_id(store), started_at=_now(), config_hash=hashes["config_hash"])
-        summary.versions = _versions()
+        open_dataset(ledger, config, hashes)
+        summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=hashes["config_hash"])
+        summary.versions = versions()
         summary.unreadable_folders = [f"{folder.uri}: {folder.detail}" for folder in unreadable]
         store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
         executor = make_executor(config)
@@ -87,6 +55,7 @@ def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, 
             with progress.run(summary, store):
                 summary.num_workers = executor.num_workers
                 videos = _probe(ledger, sources, executor, progress)
+                _note_unreadable(ledger, unreadable)
                 content = _claim_content(ledger, videos)
                 job = Job(store, config, models, hashes, summary.run_id)
                 _run_units(job, content, executor, progress)
@@ -105,12 +74,12 @@ def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, 
 def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, list[accounts.Row]]:
     """`lipforge pack`: apply other thresholds to what was measured. Returns the thresholds in force and all rows."""
     store = Store(out)
-    with _writing(store):
+    with writing(store):
         ledger = Ledger(store)
-        record = _require_dataset(ledger, out)
+        record = require_dataset(ledger, out)
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
-            config = _with_thresholds(config, changes, shard_size_mb)
+            config = with_thresholds(config, changes, shard_size_mb)
         executor = make_executor(config.model_copy(update={"run": config.run.model_copy(update={"executor": "local"})}))
         rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, executor)
         ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
@@ -120,8 +89,8 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
 def prune(out: str) -> None:
     """`lipforge prune`: delete the media of clips that no shard holds."""
     store = Store(out)
-    with _writing(store):
-        _require_dataset(Ledger(store), out)
+    with writing(store):
+        require_dataset(Ledger(store), out)
         names, _ = parts_to_prune(store)
         for name in names:
             store.delete(name)
@@ -186,101 +155,6 @@ def _rows_without_units(
     return rows
 
 
-# --- the dataset ----------------------------------------------------------------------------------------------------------
-
-
-def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
-    """Fill in what depends on the models; and the hashes that every row carries."""
-    from model.lip_sync import DEFAULT_MIN_CONFIDENCE
-    from model.quality import PictureQuality
-    from model.speech import SpeechDetector
-
-    if config.thresholds.min_sync_confidence is None:
-        thresholds = config.thresholds.model_copy(update={"min_sync_confidence": DEFAULT_MIN_CONFIDENCE})
-        config = config.model_copy(update={"thresholds": thresholds})
-    files = (SpeechDetector().model_file, PictureQuality().model_file)
-    everything = {**models, **{file.name: file.read_bytes() for file in files}}
-    return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(everything)[:16]}
-
-
-def _open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
-    """Begin a dataset, or make sure that this run fits the one that is there."""
-    plain = config.model_dump(mode="json")
-    record = ledger.read_dataset()
-    if record is None:
-        ledger.write_dataset(
-            {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": _versions()}
-        )
-        return
-    where = ledger.store.root
-    advice = f"Use a new folder, or the settings that {where} was made with (ledger/dataset.json)."
-    if record["hashes"]["config_hash"] != hashes["config_hash"]:
-        changed = _differences(record["measuring"], config.measuring())
-        raise DatasetError(f"{where} was made with other settings: {'; '.join(changed)}. {advice}")
-    if record["hashes"]["models_hash"] != hashes["models_hash"]:
-        raise DatasetError(f"{where} was made with other model files. {advice}")
-    changed = _differences(record["config"]["thresholds"], plain["thresholds"])
-    if changed:
-        raise DatasetError(
-            f"{where} has other thresholds: {'; '.join(changed)}. Nothing needs to be measured again: apply them with "
-            "`lipforge pack`, or run prepare with those of the dataset."
-        )
-    if record["config"]["pack"] != plain["pack"]:
-        raise DatasetError(f"{where} has shards of another size ({record['config']['pack']}). {advice}")
-
-
-def _require_dataset(ledger: Ledger, out: str) -> dict[str, Any]:
-    record = ledger.read_dataset()
-    if record is None:
-        raise DatasetError(
-            f"{out} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
-        )
-    return record
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(set(old) | set(new))
-        return [line for n in names for line in _differences(old.get(n), new.get(n), f"{name}.{n}" if name else n)]
-    return [] if old == new else [f"{name} was {old}, now {new}"]
-
-
-def _with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: float | None) -> PrepareConfig:
-    tree = config.model_dump(mode="json")
-    for change in changes:
-        name, separator, value = change.partition("=")
-        name = name.removeprefix("thresholds.")
-        if not separator or name not in tree["thresholds"]:
-            raise ValueError(
-                f"--set {change}: expected one of {', '.join(tree['thresholds'])}, for example min_quality=50"
-            )
-        tree["thresholds"][name] = yaml.safe_load(value)
-    if shard_size_mb is not None:
-        tree["pack"]["shard_size_mb"] = shard_size_mb
-    return PrepareConfig.model_validate(tree)
-
-
-class _writing:
-    """Hold the dataset for this command, or say who has it."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.lock = store.only_writer()
-
-    def __enter__(self) -> None:
-        try:
-            self.lock.__enter__()
-        except BlockingIOError as error:
-            raise DatasetError(
-                f"{self.store.root} is being written by another command. Wait for it or stop it."
-            ) from error
-        except OSError as error:
-            raise DatasetError(f"{self.store.root} cannot be written: {error.strerror}") from error
-
-    def __exit__(self, *error: Any) -> None:
-        self.lock.__exit__(*error)
-
-
 # --- steps of a run -------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +173,16 @@ def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: 
         videos[entry_id] = from_record(record)
         progress.probed(cpu_s)
     return [videos[source.entry_id] for source in sources]
+
+
+def _note_unreadable(ledger: Ledger, folders: list[Unreadable]) -> None:
+    """Folders that cannot be listed get a row each, as sources do; those that can be by now lose theirs."""
+    for record in list(ledger.sources()):
+        if record["source_id"] == UNLISTED:
+            ledger.delete_source(from_record(record).source.entry_id)
+    for folder in folders:
+        video = Video(Source(folder.uri), UNLISTED, None, Reason.UNREADABLE, f"folder: {folder.detail}")
+        ledger.write_source(video.source.entry_id, to_record(video, None))
 
 
 def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any], float]:
@@ -364,22 +248,3 @@ def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator
                 f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "
                 "`lipforge explain` shows where; what is finished is safe."
             )
-
-
-def _new_run_id(store: Store) -> str:
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stamp}-{os.getpid()}"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
