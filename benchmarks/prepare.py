@@ -126,6 +126,7 @@ class BareKernels:
         times = CpuTimes(dict.fromkeys((*KERNELS, *MORE_KERNELS), 0.0))
         size = self.config.align.resolution
         every = self.config.faces.detect_every_frames
+        search = self.config.faces.search_every_frames
         crops: list[np.ndarray] = []
         with times.running("sound"):
             decode_sound(video.source.uri)
@@ -142,6 +143,9 @@ class BareKernels:
                     find_cuts(detector, first + index, rgb)
             with times.running("detect"):
                 detected = self.faces.detect(chunk[0])
+                if not detected:  # no face yet: the configured rate is higher
+                    for rgb in chunk[search::search]:
+                        self.faces.detect(rgb)
             with times.running("landmarks"):
                 followed = [self.follow(chunk, face) for face in detected]
             jobs = []
