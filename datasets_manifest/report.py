@@ -419,7 +419,7 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         **{name: summary.get(name) for name in ("started_at", "finished_at", "config_hash")},
         **{name: _number(summary.get(name)) for name in ("wall_s", "seconds_in", "num_units", "num_workers")},
         "versions": versions if isinstance(versions, dict) else {},
-        "unreadable_folders": [str(folder) for folder in summary.get("unreadable_folders") or []],
+        "notes": [str(note) for note in summary.get("notes") or []],
     }
 
 

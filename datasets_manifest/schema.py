@@ -68,7 +68,11 @@ COLUMNS = pa.schema(
         _column("start_s", pa.float64(), "first frame, seconds"),
         _column("end_s", pa.float64(), "end of the last frame, seconds"),
         _column("duration_s", pa.float64(), "end_s - start_s"),
-        _column("accounted_s", pa.float64(), "seconds of the source that this row alone answers for; they add up to the source"),
+        _column(
+            "accounted_s",
+            pa.float64(),
+            "seconds of the source that this row alone answers for; they add up to the source",
+        ),
         _column("num_frames", pa.int32(), "frames at 25 fps"),
         _column("shot_index", pa.int32(), "shot within the unit, from 0"),
         _column("track_index", pa.int32(), "face track within the unit, from 0; -1: no face"),

@@ -86,6 +86,9 @@ def prepare(
     executor: Annotated[
         str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try units again that crashed or timed out in earlier runs.")
+    ] = False,
 ) -> None:
     """Turn raw talking-head video into shards, a manifest and a report.
 
@@ -112,7 +115,7 @@ def prepare(
         overrides += [f"run.executor={executor}"] if executor is not None else []
         settings = load_config(config, overrides)
         labels = Labels(language, speaker, path_template)
-        summary = run_prepare(inputs, out, settings, labels, Progress(console))
+        summary = run_prepare(inputs, out, settings, labels, Progress(console), retry_failed)
         report = write_report(out)
         _print_summary(summary, out, str(report))
 
@@ -122,8 +125,8 @@ def _print_summary(summary, out: str, report: str) -> None:
 
     console.print()
     console.print(outcome_table(summary.seconds_total, summary.seconds_kept, summary.seconds_by_reason))
-    for folder in summary.unreadable_folders:
-        console.print(f"could not be read: {folder}", style="yellow", markup=False)
+    for note in summary.notes:
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if summary.stage_cpu_s:
         slowest = max(summary.stage_cpu_s, key=lambda name: summary.stage_cpu_s[name])
         total = sum(summary.stage_cpu_s.values())

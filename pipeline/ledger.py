@@ -61,6 +61,9 @@ class Ledger:
     def write_unit(self, unit_id: str, record: Record) -> None:
         self.store.write(_name("units", unit_id), to_json(record))
 
+    def delete_unit(self, unit_id: str) -> None:
+        self.store.delete(_name("units", unit_id))
+
     def units(self) -> Iterator[Record]:
         return self._all("units")
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,23 @@ from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
 from pipeline.storage import Store
 from pipeline.summary import Summary, new_run_id, now, versions
 
+BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
+"""Reasons of units that took their worker down."""
 UNLISTED = "0" * 64
 """Stands for the content of a folder that cannot be listed."""
 
 
-def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, progress: Progress) -> Summary:
+def prepare(
+    inputs: list[str],
+    out: str,
+    config: PrepareConfig,
+    labels: Labels,
+    progress: Progress,
+    retry_failed: bool = False,
+) -> Summary:
     """Do the whole job, or what is left of it. Safe to repeat: what is recorded is not done again.
 
+    retry_failed: forget the units that crashed their worker or ran out of time in earlier runs, and try them again.
     Raises ValueError for the user's mistakes, DatasetError and FatalError with what to do, AccountsError for a bug of ours.
     """
     store = Store(out)
@@ -48,15 +59,17 @@ def prepare(inputs: list[str], out: str, config: PrepareConfig, labels: Labels, 
         open_dataset(ledger, config, hashes)
         summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=hashes["config_hash"])
         summary.versions = versions()
-        summary.unreadable_folders = [f"{folder.uri}: {folder.detail}" for folder in unreadable]
+        summary.notes = [f"could not be read: {folder.uri}: {folder.detail}" for folder in unreadable]
         store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
+        if retry_failed:
+            _forget_broken(ledger)
         executor = make_executor(config)
         try:
             with progress.run(summary, store):
                 summary.num_workers = executor.num_workers
                 videos = _probe(ledger, sources, executor, progress)
                 _note_unreadable(ledger, unreadable)
-                content = _claim_content(ledger, videos)
+                content = _claim_content(ledger, videos, summary)
                 job = Job(store, config, models, hashes, summary.run_id)
                 _run_units(job, content, executor, progress)
                 progress.phase("pack")
@@ -167,7 +180,7 @@ def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: 
         if record is None or record["reason"] == Reason.UNREADABLE or record["fingerprint"] != fingerprint(source.uri):
             todo.append(source)
         else:
-            videos[source.entry_id] = from_record(record)
+            videos[source.entry_id] = replace(from_record(record), source=source)  # labels may be new
     progress.sources(len(sources), len(todo))
     for entry_id, record, cpu_s in executor.map(partial(_probe_one, ledger), todo):
         videos[entry_id] = from_record(record)
@@ -194,8 +207,11 @@ def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any], flo
     return source.entry_id, record, time.process_time() - start_s
 
 
-def _claim_content(ledger: Ledger, videos: list[Video]) -> list[tuple[Video, list[Unit]]]:
-    """Record which entries own new content and how it is cut into units. Returns all content of these videos."""
+def _claim_content(ledger: Ledger, videos: list[Video], summary: Summary) -> list[tuple[Video, list[Unit]]]:
+    """Record which entries own new content and how it is cut into units. Returns all content of these videos.
+
+    Content keeps the labels that it came with: they are inside its samples.
+    """
     record = ledger.read_dataset()
     assert record is not None
     max_span_s = record["config"]["resample"]["max_span_s"]
@@ -209,6 +225,10 @@ def _claim_content(ledger: Ledger, videos: list[Video]) -> list[tuple[Video, lis
         ledger.write_content(name, content)
     wanted = {video.source.entry_id for video in usable}
     owned = [video for video in known if video.source.entry_id in wanted]
+    given = {video.source.entry_id: video.source for video in usable}
+    changed = sum(given[video.source.entry_id] != video.source for video in owned)
+    if changed:
+        summary.notes.append(f"{changed} sources have other labels than when they came in; their first labels stay")
     return [(video, plan_units(video, max_span_s)) for video in [*owned, *new]]
 
 
@@ -237,12 +257,18 @@ def _longest_first(unit: Unit) -> tuple[int, str]:
     return -unit.num_frames, unit.unit_id
 
 
+def _forget_broken(ledger: Ledger) -> None:
+    for record in list(ledger.units()):
+        if any(row["reason"] in BROKEN for row in record["rows"]):
+            ledger.delete_unit(record["unit_id"])
+
+
 def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator[dict[str, Any]]:
     """Pass records through; FatalError when so many units break their worker that the data cannot be to blame."""
     broken = 0
     for number, record in enumerate(records, start=1):
         yield record
-        broken += any(row["reason"] in (Reason.WORKER_CRASHED, Reason.TIMEOUT) for row in record["rows"])
+        broken += any(row["reason"] in BROKEN for row in record["rows"])
         if broken >= 5 and broken > config.run.max_failed_ratio * number:
             raise FatalError(
                 f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "

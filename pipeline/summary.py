@@ -30,7 +30,8 @@ class Summary:
     seconds_done: float = 0.0
     seconds_kept: float = 0.0
     seconds_by_reason: dict[str, float] = field(default_factory=dict)
-    unreadable_folders: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know: folders that cannot be read, labels that differ."""
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
     config_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
