@@ -1,0 +1,153 @@
+"""Every second ends in exactly one row, and measures decide again under other thresholds."""
+
+import numpy as np
+import pytest
+
+from datasets_manifest.schema import COLUMNS, Reason, Status
+from pipeline.accounts import (
+    AccountsError,
+    ShardPlace,
+    account,
+    check_totals,
+    seconds_by_outcome,
+    single_row,
+    video_rows,
+)
+from pipeline.clip import Source, Video
+from pipeline.config import Thresholds
+from pipeline.media import VideoInfo
+
+HASHES = {"config_hash": "c", "models_hash": "m"}
+LIMITS = Thresholds(min_sync_confidence=2.0)
+MEASURES = {"speech_ratio": 0.9, "sync_confidence": 3.0, "av_offset_frames": 1, "quality": 70.0}
+
+
+def make_video(num_frames: int = 500, **source) -> Video:
+    info = VideoInfo(640, 480, 0, 29.97, num_frames, 0.0, (0.0,), True, "h264", "aac")
+    return Video(Source("/a.mp4", **source), "a" * 64, info)
+
+
+def stored(
+    key: str, start: int, end: int, status: str = "kept", reason: str | None = None, track: int = 0, **measures
+) -> dict:
+    row = {"clip_id": key, "key": key, "start_frame": start, "end_frame": end, "shot_index": 0, "track_index": track}
+    return row | {"status": status, "stage": "cut", "reason": reason, "detail": None, "decode_passes": 1.0} | measures
+
+
+def unit(*rows: dict, unit_id: str = "u") -> dict:
+    return {"unit_id": unit_id, "attempt": 1, "rows": list(rows)}
+
+
+def test_kept_clips_take_their_frames_first_then_rejected_then_failed_ones() -> None:
+    rows = [
+        stored("f", 0, 300, "failed", "timeout", -1),
+        stored("r", 50, 250, "rejected", "no_face", -1),
+        stored("k", 100, 200),
+        stored("k2", 150, 260, track=1),
+    ]
+    account(rows, 0, 300)
+    assert [row["accounted_frames"] for row in rows] == [90, 50, 100, 60]
+
+
+def test_random_rows_add_up_to_their_source() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        first = int(rng.integers(0, 1000))
+        length = int(rng.integers(1, 400))
+        rows = [stored("whole", first, first + length, "rejected", "no_face", -1)]
+        for track in range(int(rng.integers(0, 6))):
+            begin, end = sorted(rng.integers(0, length + 1, 2).tolist())
+            rows.append(
+                stored(
+                    str(track), first + begin, first + end, str(rng.choice(["kept", "rejected", "failed"])), None, track
+                )
+            )
+        account(rows, first, first + length)
+        assert sum(row["accounted_frames"] for row in rows) == length
+        assert all(row["accounted_frames"] >= 0 for row in rows)
+
+
+def test_a_frame_without_a_row_stops_the_run() -> None:
+    rows = [stored("a", 0, 100), stored("b", 101, 200)]
+    with pytest.raises(AccountsError, match=r"1 frames have no row, the first at 4\.00 s"):
+        account(rows, 0, 200)
+
+
+def test_rows_are_decided_again_under_these_thresholds() -> None:
+    units = [
+        unit(
+            stored("k", 0, 200, **MEASURES),
+            stored("r", 200, 500, "rejected", "low_quality", **MEASURES | {"quality": 39.0}),
+        )
+    ]
+    places = {"k": ShardPlace("shards/und/und-000000.tar", 0, 10), "r": ShardPlace("shards/und/und-000000.tar", 10, 20)}
+
+    def outcome(limits: Thresholds) -> list[tuple]:
+        rows = video_rows(make_video(), units, limits, places, HASHES)
+        return [(row["status"], row["reason"], row.get("shard") is not None) for row in rows]
+
+    assert outcome(LIMITS) == [("kept", None, True), ("rejected", "low_quality", False)]
+    assert outcome(LIMITS.model_copy(update={"min_quality": 30.0})) == [("kept", None, True)] * 2
+    assert outcome(LIMITS.model_copy(update={"min_quality": 71.0})) == [("rejected", "low_quality", False)] * 2
+
+
+def test_thresholds_do_not_revive_what_was_never_measured() -> None:
+    units = [unit(stored("r", 0, 500, "rejected", "face_too_small"))]
+    (row,) = video_rows(
+        make_video(), units, Thresholds(min_sync_confidence=0, min_quality=0, min_speech_ratio=0), {}, HASHES
+    )
+    assert (row["status"], row["reason"]) == ("rejected", "face_too_small")
+
+
+def test_rows_have_the_columns_of_the_manifest_in_seconds() -> None:
+    video = make_video(language="zh", language_source="list", start_s=4.0)
+    (row,) = video_rows(video, [unit(stored("k", 100, 500, **MEASURES))], LIMITS, {}, HASHES)
+    assert set(row) <= set(COLUMNS.names)
+    assert (row["start_s"], row["end_s"], row["duration_s"], row["accounted_s"], row["num_frames"]) == (
+        4,
+        20,
+        16,
+        16,
+        400,
+    )
+    assert (row["language"], row["language_prob"], row["language_source"]) == ("zh", 1.0, "list")
+    assert (row["config_hash"], row["models_hash"], row["source_fps"]) == ("c", "m", 29.97)
+
+
+def test_several_units_of_a_video_are_checked_together() -> None:
+    units = [unit(stored("a", 0, 300), unit_id="1"), unit(stored("b", 300, 500), unit_id="2")]
+    rows = video_rows(make_video(), units, LIMITS, {}, HASHES)
+    assert [row["unit_id"] for row in rows] == ["1", "2"]
+    with pytest.raises(AccountsError):
+        video_rows(make_video(), units[:1], LIMITS, {}, HASHES)
+
+
+def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
+    row = single_row(make_video(), Status.REJECTED, "probe", Reason.DUPLICATE, "same as b", HASHES)
+    assert row["accounted_s"] == 20 and set(row) <= set(COLUMNS.names)
+    nothing = Video(Source("/b.mp4"), "b" * 64, None, Reason.UNREADABLE, "empty")
+    row = single_row(nothing, Status.FAILED, "probe", Reason.UNREADABLE, "empty", HASHES)
+    assert row["accounted_s"] == 0 and row["source_width_px"] is None
+
+
+def test_totals_that_are_off_name_the_source() -> None:
+    rows = [
+        {"source_uri": "/a", "accounted_s": 1.0},
+        {"source_uri": "/a", "accounted_s": 2.0},
+        {"source_uri": "/b", "accounted_s": 5.0},
+    ]
+    check_totals(rows, {"/a": 3.0, "/b": 5.0})
+    with pytest.raises(AccountsError, match=r"/a: 3\.04 s in, 3\.00 s"):
+        check_totals(rows, {"/a": 3.04})
+    with pytest.raises(AccountsError, match="/c"):
+        check_totals(rows, {"/c": 1.0})
+
+
+def test_outcomes_are_kept_first_then_reasons_by_size() -> None:
+    rows = [
+        {"status": "rejected", "reason": "no_face", "accounted_s": 1.0},
+        {"status": "kept", "reason": None, "accounted_s": 2.0},
+        {"status": "failed", "reason": "timeout", "accounted_s": 4.0},
+        {"status": "rejected", "reason": "no_face", "accounted_s": 1.5},
+    ]
+    assert list(seconds_by_outcome(rows).items()) == [("kept", 2.0), ("timeout", 4.0), ("no_face", 2.5)]
