@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import io
 import json
 import os
 import re
@@ -84,6 +85,8 @@ def find_sources(
     sources: dict[tuple[str, float | None, float | None], Source] = {}
     unreadable: list[Unreadable] = []
     for text in inputs:
+        if exclude is not None and os.path.realpath(text) == os.path.realpath(exclude):
+            raise ValueError(f"{text}: this input is also the folder to write to; choose another for --out")
         for source in _expand(text, unreadable, exclude):
             labelled = _label(source, labels)
             sources.setdefault((labelled.uri, labelled.start_s, labelled.end_s), labelled)
@@ -198,7 +201,7 @@ def read_list(uri: str) -> Iterator[Source]:
             raise ValueError(f"{where}: end_s {end_s} is not after start_s {start_s}")
         yield Source(
             uri=target,
-            language=check_language(language, where) if language else "und",
+            language=check_language(str(language), where) if language else "und",
             language_source="list" if language else "none",
             speaker=str(speaker) if speaker else None,
             speaker_source="list" if speaker else "none",
@@ -214,16 +217,16 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
     # A path may be any bytes; surrogates carry them through, as everywhere in Python's file functions.
     text = data.decode("utf-8-sig", "surrogateescape")
     if suffix == ".csv":
-        yield from csv.DictReader(text.splitlines())
+        yield from csv.DictReader(io.StringIO(text, newline=""))
     elif suffix == ".jsonl":
-        for line in text.splitlines():
+        for line in text.split("\n"):  # not splitlines: names may hold rarer separators
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise csv.Error(f"expected an object on each line, found {line[:40]!r}")
                 yield row
     else:
-        for line in text.splitlines():
+        for line in text.split("\n"):  # not splitlines: names may hold rarer separators
             if line.strip() and not line.startswith("#"):
                 yield {"uri": line.strip()}
 
