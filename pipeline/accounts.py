@@ -137,14 +137,18 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str]) -> Row:
     }
 
 
-def check_totals(rows: Iterable[Mapping[str, Any]], seconds_in: Mapping[str, float]) -> None:
-    """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off."""
-    found: dict[str, float] = {}
+def check_totals(rows: Iterable[Mapping[str, Any]], seconds_in: Mapping[tuple[str, str], float]) -> None:
+    """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off.
+
+    seconds_in: by place and content (source_uri, source_id), for a file may be replaced by another one between runs.
+    """
+    found: dict[tuple[str, str], float] = {}
     for row in rows:
-        found[row["source_uri"]] = found.get(row["source_uri"], 0.0) + row["accounted_s"]
-    for uri, wanted_s in seconds_in.items():
-        if abs(found.get(uri, 0.0) - wanted_s) > 0.5 / FPS:
-            raise AccountsError(f"{uri}: {wanted_s:.2f} s in, {found.get(uri, 0.0):.2f} s in the rows")
+        source = row["source_uri"], row["source_id"]
+        found[source] = found.get(source, 0.0) + row["accounted_s"]
+    for source, wanted_s in seconds_in.items():
+        if abs(found.get(source, 0.0) - wanted_s) > 0.5 / FPS:
+            raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found.get(source, 0.0):.2f} s in the rows")
 
 
 def by_unit(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -73,9 +73,9 @@ def prepare(
                 job = Job(store, config, models, hashes, summary.run_id)
                 _run_units(job, content, executor, progress)
                 progress.phase("pack")
-                seconds_in = {video.source.uri: 0.0 for video in videos}
+                seconds_in = {(video.source.uri, video.source_id): 0.0 for video in videos}
                 for video in videos:
-                    seconds_in[video.source.uri] += video.seconds_in
+                    seconds_in[video.source.uri, video.source_id] += video.seconds_in
                 rows = finish(store, config.thresholds, hashes, config.pack.shard_size_mb, executor)
                 accounts.check_totals(rows, seconds_in)
                 progress.finished(rows)
@@ -151,10 +151,10 @@ def _rows_without_units(
 ) -> list[accounts.Row]:
     """Sources that cannot be used, and repetitions of content."""
     owners = [video for _, video in contents]
-    owned = {video.source.entry_id for video in owners}
+    owned = {(video.source.entry_id, video.source_id) for video in owners}
     rows = []
     rest = [from_record(record) for record in ledger.sources()]
-    rest = [video for video in rest if video.source.entry_id not in owned]
+    rest = [video for video in rest if (video.source.entry_id, video.source_id) not in owned]
     usable = [video for video in rest if video.reason is None]
     _, duplicates = split_duplicates(usable, owners)
     for video, owner in duplicates:
@@ -223,8 +223,9 @@ def _claim_content(ledger: Ledger, videos: list[Video], summary: Summary) -> lis
         name = f"{video.source_id[:32]}-{video.first_frame:08d}-{video.end_frame:08d}"
         content = to_record(video, None) | {"units": units}
         ledger.write_content(name, content)
-    wanted = {video.source.entry_id for video in usable}
-    owned = [video for video in known if video.source.entry_id in wanted]
+    # A file may have been replaced by another since: its earlier content stays as far as it is done.
+    wanted = {(video.source.entry_id, video.source_id) for video in usable}
+    owned = [video for video in known if (video.source.entry_id, video.source_id) in wanted]
     given = {video.source.entry_id: video.source for video in usable}
     changed = sum(given[video.source.entry_id] != video.source for video in owned)
     if changed:

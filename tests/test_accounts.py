@@ -132,15 +132,14 @@ def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
 
 def test_totals_that_are_off_name_the_source() -> None:
     rows = [
-        {"source_uri": "/a", "accounted_s": 1.0},
-        {"source_uri": "/a", "accounted_s": 2.0},
-        {"source_uri": "/b", "accounted_s": 5.0},
+        {"source_uri": uri, "source_id": content, "accounted_s": seconds}
+        for uri, content, seconds in [("/a", "1", 1.0), ("/a", "1", 2.0), ("/a", "old", 9.0), ("/b", "2", 5.0)]
     ]
-    check_totals(rows, {"/a": 3.0, "/b": 5.0})
+    check_totals(rows, {("/a", "1"): 3.0, ("/b", "2"): 5.0})
     with pytest.raises(AccountsError, match=r"/a: 3\.04 s in, 3\.00 s"):
-        check_totals(rows, {"/a": 3.04})
+        check_totals(rows, {("/a", "1"): 3.04})
     with pytest.raises(AccountsError, match="/c"):
-        check_totals(rows, {"/c": 1.0})
+        check_totals(rows, {("/c", "3"): 1.0})
 
 
 def test_outcomes_are_kept_first_then_reasons_by_size() -> None:
