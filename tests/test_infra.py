@@ -1,0 +1,140 @@
+"""What the documents promise is so: columns and reasons are all listed, snippets run, the cluster files fit the package."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from datasets_manifest.reasons import HELP
+from datasets_manifest.schema import COLUMNS, Reason
+from pipeline.config import EncodeConfig
+from pipeline.media import encode_flac, encode_mp4
+from pipeline.sample import END_OF_TAR, sample_bytes
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("dataset.md", "dependencies.md", "cluster.md"))]
+
+
+def column_rows() -> list[str]:
+    """The table of columns in docs/dataset.md, from the schema."""
+    rows = []
+    for field in COLUMNS:
+        meaning = (field.metadata or {})[b"meaning"].decode()
+        rows.append(f"| `{field.name}` | {field.type} | {meaning} |")
+    return rows
+
+
+def reason_rows() -> list[str]:
+    """The table of reasons in docs/dataset.md."""
+    return [f"| `{reason}` | {HELP[reason].meaning} | {HELP[reason].remedy} |" for reason in Reason]
+
+
+def test_every_column_is_documented_as_the_schema_has_it():
+    text = (ROOT / "docs" / "dataset.md").read_text().splitlines()
+    assert [row for row in column_rows() if row not in text] == []
+
+
+def test_every_reason_is_documented():
+    text = (ROOT / "docs" / "dataset.md").read_text().splitlines()
+    assert [row for row in reason_rows() if row not in text] == []
+
+
+def test_readme_names_every_reason():
+    text = (ROOT / "README.md").read_text()
+    assert [reason.value for reason in Reason if f"`{reason}`" not in text] == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_readme_lists_every_folder_at_the_top():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}
+    text = (ROOT / "README.md").read_text()
+    assert [folder for folder in folders if f"\n{folder}/" not in text] == []
+
+
+def test_readme_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
+    frames = np.zeros((25, 256, 256, 3), np.uint8)
+    members = {
+        "mp4": encode_mp4(frames, EncodeConfig()),
+        "flac": encode_flac(np.zeros(16_000, np.float32)),
+        "json": b'{"language":"en"}',
+    }
+    shard = tmp_path / "dataset" / "shards" / "en" / "en-000000.tar"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(sample_bytes("0123abcd", members) + END_OF_TAR)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["0123abcd", "en", "(25,", "256,", "256,", "3)", "(16000,)"]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_make_targets_in_the_text_exist(path: Path):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?\bmake ([a-z]+)\b`", path.read_text())) <= targets
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_commands_in_the_text_have_the_options_that_are_named(path: Path):
+    for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "prepare" not in words:
+                continue
+            given = {word for word in words[words.index("prepare") :] if word.startswith("--")}
+            assert given <= options_of("prepare"), line
+
+
+def options_of(command: str) -> set[str]:
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipeline", command, "--help"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(re.findall(r"--[a-z][a-z-]+", shown.stdout))
+
+
+def test_kubernetes_job_runs_a_command_that_exists():
+    job = yaml.safe_load((ROOT / "infra" / "rayjob.yaml").read_text())
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:2] == ["lipforge", "prepare"]
+    assert {word for word in words if word.startswith("--")} <= options_of("prepare")
+    low, high = re.findall(r"ray\[data,default\]>=([\d.]+),<([\d.]+)", (ROOT / "pyproject.toml").read_text())[0]
+    version = job["spec"]["rayClusterSpec"]["rayVersion"]
+    assert number(low) <= number(version) < number(high)
+
+
+def number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def test_image_gets_every_package_that_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    docker = (ROOT / "infra" / "Dockerfile").read_text()
+    ignore = (ROOT / "infra" / "Dockerfile.dockerignore").read_text().split()
+    for name in packages:
+        assert f"COPY {name} {name}" in docker
+        assert f"!{name}" in ignore
+    copied = re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE)
+    assert all((ROOT / name).exists() for names in copied for name in names.split())
