@@ -133,7 +133,8 @@ def _print_summary(summary, out: str, report: str) -> None:
         per_second = total / max(summary.seconds_done, 1e-9)
         console.print(
             f"\nslowest stage: {slowest}, {summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second "
-            f"of video; this run took {hours(summary.wall_s)}"
+            f"of video; this run took {hours(summary.wall_s)}",
+            soft_wrap=True,
         )
     console.print(f"shards and manifest: {out}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ Ray Data streams units through two pools of actors, cut and score, one unit to a
 property of a unit. What the ledger promises does not rest on Ray: actors may die at any moment.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -146,17 +147,16 @@ class RayExecutor:
     """Fixed pools of actors on a Ray cluster, or on a Ray that lives and dies with this run."""
 
     def __init__(self, config: PrepareConfig) -> None:
-        # Set before Ray is imported: one line for each of its own warnings is one too many on a user's screen.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         import ray
         import ray.data
 
         self.config = config
         run = config.run
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            with _native_stderr_closed():
+                ray.init(logging_level=logging.ERROR, log_to_driver=False)
             total = int(ray.cluster_resources().get("CPU", 1) / (run.cut.cpus + run.score.cpus))
             self.num_workers = run.workers or max(1, total)
             if self.num_workers > total:
@@ -168,13 +168,14 @@ class RayExecutor:
             cpus = len(os.sched_getaffinity(0))
             self.num_workers = run.workers or max(1, cpus)
             wanted = max(cpus, int(self.num_workers * (run.cut.cpus + run.score.cpus) + 0.999))
-            ray.init(
-                address="local",
-                num_cpus=wanted,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _native_stderr_closed():
+                ray.init(
+                    address="local",
+                    num_cpus=wanted,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         # Limits on restarts have no other way in than the one that Ray 2.60 announces to remove in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -220,6 +221,20 @@ class RayExecutor:
         import ray
 
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Drop what Ray's C++ side writes while it starts: it announces its log level there, whatever that level is."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, Any]:
