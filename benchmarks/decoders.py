@@ -124,11 +124,11 @@ def measure_decoders(path: str, decoders: dict[str, Decoder], repeats: int) -> N
             try:
                 counts[name] = decoder(path)
             except (RuntimeError, OSError) as error:
-                counts[name] = type(error).__name__
+                counts[name] = f"failed: {str(error).strip().splitlines()[0]}"
             times[name].append(time.process_time() - began_s)
     for name in decoders:
         print(
-            f"  {name:16}{metadata.version(name):10}{statistics.median(times[name]):8.2f} CPU s  {counts[name]} frames"
+            f"  {name:16}{metadata.version(name):10}{statistics.median(times[name]):8.2f} CPU s  frames: {counts[name]}"
         )
 
 
