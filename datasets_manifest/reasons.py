@@ -19,9 +19,7 @@ HELP = {
         "Check that the file was copied whole; take text, images and archives out of the inputs.",
     ),
     Reason.NO_VIDEO: Help("There is no picture track in the file.", "Leave audio files out of the inputs."),
-    Reason.NO_AUDIO: Help(
-        "There is no audio track, or it has no sound at all in this span.", "Find a copy of the video with its sound."
-    ),
+    Reason.NO_AUDIO: Help("There is no audio track.", "Find a copy of the video with its sound."),
     Reason.TOO_SHORT: Help(
         "A run of usable frames, but shorter than the shortest clip.",
         "Expected between cuts and head turns. A smaller `cut.min_clip_s` keeps more, in a new dataset.",

@@ -28,7 +28,7 @@ class Reason(StrEnum):
     """The file cannot be opened, or is not a media file."""
     NO_VIDEO = "no_video"
     NO_AUDIO = "no_audio"
-    """There is no audio track, or it has no sound at all in this span (digital silence)."""
+    """There is no audio track. (A track that is silent is `no_speech`.)"""
     TOO_SHORT = "too_short"
     """A run of usable frames, but shorter than the shortest clip."""
     DECODE_ERROR = "decode_error"
