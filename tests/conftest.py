@@ -118,3 +118,24 @@ def hostile_dataset(hostile_media: dict[str, Path], models: dict[str, bytes]) ->
     summary = run_prepare([str(folder)], out)
     rows = read_manifest(str(out)).to_pylist()
     return Prepared(folder, out, summary, rows, before)
+
+
+@pytest.fixture(scope="session")
+def small_inputs(hostile_media: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five files: two that are kept, one refused by a threshold, one without a face, one that is no media."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in ("base", "odd_size", "music", "text"):
+        path = hostile_media[name]
+        (folder / path.name).write_bytes(path.read_bytes())
+    write_coded(folder / "coded.mkv", [n / 25 for n in range(50)], noise(32_000))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_dataset(small_inputs: Path, models: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """`small_inputs` prepared on a Ray of this machine, with two pairs of workers. Nobody may change it."""
+    out = tmp_path_factory.mktemp("ray") / "dataset"
+    before = snapshot(small_inputs)
+    config = PrepareConfig.model_validate({**LOCAL.model_dump(), "run": {"executor": "ray", "workers": 2}})
+    summary = run_prepare([str(small_inputs)], out, config)
+    return Prepared(small_inputs, out, summary, read_manifest(str(out)).to_pylist(), before)

@@ -1,0 +1,365 @@
+"""`lipforge prepare` as a whole: on Ray and in one process, again, resumed, refused, and packed anew."""
+
+import errno
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import webdataset
+from typer.testing import CliRunner
+
+from datasets_manifest.manifest import read_manifest
+from datasets_manifest.report import write_report
+from pipeline import storage
+from pipeline.cli import app
+from pipeline.clip import Unit
+from pipeline.config import PrepareConfig
+from pipeline.executors import FatalError
+from pipeline.inputs import Labels
+from pipeline.ledger import DatasetError
+from pipeline.recipe import CutOperator, CutUnit
+from pipeline.run import prune, repack
+from pipeline.status import read_status
+from tests.coded import noise, write_coded
+from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
+
+
+def shards(out: Path) -> dict[str, str]:
+    """sha256 of every shard, by name."""
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("shards/*/*.tar"))
+    }
+
+
+def manifest_bytes(out: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted((out / "manifest").iterdir()))
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return read_manifest(str(out)).to_pylist()
+
+
+def outcome(out: Path) -> list[tuple[str, str]]:
+    return sorted((Path(row["source_uri"]).name, row["reason"] or row["status"]) for row in rows(out))
+
+
+@pytest.fixture(scope="session")
+def local_dataset(small_inputs: Path, models: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same inputs as `ray_dataset`, in one process. Nobody may change it."""
+    out = tmp_path_factory.mktemp("local") / "dataset"
+    run_prepare([str(small_inputs)], out)
+    return out
+
+
+@pytest.fixture
+def own_copy(local_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of `local_dataset` that a test may change."""
+    shutil.copytree(local_dataset, tmp_path / "dataset")
+    return tmp_path / "dataset"
+
+
+# --- one run -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_ray_gives_shards_a_manifest_and_a_report(ray_dataset: Prepared) -> None:
+    out = ray_dataset.out
+    assert outcome(out) == [
+        ("base.mp4", "kept"),
+        ("coded.mkv", "no_face"),
+        ("music.mp4", "no_speech"),
+        ("odd_size.webm", "kept"),
+        ("text.mp4", "unreadable"),
+    ]
+    kept = {row["key"]: row for row in ray_dataset.rows if row["status"] == "kept"}
+    read = {
+        item["__key__"]: item
+        for item in webdataset.WebDataset([str(out / name) for name in shards(out)], shardshuffle=False)
+    }
+    assert set(read) == set(kept)
+    for key, row in kept.items():
+        with (out / row["shard"]).open("rb") as file:
+            file.seek(row["sample_offset"])
+            data = file.read(row["sample_size"])
+        with tarfile.open(fileobj=io.BytesIO(data + bytes(1024))) as tar:
+            assert tar.getnames() == [f"{key}.mp4", f"{key}.flac", f"{key}.json"]
+        assert json.loads(read[key]["json"])["source_id"] == row["source_id"]
+    assert "<html" in write_report(str(out)).read_text()[:500]
+    assert snapshot(ray_dataset.folder) == ray_dataset.sources_before
+
+
+def test_ray_with_two_workers_and_one_process_give_the_same_bytes(ray_dataset: Prepared, local_dataset: Path) -> None:
+    assert shards(ray_dataset.out) == shards(local_dataset) != {}
+    assert manifest_bytes(ray_dataset.out) == manifest_bytes(local_dataset)
+
+
+def test_a_dataset_holds_only_what_its_page_says(local_dataset: Path) -> None:
+    assert {path.name for path in local_dataset.iterdir()} == {"shards", "manifest", "ledger", "parts", "runs"}
+    parts = {path.suffix for path in (local_dataset / "parts").rglob("*") if path.is_file()}
+    assert parts <= {".tar", ".jpg"}
+    refused = [row["key"] for row in rows(local_dataset) if row["reason"] == "no_speech"]
+    assert [path.stem for path in (local_dataset / "parts").rglob("*.tar")] == refused
+
+
+def test_status_says_how_it_ended(local_dataset: Path) -> None:
+    state = read_status(str(local_dataset))
+    assert state.words.startswith("finished") and state.seconds_left is None
+    assert state.seconds_in == pytest.approx(state.seconds_kept + sum(state.seconds_by_reason.values()), abs=0.05)
+
+
+# --- again -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_changes_nothing(own_copy: Path, small_inputs: Path) -> None:
+    def state() -> dict:
+        return {name: what for name, what in snapshot(own_copy).items() if "/runs/" not in name and ".lock" not in name}
+
+    before = {name: data for name, (data, _) in state().items()}
+    shard_times = {name: time for name, (_, time) in state().items() if name.endswith(".tar")}
+    summary = run_prepare([str(small_inputs)], own_copy)
+    after = state()
+    assert {name: data for name, (data, _) in after.items()} == before
+    assert {name: time for name, (_, time) in after.items() if name.endswith(".tar")} == shard_times
+    assert summary.num_units_done == summary.num_units and summary.phase == "done"
+
+
+def test_adding_sources_adds_shards_and_leaves_old_ones(
+    own_copy: Path, small_inputs: Path, hostile_media: dict[str, Path]
+) -> None:
+    before = {name: (own_copy / name).stat().st_mtime_ns for name in shards(own_copy)}
+    old = shards(own_copy)
+    run_prepare([str(small_inputs), str(hostile_media["fps_50"])], own_copy)
+    new = shards(own_copy)
+    assert old.items() < new.items()
+    assert {name: (own_copy / name).stat().st_mtime_ns for name in old} == before
+    assert ("fps_50.mp4", "kept") in outcome(own_copy)
+
+
+def test_sources_that_are_not_named_again_stay(own_copy: Path, small_inputs: Path) -> None:
+    before = outcome(own_copy)
+    run_prepare([str(small_inputs / "coded.mkv")], own_copy)
+    assert outcome(own_copy) == before
+
+
+def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
+    own_copy: Path, small_inputs: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "0-first-by-name.mp4"
+    shutil.copy(small_inputs / "base.mp4", copy)
+    old = shards(own_copy)
+    run_prepare([str(copy), str(small_inputs)], own_copy)
+    assert (copy.name, "duplicate") in outcome(own_copy) and ("base.mp4", "kept") in outcome(own_copy)
+    assert shards(own_copy) == old
+
+
+def test_a_file_that_was_replaced_is_new_content(tmp_path: Path, models: dict) -> None:
+    video, out = tmp_path / "a.mkv", tmp_path / "dataset"
+    for seed, num_frames in ((1, 50), (2, 60)):
+        write_coded(video, [n / 25 for n in range(num_frames)], noise(32_000, seed))
+        run_prepare([str(video)], out)
+    assert sorted(row["accounted_s"] for row in rows(out)) == [2.0, 2.4]
+    other = tmp_path / "b.mkv"
+    write_coded(other, [n / 25 for n in range(70)], noise(32_000, 3))
+    run_prepare([str(tmp_path / "*.mkv")], out)
+    shutil.copy(other, video)  # now a copy of another source
+    run_prepare([str(tmp_path / "*.mkv")], out)
+    assert ("a.mkv", "duplicate") in outcome(out)
+    video.write_bytes(b"no media any more")
+    run_prepare([str(tmp_path / "*.mkv")], out)
+    assert ("a.mkv", "unreadable") in outcome(out)
+
+
+def test_spans_of_one_file_are_accounted_for_each(tmp_path: Path, models: dict) -> None:
+    write_coded(tmp_path / "a.mkv", [n / 25 for n in range(100)], noise(64_000))
+    (tmp_path / "list.csv").write_text("uri,start_s,end_s,language\na.mkv,0,1,en\na.mkv,1.6,3,zh\na.mkv,2,4,en\n")
+    run_prepare([str(tmp_path / "list.csv")], tmp_path / "dataset")
+    found = [(row["start_s"], row["end_s"], row["reason"], row["language"]) for row in rows(tmp_path / "dataset")]
+    assert sorted(found) == [(0, 1, "no_face", "en"), (1.6, 3, "no_face", "zh"), (2, 4, "duplicate", "en")]
+
+
+# --- refused -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"align": {"resolution": 512}}, "align.resolution was 256, now 512"),
+        ({"cut": {"min_clip_s": 4.0}}, "cut.min_clip_s was 5.0, now 4.0"),
+        ({"thresholds": {"min_quality": 50.0}}, "min_quality was 40.0, now 50.0.*lipforge pack"),
+        ({"pack": {"shard_size_mb": 1.0}}, "shards of another size"),
+    ],
+)
+def test_another_config_is_refused_and_nothing_is_mixed(
+    own_copy: Path, small_inputs: Path, change: dict, words: str
+) -> None:
+    before = shards(own_copy), manifest_bytes(own_copy)
+    plain = LOCAL.model_dump()
+    for section, values in change.items():
+        plain[section] |= values
+    with pytest.raises(DatasetError, match=words):
+        run_prepare([str(small_inputs)], own_copy, PrepareConfig.model_validate(plain))
+    assert (shards(own_copy), manifest_bytes(own_copy)) == before
+
+
+def test_two_commands_do_not_write_at_once(own_copy: Path, small_inputs: Path) -> None:
+    with storage.Store(str(own_copy)).only_writer(), pytest.raises(DatasetError, match="another command"):
+        run_prepare([str(small_inputs)], own_copy)
+
+
+def test_mistakes_are_told_in_words_and_exit_codes(tmp_path: Path, own_copy: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(arguments))
+        return result.exit_code, " ".join(result.output.split())
+
+    code, output = run("prepare", str(tmp_path / "nothing.mp4"), "--out", str(tmp_path / "out"))
+    assert code == 2 and "no such file or folder" in output
+    (tmp_path / "empty").mkdir()
+    code, output = run("prepare", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert code == 2 and "no videos found" in output
+    code, output = run("prepare", str(tmp_path), "--out", str(tmp_path / "out"), "--set", "align.resolution=300")
+    assert code == 2 and "align.resolution" in output
+    code, output = run("prepare", str(tmp_path), "--out", str(tmp_path / "out"), "--set", "align.size=256")
+    assert code == 2 and "align.size" in output
+    assert not (tmp_path / "out").exists()
+    code, output = run("status", str(tmp_path))
+    assert code == 1 and "has no runs" in output
+    code, output = run("pack", str(tmp_path))
+    assert code == 1 and "not a dataset" in output
+    code, output = run("pack", str(own_copy), "--set", "min_beauty=3")
+    assert code == 2 and "min_beauty" in output
+    code, output = run("explain", str(own_copy), "nobody")
+    assert code == 1 and "nobody" in output
+    code, output = run("explain", str(own_copy), "base.mp4")
+    assert code == 0 and "kept" in output
+
+
+# --- killed and resumed ------------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the pipeline may catch it."""
+
+
+@contextmanager
+def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseException] = Killed) -> Iterator[None]:
+    """The n-th file to be written is not."""
+    left = lives
+    writing = storage.Store.writing
+
+    def mortal(self: storage.Store, name: str) -> AbstractContextManager[IO[bytes]]:
+        nonlocal left
+        if not name.startswith("runs/"):
+            left -= 1
+            if left == 0:
+                raise error()
+        return writing(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Store, "writing", mortal)
+        yield
+
+
+@pytest.fixture
+def cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lives after the first take decoded and encoded clips from memory: what is tested is how they are stored."""
+    process, known = CutOperator.process, CUTS
+
+    def remembered(self: CutOperator, unit: Unit, attempt: int = 1) -> CutUnit:
+        if unit.unit_id not in known:
+            known[unit.unit_id] = process(self, unit, attempt)
+        return known[unit.unit_id]
+
+    monkeypatch.setattr(CutOperator, "process", remembered)
+
+
+CUTS: dict[str, CutUnit] = {}
+
+
+def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(
+    small_inputs: Path, local_dataset: Path, tmp_path: Path, cut_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One life after another in one folder: each gets a little further, until one lives through it."""
+    out = tmp_path / "dataset"
+    num_kills = 0
+    for lives in range(1, 60):
+        try:
+            with dying(monkeypatch, lives):
+                run_prepare([str(small_inputs)], out)
+            break
+        except Killed:
+            num_kills += 1
+    assert num_kills >= 5
+    assert shards(out) == shards(local_dataset)
+    assert manifest_bytes(out) == manifest_bytes(local_dataset)
+    parts = [str(path.relative_to(local_dataset)) for path in (local_dataset / "parts").rglob("*") if path.is_file()]
+    assert sorted(parts) == sorted(str(path.relative_to(out)) for path in (out / "parts").rglob("*") if path.is_file())
+
+
+def test_a_full_disk_is_told_in_words_and_loses_nothing(
+    small_inputs: Path, local_dataset: Path, tmp_path: Path, cut_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "dataset"
+    full = lambda: OSError(errno.ENOSPC, "No space left on device")  # noqa: E731
+    with (
+        dying(monkeypatch, 14, full),
+        pytest.raises(FatalError, match=r"No space left on device.*run the same command"),
+    ):
+        run_prepare([str(small_inputs)], out)
+    run_prepare([str(small_inputs)], out)
+    assert shards(out) == shards(local_dataset)
+
+
+# --- packed anew -------------------------------------------------------------------------------------------------------------------
+
+
+def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
+    own_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shards(own_copy), manifest_bytes(own_copy)
+    monkeypatch.setattr("pipeline.recipe.ScoreOperator.process", None)
+    repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
+    assert ("music.mp4", "kept") in outcome(own_copy)
+    assert shards(own_copy).items() > before[0].items()
+    repack(str(own_copy), ["min_quality=100"], None)
+    assert not shards(own_copy)
+    assert not [row for row in rows(own_copy) if row["status"] == "kept" or row["shard"]]
+    original = LOCAL.thresholds
+    speech, quality = f"min_speech_ratio={original.min_speech_ratio}", f"min_quality={original.min_quality}"
+    sync = json.loads((own_copy / "ledger" / "dataset.json").read_text())["config"]["thresholds"]
+    assert sync["min_quality"] == 100
+    from model.lip_sync import DEFAULT_MIN_CONFIDENCE
+
+    repack(
+        str(own_copy),
+        [speech, quality, f"min_sync_confidence={DEFAULT_MIN_CONFIDENCE}", "max_av_offset_frames=6"],
+        None,
+    )
+    assert (shards(own_copy), manifest_bytes(own_copy)) == before
+
+
+def test_prune_drops_refused_media_only_and_a_looser_threshold_then_says_so(own_copy: Path) -> None:
+    before = shards(own_copy)
+    prune(str(own_copy))
+    assert not list((own_copy / "parts").rglob("*.tar"))
+    assert shards(own_copy) == before
+    with pytest.raises(DatasetError, match="no longer in parts"):
+        repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
+    assert shards(own_copy) == before
+    repack(str(own_copy), [], None)
+    assert shards(own_copy) == before
+
+
+def test_labels_make_folders_of_shards(tmp_path: Path, small_inputs: Path, models: dict) -> None:
+    folder = tmp_path / "in" / "zh" / "anna"
+    folder.mkdir(parents=True)
+    shutil.copy(small_inputs / "base.mp4", folder)
+    run_prepare([str(tmp_path / "in")], tmp_path / "out", labels=Labels(path_template="{language}/{speaker}/"))
+    (row,) = rows(tmp_path / "out")
+    assert (row["language"], row["language_source"], row["speaker"]) == ("zh", "path", "anna")
+    assert list(shards(tmp_path / "out")) == ["shards/zh/zh-000000.tar"]
