@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
@@ -55,7 +56,8 @@ def with_decord(path: str) -> int:
 def with_torchcodec(path: str) -> int:
     from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]  # not one of our dependencies
 
-    return sum(frame.numpy().shape[0] > 0 for frame in VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1))
+    decoder: Any = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+    return sum(decoder[index].numpy().shape[0] > 0 for index in range(len(decoder)))
 
 
 DECODERS: dict[str, Decoder] = {
