@@ -1,5 +1,6 @@
 """What the documents promise is so: columns and reasons are all listed, snippets run, the cluster files fit the package."""
 
+import ast
 import os
 import re
 import shlex
@@ -138,3 +139,45 @@ def test_image_gets_every_package_that_is_installed():
         assert f"!{name}" in ignore
     copied = re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE)
     assert all((ROOT / name).exists() for names in copied for name in names.split())
+
+
+PACKAGE_OF = {
+    "ai_edge_litert": "ai-edge-litert",
+    "cv2": "opencv-python",
+    "ffmpeg": "ffmpeg-python",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+}
+"""Where the name of the package is not that of the module."""
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"),
+    [
+        (("pipeline", "model", "datasets_manifest"), ()),
+        (("train",), ("train",)),
+        (("tests", "benchmarks"), ("train", "dev")),
+    ],
+)
+def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], extras: tuple[str, ...]):
+    """What another package happens to bring along today may be gone tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *(r for extra in extras for r in project["optional-dependencies"][extra])]
+    declared = {re.split(r"[\[<>=!~ ]", requirement)[0] for requirement in requirements}
+    optional = {"torchcodec"}  # measured where it is installed
+    imported = {name for folder in folders for path in (ROOT / folder).rglob("*.py") for name in imports_of(path)}
+    ours = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"lipforge"}
+    foreign = imported - ours - set(sys.stdlib_module_names) - optional
+    assert {name for name in foreign if PACKAGE_OF.get(name, name.replace("_", "-")) not in declared} == set()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
