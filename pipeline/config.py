@@ -75,6 +75,8 @@ class AlignConfig(Config):
 
     resolution: Literal[256, 512] = 256
     """Side of the stored crop, pixels."""
+    smoothing_frames: float = Field(default=0.7, ge=0)
+    """Deviation of the Gaussian, in frames at 25 fps, that steadies the alignment points within a clip."""
     max_outside_ratio: float = Field(default=0.3, ge=0, le=1)
     """Share of the crop's area that may lie outside the picture, as below the chin of a close-up; more ends the run."""
     max_hidden_ratio: float = Field(default=0.05, ge=0, le=1)

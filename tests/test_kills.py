@@ -59,7 +59,7 @@ def test_random_kills_change_nothing(tmp_path):
         make_talking_photo(videos / f"{seed}.mp4", duration_s=11.0, av_offset_frames=seed - 3, seed=seed, size_px=384)
     subprocess.run(command(videos, tmp_path / "calm", "--executor", "local"), check=True)
 
-    chance = random.Random(7)  # noqa: S311 - a schedule, not a secret
+    chance = random.Random(7)
     wild = tmp_path / "wild"
     kills = 0
     deadline = time.monotonic() + 2400

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datasets_manifest.schema import Reason, Status
-from model.alignment import align, template_points, template_size_px, to_square
+from model.alignment import align, steady, template_points, template_size_px, to_square
 from model.faces import DetectedFace, FaceLandmarks, alignment_points
 from pipeline import accounts
 from pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
@@ -565,3 +565,12 @@ def test_a_piece_says_where_its_pixels_lie() -> None:
     assert isinstance(piece, FacePiece) and piece.step == 1
     height, width = piece.rgb.shape[:2]
     np.testing.assert_array_equal(piece.rgb, frame[piece.top : piece.top + height, piece.left : piece.left + width])
+
+
+def test_steadying_halves_noise_and_keeps_a_steady_pan() -> None:
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(size=(200, 3, 2))
+    assert np.diff(steady(noisy, 0.7), axis=0).std() < 0.6 * np.diff(noisy, axis=0).std()
+    pan = np.arange(50.0)[:, None, None] * np.ones((1, 3, 2))
+    np.testing.assert_allclose(steady(pan, 0.7)[5:-5], pan[5:-5], atol=1e-9)
+    assert steady(pan[:1], 0.7).shape == (1, 3, 2)

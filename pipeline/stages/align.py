@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from datasets_manifest.schema import Reason
-from model.alignment import align, to_square
+from model.alignment import align, steady, to_square
 from model.faces import FaceBackend
 from model.lip_sync import SYNC_LANDMARKS
 from pipeline.clip import Clip, FacePiece
@@ -29,7 +29,7 @@ class AlignFace:
     def process(self, clip: Clip) -> list[Clip]:
         landmarks = fill_gaps([piece.landmarks for piece in clip.pieces])
         size = self.config.resolution
-        points = self.backend.alignment_points(landmarks)
+        points = steady(self.backend.alignment_points(landmarks), self.config.smoothing_frames)
         matrices = to_square(align(points, size), size)
         ratio = float(np.median(np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))))
         clip = clip.measured(crop_px=size, upscale_ratio=ratio)
