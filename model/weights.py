@@ -106,8 +106,8 @@ MODEL_FILES = (
         purpose="the built-in judge of lip-sync",
         source="this project: train/lip_sync.py",
         licence="Apache-2.0",
-        sha256="c21beebf541002af14d1d3ae09e03c8e733dc6657838190c893ee8e73a50d24d",
-        size_bytes=607_946,
+        sha256="e96c7d9ea4d8048ffa3b1e885582d68606617c9c427114c9d8de9bf4f64622a2",
+        size_bytes=1_215_750,
         wheel=None,
     ),
 )
