@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from model import weights
+from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
 from model.lip_sync import (
     DEFAULT_MIN_CONFIDENCE,
     MAX_SHIFT,
-    NUM_SPEAKING,
     SAMPLES_PER_FRAME,
-    SYNC_LANDMARKS,
     LipSync,
     SyncNetwork,
     lip_motion,

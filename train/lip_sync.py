@@ -30,13 +30,12 @@ from torch.nn import functional
 
 from model import weights
 from model.faces import FaceLandmarks, MediaPipeFaces
+from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
 from model.lip_sync import (
     MAX_SHIFT,
     MEL_BANDS,
     MEL_PER_FRAME,
-    NUM_SPEAKING,
     SAMPLES_PER_FRAME,
-    SYNC_LANDMARKS,
     LipSync,
     SyncNetwork,
     lip_motion,

@@ -8,7 +8,7 @@ import numpy as np
 from datasets_manifest.schema import Reason
 from model.alignment import align, steady, to_square
 from model.faces import FaceBackend
-from model.lip_sync import SYNC_LANDMARKS
+from model.lip_points import SYNC_LANDMARKS
 from pipeline.clip import Clip, FacePiece
 from pipeline.config import AlignConfig, FacesConfig
 
