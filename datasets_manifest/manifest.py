@@ -19,6 +19,13 @@ MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
 
 
+def open_folder(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path in it) of a folder or an fsspec URL. A folder's name may hold anything, also what looks like a URL chain."""
+    if "://" in place:
+        return fsspec.url_to_fs(place)
+    return LocalFileSystem(), os.path.abspath(place)
+
+
 def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) by these rows.
 
@@ -28,7 +35,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     The same rows give the same bytes, in whatever order they come. Each part appears whole or not at all; between the
     first and the last part a reader may see old parts next to new ones, so write once, when the rows are complete.
     """
-    fs, root = fsspec.url_to_fs(dataset_dir)
+    fs, root = open_folder(dataset_dir)
     folder = f"{root}/manifest"
     old_parts = set(_parts(fs, folder))
     fs.makedirs(folder, exist_ok=True)
@@ -56,7 +63,7 @@ def read_manifest(
     columns: names of schema.COLUMNS; all when None. filter: for example `pc.field("status") == "kept"`.
     Raises FileNotFoundError when the dataset has no manifest.
     """
-    fs, root = fsspec.url_to_fs(dataset_dir)
+    fs, root = open_folder(dataset_dir)
     parts = _parts(fs, f"{root}/manifest")
     if not parts:
         raise FileNotFoundError(

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
-from datasets_manifest.manifest import read_manifest
+from datasets_manifest.manifest import open_folder, read_manifest
 from datasets_manifest.reasons import HELP
 from datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
 from datasets_manifest.schema import Reason, Status
@@ -124,26 +124,27 @@ CARD_COLUMNS = [
 ]
 
 
-def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = None) -> Path:
+def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = None) -> str:
     """Write the page for the dataset in `dataset_dir` (a folder or an fsspec URL) and return where it is.
 
-    out_path: None means `report.html` of the newest run, or of the dataset when it holds no run.
+    out_path: a local path; None means `report.html` of the newest run, or of the dataset when it holds no run.
     Raises FileNotFoundError when there is no manifest.
     """
-    fs, root = fsspec.url_to_fs(dataset_dir)
+    fs, root = open_folder(dataset_dir)
     runs = _runs(fs, root)
+    page = _render(dataset_dir, fs, root, runs).encode("utf-8", "backslashreplace")  # the path may be any bytes
     if out_path is None:
+        path = f"{root}/runs/{runs[-1]['run_id']}/report.html" if runs else f"{root}/report.html"
         if not isinstance(fs, LocalFileSystem):
-            raise ValueError(f"{dataset_dir} is not a local folder: say where to write its report")
-        out_path = Path(root, "runs", runs[-1]["run_id"], "report.html") if runs else Path(root, "report.html")
-    out_path = Path(out_path)
-
-    html = _render(dataset_dir, fs, root, runs)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_path.with_name(f".{out_path.name}.tmp")
-    temporary.write_bytes(html.encode("utf-8", "backslashreplace"))  # the dataset's own path may be any bytes
-    os.replace(temporary, out_path)
-    return out_path
+            fs.pipe_file(path, page)
+            return str(fs.unstrip_protocol(path))
+        out_path = path
+    place = Path(out_path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.tmp")
+    temporary.write_bytes(page)
+    os.replace(temporary, place)
+    return str(place)
 
 
 def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Sequence[Mapping[str, Any]]) -> str:

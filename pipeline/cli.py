@@ -117,7 +117,7 @@ def prepare(
         labels = Labels(language, speaker, path_template)
         summary = run_prepare(inputs, out, settings, labels, Progress(console), retry_failed)
         report = write_report(out)
-        _print_summary(summary, out, str(report))
+        _print_summary(summary, out, report)
 
 
 def _print_summary(summary, out: str, report: str) -> None:
@@ -229,7 +229,7 @@ def report(
     from datasets_manifest.report import write_report
 
     with plain_errors():
-        console.print(str(write_report(dataset, out)), markup=False, highlight=False, soft_wrap=True)
+        console.print(write_report(dataset, out), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="config")
@@ -245,7 +245,9 @@ def models_list() -> None:
     """Which model files there are, with their licences and whether they are here."""
     from model.weights import verify
 
-    table = Table("file", "profile", "what for", "licence", "state", box=None)
+    table = Table(box=None)
+    for name in ("file", "profile", "what for", "licence", "state"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("file", "state"))
     for found in verify():
         file = found.file
         table.add_row(file.name, file.profile, file.purpose, file.licence, found.state.value)

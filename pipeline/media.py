@@ -19,11 +19,15 @@ import av.stream
 import cv2
 import fsspec
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from datasets_manifest.schema import Reason
 from pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, EncodeConfig
 
 T = TypeVar("T")
+
+# A frame's own `reformat` sets a scaler up anew for every frame: a fifth of the cost. One for each use, and one thread a process.
+_TO_RGB, _TO_THUMBNAIL, _TO_YUV = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
 SEEK_PREROLL_S = 2.0
 """Audio decoders need a little sound before the first sample that is right."""
@@ -348,7 +352,9 @@ def decode_video(
                 lost = [p for p in pending if p < time_s - 1e-6]
                 pending = [p for p in pending if p > time_s + 1e-6]
                 if previous_s > -np.inf:
-                    for lost_s in sorted(p for p in lost if p > previous_s):
+                    lost = sorted(p for p in lost if p > previous_s)
+                    # Field-coded video has two packets to a frame: the second field is not lost, it has no time of its own.
+                    for lost_s in lost[1:] if frame.interlaced_frame else lost:
                         damaged = True
                         yield SourceFrame(lost_s, None)
                 if frame.key_frame:
@@ -376,9 +382,9 @@ def upright_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
     """uint8 [H, W, 3] RGB, turned upright, of the size that `info` says. MediaError for pictures that cannot be read."""
     # HD material without a colour tag is BT.709 by convention; swscale would assume BT.601.
     unspecified = frame.colorspace == 2
-    source = "ITU709" if unspecified and frame.height >= 720 else None
+    source = Colorspace.ITU709 if unspecified and frame.height >= 720 else None
     try:
-        rgb = frame.to_ndarray(format="rgb24", src_colorspace=source) if source else frame.to_ndarray(format="rgb24")
+        rgb = _TO_RGB.reformat(frame, format="rgb24", src_colorspace=source).to_ndarray()
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(Reason.DECODE_ERROR, f"pictures of format {frame.format.name} cannot be read") from error
     if info.rotation_deg:
@@ -391,7 +397,7 @@ def upright_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
 
 def thumbnail_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     """uint8 [height, width, 3] BGR, not turned, scaled straight from the decoder's own planes."""
-    small = frame.reformat(width=width, height=height, format="bgr24", interpolation="FAST_BILINEAR")
+    small = _TO_THUMBNAIL.reformat(frame, width=width, height=height, format="bgr24", interpolation="FAST_BILINEAR")
     return small.to_ndarray()
 
 
@@ -498,7 +504,9 @@ def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
         stream.codec_context.color_range = 1
         for rgb in frames:
             picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            picture = _TO_YUV.reformat(
+                picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return buffer.getvalue()

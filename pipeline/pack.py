@@ -86,11 +86,11 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
 def _fill(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
     """Group sorted samples by language into shards that stay below the size, each with at least one sample."""
     group: list[Sample] = []
-    size = 0
+    size = len(END_OF_TAR)
     for sample in samples:
         if group and (sample.language != group[0].language or size + sample.size > shard_size_bytes):
             yield group[0].language, [[s.key, s.unit_id] for s in group]
-            group, size = [], 0
+            group, size = [], len(END_OF_TAR)
         group.append(sample)
         size += sample.size
     if group:

@@ -135,7 +135,7 @@ class Progress:
         summary, speed = self.summary, self._speed()
         if summary.phase == "probe":
             return f"{self._num_probed} of {self._num_to_probe} sources looked at"
-        left = (summary.seconds_in - summary.seconds_done) / speed if speed else None
+        left = max(0.0, summary.seconds_in - summary.seconds_done) / speed if speed else None
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
         lost = ", ".join(f"{name} {hours(seconds)}" for name, seconds in reasons)
         return (

@@ -5,10 +5,11 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
-import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
+
+from datasets_manifest.manifest import open_folder
 
 
 class Store:
@@ -19,8 +20,8 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else os.path.abspath(root)
-        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        self._fs, self._base = open_folder(root)
+        self.root = root if "://" in root else self._base
 
     @property
     def is_local(self) -> bool:
@@ -42,11 +43,11 @@ class Store:
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them. Raises FileNotFoundError."""
         end = None if length is None else offset + length
-        return self._fs.cat_file(self.path(name), start=offset or None, end=end)
+        return cast(bytes, self._fs.cat_file(self.path(name), start=offset or None, end=end))
 
     def open(self, name: str) -> IO[bytes]:
         """A file to read and seek in. Raises FileNotFoundError."""
-        return self._fs.open(self.path(name), "rb")
+        return cast(IO[bytes], self._fs.open(self.path(name), "rb"))
 
     def write(self, name: str, data: bytes) -> None:
         with self.writing(name) as file:

@@ -129,8 +129,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(dataset: Path) -> str:
     path = write_report(str(dataset))
-    assert path == dataset / "runs" / "20260101T000000" / "report.html"
-    return path.read_text(encoding="utf-8")
+    assert path == str(dataset / "runs" / "20260101T000000" / "report.html")
+    return Path(path).read_text(encoding="utf-8")
 
 
 def texts(page: str) -> str:
@@ -230,7 +230,7 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
 def test_missing_shard_is_said_on_the_card(tmp_path: Path) -> None:
     where = {"shard": "shards/en/gone.tar", "sample_offset": 0, "sample_size": 10_240}
     write_manifest(str(tmp_path), [make_row(0, status=Status.KEPT, stage="commit", **where)])
-    page = write_report(str(tmp_path)).read_text()
+    page = Path(write_report(str(tmp_path))).read_text()
     assert "<video" not in page
     assert "Its sample cannot be read: FileNotFoundError" in page
 
@@ -239,7 +239,7 @@ def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, mo
     with tarfile.open(dataset / "shards/en/en-000000.tar") as tar:
         size_of_one = tar.getmember(f"{1:032x}.mp4").offset
     monkeypatch.setattr(report, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
-    page = write_report(str(dataset), tmp_path / "small.html").read_text()
+    page = Path(write_report(str(dataset), tmp_path / "small.html")).read_text()
     assert page.count("<video") in (2, 3)  # sizes on the page are a little below those in the shard
     assert "Left out to keep this page small." in page
 
@@ -247,14 +247,14 @@ def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, mo
 def test_empty_dataset_has_a_report(tmp_path: Path) -> None:
     write_manifest(str(tmp_path), [])
     path = write_report(str(tmp_path))
-    assert path == tmp_path / "report.html"
-    assert "This dataset is empty" in path.read_text()
+    assert path == str(tmp_path / "report.html")
+    assert "This dataset is empty" in Path(path).read_text()
 
 
 def test_only_failures_have_a_report(tmp_path: Path) -> None:
     failed = {"status": Status.FAILED, "stage": "probe", "reason": Reason.UNREADABLE, "accounted_s": 0.0}
     write_manifest(str(tmp_path), [make_row(i, source_id=f"{i:064x}", **failed) for i in range(2)])
-    seen = texts(write_report(str(tmp_path)).read_text())
+    seen = texts(Path(write_report(str(tmp_path))).read_text())
     assert "Not one second of video could be read from 2 sources" in seen
     assert "There are no seconds to show" in seen
 
@@ -265,7 +265,7 @@ def test_measures_of_another_model_are_left_out(tmp_path: Path) -> None:
         make_row(3, **{**kept, "sync_model": "sync-b", "sync_confidence": 900.0})
     ]
     write_manifest(str(tmp_path), rows)
-    page = write_report(str(tmp_path)).read_text()
+    page = Path(write_report(str(tmp_path))).read_text()
     confidence = texts(page[page.index("Sync confidence") : page.index("Picture quality")])
     assert "Values of sync-b do not compare and are left out" in confidence
     assert "median 4.50" in confidence and "900" not in confidence
@@ -273,7 +273,7 @@ def test_measures_of_another_model_are_left_out(tmp_path: Path) -> None:
 
 def test_unknown_stage_and_missing_reason_are_still_counted(tmp_path: Path) -> None:
     write_manifest(str(tmp_path), [make_row(0, status=Status.REJECTED), make_row(1, status=Status.FAILED, stage="new")])
-    seen = texts(write_report(str(tmp_path)).read_text())
+    seen = texts(Path(write_report(str(tmp_path))).read_text())
     assert "unknown 5.2 s · 50.0 %" in seen
 
 
@@ -283,7 +283,7 @@ def test_sources_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     rows = [make_row(i, source_id=f"{i:064x}", source_uri=f"/v/{i}.mp4", **lost) for i in range(many)]
     rows[3]["accounted_s"] = 99.0
     write_manifest(str(tmp_path), rows)
-    page = write_report(str(tmp_path)).read_text()
+    page = Path(write_report(str(tmp_path))).read_text()
     assert "The first 500 of 507 are shown; 7 are not." in texts(page)
     assert page.count('<td class="uri"') == 500
     assert page.index("/v/3.mp4", page.index('<td class="uri"')) < page.index("/v/0.mp4", page.index('<td class="uri"'))
@@ -294,7 +294,7 @@ def test_broken_summary_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFix
     run = tmp_path / "runs" / "r1"
     run.mkdir(parents=True)
     (run / "summary.json").write_text('{"run_id": ')
-    assert write_report(str(tmp_path)) == tmp_path / "report.html"
+    assert write_report(str(tmp_path)) == str(tmp_path / "report.html")
     assert "not JSON" in caplog.text
 
 
