@@ -25,24 +25,9 @@ from datasets_manifest.charts import Bins, FlowStep, Loss, flow_svg, histogram_s
 from datasets_manifest.manifest import open_folder, read_manifest
 from datasets_manifest.reasons import HELP
 from datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
-from datasets_manifest.schema import Reason, Status
+from datasets_manifest.schema import STAGES, Reason, Status
 
 log = logging.getLogger(__name__)
-
-STAGES = (
-    "probe",
-    "resample",
-    "split_shots",
-    "track_faces",
-    "cut",
-    "align",
-    "encode",
-    "detect_speech",
-    "measure_sync",
-    "measure_quality",
-    "commit",
-)
-"""Stages in the order of the flow picture; a stage of another name is drawn before `commit`."""
 
 NO_TRACK = -1
 """`track_index` of a span without a face, and of a source that gave no clips."""

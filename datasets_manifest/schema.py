@@ -10,6 +10,22 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 
+STAGES = (
+    "probe",
+    "resample",
+    "split_shots",
+    "track_faces",
+    "cut",
+    "align",
+    "encode",
+    "detect_speech",
+    "measure_sync",
+    "measure_quality",
+    "commit",
+)
+"""Names of the pipeline's stages, as `stage` holds them, in the order of the flow."""
+
+
 class Status(StrEnum):
     """How a candidate ended."""
 

@@ -36,20 +36,6 @@ from pipeline.stages.resample import Resample, audio_of
 from pipeline.stages.shots import SplitShots
 from pipeline.storage import Store
 
-STAGES = (
-    "probe",
-    "resample",
-    "split_shots",
-    "track_faces",
-    "cut",
-    "align",
-    "encode",
-    "detect_speech",
-    "measure_sync",
-    "measure_quality",
-    "commit",
-)
-
 
 @dataclass(frozen=True)
 class CutUnit:

@@ -16,7 +16,7 @@ from pipeline import accounts
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, CutConfig, PrepareConfig, Thresholds
 from pipeline.dataset import open_dataset, require_dataset, resolve, with_thresholds, writing
-from pipeline.executors import Executor, FatalError, Job, make_executor
+from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
 from pipeline.inputs import Labels, Unreadable, find_sources
 from pipeline.ledger import Ledger
 from pipeline.pack import Sample, pack, parts_to_prune
@@ -93,8 +93,7 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
-        executor = make_executor(config.model_copy(update={"run": config.run.model_copy(update={"executor": "local"})}))
-        rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, executor)
+        rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, LocalExecutor())
         ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
         return config.thresholds, rows
 
