@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -137,32 +137,30 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str]) -> Row:
     }
 
 
-def check_totals(rows: Iterable[Mapping[str, Any]], seconds_in: Mapping[tuple[str, str], float]) -> None:
-    """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off.
+@dataclass
+class Totals:
+    """Sums over the manifest's rows, taken as they pass."""
 
-    seconds_in: by place and content (source_uri, source_id), for a file may be replaced by another one between runs.
-    """
-    found: dict[tuple[str, str], float] = {}
-    for row in rows:
-        source = row["source_uri"], row["source_id"]
-        found[source] = found.get(source, 0.0) + row["accounted_s"]
-    for source, wanted_s in seconds_in.items():
-        if abs(found.get(source, 0.0) - wanted_s) > 0.5 / FPS:
-            raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found.get(source, 0.0):.2f} s in the rows")
+    seconds_by_outcome: dict[str, float] = field(default_factory=dict)
+    """Accounted seconds: of `kept`, and of each reason."""
+    seconds_by_source: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Accounted seconds by (uri, source_id)."""
 
+    def add(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass rows through, and count them."""
+        for row in rows:
+            outcome = "kept" if row["status"] == Status.KEPT else row["reason"]
+            source = (row["source_uri"], row["source_id"])
+            self.seconds_by_outcome[outcome] = self.seconds_by_outcome.get(outcome, 0.0) + row["accounted_s"]
+            self.seconds_by_source[source] = self.seconds_by_source.get(source, 0.0) + row["accounted_s"]
+            yield row
 
-def by_unit(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {record["unit_id"]: record for record in records}
-
-
-def seconds_by_outcome(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Accounted seconds: `kept`, then each reason, most first."""
-    totals: dict[str, float] = {}
-    for row in rows:
-        name = "kept" if row["status"] == Status.KEPT else row["reason"]
-        totals[name] = totals.get(name, 0.0) + row["accounted_s"]
-    rest = sorted((item for item in totals.items() if item[0] != "kept"), key=lambda item: (-item[1], item[0]))
-    return {"kept": totals.get("kept", 0.0), **dict(rest)}
+    def check(self, seconds_in: Mapping[tuple[str, str], float]) -> None:
+        """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off."""
+        for source, wanted_s in seconds_in.items():
+            found_s = self.seconds_by_source.get(source, 0.0)
+            if abs(found_s - wanted_s) > 0.5 / FPS:
+                raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found_s:.2f} s in the rows")
 
 
 def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:

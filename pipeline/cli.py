@@ -157,15 +157,14 @@ def pack(
     passes; its media goes back to parts/. Thresholds: min_speech_ratio, min_sync_confidence, max_av_offset_frames, min_quality.
     """
     from datasets_manifest.report import write_report
-    from pipeline.accounts import seconds_by_outcome
     from pipeline.progress import outcome_table
     from pipeline.run import repack
 
     with plain_errors():
-        thresholds, rows = repack(dataset, list(set_ or []), shard_size_mb)
-        outcome = seconds_by_outcome(rows)
+        thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
+        outcome = dict(totals.seconds_by_outcome)
         console.print(f"thresholds: {', '.join(f'{name}={value}' for name, value in thresholds.model_dump().items())}")
-        console.print(outcome_table(sum(outcome.values()), outcome.pop("kept"), outcome))
+        console.print(outcome_table(sum(outcome.values()), outcome.pop("kept", 0.0), outcome))
         console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
 
 

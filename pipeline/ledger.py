@@ -61,6 +61,11 @@ class Ledger:
     def write_unit(self, unit_id: str, record: Record) -> None:
         self.store.write(_name("units", unit_id), to_json(record))
 
+    def read_units(self, unit_ids: list[str]) -> list[Record]:
+        """The records of these units, in order, without those that have none."""
+        with ThreadPoolExecutor(min(8, max(1, len(unit_ids)))) as pool:
+            return [record for record in pool.map(self.read_unit, unit_ids) if record is not None]
+
     def delete_unit(self, unit_id: str) -> None:
         self.store.delete(_name("units", unit_id))
 

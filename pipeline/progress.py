@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.accounts import is_measured, seconds_by_outcome
+from pipeline.accounts import Totals, is_measured
 from pipeline.config import FPS
 from pipeline.ledger import to_json
 from pipeline.storage import Store
@@ -102,10 +102,10 @@ class Progress:
         self.summary.phase = name
         self._show(force=True)
 
-    def finished(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        outcome = seconds_by_outcome(rows)
+    def finished(self, totals: Totals) -> None:
+        outcome = dict(totals.seconds_by_outcome)
         self.summary.seconds_total = round(sum(outcome.values()), 2)
-        self.summary.seconds_kept = round(outcome.pop("kept"), 2)
+        self.summary.seconds_kept = round(outcome.pop("kept", 0.0), 2)
         self.summary.seconds_by_reason = {name: round(seconds, 2) for name, seconds in outcome.items()}
         self.summary.phase = "done"
         self.summary.finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

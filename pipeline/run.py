@@ -1,7 +1,7 @@
 """`lipforge prepare`: from inputs to shards, manifest and report. Reads like the list of what happens."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import Any
 
 import yaml
 
-from datasets_manifest.manifest import write_manifest
-from datasets_manifest.schema import Reason, Status
+from datasets_manifest.schema import Reason
 from model import weights
-from pipeline import accounts
+from pipeline.accounts import Totals
 from pipeline.clip import Source, Unit, Video
-from pipeline.config import FPS, CutConfig, PrepareConfig, Thresholds
+from pipeline.config import FPS, PrepareConfig, Thresholds
 from pipeline.dataset import open_dataset, require_dataset, resolve, with_thresholds, writing
 from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
+from pipeline.finish import finish
 from pipeline.inputs import Labels, Unreadable, find_sources
 from pipeline.ledger import Ledger
-from pipeline.pack import Sample, pack, parts_to_prune
+from pipeline.pack import parts_to_prune
 from pipeline.plan import plan_seams, plan_units, split_duplicates
 from pipeline.progress import Progress
 from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
@@ -76,16 +76,16 @@ def prepare(
                 seconds_in = {(video.source.uri, video.source_id): 0.0 for video in videos}
                 for video in videos:
                     seconds_in[video.source.uri, video.source_id] += video.seconds_in
-                rows = finish(store, config.thresholds, hashes, config.pack.shard_size_mb, executor)
-                accounts.check_totals(rows, seconds_in)
-                progress.finished(rows)
+                totals = finish(store, config, hashes, executor)
+                totals.check(seconds_in)
+                progress.finished(totals)
         finally:
             executor.close()
     return summary
 
 
-def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, list[accounts.Row]]:
-    """`lipforge pack`: apply other thresholds to what was measured. Returns the thresholds in force and all rows."""
+def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, Totals]:
+    """`lipforge pack`: apply other thresholds to what was measured. Returns the thresholds in force and what they give."""
     store = Store(out)
     with writing(store):
         ledger = Ledger(store)
@@ -93,9 +93,9 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
-        rows = finish(store, config.thresholds, record["hashes"], config.pack.shard_size_mb, LocalExecutor())
+        totals = finish(store, config, record["hashes"], LocalExecutor())
         ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
-        return config.thresholds, rows
+        return config.thresholds, totals
 
 
 def prune(out: str) -> None:
@@ -106,65 +106,6 @@ def prune(out: str) -> None:
         names, _ = parts_to_prune(store)
         for name in names:
             store.delete(name)
-
-
-def finish(
-    store: Store, thresholds: Thresholds, hashes: Mapping[str, str], shard_size_mb: float, executor: Executor
-) -> list[accounts.Row]:
-    """From the ledger to shards and manifest. Returns the manifest's rows."""
-    ledger = Ledger(store)
-    dataset = ledger.read_dataset()
-    assert dataset is not None
-    min_frames = CutConfig.model_validate(dataset["config"]["cut"]).min_frames
-    contents = [(record, from_record(record)) for record in ledger.contents()]
-    units = accounts.by_unit(ledger.units())
-    samples: list[Sample] = []
-    kept: set[str] = set()
-
-    def rows_of(places: Mapping[str, accounts.ShardPlace]) -> list[accounts.Row]:
-        rows = []
-        for record, video in contents:
-            records = [units[unit_id] for unit_id in record["units"] if unit_id in units]
-            if len(records) < len(record["units"]):
-                continue  # its run has not finished
-            seams = [seam.unit_id for seam in plan_seams(video, records, min_frames)]
-            if all(seam in units for seam in seams):
-                records += [units[seam] for seam in seams]
-                rows += accounts.video_rows(video, records, thresholds, places, hashes)
-        return rows
-
-    for row in rows_of({}):
-        size = units[row["unit_id"]]["part_sizes"].get(row["key"]) if row["unit_id"] else None
-        if size is not None:
-            samples.append(Sample(row["key"], row["unit_id"], row["language"], size))
-            if row["status"] == Status.KEPT:
-                kept.add(row["key"])
-    pack(store, samples, kept, int(shard_size_mb * 1e6), executor.map)
-    rows = rows_of(dict(accounts.iter_places(ledger.shards()))) + _rows_without_units(ledger, contents, hashes)
-    write_manifest(store.root, rows)
-    return rows
-
-
-def _rows_without_units(
-    ledger: Ledger, contents: Iterable[tuple[dict[str, Any], Video]], hashes: Mapping[str, str]
-) -> list[accounts.Row]:
-    """Sources that cannot be used, and repetitions of content."""
-    owners = [video for _, video in contents]
-    owned = {(video.source.entry_id, video.source_id) for video in owners}
-    rows = []
-    rest = [from_record(record) for record in ledger.sources()]
-    rest = [video for video in rest if (video.source.entry_id, video.source_id) not in owned]
-    usable = [video for video in rest if video.reason is None]
-    _, duplicates = split_duplicates(usable, owners)
-    for video, owner in duplicates:
-        detail = f"same content as {owner.source.uri}"
-        rows.append(accounts.single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes))
-    for video in rest:
-        if video.reason is not None:
-            rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
-            status = Status.REJECTED if rejected else Status.FAILED
-            rows.append(accounts.single_row(video, status, "probe", video.reason, video.detail, hashes))
-    return rows
 
 
 # --- steps of a run -------------------------------------------------------------------------------------------------------

@@ -7,9 +7,8 @@ from datasets_manifest.schema import COLUMNS, Reason, Status
 from pipeline.accounts import (
     AccountsError,
     ShardPlace,
+    Totals,
     account,
-    check_totals,
-    seconds_by_outcome,
     single_row,
     video_rows,
 )
@@ -132,21 +131,26 @@ def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
 
 def test_totals_that_are_off_name_the_source() -> None:
     rows = [
-        {"source_uri": uri, "source_id": content, "accounted_s": seconds}
+        {"source_uri": uri, "source_id": content, "accounted_s": seconds, "status": "kept"}
         for uri, content, seconds in [("/a", "1", 1.0), ("/a", "1", 2.0), ("/a", "old", 9.0), ("/b", "2", 5.0)]
     ]
-    check_totals(rows, {("/a", "1"): 3.0, ("/b", "2"): 5.0})
+    totals = Totals()
+    assert list(totals.add(rows)) == rows
+    totals.check({("/a", "1"): 3.0, ("/b", "2"): 5.0})
     with pytest.raises(AccountsError, match=r"/a: 3\.04 s in, 3\.00 s"):
-        check_totals(rows, {("/a", "1"): 3.04})
+        totals.check({("/a", "1"): 3.04})
     with pytest.raises(AccountsError, match="/c"):
-        check_totals(rows, {("/c", "3"): 1.0})
+        totals.check({("/c", "3"): 1.0})
 
 
-def test_outcomes_are_kept_first_then_reasons_by_size() -> None:
+def test_outcomes_are_kept_and_each_reason() -> None:
+    place = {"source_uri": "/a", "source_id": "1"}
     rows = [
-        {"status": "rejected", "reason": "no_face", "accounted_s": 1.0},
-        {"status": "kept", "reason": None, "accounted_s": 2.0},
-        {"status": "failed", "reason": "timeout", "accounted_s": 4.0},
-        {"status": "rejected", "reason": "no_face", "accounted_s": 1.5},
+        {"status": "rejected", "reason": "no_face", "accounted_s": 1.0, **place},
+        {"status": "kept", "reason": None, "accounted_s": 2.0, **place},
+        {"status": "failed", "reason": "timeout", "accounted_s": 4.0, **place},
+        {"status": "rejected", "reason": "no_face", "accounted_s": 1.5, **place},
     ]
-    assert list(seconds_by_outcome(rows).items()) == [("kept", 2.0), ("timeout", 4.0), ("no_face", 2.5)]
+    totals = Totals()
+    list(totals.add(rows))
+    assert totals.seconds_by_outcome == {"kept": 2.0, "timeout": 4.0, "no_face": 2.5}

@@ -1,0 +1,78 @@
+"""From the ledger to shards and manifest, at the end of a run and for other thresholds.
+
+Goes through the ledger twice, one video at a time: once to know which clips to pack, once for the manifest's rows. What is held at once
+is a few numbers for each clip.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from datasets_manifest.manifest import write_manifest
+from datasets_manifest.schema import Reason, Status
+from pipeline.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
+from pipeline.clip import Video
+from pipeline.config import PrepareConfig
+from pipeline.executors import Executor
+from pipeline.ledger import Ledger
+from pipeline.pack import Sample, pack
+from pipeline.plan import plan_seams, split_duplicates
+from pipeline.stages.probe import from_record
+from pipeline.storage import Store
+
+
+def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:
+    """Pack what these thresholds keep, and write the manifest. Returns its sums."""
+    ledger = Ledger(store)
+    samples: list[Sample] = []
+    kept: set[str] = set()
+    for video, records in _finished_videos(ledger, config):
+        sizes = {key: size for record in records for key, size in record["part_sizes"].items()}
+        for row in video_rows(video, records, config.thresholds, {}, hashes):
+            if row["key"] in sizes:
+                samples.append(Sample(row["key"], row["unit_id"], row["language"], sizes[row["key"]]))
+                if row["status"] == Status.KEPT:
+                    kept.add(row["key"])
+    pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
+    totals = Totals()
+    places = dict(iter_places(ledger.shards()))
+    write_manifest(store.root, totals.add(_rows(ledger, config, places, hashes)))
+    return totals
+
+
+def _rows(
+    ledger: Ledger, config: PrepareConfig, places: Mapping[str, ShardPlace], hashes: Mapping[str, str]
+) -> Iterator[Row]:
+    for video, records in _finished_videos(ledger, config):
+        yield from video_rows(video, records, config.thresholds, places, hashes)
+    yield from _rows_without_units(ledger, hashes)
+
+
+def _finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
+    """Videos all of whose units, and seams between them, have a record; with those records."""
+    for content in ledger.contents():
+        video = from_record(content)
+        records = ledger.read_units(content["units"])
+        if len(records) < len(content["units"]):
+            continue
+        seams = [seam.unit_id for seam in plan_seams(video, records, config.cut.min_frames)]
+        seam_records = ledger.read_units(seams)
+        if len(seam_records) == len(seams):
+            yield video, records + seam_records
+
+
+def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[Row]:
+    """Sources that cannot be used, and repetitions of content."""
+    owners = [from_record(content) for content in ledger.contents()]
+    owned = {(video.source.entry_id, video.source_id) for video in owners}
+    rest = [from_record(record) for record in ledger.sources()]
+    rest = [video for video in rest if (video.source.entry_id, video.source_id) not in owned]
+    usable = [video for video in rest if video.reason is None]
+    _, duplicates = split_duplicates(usable, owners)
+    for video, owner in duplicates:
+        detail = f"same content as {owner.source.uri}"
+        yield single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes)
+    for video in rest:
+        if video.reason is not None:
+            rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
+            status = Status.REJECTED if rejected else Status.FAILED
+            yield single_row(video, status, "probe", video.reason, video.detail, hashes)
