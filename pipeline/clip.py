@@ -89,7 +89,11 @@ class Unit:
     @property
     def unit_id(self) -> str:
         span = f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
-        return span if self.seam is None else f"{span}-seam"
+        if self.seam is None:
+            return span
+        # Two people in one shot are cut at the same border over the same span: the place tells their units apart.
+        place = hashlib.sha256(",".join(f"{edge:.3f}" for edge in self.seam.box).encode()).hexdigest()[:8]
+        return f"{span}-seam-{place}"
 
     @property
     def num_frames(self) -> int:

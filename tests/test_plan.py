@@ -105,7 +105,16 @@ def test_a_face_that_a_border_cuts_in_two_is_looked_at_again(before: int, after:
     ]
     seams = plan_seams(video, records, 125)
     assert [(seam.start_frame, seam.end_frame) for seam in seams] == found
-    assert all(seam.unit_id.endswith("-seam") and seam.seam and seam.seam.frame == 7500 for seam in seams)
+    assert all("-seam-" in seam.unit_id and seam.seam and seam.seam.frame == 7500 for seam in seams)
+
+
+def test_two_faces_that_one_border_cuts_in_two_are_two_units() -> None:
+    """Two people in one shot across a border: the same span, not the same face."""
+    ends = [(7400, 7500, FACE), (7400, 7500, ELSEWHERE)]
+    begins = [(7500, 7600, FACE), (7500, 7600, ELSEWHERE)]
+    first, second = plan_seams(make_video(600), [make_record(0, 7500, *ends), make_record(7500, 15000, *begins)], 125)
+    assert (first.start_frame, first.end_frame) == (second.start_frame, second.end_frame)
+    assert first.unit_id != second.unit_id
 
 
 def test_runs_that_do_not_touch_the_border_make_no_seam() -> None:
