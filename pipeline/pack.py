@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from datasets_manifest.schema import Status
+from pipeline.accounts import is_measured
+from pipeline.config import Thresholds
+from pipeline.dataset import require_dataset
+from pipeline.decide import decide
 from pipeline.ledger import DatasetError, Ledger
 from pipeline.sample import END_OF_TAR, find_samples
 from pipeline.stages.commit import part_name
@@ -188,10 +193,19 @@ def read_part(store: Store, unit_id: str, key: str) -> bytes:
 
 
 def parts_to_prune(store: Store) -> tuple[list[str], int]:
-    """(names, bytes) of the media that no shard holds: clips that a threshold refused."""
-    if Ledger(store).read_pack_plan() is not None:
+    """(names, bytes) of the media of clips that a threshold refused. Clips that wait for a shard are not among them."""
+    ledger = Ledger(store)
+    dataset = require_dataset(ledger, store.root)
+    if ledger.read_pack_plan() is not None:
         raise DatasetError("packing was interrupted; run `lipforge pack` first")
-    names = [name for name in store.list("parts") if name.endswith(".tar")]
+    thresholds = Thresholds.model_validate(dataset["config"]["thresholds"])
+    refused = {
+        part_name(unit["unit_id"], row["key"])
+        for unit in ledger.units()
+        for row in unit["rows"]
+        if is_measured(row) and decide(row, thresholds).status is not Status.KEPT
+    }
+    names = [name for name in store.list("parts") if name in refused]
     return names, sum(store.size(name) or 0 for name in names)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from datasets_manifest.manifest import read_manifest
 from datasets_manifest.report import write_report
-from pipeline import storage
+from pipeline import run, storage
 from pipeline.cli import app
 from pipeline.clip import Unit
 from pipeline.config import PrepareConfig
@@ -353,6 +353,20 @@ def test_prune_drops_refused_media_only_and_a_looser_threshold_then_says_so(own_
     assert shards(own_copy) == before
     repack(str(own_copy), [], None)
     assert shards(own_copy) == before
+
+
+def test_prune_keeps_the_clips_of_a_run_that_was_stopped_before_packing(
+    small_inputs: Path, local_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "finish", stop)
+        run_prepare([str(small_inputs)], tmp_path / "out")
+    prune(str(tmp_path / "out"))
+    run_prepare([str(small_inputs)], tmp_path / "out")
+    assert shards(tmp_path / "out") == shards(local_dataset)
 
 
 def test_labels_make_folders_of_shards(tmp_path: Path, small_inputs: Path, models: dict) -> None:
