@@ -67,11 +67,17 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
     for shard in Ledger(store).shards():
         language, keys = shard["language"], list(shard["samples"])
         next_number[language] = max(next_number.get(language, 0), int(shard["name"].rpartition("-")[2]) + 1)
-        staying = [key for key in keys if key in kept]
+        if store.size(shard["path"]) != shard["size"]:
+            raise DatasetError(
+                f"{store.path(shard['path'])} is missing or damaged: {store.size(shard['path'])} bytes, {shard['size']} expected. "
+                "Put it back from a copy, or prepare the sources again into a new folder."
+            )
+        # A clip that no record knows just now stays: its unit will be done again, and give the same clip.
+        staying = [key for key in keys if key in kept or key not in by_key]
         packed.update(staying)
         if staying == keys:
             continue
-        leaving = [[key, by_key[key].unit_id] for key in keys if key not in kept]
+        leaving = [[key, by_key[key].unit_id] for key in keys if key not in staying]
         change = {"name": shard["name"], "language": language, "path": shard["path"], "leaving": leaving}
         if staying:
             write.append({**change, "keys": [[key, None] for key in staying]})
