@@ -81,7 +81,7 @@ COLUMNS = pa.schema(
         _column("source_uri", pa.string(), "where the source was found"),
         _column("unit_id", pa.string(), "work unit that made the clip: the source, or a span of a long one"),
         # time, on the clock of the source's video stream (its first frame is 0)
-        _column("start_s", pa.float64(), "first frame, seconds"),
+        _column("start_s", pa.float64(), "first frame, seconds after the first frame of the source's video"),
         _column("end_s", pa.float64(), "end of the last frame, seconds"),
         _column("duration_s", pa.float64(), "end_s - start_s"),
         _column(

@@ -145,6 +145,8 @@ class Totals:
     """Accounted seconds: of `kept`, and of each reason."""
     seconds_by_source: dict[tuple[str, str], float] = field(default_factory=dict)
     """Accounted seconds by (uri, source_id)."""
+    clips_by_outcome: dict[str, int] = field(default_factory=dict)
+    """Rows: of `kept`, and of each reason."""
 
     def add(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Pass rows through, and count them."""
@@ -152,6 +154,7 @@ class Totals:
             outcome = "kept" if row["status"] == Status.KEPT else row["reason"]
             source = (row["source_uri"], row["source_id"])
             self.seconds_by_outcome[outcome] = self.seconds_by_outcome.get(outcome, 0.0) + row["accounted_s"]
+            self.clips_by_outcome[outcome] = self.clips_by_outcome.get(outcome, 0) + 1
             self.seconds_by_source[source] = self.seconds_by_source.get(source, 0.0) + row["accounted_s"]
             yield row
 
@@ -161,6 +164,15 @@ class Totals:
             found_s = self.seconds_by_source.get(source, 0.0)
             if abs(found_s - wanted_s) > 0.5 / FPS:
                 raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found_s:.2f} s in the rows")
+
+
+def seconds_by_source(videos: Iterable[Video]) -> dict[tuple[str, str], float]:
+    """Seconds that went in, by (uri, source_id)."""
+    seconds: dict[tuple[str, str], float] = {}
+    for video in videos:
+        source = (video.source.uri, video.source_id)
+        seconds[source] = seconds.get(source, 0.0) + video.seconds_in
+    return seconds
 
 
 def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:

@@ -1,6 +1,5 @@
 """The commands of the data pipeline, as `lipforge ...` and as `python -m pipeline ...`."""
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ def plain_errors() -> Iterator[None]:
     from model.weights import ModelFileError
     from pipeline.executors import FatalError
     from pipeline.ledger import DatasetError
+    from pipeline.storage import CANNOT_WRITE
 
     try:
         yield
@@ -43,7 +43,7 @@ def plain_errors() -> Iterator[None]:
         errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in CANNOT_WRITE:
             raise
         errors.print(
             f"lipforge: cannot write: {error.strerror} ({error.filename}). What is finished is safe; run the same command again.",
@@ -115,22 +115,26 @@ def prepare(
         overrides += [f"run.executor={executor}"] if executor is not None else []
         settings = load_config(config, overrides)
         labels = Labels(language, speaker, path_template)
-        summary = run_prepare(inputs, out, settings, labels, Progress(console), retry_failed)
+        summary = run_prepare(
+            inputs, out, settings, labels, Progress(console, settings.run.executor == "ray"), retry_failed
+        )
         report = write_report(out)
         _print_summary(summary, out, report)
+        if not summary.seconds_total:
+            raise typer.Exit(1)
 
 
 def _print_summary(summary, out: str, report: str) -> None:
     from pipeline.progress import hours, outcome_table
 
     console.print()
-    console.print(outcome_table(summary.seconds_total, summary.seconds_kept, summary.seconds_by_reason))
+    console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
     for note in summary.notes:
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if summary.stage_cpu_s:
+    if summary.seconds_done:
         slowest = max(summary.stage_cpu_s, key=lambda name: summary.stage_cpu_s[name])
         total = sum(summary.stage_cpu_s.values())
-        per_second = total / max(summary.seconds_done, 1e-9)
+        per_second = total / summary.seconds_done
         console.print(
             f"\nslowest stage: {slowest}, {summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second "
             f"of video; this run took {hours(summary.wall_s)}",
@@ -164,7 +168,7 @@ def pack(
         thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
         outcome = dict(totals.seconds_by_outcome)
         console.print(f"thresholds: {', '.join(f'{name}={value}' for name, value in thresholds.model_dump().items())}")
-        console.print(outcome_table(sum(outcome.values()), outcome.pop("kept", 0.0), outcome))
+        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
         console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -198,7 +202,7 @@ def status(dataset: Dataset) -> None:
     with plain_errors():
         state = read_status(dataset)
         console.print(state.words, markup=False, highlight=False, soft_wrap=True)
-        console.print(outcome_table(state.seconds_in, state.seconds_kept, state.seconds_by_reason))
+        console.print(outcome_table(state.seconds_kept, state.seconds_by_reason, state.clips_by_outcome))
         if state.seconds_left is not None:
             console.print(f"about {hours(state.seconds_left)} left")
 

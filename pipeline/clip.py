@@ -1,7 +1,6 @@
 """The values that flow through the pipeline: Source -> Video -> Unit -> Frame -> Clip."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -187,6 +186,3 @@ class FacePiece:
     step: int
     landmarks: np.ndarray | None
     """float32 [468, 3], pixels of the frame; None where the face was lost for a moment."""
-
-
-Frames = Iterator[Frame]

@@ -1,7 +1,7 @@
 """Every setting of the data pipeline: one small class per stage, nested into `PrepareConfig`.
 
 Two kinds of settings, because they cost differently when changed:
-- what shapes media and measures (all but `thresholds` and `run`): changing one needs a new dataset folder;
+- what shapes media and measures (all but `thresholds`, `pack` and `run`): changing one needs a new dataset folder;
 - `thresholds`: compared with stored measures, so `lipforge pack` applies new ones without measuring again.
 """
 
@@ -86,6 +86,8 @@ class AlignConfig(Config):
 
 
 class CutConfig(Config):
+    """How long clips are."""
+
     min_clip_s: float = Field(default=5.0, gt=0)
     max_clip_s: float = Field(default=10.0, gt=0)
 
@@ -155,6 +157,8 @@ class RunConfig(Config):
 
 
 class PackConfig(Config):
+    """How large shards are."""
+
     shard_size_mb: float = Field(default=512.0, gt=0)
     """A shard is closed before it would grow beyond this size (10^6 bytes)."""
 
@@ -226,10 +230,23 @@ def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
             if not isinstance(node, dict):
                 raise ValueError(f"--set {override}: {section} is a value, not a section")
         node[field] = yaml.safe_load(value)
+    return validated(tree)
+
+
+def validated(tree: dict[str, Any]) -> PrepareConfig:
+    """Settings from plain values. Raises ValueError in words for whoever wrote them."""
     try:
         return PrepareConfig.model_validate(tree)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()
+        raise ValueError("config: " + "; ".join(_words(problem) for problem in error.errors())) from error
+
+
+def _words(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        sections = [
+            section for section, field in PrepareConfig.model_fields.items() if name in type(field.default).model_fields
         ]
-        raise ValueError("config: " + "; ".join(lines)) from error
+        hint = f"did you mean {sections[0]}.{name}?" if sections else "`lipforge config` lists all settings"
+        return f"{name}: no such setting; {hint}"
+    return f"{name}: {problem['msg']} (given: {problem['input']!r})"

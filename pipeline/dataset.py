@@ -1,12 +1,13 @@
 """Open a dataset for writing: one writer at a time, one set of settings and models for all that is in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import yaml
 
 from model import weights
-from pipeline.config import PrepareConfig
+from pipeline.config import PrepareConfig, validated
 from pipeline.ledger import DatasetError, Ledger
 from pipeline.storage import Store
 from pipeline.summary import versions
@@ -80,25 +81,27 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
         tree["thresholds"][name] = yaml.safe_load(value)
     if shard_size_mb is not None:
         tree["pack"]["shard_size_mb"] = shard_size_mb
-    return PrepareConfig.model_validate(tree)
+    return validated(tree)
 
 
-class writing:
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
     """Hold the dataset for this command, or say who has it."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.lock = store.only_writer()
-
-    def __enter__(self) -> None:
+    with ExitStack() as stack:
         try:
-            self.lock.__enter__()
+            stack.enter_context(store.only_writer())
         except BlockingIOError as error:
-            raise DatasetError(
-                f"{self.store.root} is being written by another command. Wait for it or stop it."
-            ) from error
+            raise DatasetError(f"{store.root} is being written by another command. Wait for it or stop it.") from error
         except OSError as error:
-            raise DatasetError(f"{self.store.root} cannot be written: {error.strerror}") from error
+            raise DatasetError(f"{store.root} cannot be written: {error.strerror}") from error
+        yield
 
-    def __exit__(self, *error: Any) -> None:
-        self.lock.__exit__(*error)
+
+def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
+    """Thresholds and shard size that nobody asked to change are those of the dataset: `lipforge pack` may have changed them."""
+    record = ledger.read_dataset()
+    if record is None:
+        return config
+    stored = PrepareConfig.model_validate(record["config"])
+    unset = {name: getattr(stored, name) for name in ("thresholds", "pack") if name not in config.model_fields_set}
+    return config.model_copy(update=unset)

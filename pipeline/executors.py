@@ -4,8 +4,6 @@ Ray Data streams units through two pools of actors, cut and score, one unit to a
 property of a unit. What the ledger promises does not rest on Ray: actors may die at any moment.
 """
 
-import contextlib
-import errno
 import logging
 import os
 import warnings
@@ -18,13 +16,17 @@ from pipeline.clip import Unit
 from pipeline.config import PrepareConfig, StageResources
 from pipeline.ledger import Ledger
 from pipeline.quarantine import GivenUp, Quarantine
+from pipeline.quiet import off_terminal
 from pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
-from pipeline.storage import Store
+from pipeline.storage import CANNOT_WRITE, Store
 
 WAVE_UNITS = 4096
 """Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""
-MAX_ACTOR_RESTARTS = 50
-"""Of one worker within a wave. The quarantine gives up on units long before; this stops workers that cannot even start."""
+QUIET = (0, 2)
+"""What Ray does not get when it starts: the terminal to read from (its workers are in the background, and whoever of them reads
+there is stopped for good), and stderr, where its C++ side announces its log level whatever that level is."""
+MAX_RESTARTS = 50
+"""Of one worker within a wave, and of one unit on it. The quarantine gives up on units long before; this stops workers that cannot even start."""
 
 Record = dict[str, Any]
 
@@ -85,7 +87,9 @@ class LocalExecutor:
             try:
                 yield score.process(cut.process(unit))
             except OSError as error:
-                raise FatalError(_full_disk_words(error)) from error
+                if error.errno not in CANNOT_WRITE:
+                    raise
+                raise FatalError(_cannot_write_words(error)) from error
 
     def close(self) -> None:
         pass
@@ -137,9 +141,9 @@ class _ScoreWorker(_Guarded):
             if isinstance(record, CutUnit):  # given up: there is nothing to measure, only a row to commit
                 record = self.operator.process(record)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in CANNOT_WRITE:
                 raise
-            return {"record": None, "fatal": _full_disk_words(error)}
+            return {"record": None, "fatal": _cannot_write_words(error)}
         return {"record": record, "fatal": ""}
 
 
@@ -155,7 +159,7 @@ class RayExecutor:
         self.config = config
         run = config.run
         if os.environ.get("RAY_ADDRESS"):
-            with _native_stderr_closed():
+            with off_terminal(*QUIET):
                 ray.init(logging_level=logging.ERROR, log_to_driver=False)
             total = int(ray.cluster_resources().get("CPU", 1) / (run.cut.cpus + run.score.cpus))
             self.num_workers = run.workers or max(1, total)
@@ -168,7 +172,7 @@ class RayExecutor:
             cpus = len(os.sched_getaffinity(0))
             self.num_workers = run.workers or max(1, cpus)
             wanted = max(cpus, int(self.num_workers * (run.cut.cpus + run.score.cpus) + 0.999))
-            with _native_stderr_closed():
+            with off_terminal(*QUIET):
                 ray.init(
                     address="local",
                     num_cpus=wanted,
@@ -223,20 +227,6 @@ class RayExecutor:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _native_stderr_closed() -> Iterator[None]:
-    """Drop what Ray's C++ side writes while it starts: it announces its log level there, whatever that level is."""
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
 def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, Any]:
     import ray.data
 
@@ -246,8 +236,8 @@ def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, An
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus or None,
         "memory": resources.memory_mb * 10**6,
-        "max_restarts": MAX_ACTOR_RESTARTS,
-        "max_task_retries": MAX_ACTOR_RESTARTS,
+        "max_restarts": MAX_RESTARTS,
+        "max_task_retries": MAX_RESTARTS,
     }
 
 
@@ -255,7 +245,7 @@ def _call(function: Callable[[Any], Any], item: Any) -> Any:
     return function(item)
 
 
-def _full_disk_words(error: OSError) -> str:
+def _cannot_write_words(error: OSError) -> str:
     what = os.strerror(error.errno) if error.errno else str(error)
     return (
         f"cannot write to the dataset: {what}. What is finished is safe. Make room (or choose the folder's disk anew) and "

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pyarrow.compute as pc
 
 from datasets_manifest.manifest import read_manifest
-from datasets_manifest.schema import Status
+from datasets_manifest.schema import Reason, Status
+from pipeline.config import FPS
 from pipeline.ledger import DatasetError, Ledger
 from pipeline.stages.probe import from_record
 from pipeline.storage import Store
@@ -18,7 +19,7 @@ Row = dict[str, Any]
 def explain(dataset: str, what: str) -> list[str]:
     """Lines of text. what: a key (or the beginning of one), a source's path, file name, or content hash."""
     rows = _rows(dataset, what)
-    if len({row["source_id"] for row in rows}) == 1 and len(rows) == 1 and rows[0]["clip_id"].startswith(what):
+    if len(rows) == 1 and rows[0]["clip_id"].startswith(what):
         return list(_clip_story(rows[0]))
     return list(_source_story(Store(dataset), rows))
 
@@ -49,10 +50,10 @@ def _steps(row: Row) -> Iterator[str]:
         if row["source_fps"]
         else "  probe: not usable"
     )
-    yield f"  resample: {row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames, decoded {row['decode_passes']:g} times"
+    yield f"  resample: {row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames, each source frame decoded {row['decode_passes']:g} time(s)"
     if row["track_index"] is not None and row["track_index"] >= 0:
         yield f"  split_shots: shot {row['shot_index']}"
-        faces = f"at most {row['max_faces']} faces at once" if row["max_faces"] else "faces not counted"
+        faces = "1 face" if row["max_faces"] == 1 else f"at most {row['max_faces']} faces at once"
         yield f"  track_faces: track {row['track_index']}, {faces}, face {row['face_size_px'] or 0:.0f} px high"
     if row["crop_px"]:
         yield f"  align: {row['crop_px']} px, {row['upscale_ratio']:.2f} stored pixels per source pixel"
@@ -76,7 +77,7 @@ def _steps(row: Row) -> Iterator[str]:
         )
         yield f"  kept{where}"
         if row["av_offset_frames"]:
-            yield f"  its audio was moved by {row['av_offset_frames'] * 40:+d} ms, so that the stored clip is in time"
+            yield f"  its audio was moved by {row['av_offset_frames'] * 1000 // FPS:+d} ms, so that the stored clip is in time"
     else:
         yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
 
@@ -98,12 +99,13 @@ def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:
 def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
     seconds = {status: sum(r["accounted_s"] for r in rows if r["status"] == status) for status in Status}
     yield f"source {uri}"
-    yield f"  content {rows[0]['source_id']}"
+    never_read = rows[0]["reason"] == Reason.UNREADABLE and not rows[0]["num_frames"]
+    yield "  content could not be used" if never_read else f"  content {rows[0]['source_id']}"
     if video is not None and video.info is not None:
         info = video.info
         yield (
             f"  {info.width_px}x{info.height_px}, {info.video_codec} at {info.mean_fps:g} fps, "
-            f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}, {info.num_frames / 25:.2f} s"
+            f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}, {info.num_frames / FPS:.2f} s"
         )
     yield (
         f"  {sum(seconds.values()):.2f} s in = {seconds[Status.KEPT]:.2f} kept + {seconds[Status.REJECTED]:.2f} rejected + "
@@ -111,6 +113,6 @@ def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
     )
     for row in rows:
         end = f"{row['start_s']:8.2f} to {row['end_s']:8.2f} s"
-        face = f"face {row['track_index']}" if row["track_index"] is not None and row["track_index"] >= 0 else "no face"
+        face = f"face {row['track_index']}" if row["track_index"] >= 0 else "no face" if row["unit_id"] else "all of it"
         verdict = "kept" if row["status"] == Status.KEPT else f"{row['status']}: {row['reason']}"
         yield f"  {end}  {face:8}  {verdict}" + (f" ({row['detail']})" if row["detail"] else "") + f"  {row['clip_id']}"

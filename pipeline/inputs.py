@@ -87,8 +87,9 @@ def find_sources(
     for text in inputs:
         if exclude is not None and os.path.realpath(text) == os.path.realpath(exclude):
             raise ValueError(f"{text}: this input is also the folder to write to; choose another for --out")
+        root = text.rstrip("/") if "://" in text else os.path.abspath(text)
         for source in _expand(text, unreadable, exclude):
-            labelled = _label(source, labels)
+            labelled = _label(source, labels, root if source.uri.startswith(f"{root}/") else None)
             sources.setdefault((labelled.uri, labelled.start_s, labelled.end_s), labelled)
     ordered = sorted(sources.values(), key=lambda s: (os.fsencode(s.uri), s.start_s or 0.0, s.end_s or 0.0))
     return ordered, unreadable
@@ -243,8 +244,8 @@ def _seconds(value: Any, where: str) -> float | None:
     return seconds
 
 
-def _label(source: Source, labels: Labels) -> Source:
-    found = path_labels(source.uri, labels.path_template) if labels.path_template else {}
+def _label(source: Source, labels: Labels, root: str | None) -> Source:
+    found = path_labels(source.uri, labels.path_template, root) if labels.path_template else {}
     if source.language_source == "none":
         if found.get("language") and LANGUAGE_CODE.fullmatch(found["language"]):
             source = replace(source, language=found["language"], language_source="path")
@@ -258,19 +259,19 @@ def _label(source: Source, labels: Labels) -> Source:
     return source
 
 
-def path_labels(uri: str, template: str) -> dict[str, str]:
+def path_labels(uri: str, template: str, root: str | None = None) -> dict[str, str]:
     """Read labels off a path: `{language}/{speaker}/` on /data/hi/anna/001.mp4 gives hi and anna.
 
     Each part of the template stands for one folder, the last for the folder of the file. `*` is any folder.
+    root: the input folder that the file was found in. Only folders below it count, and a file with too few of them has no labels.
     Raises ValueError for a template that names anything but language and speaker.
     """
     parts = [part for part in template.strip("/").split("/") if part]
-    folders = uri.split("/")[:-1]
-    labels: dict[str, str] = {}
-    for part, folder in zip(reversed(parts), reversed(folders), strict=False):
-        if part == "*":
-            continue
-        if part not in ("{language}", "{speaker}"):
+    for part in parts:
+        if part not in ("{language}", "{speaker}", "*"):
             raise ValueError(f"path template {template!r}: {part!r} is not {{language}}, {{speaker}} or *")
-        labels[part[1:-1]] = folder
-    return labels
+    folders = (uri[len(root) + 1 :] if root else uri).split("/")[:-1]
+    if len(folders) < len(parts):
+        return {}
+    pairs = zip(reversed(parts), reversed(folders), strict=False)
+    return {part[1:-1]: folder for part, folder in pairs if part != "*"}

@@ -26,6 +26,7 @@ from model.faces import MediaPipeFaces
 from pipeline.clip import Clip, Unit
 from pipeline.config import PrepareConfig, Thresholds
 from pipeline.media import DecodeCount, MediaError
+from pipeline.quiet import off_terminal
 from pipeline.stage import ClipStage, StageClock, apply
 from pipeline.stages.align import AlignFace
 from pipeline.stages.commit import Commit
@@ -53,7 +54,8 @@ class CutOperator:
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
         cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
-        backend = MediaPipeFaces(models)
+        with off_terminal(2):  # LiteRT says which delegate it made
+            backend = MediaPipeFaces(models)
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
         self.faces = TrackFaces(config.faces, backend)

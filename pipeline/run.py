@@ -1,7 +1,7 @@
 """`lipforge prepare`: from inputs to shards, manifest and report. Reads like the list of what happens."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,10 @@ import yaml
 
 from datasets_manifest.schema import Reason
 from model import weights
-from pipeline.accounts import Totals
+from pipeline.accounts import Totals, seconds_by_source
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, PrepareConfig, Thresholds
-from pipeline.dataset import open_dataset, require_dataset, resolve, with_thresholds, writing
+from pipeline.dataset import open_dataset, require_dataset, resolve, stored_where_unset, with_thresholds, writing
 from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
 from pipeline.finish import finish
 from pipeline.inputs import Labels, Unreadable, find_sources
@@ -53,9 +53,9 @@ def prepare(
             "no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and their like"
         )
     models = weights.load("builtin")
-    config, hashes = resolve(config, models)
     with writing(store):
         ledger = Ledger(store)
+        config, hashes = resolve(stored_where_unset(ledger, config), models)
         open_dataset(ledger, config, hashes)
         summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=hashes["config_hash"])
         summary.versions = versions()
@@ -67,17 +67,14 @@ def prepare(
         try:
             with progress.run(summary, store):
                 summary.num_workers = executor.num_workers
-                videos = _probe(ledger, sources, executor, progress)
+                videos = _probe(ledger, sources, executor, progress, summary)
                 _note_unreadable(ledger, unreadable)
                 content = _claim_content(ledger, videos, summary)
                 job = Job(store, config, models, hashes, summary.run_id)
                 _run_units(job, content, executor, progress)
                 progress.phase("pack")
-                seconds_in = {(video.source.uri, video.source_id): 0.0 for video in videos}
-                for video in videos:
-                    seconds_in[video.source.uri, video.source_id] += video.seconds_in
                 totals = finish(store, config, hashes, executor)
-                totals.check(seconds_in)
+                totals.check(seconds_by_source(videos))
                 progress.finished(totals)
         finally:
             executor.close()
@@ -111,7 +108,9 @@ def prune(out: str) -> None:
 # --- steps of a run -------------------------------------------------------------------------------------------------------
 
 
-def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: Progress) -> list[Video]:
+def _probe(
+    ledger: Ledger, sources: list[Source], executor: Executor, progress: Progress, summary: Summary
+) -> list[Video]:
     """Look at each source that is not in the ledger, or changed since. Returns videos in the order of the sources."""
     videos: dict[str, Video] = {}
     todo = []
@@ -125,7 +124,13 @@ def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: 
     for entry_id, record, cpu_s in executor.map(partial(_probe_one, ledger), todo):
         videos[entry_id] = from_record(record)
         progress.probed(cpu_s)
-    return [videos[source.entry_id] for source in sources]
+    found = [videos[source.entry_id] for source in sources]
+    unusable = [video for video in found if video.reason not in (None, Reason.NO_AUDIO)]
+    if unusable:
+        summary.notes.append(
+            f"{len(unusable)} of {len(found)} sources cannot be used: the report says why, and so does `lipforge explain`"
+        )
+    return found
 
 
 def _note_unreadable(ledger: Ledger, folders: list[Unreadable]) -> None:
@@ -198,9 +203,13 @@ def _longest_first(unit: Unit) -> tuple[int, str]:
     return -unit.num_frames, unit.unit_id
 
 
+def _is_broken(record: Mapping[str, Any]) -> bool:
+    return any(row["reason"] in BROKEN for row in record["rows"])
+
+
 def _forget_broken(ledger: Ledger) -> None:
     for record in list(ledger.units()):
-        if any(row["reason"] in BROKEN for row in record["rows"]):
+        if _is_broken(record):
             ledger.delete_unit(record["unit_id"])
 
 
@@ -209,7 +218,7 @@ def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator
     broken = 0
     for number, record in enumerate(records, start=1):
         yield record
-        broken += any(row["reason"] in BROKEN for row in record["rows"])
+        broken += _is_broken(record)
         if broken >= 5 and broken > config.run.max_failed_ratio * number:
             raise FatalError(
                 f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "

@@ -1,8 +1,12 @@
-"""How a dataset stands, from the file that its newest run keeps writing."""
+"""How a dataset stands: from its manifest when no run is under way, else from the file that the run keeps writing."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import pyarrow as pa
+
+from datasets_manifest.manifest import read_manifest
+from datasets_manifest.schema import Status
 from pipeline.ledger import DatasetError
 from pipeline.storage import Store
 
@@ -10,11 +14,11 @@ from pipeline.storage import Store
 @dataclass(frozen=True)
 class State:
     words: str
-    seconds_in: float
     seconds_kept: float
     seconds_by_reason: dict[str, float]
     seconds_left: float | None
     """None unless a run is in progress."""
+    clips_by_outcome: dict[str, int] = field(default_factory=dict)
 
 
 def read_status(dataset: str) -> State:
@@ -23,29 +27,35 @@ def read_status(dataset: str) -> State:
     names = [name for name in store.list("runs") if name.endswith("/summary.json")]
     if not names:
         raise DatasetError(f"{dataset} has no runs: is it the --out folder of `lipforge prepare`?")
-    summary = json.loads(store.read(names[-1]))
-    done, total = summary["seconds_done"], summary["seconds_in"]
-    running = summary["finished_at"] is None and _is_held(store)
-    left = None
-    if running and done > 0:
-        left = (total - done) / done * summary["wall_s"]
-    if summary["finished_at"] is not None:
-        words = f"finished {summary['finished_at']} after {summary['wall_s']:.0f} s: {summary['num_sources']} sources"
-    elif running:
-        words = f"running since {summary['started_at']} ({summary['phase']}): {summary['num_units_done']} of {summary['num_units']} units"
-    else:
+    run = json.loads(store.read(names[-1]))
+    units = f"{run['num_units_done']} of {run['num_units']} units"
+    if run["finished_at"] is not None:
+        kept, by_reason, clips = _sums(read_manifest(dataset, columns=["status", "reason", "accounted_s"]))
         words = (
-            f"stopped before its end ({summary['phase']}): {summary['num_units_done']} of {summary['num_units']} units are safe. "
-            "Run the same `lipforge prepare` again to go on."
+            f"finished {run['finished_at']} after {run['wall_s']:.0f} s; {run['num_sources']} sources in the last run"
         )
-    in_s = summary.get("seconds_total") or total
-    return State(words, in_s, summary["seconds_kept"], summary["seconds_by_reason"], left)
+        return State(words, kept, by_reason, None, clips)
+    left = None
+    words = f"running since {run['started_at']} ({run['phase']}): {units}"
+    if not store.is_being_written():
+        words = f"stopped before its end ({run['phase']}): {units} are safe. Run the same `lipforge prepare` again to go on."
+    elif run["seconds_done"]:
+        left = (run["seconds_in"] - run["seconds_done"]) / run["seconds_done"] * run["wall_s"]
+    return State(words, run["seconds_kept"], run["seconds_by_reason"], left)
 
 
-def _is_held(store: Store) -> bool:
-    """True when a writing command holds the dataset now. An object store cannot tell: False."""
-    try:
-        with store.only_writer():
-            return False
-    except BlockingIOError:
-        return True
+def _sums(rows: pa.Table) -> tuple[float, dict[str, float], dict[str, int]]:
+    """Seconds kept, seconds by reason, rows by outcome."""
+    groups = (
+        rows.group_by(["status", "reason"]).aggregate([("accounted_s", "sum"), ("accounted_s", "count")]).to_pylist()
+    )
+    kept, by_reason, clips = 0.0, {}, {}
+    for group in groups:
+        seconds, outcome = group["accounted_s_sum"] or 0.0, group["reason"]
+        if group["status"] == Status.KEPT:
+            outcome = "kept"
+            kept += seconds
+        else:
+            by_reason[outcome] = by_reason.get(outcome, 0.0) + seconds
+        clips[outcome] = clips.get(outcome, 0) + group["accounted_s_count"]
+    return kept, by_reason, clips

@@ -1,6 +1,7 @@
 """A dataset's folder, on a local disk or in an object store: files that appear complete or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -10,6 +11,9 @@ from typing import IO, Any, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from datasets_manifest.manifest import open_folder
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""System errors that mean: no room, or no permission."""
 
 
 class Store:
@@ -81,10 +85,6 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self.path(name))
 
-    def delete_folder(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(self.path(name), recursive=True)
-
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted, without temporary ones. Empty when there is no such folder."""
         try:
@@ -109,6 +109,17 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._sweep()
             yield
+
+    def is_being_written(self) -> bool:
+        """True when a command holds the dataset now. Writes nothing; an object store cannot tell, and says False."""
+        try:
+            with open(self.path("ledger/.lock")) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def _sweep(self) -> None:
         """Remove what killed writers left under temporary names. Only the sole writer may."""

@@ -12,7 +12,7 @@ PACKAGES = ("lipforge", "av", "opencv-python", "ray", "scenedetect", "ai-edge-li
 
 @dataclass
 class Summary:
-    """What a run did: written to runs/<run_id>/summary.json while it goes on and at its end."""
+    """Times in seconds of video, unless they say otherwise."""
 
     run_id: str
     started_at: str
@@ -25,20 +25,29 @@ class Summary:
     num_workers: int = 0
     seconds_total: float = 0.0
     """Of all sources in the dataset, once the run is done."""
+    seconds_before: float = 0.0
+    """Of this run's sources, done by earlier runs."""
     seconds_in: float = 0.0
-    """Of the units of this run's sources."""
+    """For this run to do."""
     seconds_done: float = 0.0
+    """Done by this run."""
     seconds_kept: float = 0.0
+    """While it goes on: of this run's sources, earlier runs included. Once it is done: of the dataset."""
     seconds_by_reason: dict[str, float] = field(default_factory=dict)
+    """As seconds_kept, of what was not kept."""
+    clips_by_outcome: dict[str, int] = field(default_factory=dict)
+    """Rows of the manifest that are `kept`, and of each reason, once the run is done."""
     notes: list[str] = field(default_factory=list)
     """What a person should know: folders that cannot be read, labels that differ."""
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of this run."""
     config_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         stages = [{"name": name, "cpu_s": round(cpu_s, 3)} for name, cpu_s in self.stage_cpu_s.items()]
-        return {**self.__dict__, "stages": stages}
+        plain = {name: value for name, value in self.__dict__.items() if name != "stage_cpu_s"}
+        return {**plain, "stages": stages}
 
 
 def new_run_id() -> str:

@@ -110,7 +110,11 @@ def test_a_dataset_holds_only_what_its_page_says(local_dataset: Path) -> None:
 def test_status_says_how_it_ended(local_dataset: Path) -> None:
     state = read_status(str(local_dataset))
     assert state.words.startswith("finished") and state.seconds_left is None
-    assert state.seconds_in == pytest.approx(state.seconds_kept + sum(state.seconds_by_reason.values()), abs=0.05)
+    table = rows(local_dataset)
+    assert state.seconds_kept + sum(state.seconds_by_reason.values()) == pytest.approx(
+        sum(row["accounted_s"] for row in table), abs=0.05
+    )
+    assert sum(state.clips_by_outcome.values()) == len(table)
 
 
 # --- again -------------------------------------------------------------------------------------------------------------------------

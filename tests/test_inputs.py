@@ -238,7 +238,10 @@ def test_labels_come_from_list_then_path_then_flag(tmp_path: Path) -> None:
 def test_path_templates() -> None:
     assert path_labels("/data/hi/anna/1.mp4", "{language}/{speaker}/") == {"language": "hi", "speaker": "anna"}
     assert path_labels("/data/hi/x/anna/1.mp4", "{language}/*/{speaker}") == {"language": "hi", "speaker": "anna"}
-    assert path_labels("/1.mp4", "{language}/{speaker}/") == {"speaker": ""}
+    assert path_labels("/1.mp4", "{language}/{speaker}/") == {}
+    below = {"root": "/data"}
+    assert path_labels("/data/hi/anna/1.mp4", "{language}/{speaker}/", **below) == {"language": "hi", "speaker": "anna"}
+    assert path_labels("/data/misc/1.mp4", "{language}/{speaker}/", **below) == {}, "`data` is not a language"
     with pytest.raises(ValueError, match="path template"):
         path_labels("/a/1.mp4", "{person}/")
 

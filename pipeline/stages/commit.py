@@ -8,13 +8,11 @@ import numpy as np
 from datasets_manifest.schema import SCHEMA_VERSION, Status
 from pipeline import media
 from pipeline.clip import Clip, Unit
-from pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
+from pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
 from pipeline.decide import decide
 from pipeline.ledger import Ledger, to_json
 from pipeline.sample import END_OF_TAR, sample_bytes
 from pipeline.storage import Store
-
-LINEAGE = ("config_hash", "models_hash")
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
@@ -103,8 +101,8 @@ class Commit:
             "schema_version": SCHEMA_VERSION,
             "key": clip.key,
             "source_id": clip.unit.video.source_id,
-            "start_s": clip.start_frame / 25,
-            "end_s": clip.end_frame / 25,
+            "start_s": clip.start_frame / FPS,
+            "end_s": clip.end_frame / FPS,
             "num_frames": clip.num_frames,
             "shot_index": clip.shot_index,
             "track_index": clip.track_index,

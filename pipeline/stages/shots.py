@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from scenedetect import AdaptiveDetector, FrameTimecode
-
 from pipeline import media
-from pipeline.config import ShotsConfig
+from pipeline.config import FPS, ShotsConfig
 from pipeline.media import SourceFrame
+from pipeline.quiet import off_terminal
+
+with off_terminal(0):  # it starts ffmpeg when it is imported, which would stop a background process at the terminal
+    from scenedetect import AdaptiveDetector, FrameTimecode
 
 DETECT_WIDTH_PX = 256
 """Pictures are shrunk to about this width first, as PySceneDetect's own command does."""
@@ -39,7 +41,7 @@ class SplitShots:
                 height = height or max(2, round(frame.picture.height * DETECT_WIDTH_PX / frame.picture.width))
                 small = media.thumbnail_bgr(frame.picture, DETECT_WIDTH_PX, height)
                 # The detector only counts frames; the rate is there because its type wants one.
-                found = detector.process_frame(FrameTimecode(number, fps=25.0), small)
+                found = detector.process_frame(FrameTimecode(number, fps=float(FPS)), small)
                 cuts.update(cut.frame_num for cut in found)
             while len(waiting) > detector.event_buffer_length + 1:
                 number_ready, ready = waiting.popleft()
