@@ -39,6 +39,12 @@ SEEK_GIVE_UP_S = 1.0
 """A key frame that has not come when others are this much later was passed over."""
 AUDIO_JUMP_S = 0.03
 """Timestamps this far from where the samples put them mean a gap or an overlap, not rounding."""
+JUMP_BACK_S = 1.0
+"""Decoding times never fall; a fall beyond what sloppy muxers do is another recording that follows."""
+JUMP_AHEAD_S = 600.0
+"""A picture that stands still for so long is a jump of the clock."""
+LONGEST_S = 48 * 3600.0
+"""What a header promises beyond the packets is believed up to this length."""
 MAX_DEMUX_ERRORS = 100
 """Read errors in a row after which a file is taken to have ended."""
 FOREIGN_FORMATS = (
@@ -194,6 +200,7 @@ def probe(uri: str) -> VideoInfo:
         audio = _audio_stream(container)
         times_s: list[float] = []
         key_times_s: list[float] = []
+        decode_times_s: list[float] = []
         num_packets = 0
         for packet in _packets(container, stream):
             if packet is None:
@@ -203,11 +210,14 @@ def probe(uri: str) -> VideoInfo:
             if packet.is_discard or time_s is None:
                 continue
             times_s.append(time_s)
+            if packet.dts is not None:
+                decode_times_s.append(float(packet.dts * stream.time_base))
             if packet.is_keyframe:
                 key_times_s.append(time_s)
         if not times_s:
             raise MediaError(Reason.DECODE_ERROR, "the video stream holds no frames")
         times_s.sort()
+        _check_jumps(decode_times_s, times_s)
         origin_s, last_s = times_s[0], times_s[-1]
         steps_s = np.diff(np.asarray(times_s))
         steps_s = steps_s[steps_s > 1e-4]
@@ -216,10 +226,12 @@ def probe(uri: str) -> VideoInfo:
         seconds = last_s - origin_s + min(step_s, 1.0)
         # MP4 counts its samples: those that the file no longer holds are lost seconds, not seconds that never were.
         # AVI counts in steps of time, with or without a picture.
-        held = round(seconds / step_s) if container.format.name == "avi" else num_packets
-        lost = stream.frames - held
-        if lost > 0:
-            seconds += lost * step_s
+        if container.format.name == "avi":
+            promised_s = stream.frames * float(stream.time_base)
+        else:
+            promised_s = seconds + (stream.frames - num_packets) * step_s
+        if seconds < promised_s < LONGEST_S:  # beyond, the header lies
+            seconds = promised_s
         rotation_deg, width_px, height_px = _geometry(uri)
         return VideoInfo(
             width_px=width_px,
@@ -233,6 +245,22 @@ def probe(uri: str) -> VideoInfo:
             video_codec=stream.codec_context.name,
             audio_codec=audio.codec_context.name if audio is not None else "",
         )
+
+
+def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
+    """MediaError when the clock of a file is set back or far ahead: recordings put one behind the other, or damage.
+
+    There, one time stands for two pictures, and the sound of one part would lie under the picture of another.
+    """
+    for stamps_s, lowest_s, highest_s in ((decode_times_s, -JUMP_BACK_S, np.inf), (times_s, 0.0, JUMP_AHEAD_S)):
+        steps_s = np.diff(np.asarray(stamps_s))
+        jumps = np.flatnonzero((steps_s < lowest_s) | (steps_s > highest_s))
+        if len(jumps):
+            step_s, at_s = steps_s[jumps[0]], stamps_s[jumps[0]] - stamps_s[0]
+            detail = (
+                f"the time stamps jump by {step_s:+.1f} s after {at_s:.1f} s: split the file there, or write it anew"
+            )
+            raise MediaError(Reason.DECODE_ERROR, detail)
 
 
 def _geometry(uri: str) -> tuple[int, int, int]:

@@ -267,6 +267,32 @@ def first_picture(path: Path) -> np.ndarray:
 # --- damage ------------------------------------------------------------------------------------------------------------------------
 
 
+def test_recordings_put_one_behind_the_other_are_refused(tmp_path: Path) -> None:
+    """`cat a.ts b.ts`: each time stands for two pictures, and the sound of b would lie under the picture of a."""
+    parts = [
+        write_coded(tmp_path / f"{seed}.ts", REGULAR_S, noise(96_000, seed), acodec="mp2").read_bytes()
+        for seed in (1, 2)
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with pytest.raises(MediaError, match="jump by -"):
+        media.probe(str(tmp_path / "both.ts"))
+
+
+def test_one_wrong_time_does_not_make_days_of_video(tmp_path: Path) -> None:
+    path = write_coded(tmp_path / "a.mkv", [*REGULAR_S, 1e6])
+    with pytest.raises(MediaError, match=r"jump by \+"):
+        media.probe(str(path))
+
+
+def test_avi_that_promises_years_is_as_long_as_its_packets(tmp_path: Path) -> None:
+    path = write_coded(tmp_path / "a.avi", REGULAR_S, vcodec="mpeg4", fixed_rate=True)
+    content = bytearray(path.read_bytes())
+    length = content.find(b"strh") + 8 + 32
+    content[length : length + 4] = (0xFFFF_FFF0).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert media.probe(str(path)).num_frames == NUM_FRAMES
+
+
 def test_mp4_that_lost_its_end_still_answers_for_it(tmp_path: Path) -> None:
     """The index comes first and promises all frames: those that are gone come without a picture, and are not left out."""
     path = write_coded(
