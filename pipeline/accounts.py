@@ -143,36 +143,34 @@ class Totals:
 
     seconds_by_outcome: dict[str, float] = field(default_factory=dict)
     """Accounted seconds: of `kept`, and of each reason."""
-    seconds_by_source: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Accounted seconds by (uri, source_id)."""
     clips_by_outcome: dict[str, int] = field(default_factory=dict)
     """Rows: of `kept`, and of each reason."""
+    _found_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Accounted seconds by (uri, source_id): a file may be replaced by another one between runs."""
+    _wanted_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    _entries: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass rows through, and count them."""
+    def add(self, video: Video, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass the rows of a video through, and count them. One file may come as several videos, each a span of it."""
+        source = (video.source.uri, video.source_id)
+        self._entries.add((video.source.entry_id, video.source_id))
+        self._wanted_s[source] = self._wanted_s.get(source, 0.0) + video.seconds_in
         for row in rows:
             outcome = "kept" if row["status"] == Status.KEPT else row["reason"]
-            source = (row["source_uri"], row["source_id"])
             self.seconds_by_outcome[outcome] = self.seconds_by_outcome.get(outcome, 0.0) + row["accounted_s"]
             self.clips_by_outcome[outcome] = self.clips_by_outcome.get(outcome, 0) + 1
-            self.seconds_by_source[source] = self.seconds_by_source.get(source, 0.0) + row["accounted_s"]
+            self._found_s[source] = self._found_s.get(source, 0.0) + row["accounted_s"]
             yield row
 
-    def check(self, seconds_in: Mapping[tuple[str, str], float]) -> None:
-        """seconds in = kept + rejected + failed, for each source. Raises AccountsError naming the first that is off."""
-        for source, wanted_s in seconds_in.items():
-            found_s = self.seconds_by_source.get(source, 0.0)
+    def check(self, videos: Iterable[Video]) -> None:
+        """seconds in = kept + rejected + failed, for each of these. Raises AccountsError naming the first that is off."""
+        for video in videos:
+            source = (video.source.uri, video.source_id)
+            if (video.source.entry_id, video.source_id) not in self._entries:
+                raise AccountsError(f"{source[0]}: {video.seconds_in:.2f} s in, and no rows")
+            wanted_s, found_s = self._wanted_s[source], self._found_s.get(source, 0.0)
             if abs(found_s - wanted_s) > 0.5 / FPS:
                 raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found_s:.2f} s in the rows")
-
-
-def seconds_by_source(videos: Iterable[Video]) -> dict[tuple[str, str], float]:
-    """Seconds that went in, by (uri, source_id)."""
-    seconds: dict[tuple[str, str], float] = {}
-    for video in videos:
-        source = (video.source.uri, video.source_id)
-        seconds[source] = seconds.get(source, 0.0) + video.seconds_in
-    return seconds
 
 
 def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:

@@ -35,16 +35,18 @@ def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], execu
     pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
     totals = Totals()
     places = dict(iter_places(ledger.shards()))
-    write_manifest(store.root, totals.add(_rows(ledger, config, places, hashes)))
+    write_manifest(store.root, _rows(ledger, config, places, hashes, totals))
     return totals
 
 
 def _rows(
-    ledger: Ledger, config: PrepareConfig, places: Mapping[str, ShardPlace], hashes: Mapping[str, str]
+    ledger: Ledger, config: PrepareConfig, places: Mapping[str, ShardPlace], hashes: Mapping[str, str], totals: Totals
 ) -> Iterator[Row]:
+    """All rows of the manifest, counted into totals."""
     for video, records in _finished_videos(ledger, config):
-        yield from video_rows(video, records, config.thresholds, places, hashes)
-    yield from _rows_without_units(ledger, hashes)
+        yield from totals.add(video, video_rows(video, records, config.thresholds, places, hashes))
+    for video, row in _rows_without_units(ledger, hashes):
+        yield from totals.add(video, [row])
 
 
 def _finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
@@ -60,7 +62,7 @@ def _finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Vi
             yield video, records + seam_records
 
 
-def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[Row]:
+def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[tuple[Video, Row]]:
     """Sources that cannot be used, and repetitions of content."""
     owners = [from_record(content) for content in ledger.contents()]
     owned = {(video.source.entry_id, video.source_id) for video in owners}
@@ -70,9 +72,9 @@ def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[R
     _, duplicates = split_duplicates(usable, owners)
     for video, owner in duplicates:
         detail = f"same content as {owner.source.uri}"
-        yield single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes)
+        yield video, single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes)
     for video in rest:
         if video.reason is not None:
             rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
             status = Status.REJECTED if rejected else Status.FAILED
-            yield single_row(video, status, "probe", video.reason, video.detail, hashes)
+            yield video, single_row(video, status, "probe", video.reason, video.detail, hashes)

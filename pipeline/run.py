@@ -11,7 +11,7 @@ import yaml
 
 from datasets_manifest.schema import Reason
 from model import weights
-from pipeline.accounts import Totals, seconds_by_source
+from pipeline.accounts import Totals
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, PrepareConfig, Thresholds
 from pipeline.dataset import open_dataset, require_dataset, resolve, stored_where_unset, with_thresholds, writing
@@ -74,7 +74,7 @@ def prepare(
                 _run_units(job, content, executor, progress)
                 progress.phase("pack")
                 totals = finish(store, config, hashes, executor)
-                totals.check(seconds_by_source(videos))
+                totals.check(videos)
                 progress.finished(totals)
         finally:
             executor.close()

@@ -187,6 +187,16 @@ def test_spans_of_one_file_are_accounted_for_each(tmp_path: Path, models: dict) 
     assert sorted(found) == [(0, 1, "no_face", "en"), (1.6, 3, "no_face", "zh"), (2, 4, "duplicate", "en")]
 
 
+def test_other_spans_of_a_file_may_come_in_later_runs(tmp_path: Path, models: dict) -> None:
+    write_coded(tmp_path / "a.mkv", [n / 25 for n in range(100)], noise(64_000))
+    for span in ("0,1", "2,3"):
+        (tmp_path / "list.csv").write_text(f"uri,start_s,end_s\na.mkv,{span}\n")
+        run_prepare([str(tmp_path / "list.csv")], tmp_path / "dataset")
+    run_prepare([str(tmp_path / "a.mkv")], tmp_path / "dataset")
+    found = [(row["start_s"], row["end_s"], row["reason"]) for row in rows(tmp_path / "dataset")]
+    assert sorted(found) == [(0, 1, "no_face"), (0, 4, "duplicate"), (2, 3, "no_face")]
+
+
 # --- refused -----------------------------------------------------------------------------------------------------------------------
 
 
