@@ -32,6 +32,10 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
     plain = config.model_dump(mode="json")
     record = ledger.read_dataset()
     if record is None:
+        if next(ledger.contents(), None) is not None:
+            raise DatasetError(
+                f"{ledger.store.root} has lost ledger/dataset.json, which says how it was made. Put it back from a copy, or use a new folder."
+            )
         ledger.write_dataset(
             {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
         )

@@ -100,13 +100,20 @@ class Ledger:
 
     def _read(self, name: str) -> Record | None:
         try:
-            return json.loads(self.store.read(name))
+            record = json.loads(self.store.read(name))
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise DatasetError(
-                f"{self.store.path(name)} is damaged ({error}). Delete this file and run the same command again: only what it stands for is redone."
-            ) from error
+        except ValueError as error:  # no JSON, or not even text
+            raise DatasetError(f"{self.store.path(name)} is damaged ({error}). {_remedy(name)}") from error
+        if not record or not isinstance(record, dict):
+            raise DatasetError(f"{self.store.path(name)} is damaged (it holds no record). {_remedy(name)}")
+        return record
+
+
+def _remedy(name: str) -> str:
+    if name.startswith(("ledger/sources/", "ledger/contents/", "ledger/units/")):
+        return "Delete this file and run `lipforge prepare` again: only what it stands for is redone."
+    return "Put it back from a copy, or prepare the sources again into a new folder."
 
 
 def _name(kind: str, identity: str) -> str:

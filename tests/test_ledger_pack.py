@@ -137,11 +137,15 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_damaged_record_says_which_file_to_delete(tmp_path: Path) -> None:
     ledger = Ledger(Store(str(tmp_path)))
-    ledger.write_unit("ab", {})
+    ledger.write_unit("ab", {"unit_id": "ab"})
     (path,) = tmp_path.rglob("ab.json")
-    path.write_text("{")
-    with pytest.raises(DatasetError, match=r"ab\.json"):
-        ledger.read_unit("ab")
+    for damage in (b"{", b"\x94\xff", bytes(200), b"", b"{}", b"null"):
+        path.write_bytes(damage)
+        with pytest.raises(DatasetError, match=r"ab\.json is damaged.*Delete this file"):
+            ledger.read_unit("ab")
+    (tmp_path / "ledger" / "dataset.json").write_bytes(b"{")
+    with pytest.raises(DatasetError, match="Put it back"):
+        ledger.read_dataset()
 
 
 # --- packing -----------------------------------------------------------------------------------------------------------------------
