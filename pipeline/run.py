@@ -162,12 +162,11 @@ def _claim_content(ledger: Ledger, videos: list[Video], summary: Summary) -> lis
     max_span_s = record["config"]["resample"]["max_span_s"]
     known = [from_record(content) for content in ledger.contents()]
     usable = [video for video in videos if video.reason is None]
-    new, _ = split_duplicates(usable, known)
+    new, duplicates = split_duplicates(usable, known)
+    known = _pass_on(ledger, known, duplicates, {video.source.entry_id for video in usable})
     for video in new:
         units = [unit.unit_id for unit in plan_units(video, max_span_s)]
-        name = f"{video.source_id[:32]}-{video.first_frame:08d}-{video.end_frame:08d}"
-        content = to_record(video, None) | {"units": units}
-        ledger.write_content(name, content)
+        ledger.write_content(_content_name(video), to_record(video, None) | {"units": units})
     # A file may have been replaced by another since: its earlier content stays as far as it is done.
     wanted = {(video.source.entry_id, video.source_id) for video in usable}
     owned = [video for video in known if (video.source.entry_id, video.source_id) in wanted]
@@ -176,6 +175,35 @@ def _claim_content(ledger: Ledger, videos: list[Video], summary: Summary) -> lis
     if changed:
         summary.notes.append(f"{changed} sources have other labels than when they came in; their first labels stay")
     return [(video, plan_units(video, max_span_s)) for video in [*owned, *new]]
+
+
+def _pass_on(
+    ledger: Ledger, known: list[Video], duplicates: list[tuple[Video, Video]], present: set[str]
+) -> list[Video]:
+    """Unfinished content whose owner is not among this run's sources goes to a copy that is, with its labels.
+
+    Else a run that was stopped before its folder was moved could never end. present: entries of this run's sources.
+    Returns the owners as they are now.
+    """
+    heirs: dict[Video, Video] = {}
+    for record in ledger.contents():
+        owner = from_record(record)
+        copies = [
+            video
+            for video, its_owner in duplicates
+            if its_owner == owner
+            and (video.source.start_s, video.source.end_s) == (owner.source.start_s, owner.source.end_s)
+        ]
+        if not copies or owner.source.entry_id in present or all(map(ledger.read_unit, record["units"])):
+            continue
+        heir = replace(owner, source=replace(owner.source, uri=copies[0].source.uri))
+        ledger.write_content(_content_name(heir), to_record(heir, None) | {"units": record["units"]})
+        heirs[owner] = heir
+    return [heirs.get(video, video) for video in known]
+
+
+def _content_name(video: Video) -> str:
+    return f"{video.source_id[:32]}-{video.first_frame:08d}-{video.end_frame:08d}"
 
 
 def _run_units(job: Job, content: list[tuple[Video, list[Unit]]], executor: Executor, progress: Progress) -> None:

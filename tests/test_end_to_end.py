@@ -162,6 +162,25 @@ def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
     assert shards(own_copy) == old
 
 
+def test_a_run_that_was_stopped_goes_on_after_its_folder_was_moved(
+    tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before, after, out = tmp_path / "before", tmp_path / "after", tmp_path / "dataset"
+    before.mkdir()
+    write_coded(before / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "_run_units", stop)
+        run_prepare([str(before)], out, labels=Labels(language="en"))
+    before.rename(after)
+    run_prepare([str(after)], out)
+    found = {row["source_uri"]: (row["reason"], row["accounted_s"], row["language"]) for row in rows(out)}
+    assert found[str(after / "a.mkv")] == ("no_face", 2.0, "en")
+    assert found[str(before / "a.mkv")][0] == "duplicate"
+
+
 def test_a_file_that_was_replaced_is_new_content(tmp_path: Path, models: dict) -> None:
     video, out = tmp_path / "a.mkv", tmp_path / "dataset"
     for seed, num_frames in ((1, 50), (2, 60)):
@@ -219,6 +238,12 @@ def test_another_config_is_refused_and_nothing_is_mixed(
     with pytest.raises(DatasetError, match=words):
         run_prepare([str(small_inputs)], own_copy, PrepareConfig.model_validate(plain))
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
+
+
+def test_a_dataset_that_lost_its_settings_is_not_mixed_with_others(own_copy: Path, small_inputs: Path) -> None:
+    (own_copy / "ledger" / "dataset.json").unlink()
+    with pytest.raises(DatasetError, match=r"lost ledger/dataset\.json"):
+        run_prepare([str(small_inputs)], own_copy)
 
 
 def test_two_commands_do_not_write_at_once(own_copy: Path, small_inputs: Path) -> None:
