@@ -28,7 +28,7 @@ RECIPE_VERSION = 1
 class Config(BaseModel):
     """Frozen, and refuses fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ResampleConfig(Config):
@@ -88,7 +88,7 @@ class AlignConfig(Config):
 class CutConfig(Config):
     """How long clips are."""
 
-    min_clip_s: float = Field(default=5.0, gt=0)
+    min_clip_s: float = Field(default=5.0, ge=1 / FPS)
     max_clip_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
@@ -205,6 +205,14 @@ def describe() -> str:
     return "\n".join(lines)
 
 
+def parse_value(text: str, override: str) -> Any:
+    """The value of a `--set`, read as YAML. Raises ValueError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: {text!r} is not a value that YAML knows; put it in quotes") from error
+
+
 def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
     """Read a YAML file and apply `section.field=value` overrides.
 
@@ -214,11 +222,11 @@ def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"config {path}: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
-        tree = loaded or {}
+        tree = {name: {} if section is None else section for name, section in (loaded or {}).items()}
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
@@ -229,7 +237,7 @@ def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
                 raise ValueError(f"--set {override}: {section} is a value, not a section")
-        node[field] = yaml.safe_load(value)
+        node[field] = parse_value(value, override)
     return validated(tree)
 
 

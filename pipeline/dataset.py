@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import yaml
-
 from model import weights
-from pipeline.config import PrepareConfig, validated
+from pipeline.config import PrepareConfig, parse_value, validated
 from pipeline.ledger import DatasetError, Ledger
 from pipeline.storage import Store
 from pipeline.summary import versions
@@ -82,7 +80,9 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
             raise ValueError(
                 f"--set {change}: expected one of {', '.join(tree['thresholds'])}, for example min_quality=50"
             )
-        tree["thresholds"][name] = yaml.safe_load(value)
+        tree["thresholds"][name] = number = parse_value(value, change)
+        if number is None:
+            raise ValueError(f"--set {change}: expected a number")
     if shard_size_mb is not None:
         tree["pack"]["shard_size_mb"] = shard_size_mb
     return validated(tree)

@@ -106,10 +106,10 @@ def _expand(text: str, unreadable: list[Unreadable], exclude: Path | None) -> It
         yield from _expand_url(text)
         return
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's own, these say no to names that are too long or may not be looked at
         for found in _walk(path, unreadable, exclude):
             yield Source(uri=found)
-    elif path.is_file() or path.is_symlink():
+    elif os.path.lexists(path):  # what is no regular file gets its reason when it is looked at
         yield from _file_or_list(str(path), path.suffix.lower())
     elif glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))

@@ -45,6 +45,8 @@ def prepare(
     retry_failed: forget the units that crashed their worker or ran out of time in earlier runs, and try them again.
     Raises ValueError for the user's mistakes, DatasetError and FatalError with what to do, AccountsError for a bug of ours.
     """
+    if not out:
+        raise ValueError("--out is empty; name a folder")
     store = Store(out)
     exclude = Path(store.root) if store.is_local else None
     sources, unreadable = find_sources(inputs, labels, exclude)
@@ -84,8 +86,9 @@ def prepare(
 def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, Totals]:
     """`lipforge pack`: apply other thresholds to what was measured. Returns the thresholds in force and what they give."""
     store = Store(out)
+    ledger = Ledger(store)
+    require_dataset(ledger, out)  # before anything is made there
     with writing(store):
-        ledger = Ledger(store)
         record = require_dataset(ledger, out)
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
@@ -98,8 +101,8 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
 def prune(out: str) -> None:
     """`lipforge prune`: delete the media of clips that no shard holds."""
     store = Store(out)
+    require_dataset(Ledger(store), out)  # before anything is made there
     with writing(store):
-        require_dataset(Ledger(store), out)
         names, _ = parts_to_prune(store)
         for name in names:
             store.delete(name)

@@ -162,6 +162,13 @@ def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
     assert shards(own_copy) == old
 
 
+def test_urls_that_nothing_here_can_read_are_unreadable(tmp_path: Path, models: dict) -> None:
+    write_coded(tmp_path / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
+    (tmp_path / "list.jsonl").write_text('{"uri": "foo://x/y.mp4"}\n{"uri": "a\\u0000b.mp4"}\n{"uri": "a.mkv"}\n')
+    run_prepare([str(tmp_path / "list.jsonl")], tmp_path / "dataset")
+    assert sorted(reason for _, reason in outcome(tmp_path / "dataset")) == ["no_face", "unreadable", "unreadable"]
+
+
 def test_a_run_that_was_stopped_goes_on_after_its_folder_was_moved(
     tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +277,26 @@ def test_mistakes_are_told_in_words_and_exit_codes(tmp_path: Path, own_copy: Pat
     assert code == 1 and "has no runs" in output
     code, output = run("pack", str(tmp_path))
     assert code == 1 and "not a dataset" in output
+    for value in ("@", "[", ".nan", "null", "", "many"):
+        code, output = run("pack", str(own_copy), "--set", f"min_sync_confidence={value}")
+        assert code == 2 and "min_sync_confidence" in output
+    code, output = run("pack", str(own_copy), "--shard-size-mb", "inf")
+    assert code == 2 and "shard_size_mb" in output
+    code, output = run("pack", str(tmp_path / "nowhere"))
+    assert code == 1 and "not a dataset" in output and not (tmp_path / "nowhere").exists()
+    code, output = run("prepare", "a" * 300 + ".mp4", "--out", str(tmp_path / "out"))
+    assert code == 2 and "no such file or folder" in output
+    code, output = run("prepare", str(tmp_path), "--out", "")
+    assert code == 2 and "--out is empty" in output
+    (tmp_path / "bad.yaml").write_bytes(b"\x94\xff")
+    for option, value in (
+        ("--set", "cut.max_clip_s=.inf"),
+        ("--set", "cut.min_clip_s=0.01"),
+        ("--set", "align.resolution=@"),
+        ("--config", str(tmp_path / "bad.yaml")),
+    ):
+        code, output = run("prepare", str(tmp_path), "--out", str(tmp_path / "out"), option, value)
+        assert code == 2 and value.partition("=")[0].rpartition("/")[2] in output
     code, output = run("pack", str(own_copy), "--set", "min_beauty=3")
     assert code == 2 and "min_beauty" in output
     code, output = run("explain", str(own_copy), "nobody")

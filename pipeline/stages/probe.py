@@ -23,10 +23,16 @@ class Probe:
     def process(self, source: Source) -> Video:
         try:
             source_id, size_bytes = content_hash(source.uri)
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            ImportError,
+        ) as error:  # the latter two: a URL of a kind that nothing here can read
             # Without its content the file is named by where it should be.
             name = hashlib.sha256(b"uri:" + os.fsencode(source.uri)).hexdigest()
-            return Video(source, name, None, Reason.UNREADABLE, f"cannot be read: {error.strerror or error}")
+            return Video(
+                source, name, None, Reason.UNREADABLE, f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
         if size_bytes == 0:
             return Video(source, source_id, None, Reason.UNREADABLE, "the file is empty")
         try:
@@ -60,7 +66,7 @@ def fingerprint(uri: str) -> str | None:
             return f"{status.st_size}:{status.st_mtime_ns}"
         filesystem, path = fsspec.core.url_to_fs(uri)
         about = filesystem.info(path)
-    except OSError:
+    except (OSError, ValueError, ImportError):
         return None
     tag = about.get("ETag") or about.get("etag") or about.get("LastModified") or about.get("mtime")
     return f"{about.get('size')}:{tag}"
