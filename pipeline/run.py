@@ -63,8 +63,8 @@ def prepare(
         summary.versions = versions()
         summary.notes = [f"could not be read: {folder.uri}: {folder.detail}" for folder in unreadable]
         store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
-        if retry_failed:
-            _forget_broken(ledger)
+        # Units exist only for sources that could be read: where one could not be a moment later, a disk was away.
+        _forget(ledger, (*BROKEN, Reason.UNREADABLE) if retry_failed else (Reason.UNREADABLE,))
         executor = make_executor(config)
         try:
             with progress.run(summary, store):
@@ -234,13 +234,14 @@ def _longest_first(unit: Unit) -> tuple[int, str]:
     return -unit.num_frames, unit.unit_id
 
 
-def _is_broken(record: Mapping[str, Any]) -> bool:
-    return any(row["reason"] in BROKEN for row in record["rows"])
+def _failed_for(record: Mapping[str, Any], reasons: tuple[Reason, ...]) -> bool:
+    return any(row["reason"] in reasons for row in record["rows"])
 
 
-def _forget_broken(ledger: Ledger) -> None:
+def _forget(ledger: Ledger, reasons: tuple[Reason, ...]) -> None:
+    """Delete the records of units that failed for these reasons, so that they are done again."""
     for record in list(ledger.units()):
-        if _is_broken(record):
+        if _failed_for(record, reasons):
             ledger.delete_unit(record["unit_id"])
 
 
@@ -249,7 +250,7 @@ def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator
     broken = 0
     for number, record in enumerate(records, start=1):
         yield record
-        broken += _is_broken(record)
+        broken += _failed_for(record, BROKEN)
         if broken >= 5 and broken > config.run.max_failed_ratio * number:
             raise FatalError(
                 f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "

@@ -162,6 +162,25 @@ def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
     assert shards(own_copy) == old
 
 
+def test_a_source_that_was_away_for_a_while_is_done_by_the_next_run(
+    tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, out, run_units = tmp_path / "a.mkv", tmp_path / "dataset", run._run_units
+
+    def run_units_without_disk(*arguments: Any) -> None:
+        video.rename(tmp_path / "away")
+        run_units(*arguments)
+        (tmp_path / "away").rename(video)
+
+    write_coded(video, [n / 25 for n in range(50)], noise(32_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_run_units", run_units_without_disk)
+        run_prepare([str(video)], out)
+    assert outcome(out) == [("a.mkv", "unreadable")]
+    run_prepare([str(video)], out)
+    assert outcome(out) == [("a.mkv", "no_face")]
+
+
 def test_urls_that_nothing_here_can_read_are_unreadable(tmp_path: Path, models: dict) -> None:
     write_coded(tmp_path / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
     (tmp_path / "list.jsonl").write_text('{"uri": "foo://x/y.mp4"}\n{"uri": "a\\u0000b.mp4"}\n{"uri": "a.mkv"}\n')
