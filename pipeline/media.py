@@ -183,6 +183,11 @@ def _packets_from(container: av.container.InputContainer, stream: Any, origin_s:
     yield from _packets(container, stream)
 
 
+def _in_decode_order(container: av.container.InputContainer) -> bool:
+    """True for AVI, which times packets in the order of decoding: FFmpeg's presentation times are guesses there."""
+    return container.format.name == "avi"
+
+
 def _time_s(item: Any, time_base: Any) -> float | None:
     stamp = item.pts if item.pts is not None else item.dts
     return None if stamp is None else float(stamp * time_base)
@@ -206,6 +211,8 @@ def probe(uri: str) -> VideoInfo:
             if packet is None:
                 break
             num_packets += 1
+            if _in_decode_order(container):
+                packet.pts = packet.dts
             time_s = _time_s(packet, stream.time_base)
             if packet.is_discard or time_s is None:
                 continue
@@ -226,7 +233,7 @@ def probe(uri: str) -> VideoInfo:
         seconds = last_s - origin_s + min(step_s, 1.0)
         # MP4 counts its samples: those that the file no longer holds are lost seconds, not seconds that never were.
         # AVI counts in steps of time, with or without a picture.
-        if container.format.name == "avi":
+        if _in_decode_order(container):
             promised_s = stream.frames * float(stream.time_base)
         else:
             promised_s = seconds + (stream.frames - num_packets) * step_s
@@ -356,14 +363,12 @@ def decode_video(
         context.thread_count = 1
         context.options = {"err_detect": "explode"}  # damage is an error, not a guess at what the picture was
         key_s = max((time_s for time_s in info.key_times_s if time_s <= start_s + 1e-6), default=0.0)
-        pending: list[float] = []  # packets that went in and have not come out
+        pending = _Pending(_in_decode_order(container))
         previous_s = -np.inf
         damaged = False
         for packet in _packets_from(container, stream, info.origin_s, key_s):
             if packet is not None and not packet.is_discard:
-                time_s = _time_s(packet, stream.time_base)
-                if time_s is not None:
-                    pending.append(time_s - info.origin_s)
+                pending.put(packet, stream.time_base, info.origin_s)
             try:
                 frames = context.decode(packet)
             except av.error.EOFError:
@@ -371,20 +376,17 @@ def decode_video(
             except av.error.FFmpegError:
                 frames = []
                 damaged = True
+                pending.refused()
             for frame in frames:
                 count.decoded += 1
                 time_s = _time_s(frame, stream.time_base)
-                time_s = previous_s + 1 / FPS if time_s is None else time_s - info.origin_s
+                time_s, lost = pending.take(None if time_s is None else time_s - info.origin_s, previous_s, frame)
+                time_s = previous_s + 1 / FPS if time_s is None else time_s
                 if time_s <= previous_s:
                     continue  # broken timestamps: the clock never runs backwards
-                lost = [p for p in pending if p < time_s - 1e-6]
-                pending = [p for p in pending if p > time_s + 1e-6]
-                if previous_s > -np.inf:
-                    lost = sorted(p for p in lost if p > previous_s)
-                    # Field-coded video has two packets to a frame: the second field is not lost, it has no time of its own.
-                    for lost_s in lost[1:] if frame.interlaced_frame else lost:
-                        damaged = True
-                        yield SourceFrame(lost_s, None)
+                for lost_s in lost:
+                    damaged = True
+                    yield SourceFrame(lost_s, None)
                 if frame.key_frame:
                     damaged = False
                 previous_s = time_s
@@ -394,11 +396,46 @@ def decode_video(
                 return
             if packet is None:
                 break
-        for lost_s in sorted(p for p in pending if p > previous_s):
+        for lost_s in sorted(p for p in pending.times_s if p > previous_s):
             previous_s = lost_s
             yield SourceFrame(lost_s, None)
         if previous_s > -np.inf and (end_s - previous_s) > 1.5 / FPS and end_s * FPS >= info.num_frames - 1:
             yield SourceFrame(_end_of_packets_s(info, previous_s), None)
+
+
+class _Pending:
+    """Times of packets that went into a decoder and have not come out of it as pictures."""
+
+    def __init__(self, in_decode_order: bool) -> None:
+        self.in_decode_order = in_decode_order
+        self.times_s: list[float] = []
+
+    def put(self, packet: Any, time_base: Any, origin_s: float) -> None:
+        if self.in_decode_order:
+            packet.pts = packet.dts
+        time_s = _time_s(packet, time_base)
+        if time_s is not None:
+            self.times_s.append(time_s - origin_s)
+
+    def refused(self) -> None:
+        """The last packet will not come out: it must not give its time to another."""
+        if self.in_decode_order and self.times_s:
+            self.times_s.pop()
+
+    def take(self, time_s: float | None, previous_s: float, frame: Any) -> tuple[float | None, list[float]]:
+        """(time of this picture, times since the previous one whose pictures did not come). time_s: what the decoder says."""
+        if self.in_decode_order and self.times_s:
+            time_s = min(self.times_s)  # the n-th picture out is shown at the n-th time
+            self.times_s.remove(time_s)
+            return time_s, []
+        if time_s is None:
+            return None, []
+        lost = sorted(p for p in self.times_s if previous_s < p < time_s - 1e-6)
+        self.times_s = [p for p in self.times_s if p > time_s + 1e-6]
+        if previous_s == -np.inf:
+            return time_s, []
+        # Field-coded video has two packets to a frame: the second field is not lost, it has no time of its own.
+        return time_s, lost[1:] if frame.interlaced_frame else lost
 
 
 def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:

@@ -100,6 +100,7 @@ CONTAINERS = {
     "open_gop.mkv": {"options": {"x264-params": "open-gop=1:bframes=3"}},
     "hevc.mp4": {"vcodec": "libx265", "acodec": "aac", "options": {"x265-params": "log-level=none:pools=1"}},
     "mpeg4.avi": {"vcodec": "mpeg4", "fixed_rate": True},
+    "h264_b_frames.avi": {"options": {"x264-params": "bframes=3"}, "fixed_rate": True},
     "h264_mp2.ts": {"acodec": "mp2"},
     "mpeg2_mp2.mpg": {"vcodec": "mpeg2video", "acodec": "mp2", "fixed_rate": True},
     "vp9_opus.webm": {
