@@ -65,9 +65,9 @@ def prepare(
         store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
         # Units exist only for sources that could be read: where one could not be a moment later, a disk was away.
         _forget(ledger, (*BROKEN, Reason.UNREADABLE) if retry_failed else (Reason.UNREADABLE,))
-        executor = make_executor(config)
-        try:
-            with progress.run(summary, store):
+        with progress.run(summary, store):
+            executor = make_executor(config)
+            try:
                 summary.num_workers = executor.num_workers
                 videos = _probe(ledger, sources, executor, progress, summary)
                 _note_unreadable(ledger, unreadable)
@@ -78,8 +78,8 @@ def prepare(
                 totals = finish(store, config, hashes, executor)
                 totals.check(videos)
                 progress.finished(totals)
-        finally:
-            executor.close()
+            finally:
+                executor.close()
     return summary
 
 

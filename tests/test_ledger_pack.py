@@ -93,7 +93,7 @@ def test_a_dataset_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: str) ->
     assert (tmp_path / name / "ledger" / "a.json").read_bytes() == b"{}"
     assert store.list("ledger") == ["ledger/a.json"]
     assert store.read("ledger/a.json") == b"{}"
-    store.delete_folder("ledger")
+    store.delete("ledger/a.json")
     assert store.list("ledger") == []
 
 
@@ -118,7 +118,8 @@ def test_an_object_store_serves_as_well() -> None:
         file.write(b"half")
         raise RuntimeError("killed")
     assert not store.exists("x")
-    store.delete_folder("shards")
+    for name in store.list("shards"):
+        store.delete(name)
     assert not store.list("shards")
 
 
