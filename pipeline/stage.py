@@ -1,23 +1,14 @@
-"""What a stage is, and how it is run: the one place that turns an expected error into a failed clip."""
+"""What a stage is, and how it is run."""
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from datasets_manifest.schema import Reason, Status
+from datasets_manifest.schema import Status
 from pipeline.clip import Clip
 
 T = TypeVar("T")
-
-
-class ClipError(Exception):
-    """This clip broke, others need not: it becomes `failed` with this reason."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 class ClipStage(Protocol):
@@ -75,9 +66,6 @@ def apply(stages: list[ClipStage], clip: Clip, clock: StageClock) -> list[Clip]:
                 after.append(candidate)
                 continue
             with clock.running(stage.name):
-                try:
-                    after.extend(stage.process(candidate))
-                except ClipError as error:
-                    after.append(candidate.failed(stage.name, error.reason, error.detail))
+                after.extend(stage.process(candidate))
         clips = after
     return clips

@@ -29,7 +29,7 @@ from pipeline.config import (
 from pipeline.decide import decide
 from pipeline.media import SourceFrame, VideoInfo
 from pipeline.plan import joint_share
-from pipeline.stage import ClipError, StageClock, apply
+from pipeline.stage import StageClock, apply
 from pipeline.stages.align import AlignFace, fill_gaps, warp
 from pipeline.stages.commit import shift_audio
 from pipeline.stages.cut import CutRuns, split_run
@@ -530,11 +530,11 @@ def test_a_clip_takes_its_own_part_of_the_units_sound() -> None:
 # --- running stages ----------------------------------------------------------------------------------------------------------------
 
 
-class Fails:
-    name = "fails"
+class Refuses:
+    name = "refuses"
 
     def process(self, clip: Clip) -> list[Clip]:
-        raise ClipError(Reason.DECODE_ERROR, "broken")
+        return [clip.rejected(self.name, Reason.NO_SPEECH, "silence")]
 
 
 class Counts:
@@ -546,15 +546,10 @@ class Counts:
         return [clip]
 
 
-def test_a_clip_that_breaks_is_failed_and_goes_straight_to_the_end() -> None:
+def test_a_refused_clip_goes_straight_to_the_end() -> None:
     counts = Counts()
-    (clip,) = apply([Fails(), counts], Clip(make_unit(10), 0, 10), StageClock())
-    assert (clip.status, clip.stage, clip.reason, clip.detail) == (
-        Status.FAILED,
-        "fails",
-        Reason.DECODE_ERROR,
-        "broken",
-    )
+    (clip,) = apply([Refuses(), counts], Clip(make_unit(10), 0, 10), StageClock())
+    assert (clip.status, clip.stage, clip.reason) == (Status.REJECTED, "refuses", Reason.NO_SPEECH)
     assert counts.seen == 0
 
 
