@@ -11,7 +11,7 @@ from datasets_manifest.schema import Reason
 from model.alignment import align, crop_corners, to_square
 from model.faces import FaceBackend
 from pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
-from pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
+from pipeline.config import FPS, AlignConfig, CutConfig, FacePolicy, FacesConfig
 from pipeline.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12
@@ -123,7 +123,6 @@ class _Cutter:
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
         self.heights: list[dict[int, float]] = []
         """Per frame of the unit: native height of each face, by track."""
-        self.shots: list[int] = []
 
     def is_wanted(self, clip: Clip) -> bool:
         """A seam's unit looks at one face only: the rest of its span is accounted for by its neighbours."""
@@ -139,7 +138,6 @@ class _Cutter:
         position = frame.index - self.unit.start_frame
         self.undecoded[position] = frame.rgb is None
         self.heights.append({track: float(np.ptp(points[:, 1])) for track, points in frame.faces.items()})
-        self.shots.append(frame.shot_index)
         for track, run in list(self.runs.items()):
             if run.shot_index != frame.shot_index or frame.rgb is None:
                 yield from self._close(track, Reason.TOO_SHORT)
@@ -187,11 +185,11 @@ class _Cutter:
             clip = self._take_clip(run, len(run.pieces))
             shortest = self.stage.config.min_clip_s
             endings = {
-                Reason.TOO_SHORT: "the shot or the video ends",
+                Reason.TOO_SHORT: "the shot or the work unit ends",
                 Reason.FACE_LOST: "the face is lost",
                 Reason.FACE_CUT_OFF: "the face leaves the picture",
             }
-            detail = f"{clip.num_frames / 25:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
+            detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
             clip = replace(clip, open_end=self._open_end(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
             yield clip.rejected("cut", why_ended, detail)
 
