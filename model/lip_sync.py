@@ -9,7 +9,6 @@ between sound and picture, is the curve from which offset and confidence are rea
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,12 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
+from model.sync_score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore
 
-FRAME_RATE_HZ = 25
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
-MAX_SHIFT = 15
-"""Largest shift that is tried, in frames either way; also the margin of sound on each side of a clip."""
 VIEW = 13
 """Frames that one vector sees."""
 
@@ -31,20 +26,6 @@ MEL_BANDS = 40
 MEL_PER_FRAME = 4
 _MEL_FLOOR = 1e-5
 """Power below the clip's loud moments that still counts (-50 dB)."""
-
-
-@dataclass(frozen=True)
-class SyncScore:
-    """How a clip's sound fits its lips."""
-
-    offset_frames: int
-    """-15..15 at 25 fps; positive: the audio is early and must be delayed by this much."""
-    confidence: float
-    """How high the best shift's similarity is and how far it stands out: chance gives about 1 at any length."""
-    distance: float
-    """1 minus the mean similarity at the best shift: 0 (same) to 2."""
-    curve: np.ndarray
-    """float32 [31]: mean similarity for the offsets -15..15."""
 
 
 def lip_motion(points: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -592,6 +592,34 @@ def encode_flac(samples: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def decode_mp4(mp4: bytes) -> np.ndarray:
+    """The frames of a clip that `encode_mp4` wrote: uint8 [T, H, W, 3] RGB. Raises MediaError when they cannot be decoded."""
+    try:
+        with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            frames = [
+                _TO_RGB.reformat(frame, format="rgb24", src_colorspace=Colorspace.ITU709).to_ndarray()
+                for frame in container.decode(video=0)
+            ]
+    except (av.error.FFmpegError, IndexError) as error:
+        raise MediaError(Reason.DECODE_ERROR, f"the clip's video: {_words(error)}") from error
+    if not frames:
+        raise MediaError(Reason.DECODE_ERROR, "the clip's video holds no frame")
+    return np.stack(frames)
+
+
+def decode_flac(flac: bytes) -> np.ndarray:
+    """The samples that `encode_flac` wrote: float32 [N], mono, 16 kHz. Raises MediaError when they cannot be decoded."""
+    try:
+        with av.open(io.BytesIO(flac), "r", format="flac") as container:
+            pieces = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+    except (av.error.FFmpegError, IndexError) as error:
+        raise MediaError(Reason.DECODE_ERROR, f"the clip's sound: {_words(error)}") from error
+    if not pieces:
+        raise MediaError(Reason.DECODE_ERROR, "the clip's sound holds no sample")
+    return np.concatenate(pieces).astype(np.float32) / PCM_SCALE
+
+
 def encode_jpeg(rgb: np.ndarray, longest_side_px: int = 160) -> bytes:
     """Small JPEG of a picture, uint8 [H, W, 3] RGB."""
     scale = min(1.0, longest_side_px / max(rgb.shape[:2]))

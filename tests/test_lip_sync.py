@@ -9,13 +9,12 @@ from model import weights
 from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
 from model.lip_sync import (
     DEFAULT_MIN_CONFIDENCE,
-    MAX_SHIFT,
-    SAMPLES_PER_FRAME,
     LipSync,
     SyncNetwork,
     lip_motion,
     shift_curve,
 )
+from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 
 NUM_FRAMES = 125
 SPARE = 12  # frames of sound beyond what scoring needs, to shift it by

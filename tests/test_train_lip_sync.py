@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from model import weights
-from model.lip_sync import MEL_PER_FRAME, NUM_SPEAKING, SAMPLES_PER_FRAME, SYNC_LANDMARKS, LipSync
+from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
+from model.lip_sync import MEL_PER_FRAME, LipSync
+from model.sync_score import SAMPLES_PER_FRAME
 from tests.talking_photo import make_talking_photo
 from tests.test_lip_sync import SPARE, talking_head
 from train import lip_sync

@@ -32,10 +32,8 @@ from model import weights
 from model.faces import FaceLandmarks, MediaPipeFaces
 from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
 from model.lip_sync import (
-    MAX_SHIFT,
     MEL_BANDS,
     MEL_PER_FRAME,
-    SAMPLES_PER_FRAME,
     LipSync,
     SyncNetwork,
     lip_motion,
@@ -43,6 +41,7 @@ from model.lip_sync import (
     mel_power,
     similarity_to,
 )
+from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 from pipeline import media
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,25 @@
+"""What every judge of lip-sync answers, and the clock that they share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FRAME_RATE_HZ = 25
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
+MAX_SHIFT = 15
+"""Largest shift that is tried, in frames either way; also the margin of sound on each side of a clip."""
+
+
+@dataclass(frozen=True)
+class SyncScore:
+    """How a clip's sound fits its lips."""
+
+    offset_frames: int
+    """-15..15 at 25 fps; positive: the audio is early and must be delayed by this much."""
+    confidence: float
+    """How far the best shift stands out. Each judge has a scale of its own: compare only within one `sync_model`."""
+    distance: float
+    """Between lips and sound at the best shift, on the judge's own scale; smaller is closer."""
+    curve: np.ndarray
+    """float32 [31]: how well each offset of -15..15 fits; larger is better."""
