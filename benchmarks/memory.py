@@ -59,7 +59,7 @@ def run_all(path: Path) -> None:
     units = plan_units(video, config.resample.max_span_s)
     with tempfile.TemporaryDirectory() as folder:
         cut = CutOperator(config, models)
-        score = ScoreOperator(config.thresholds, models, Store(folder), hashes)
+        score = ScoreOperator(config, models, Store(folder), hashes)
         deque((score.process(cut.process(unit)) for unit in units), maxlen=0)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     print(f"{video.seconds_in / 60:7.1f} min {len(units):4} units {peak_mb:8.0f} MB at most", flush=True)

@@ -94,7 +94,7 @@ class Pipeline:
         samples: list[Sample] = []
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder)
-            score = ScoreOperator(self.config.thresholds, self.models, store, self.hashes)
+            score = ScoreOperator(self.config, self.models, store, self.hashes)
             with times.running("probe"):
                 video = Probe().process(video.source)
                 units = plan_units(video, self.config.resample.max_span_s)

@@ -1,8 +1,8 @@
-"""Faces in a picture: where they are, and 468 points on each.
+"""Faces in a picture: where they are, and points on each.
 
 `FaceBackend` is what the pipeline needs; `MediaPipeFaces` is the built-in one: BlazeFace finds faces, FaceMesh
-places the points, both run by LiteRT on one core. Finding is for when no face is followed yet or a check is due;
-between, a face is followed by giving `landmarks` the points of the frame before.
+places 468 points, both run by LiteRT on one core. (The other one is in insight_faces.py.) Finding is for when no face
+is followed yet or a check is due; between, a face is followed by giving `landmarks` the points of the frame before.
 
 Published by Google: BlazeFace (Bazarevsky et al. 2019, arXiv 1907.05047), FaceMesh (Kartynnik et al. 2019,
 arXiv 1907.06724). Anchor layout, box decoding and crop conventions follow MediaPipe (Apache-2.0).
@@ -15,6 +15,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+
+from model.lip_points import SYNC_LANDMARKS
 
 # Indices of the FaceMesh points, which are the same for every face. "Left" is always the left of the picture.
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
@@ -33,11 +35,11 @@ class DetectedFace:
     y0: float
     x1: float
     y1: float
-    """Box from the brows to the chin."""
+    """Box of the face as the detector draws it: BlazeFace from the brows to the chin, SCRFD from the forehead."""
     score: float
     """0..1"""
     keypoints: np.ndarray
-    """float32 [6, 2]: left eye, right eye, nose tip, mouth, left ear, right ear, as seen in the picture."""
+    """float32 [K, 2]: left eye, right eye, nose tip as seen in the picture; then what else the detector gives."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -49,13 +51,17 @@ class FaceLandmarks:
     """Points on one face in one picture."""
 
     points: np.ndarray
-    """float32 [468, 3]: x and y in pixels of the picture, z (depth, smaller is nearer) in the same scale."""
+    """float32 [K, 2] or [K, 3]: x and y in pixels of the picture, z (depth, smaller is nearer) in the same scale."""
     score: float
     """How sure the model is that there is a face, 0..1."""
+    detected_box: tuple[float, float, float, float] | None = None
+    """The detector's box in this picture, for backends whose points do not reach the forehead."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Extent of the points, x0, y0, x1, y1 in pixels: from the top of the forehead to the chin."""
+        """x0, y0, x1, y1 in pixels, from the forehead to the chin: the detector's box, or the extent of the points."""
+        if self.detected_box is not None:
+            return self.detected_box
         x0, y0 = self.points[:, :2].min(axis=0)
         x1, y1 = self.points[:, :2].max(axis=0)
         return float(x0), float(y0), float(x1), float(y1)
@@ -83,7 +89,14 @@ class FaceBackend(Protocol):
         ...
 
     def alignment_points(self, points: np.ndarray) -> np.ndarray:
-        """This backend's points [..., K, 3] -> float32 [..., 3, 2]: left brow, right brow, nose, in pixels."""
+        """This backend's points [..., K, 2 or 3] -> float32 [..., 3, 2]: left brow, right brow, nose, in pixels."""
+        ...
+
+    def sync_points(self, points: np.ndarray) -> np.ndarray | None:
+        """This backend's points [T, K, 2 or 3] -> the ones that lip_points.SYNC_LANDMARKS lists, float32 [T, P, 3].
+
+        None: it has no such points, and lip-sync must be judged by pixels.
+        """
         ...
 
 
@@ -143,6 +156,9 @@ class MediaPipeFaces:
 
     def alignment_points(self, points: np.ndarray) -> np.ndarray:
         return alignment_points(points)
+
+    def sync_points(self, points: np.ndarray) -> np.ndarray:
+        return points[:, SYNC_LANDMARKS]
 
     def _mesh_points(self, frame: np.ndarray, to_frame: np.ndarray) -> FaceLandmarks | None:
         """to_frame: float64 [2, 3], maps pixels of the network's input to pixels of the frame."""

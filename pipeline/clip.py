@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from datasets_manifest.schema import Reason, Status
+from model.faces import FaceLandmarks
 from pipeline.config import FPS
 from pipeline.media import VideoInfo
 
@@ -108,8 +109,8 @@ class Frame:
     rgb: np.ndarray | None
     """uint8 [H, W, 3], upright, full size. Never leaves the process that decoded it."""
     shot_index: int = 0
-    faces: dict[int, np.ndarray] = field(default_factory=dict)
-    """Landmarks by track: float32 [468, 3], pixels of this frame."""
+    faces: dict[int, FaceLandmarks] = field(default_factory=dict)
+    """By track, in pixels of this frame."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,15 @@ class Clip:
     detail: str = ""
     measures: dict[str, Any] = field(default_factory=dict)
     """Manifest columns measured so far."""
+    face_width_px: float = 0.0
+    """Median native face width."""
     open_end: OpenEnd | None = None
     pieces: list["FacePiece"] = field(default_factory=list, repr=False)
     """Per frame, the part of the picture around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, R, R, 3]: aligned face (until `encode`)."""
     lip_points: np.ndarray | None = field(default=None, repr=False)
-    """float32 [T, P, 3]: the landmarks that sync scoring needs."""
+    """float32 [T, P, 3]: the landmarks that the built-in judge of lip-sync looks at; None when the face backend has none."""
     quality_frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [3, R, R, 3]: first, middle and last aligned frame."""
     audio: np.ndarray | None = field(default=None, repr=False)
@@ -185,4 +188,4 @@ class FacePiece:
     top: int
     step: int
     landmarks: np.ndarray | None
-    """float32 [468, 3], pixels of the frame; None where the face was lost for a moment."""
+    """float32 [K, 2 or 3], pixels of the frame; None where the face was lost for a moment."""

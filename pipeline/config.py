@@ -68,6 +68,8 @@ class FacesConfig(Config):
     """Faces followed at once; further ones, the smallest, are left alone. Bounds memory."""
     min_height_px: int = Field(default=80, ge=1)
     """Median native face height that a clip needs, forehead to chin (LatentSync: 80)."""
+    min_width_px: int | None = Field(default=None, ge=1)
+    """Median native face width that a clip needs. Unset: what belongs to `models` (latentsync: 50, builtin: none)."""
 
 
 class AlignConfig(Config):
@@ -121,11 +123,24 @@ class Thresholds(Config):
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Share of the clip's time with speech."""
     min_sync_confidence: float | None = None
-    """Confidence of the sync model, whose scale is its own (LatentSync: 3 for SyncNet v2). Unset: the model's default."""
+    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (latentsync: 3)."""
+    sync_model: str | None = None
+    """Whose scale that is. Unset: the sync model of `models`, and no other name is taken."""
     max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
     """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
-    min_quality: float = Field(default=40.0, ge=0, le=100)
-    """No-reference quality (LatentSync: 40 of hyperIQA's 100)."""
+    min_quality: float | None = Field(default=None, ge=0, le=100)
+    """No-reference quality of 0..100, on the quality model's own scale. Unset: what belongs to `models` (latentsync: 40)."""
+    quality_model: str | None = None
+    """Whose scale that is. Unset: the quality model of `models`, and no other name is taken."""
+
+    def words(self) -> str:
+        """Each threshold, and the model whose scale it is on."""
+        scales = {"min_sync_confidence": self.sync_model, "min_quality": self.quality_model}
+        numbers = self.model_dump(exclude={"sync_model", "quality_model"})
+        return ", ".join(
+            f"{name}={value} ({scales[name]})" if name in scales else f"{name}={value}"
+            for name, value in numbers.items()
+        )
 
 
 class StageResources(Config):
@@ -145,7 +160,7 @@ class RunConfig(Config):
     cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
     """probe to encode: decoding and faces."""
     score: StageResources = StageResources(cpus=0.25, memory_mb=1000)
-    """speech, sync, quality, commit."""
+    """speech, sync, quality, commit. Unset: what `models` need."""
     max_attempts: int = Field(default=3, ge=1)
     """A unit that crashes its worker or runs out of time this often is `failed`."""
     max_kills: int = Field(default=10, ge=1)
@@ -166,6 +181,9 @@ class PackConfig(Config):
 class PrepareConfig(Config):
     """The whole of `lipforge prepare`."""
 
+    models: Literal["builtin", "latentsync"] = "builtin"
+    """What finds faces, judges lip-sync and quality, as one set: builtin needs a package index only; latentsync is the published chain
+    (InsightFace, SyncNet v2, hyperIQA) with its thresholds, from files that `lipforge models` tells about."""
     resample: ResampleConfig = ResampleConfig()
     shots: ShotsConfig = ShotsConfig()
     faces: FacesConfig = FacesConfig()
@@ -195,14 +213,19 @@ def describe() -> str:
     """All settings with defaults and meanings, as YAML that `load_config` reads."""
     lines = [f"# {' '.join((PrepareConfig.__doc__ or '').split())}"]
     for name, section in PrepareConfig.model_fields.items():
+        if not isinstance(section.default, Config):
+            lines += ["", *_setting(name, section.default, section.description)]
+            continue
         lines += ["", f"# {' '.join((type(section.default).__doc__ or '').split())}", f"{name}:"]
         for field_name, value in section.default.model_dump(mode="json").items():
             about = type(section.default).model_fields[field_name].description
-            if about:
-                lines.append(f"  # {' '.join(about.split())}")
-            text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
-            lines.append(f"  {field_name}: {text}")
+            lines += [f"  {line}" for line in _setting(field_name, value, about)]
     return "\n".join(lines)
+
+
+def _setting(name: str, value: Any, about: str | None) -> list[str]:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
+    return [*([f"# {' '.join(about.split())}"] if about else []), f"{name}: {text}"]
 
 
 def parse_value(text: str, override: str) -> Any:
@@ -253,7 +276,9 @@ def _words(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         sections = [
-            section for section, field in PrepareConfig.model_fields.items() if name in type(field.default).model_fields
+            section
+            for section, field in PrepareConfig.model_fields.items()
+            if isinstance(field.default, Config) and name in type(field.default).model_fields
         ]
         hint = f"did you mean {sections[0]}.{name}?" if sections else "`lipforge config` lists all settings"
         return f"{name}: no such setting; {hint}"

@@ -2,27 +2,52 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from model import weights
-from pipeline.config import PrepareConfig, parse_value, validated
+from pipeline.config import Config, PrepareConfig, parse_value, validated
 from pipeline.ledger import DatasetError, Ledger
+from pipeline.profiles import PROFILES
 from pipeline.storage import Store
 from pipeline.summary import versions
 
+C = TypeVar("C", bound=Config)
+
 
 def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
-    """Fill in what depends on the models; and the hashes that every row carries."""
-    from model.lip_sync import DEFAULT_MIN_CONFIDENCE
-    from model.quality import PictureQuality
+    """Fill in what belongs to the models where nobody set it; and the hashes that every row carries.
+
+    Opens each model once, so that a file that cannot be used is told here, and not by a worker.
+    """
     from model.speech import SpeechDetector
 
-    if config.thresholds.min_sync_confidence is None:
-        thresholds = config.thresholds.model_copy(update={"min_sync_confidence": DEFAULT_MIN_CONFIDENCE})
-        config = config.model_copy(update={"thresholds": thresholds})
-    files = (SpeechDetector().model_file, PictureQuality().model_file)
+    profile = PROFILES[config.models]
+    profile.faces(models)
+    names = {"sync_model": profile.sync(models).name, "quality_model": profile.quality(models).name}
+    for field, name in names.items():
+        given = getattr(config.thresholds, field)
+        if given not in (None, name):
+            raise ValueError(
+                f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold holds on the scale "
+                f"of its own model only. Leave {field} out, and set the threshold for {name}."
+            )
+    limits = {"min_sync_confidence": profile.min_sync_confidence, "min_quality": profile.min_quality, **names}
+    config = config.model_copy(
+        update={
+            "thresholds": _filled(config.thresholds, limits),
+            "faces": _filled(config.faces, {"min_width_px": profile.min_face_width_px}),
+        }
+    )
+    if "score" not in config.run.model_fields_set:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"score": profile.score_resources})})
+    files = (SpeechDetector().model_file, *profile.other_files())
     everything = {**models, **{file.name: file.read_bytes() for file in files}}
     return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(everything)[:16]}
+
+
+def _filled(section: C, defaults: Mapping[str, Any]) -> C:
+    """Settings with defaults for those that are None."""
+    return section.model_copy(update={name: v for name, v in defaults.items() if getattr(section, name) is None})
 
 
 def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
@@ -76,10 +101,9 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
     for change in changes:
         name, separator, value = change.partition("=")
         name = name.removeprefix("thresholds.")
-        if not separator or name not in tree["thresholds"]:
-            raise ValueError(
-                f"--set {change}: expected one of {', '.join(tree['thresholds'])}, for example min_quality=50"
-            )
+        known = [known for known in tree["thresholds"] if not known.endswith("_model")]
+        if not separator or name not in known:
+            raise ValueError(f"--set {change}: expected one of {', '.join(known)}, for example min_quality=50")
         tree["thresholds"][name] = number = parse_value(value, change)
         if number is None:
             raise ValueError(f"--set {change}: expected a number")
@@ -102,10 +126,18 @@ def writing(store: Store) -> Iterator[None]:
 
 
 def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
-    """Thresholds and shard size that nobody asked to change are those of the dataset: `lipforge pack` may have changed them."""
+    """Thresholds and shard size that nobody asked to change are those of the dataset: `lipforge pack` may have changed them.
+
+    Raises DatasetError when the dataset was made with another set of models.
+    """
     record = ledger.read_dataset()
     if record is None:
         return config
     stored = PrepareConfig.model_validate(record["config"])
+    if stored.models != config.models:
+        raise DatasetError(
+            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: what they measure does "
+            f"not compare. Use a new folder, or `--models {stored.models}`."
+        )
     unset = {name: getattr(stored, name) for name in ("thresholds", "pack") if name not in config.model_fields_set}
     return config.model_copy(update=unset)

@@ -25,22 +25,35 @@ KEPT = Verdict(Status.KEPT, "commit")
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, sync_confidence, av_offset_frames, quality. min_sync_confidence must be set.
+    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds must be set.
+    Raises ValueError for measures of other models than the thresholds were made for: their scales do not compare.
     """
-    assert thresholds.min_sync_confidence is not None
+    assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
+    _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
+    _check_scale("quality", measures.get("quality_model"), thresholds.quality_model)
     speech = measures["speech_ratio"]
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
         return Verdict(Status.REJECTED, "detect_speech", Reason.NO_SPEECH, detail)
     confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
     if confidence < thresholds.min_sync_confidence:
-        detail = f"sync confidence {confidence:.2f}; {thresholds.min_sync_confidence:g} is needed"
+        detail = (
+            f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {thresholds.min_sync_confidence:g} is needed"
+        )
         return Verdict(Status.REJECTED, "measure_sync", Reason.LOW_SYNC_CONFIDENCE, detail)
     if abs(offset) > thresholds.max_av_offset_frames:
         detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
         return Verdict(Status.REJECTED, "measure_sync", Reason.AV_OFFSET_TOO_LARGE, detail)
     quality = measures["quality"]
     if quality < thresholds.min_quality:
-        detail = f"quality {quality:.0f} of 100; {thresholds.min_quality:g} is needed"
+        detail = f"quality {quality:.0f} of 100 ({thresholds.quality_model}); {thresholds.min_quality:g} is needed"
         return Verdict(Status.REJECTED, "measure_quality", Reason.LOW_QUALITY, detail)
     return KEPT
+
+
+def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
+    if measured_by != made_for:
+        raise ValueError(
+            f"{what} was measured by {measured_by}, and the threshold is on the scale of {made_for}: the two do not compare. "
+            "Prepare the sources into a new folder with one set of models."
+        )

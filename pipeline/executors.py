@@ -82,7 +82,7 @@ class LocalExecutor:
 
     def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
         cut = CutOperator(job.config, job.models)
-        score = ScoreOperator(job.config.thresholds, job.models, job.store, job.hashes)
+        score = ScoreOperator(job.config, job.models, job.store, job.hashes)
         for unit in units:
             try:
                 yield score.process(cut.process(unit))
@@ -129,7 +129,7 @@ class _ScoreWorker(_Guarded):
     def __init__(self, shared: _SharedJob) -> None:
         super().__init__(shared)
         job = self.job
-        self.operator = ScoreOperator(job.config.thresholds, job.models, job.store, job.hashes)
+        self.operator = ScoreOperator(job.config, job.models, job.store, job.hashes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit: Unit = row["unit"]

@@ -22,11 +22,10 @@ from typing import Any
 import cv2
 
 from datasets_manifest.schema import Reason, Status
-from model.faces import MediaPipeFaces
 from pipeline.clip import Clip, Unit
-from pipeline.config import PrepareConfig, Thresholds
+from pipeline.config import PrepareConfig
 from pipeline.media import DecodeCount, MediaError
-from pipeline.quiet import off_terminal
+from pipeline.profiles import PROFILES
 from pipeline.stage import ClipStage, StageClock, apply
 from pipeline.stages.align import AlignFace
 from pipeline.stages.commit import Commit
@@ -54,8 +53,7 @@ class CutOperator:
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
         cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
-        with off_terminal(2):  # LiteRT says which delegate it made
-            backend = MediaPipeFaces(models)
+        backend = PROFILES[config.models].faces(models)
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
         self.faces = TrackFaces(config.faces, backend)
@@ -90,20 +88,20 @@ class ScoreOperator:
     """detect_speech to commit, for one unit at a time."""
 
     def __init__(
-        self, thresholds: Thresholds, models: Mapping[str, bytes], store: Store, hashes: dict[str, str]
+        self, config: PrepareConfig, models: Mapping[str, bytes], store: Store, hashes: dict[str, str]
     ) -> None:
-        from model.lip_sync import LipSync
         from pipeline.stages.quality import MeasureQuality
         from pipeline.stages.speech import DetectSpeech
         from pipeline.stages.sync import MeasureSync
 
         cv2.setNumThreads(1)
+        profile = PROFILES[config.models]
         self.stages: list[ClipStage] = [
             DetectSpeech(),
-            MeasureSync(LipSync(models["lip_sync.safetensors"])),
-            MeasureQuality(),
+            MeasureSync(profile.sync(models)),
+            MeasureQuality(profile.quality(models)),
         ]
-        self.commit = Commit(store, thresholds, hashes)
+        self.commit = Commit(store, config.thresholds, hashes)
 
     def process(self, cut: CutUnit) -> dict[str, Any]:
         """Measure and commit; return the ledger record."""

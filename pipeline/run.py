@@ -47,6 +47,7 @@ def prepare(
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
+    models = weights.load(config.models)  # first: without them nothing can be done
     store = Store(out)
     exclude = Path(store.root) if store.is_local else None
     sources, unreadable = find_sources(inputs, labels, exclude)
@@ -54,7 +55,6 @@ def prepare(
         raise ValueError(
             "no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and their like"
         )
-    models = weights.load("builtin")
     with writing(store):
         ledger = Ledger(store)
         config, hashes = resolve(stored_where_unset(ledger, config), models)

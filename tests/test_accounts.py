@@ -17,7 +17,7 @@ from pipeline.config import Thresholds
 from pipeline.media import VideoInfo
 
 HASHES = {"config_hash": "c", "models_hash": "m"}
-LIMITS = Thresholds(min_sync_confidence=2.0)
+LIMITS = Thresholds(min_sync_confidence=2.0, min_quality=40.0)
 MEASURES = {"speech_ratio": 0.9, "sync_confidence": 3.0, "av_offset_frames": 1, "quality": 70.0}
 
 

@@ -13,6 +13,7 @@ import pytest
 from datasets_manifest.schema import Reason, Status
 from model.alignment import align, steady, template_points, template_size_px, to_square
 from model.faces import DetectedFace, FaceLandmarks, alignment_points
+from model.lip_points import SYNC_LANDMARKS
 from pipeline import accounts
 from pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
 from pipeline.config import (
@@ -93,6 +94,9 @@ class FakeFaces:
 
     def alignment_points(self, points: np.ndarray) -> np.ndarray:
         return alignment_points(points)
+
+    def sync_points(self, points: np.ndarray) -> np.ndarray:
+        return points[:, SYNC_LANDMARKS]
 
 
 GRADIENT = np.stack([*np.mgrid[:HEIGHT, :WIDTH] % 256, np.full((HEIGHT, WIDTH), 99)], axis=2).astype(np.uint8)
@@ -201,7 +205,7 @@ def test_a_face_keeps_its_track_while_it_moves() -> None:
     script = {n: [(60.0 + n, 60.0, 150.0 + n, 180.0)] for n in range(100)}
     frames = track(script, make_unit(100))
     assert all(list(frame.faces) == [0] for frame in frames)
-    np.testing.assert_allclose(frames[70].faces[0], landmarks_in(script[70][0]))
+    np.testing.assert_allclose(frames[70].faces[0].points, landmarks_in(script[70][0]))
 
 
 @pytest.mark.parametrize(("missing", "same_track"), [(1, True), (5, True), (6, False), (30, False)])
@@ -221,7 +225,7 @@ def test_every_face_is_a_track_of_its_own() -> None:
     script = everywhere(60, LEFT_BOX, RIGHT_BOX)
     frames = track(script, make_unit(60))
     assert all(set(frame.faces) == {0, 1} for frame in frames)
-    np.testing.assert_allclose(frames[30].faces[0], landmarks_in(RIGHT_BOX))  # the larger one comes first
+    np.testing.assert_allclose(frames[30].faces[0].points, landmarks_in(RIGHT_BOX))  # the larger one comes first
 
 
 def test_a_second_face_is_found_at_the_next_look_and_only_as_many_as_allowed() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 from datasets_manifest.schema import Reason
 from model.alignment import align, steady, to_square
 from model.faces import FaceBackend
-from model.lip_points import SYNC_LANDMARKS
 from pipeline.clip import Clip, FacePiece
 from pipeline.config import AlignConfig, FacesConfig
 
@@ -16,7 +15,8 @@ from pipeline.config import AlignConfig, FacesConfig
 class AlignFace:
     """Aligned crops, in one interpolation from source pixels, smoothed within the clip. Refuses faces that are too small.
 
-    Adds  frames: uint8 [T, R, R, 3] RGB;  lip_points: float32 [T, P, 3];  `crop_px` and `upscale_ratio`.
+    Adds  frames: uint8 [T, R, R, 3] RGB;  lip_points: float32 [T, P, 3], if the face backend has them;  `crop_px` and
+    `upscale_ratio`.
     """
 
     name = "align"
@@ -37,13 +37,16 @@ class AlignFace:
         if height < self.faces.min_height_px:
             detail = f"the face is {height:.0f} px high; {self.faces.min_height_px} px are needed"
             return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
+        if clip.face_width_px < (self.faces.min_width_px or 0):
+            detail = f"the face is {clip.face_width_px:.0f} px wide; {self.faces.min_width_px} px are needed"
+            return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
         if ratio > self.config.max_upscale_ratio:
             detail = (
                 f"the crop would be enlarged {ratio:.1f} times; at most {self.config.max_upscale_ratio:g} is allowed"
             )
             return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
         frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(clip.pieces, matrices, strict=True)])
-        return [replace(clip, pieces=[], frames=frames, lip_points=landmarks[:, SYNC_LANDMARKS])]
+        return [replace(clip, pieces=[], frames=frames, lip_points=self.backend.sync_points(landmarks))]
 
 
 def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:

@@ -121,8 +121,8 @@ class _Cutter:
         """By track: the stretch, still going on, in which its crop leaves the picture."""
         self.covered = np.zeros(unit.num_frames, dtype=bool)
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
-        self.heights: list[dict[int, float]] = []
-        """Per frame of the unit: native height of each face, by track."""
+        self.sizes: list[dict[int, tuple[float, float]]] = []
+        """Per frame of the unit: native width and height of each face, by track."""
 
     def is_wanted(self, clip: Clip) -> bool:
         """A seam's unit looks at one face only: the rest of its span is accounted for by its neighbours."""
@@ -137,7 +137,7 @@ class _Cutter:
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame
         self.undecoded[position] = frame.rgb is None
-        self.heights.append({track: float(np.ptp(points[:, 1])) for track, points in frame.faces.items()})
+        self.sizes.append({track: (face.width_px, face.height_px) for track, face in frame.faces.items()})
         for track, run in list(self.runs.items()):
             if run.shot_index != frame.shot_index or frame.rgb is None:
                 yield from self._close(track, Reason.TOO_SHORT)
@@ -146,9 +146,9 @@ class _Cutter:
                     yield from self._close(track, Reason.FACE_LOST)
                 else:
                     run.pieces.append(_same_place(frame.rgb, run.pieces[-1]))
-        for track, landmarks in frame.faces.items():
+        for track, face in frame.faces.items():
             assert frame.rgb is not None
-            piece = self.stage.piece(frame.rgb, landmarks)
+            piece = self.stage.piece(frame.rgb, face.points)
             if piece is None:
                 yield from self._close(track, Reason.FACE_CUT_OFF)
                 yield from self._note_cut_off(track, frame)
@@ -167,9 +167,9 @@ class _Cutter:
         for track in list(self.runs):
             yield from self._close(track, Reason.TOO_SHORT)
         yield from self.cut_off.values()
-        missing = self.unit.num_frames - len(self.heights)
-        self.undecoded[len(self.heights) :] = True
-        self.heights += [{}] * missing
+        missing = self.unit.num_frames - len(self.sizes)
+        self.undecoded[len(self.sizes) :] = True
+        self.sizes += [{}] * missing
         yield from self._rest()
 
     def _close(self, track: int, why_ended: Reason) -> Iterator[Clip]:
@@ -208,9 +208,10 @@ class _Cutter:
         start, run.start_frame = run.start_frame, run.start_frame + num_frames
         first, last = start - self.unit.start_frame, start - self.unit.start_frame + num_frames
         self.covered[first:last] = True
-        heights = self.heights[first:last]
-        own = [height[run.track_index] for height in heights if run.track_index in height]
-        max_faces = max(len(height) for height in heights)
+        sizes = self.sizes[first:last]
+        own = [size[run.track_index] for size in sizes if run.track_index in size]
+        width, height = np.median(own, axis=0).tolist()
+        max_faces = max(len(size) for size in sizes)
         clip = Clip(
             unit=self.unit,
             start_frame=start,
@@ -218,17 +219,18 @@ class _Cutter:
             shot_index=run.shot_index,
             track_index=run.track_index,
             pieces=pieces,
-        ).measured(face_size_px=float(np.median(own)), max_faces=max_faces)
-        return self._apply_policy(clip, heights)
+            face_width_px=width,
+        ).measured(face_size_px=height, max_faces=max_faces)
+        return self._apply_policy(clip, sizes)
 
-    def _apply_policy(self, clip: Clip, heights: list[dict[int, float]]) -> Clip:
+    def _apply_policy(self, clip: Clip, sizes: list[dict[int, tuple[float, float]]]) -> Clip:
         policy = self.stage.faces.policy
         if policy is FacePolicy.SINGLE and clip.measures["max_faces"] > 1:
             detail = f"{clip.measures['max_faces']} faces at once; policy is single"
             return clip.rejected("cut", Reason.MANY_FACES, detail)
         if policy is FacePolicy.LARGEST:
-            tracks = {track for height in heights for track in height}
-            medians = {t: float(np.median([h.get(t, 0.0) for h in heights])) for t in tracks}
+            tracks = {track for size in sizes for track in size}
+            medians = {t: float(np.median([s[t][1] if t in s else 0.0 for s in sizes])) for t in tracks}
             largest = max(medians, key=lambda t: (medians[t], -t))
             if largest != clip.track_index:
                 return clip.rejected("cut", Reason.MANY_FACES, "another face is larger; policy is largest")
@@ -242,7 +244,6 @@ class _Cutter:
             clip = None
         if clip is None:
             assert frame.rgb is not None
-            points = frame.faces[track]
             poster = FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)
             crop = self.stage.crop
             clip = Clip(
@@ -252,7 +253,7 @@ class _Cutter:
                 shot_index=frame.shot_index,
                 track_index=track,
                 pieces=[poster],
-            ).measured(face_size_px=float(np.ptp(points[:, 1])), max_faces=len(frame.faces))
+            ).measured(face_size_px=frame.faces[track].height_px, max_faces=len(frame.faces))
             detail = (
                 f"more than {crop.max_outside_ratio:.0%} of the aligned crop, or {crop.max_hidden_ratio:.0%} of the face, "
                 "lies outside the picture"

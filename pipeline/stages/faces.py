@@ -63,23 +63,23 @@ class TrackFaces:
         for track in tracks:
             found = self.backend.landmarks(frame.rgb, track.last) if track.num_missed == 0 else None
             taken = found is not None and any(
-                _shared(found.box, _box(other)) > OVERLAPPING for other in frame.faces.values()
+                _shared(found.box, other.box) > OVERLAPPING for other in frame.faces.values()
             )
             if found is None or taken or joint_share(found.box, track.last.box) < SAME_FACE:
                 track.num_missed += 1
             else:
                 track.last = found
-                frame.faces[track.index] = found.points
+                frame.faces[track.index] = found
 
     def _look(self, frame: Frame, tracks: list[_Track], next_index: int) -> int:
         """Detect: take up lost tracks again, and begin new ones for new faces. Returns the next free track index."""
         assert frame.rgb is not None
         detected = sorted(self.backend.detect(frame.rgb), key=_area, reverse=True)
         for face in detected:
-            if any(_shared(face.box, _box(points)) > OVERLAPPING for points in frame.faces.values()):
+            if any(_shared(face.box, other.box) > OVERLAPPING for other in frame.faces.values()):
                 continue
             found = self.backend.landmarks(frame.rgb, face)
-            if found is None or any(_shared(found.box, _box(points)) > OVERLAPPING for points in frame.faces.values()):
+            if found is None or any(_shared(found.box, other.box) > OVERLAPPING for other in frame.faces.values()):
                 continue
             track = next((t for t in tracks if t.num_missed and joint_share(found.box, t.last.box) >= SAME_FACE), None)
             if track is None:
@@ -89,13 +89,8 @@ class TrackFaces:
                 tracks.append(track)
                 next_index += 1
             track.last, track.num_missed = found, 0
-            frame.faces[track.index] = found.points
+            frame.faces[track.index] = found
         return next_index
-
-
-def _box(points) -> Box:
-    (x0, y0), (x1, y1) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
-    return float(x0), float(y0), float(x1), float(y1)
 
 
 def _area(face: DetectedFace) -> float:

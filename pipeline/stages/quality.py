@@ -1,7 +1,18 @@
 """Is the picture good enough to learn teeth from?"""
 
-from model.quality import PictureQuality
+from typing import Protocol
+
+import numpy as np
+
 from pipeline.clip import Clip
+
+
+class QualityModel(Protocol):
+    name: str
+
+    def score(self, frames: np.ndarray) -> float:
+        """0..100, 100 is best. frames: uint8 [N, S, S, 3] RGB of one clip."""
+        ...
 
 
 class MeasureQuality:
@@ -9,8 +20,8 @@ class MeasureQuality:
 
     name = "measure_quality"
 
-    def __init__(self) -> None:
-        self.model = PictureQuality()
+    def __init__(self, model: QualityModel) -> None:
+        self.model = model
 
     def process(self, clip: Clip) -> list[Clip]:
         assert clip.quality_frames is not None

@@ -1,7 +1,21 @@
 """How far is the sound from the lips, and how sure is that?"""
 
-from model.lip_sync import LipSync
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
 from pipeline.clip import Clip
+
+if TYPE_CHECKING:  # it loads torch, which cut workers do without
+    from model.sync_score import SyncScore
+
+
+class SyncJudge(Protocol):
+    """A model, and what of a clip it looks at: pipeline/profiles.py has one for each."""
+
+    name: str
+
+    def score(self, clip: Clip) -> SyncScore: ...
 
 
 class MeasureSync:
@@ -12,17 +26,16 @@ class MeasureSync:
 
     name = "measure_sync"
 
-    def __init__(self, model: LipSync) -> None:
-        self.model = model
+    def __init__(self, judge: SyncJudge) -> None:
+        self.judge = judge
 
     def process(self, clip: Clip) -> list[Clip]:
-        assert clip.lip_points is not None and clip.audio is not None
-        score = self.model.score(clip.lip_points, clip.audio)
+        score = self.judge.score(clip)
         return [
             clip.measured(
                 av_offset_frames=score.offset_frames,
                 sync_confidence=score.confidence,
                 sync_distance=score.distance,
-                sync_model=self.model.name,
+                sync_model=self.judge.name,
             )
         ]

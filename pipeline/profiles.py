@@ -1,0 +1,135 @@
+"""The two sets of models that a dataset can be made with, and the thresholds that belong to their scales.
+
+A set is chosen as a whole (`models` in the settings): what one model measures, another one's threshold cannot judge.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.faces import FaceBackend, MediaPipeFaces
+from pipeline.clip import Clip
+from pipeline.config import StageResources
+from pipeline.media import decode_mp4
+from pipeline.quiet import off_terminal
+from pipeline.stages.quality import QualityModel
+from pipeline.stages.sync import SyncJudge
+
+if TYPE_CHECKING:  # it loads torch, which cut workers do without
+    from model.sync_score import SyncScore
+
+Models = Mapping[str, bytes]
+"""Contents of the set's files by name, as `weights.load(name)` returns them."""
+
+
+class Profile(ABC):
+    """One set of models. Each is opened by the worker that uses it; torch is loaded for scoring only."""
+
+    min_quality: float
+    min_face_width_px: int | None
+    score_resources: StageResources
+    """What a score worker takes."""
+
+    @property
+    @abstractmethod
+    def min_sync_confidence(self) -> float: ...
+
+    @abstractmethod
+    def faces(self, models: Models) -> FaceBackend: ...
+
+    @abstractmethod
+    def sync(self, models: Models) -> SyncJudge: ...
+
+    @abstractmethod
+    def quality(self, models: Models) -> QualityModel: ...
+
+    def other_files(self) -> list[Path]:
+        """Files of this set that are no weights of their own in model/weights.py."""
+        return []
+
+
+class Builtin(Profile):
+    """MediaPipe's faces, and judges of lip-sync and quality that this project made."""
+
+    min_quality = 40.0
+    min_face_width_px = None
+    score_resources = StageResources(cpus=0.25, memory_mb=1000)
+
+    @property
+    def min_sync_confidence(self) -> float:
+        from model.lip_sync import DEFAULT_MIN_CONFIDENCE
+
+        return DEFAULT_MIN_CONFIDENCE
+
+    def faces(self, models: Models) -> FaceBackend:
+        with off_terminal(2):  # LiteRT says which delegate it made
+            return MediaPipeFaces(models)
+
+    def sync(self, models: Models) -> SyncJudge:
+        return _LipPointJudge(models["lip_sync.safetensors"])
+
+    def quality(self, models: Models) -> QualityModel:
+        from model.quality import PictureQuality
+
+        return PictureQuality()
+
+    def other_files(self) -> list[Path]:
+        from model.quality import PictureQuality
+
+        return [PictureQuality().model_file]
+
+
+class LatentSync(Profile):
+    """The models and limits of the published LatentSync (its preprocess/ and latentsync/utils/face_detector.py)."""
+
+    min_sync_confidence = 3.0  # type: ignore[assignment]
+    min_quality = 40.0
+    min_face_width_px = 50
+    score_resources = StageResources(cpus=0.25, memory_mb=2000)
+
+    def faces(self, models: Models) -> FaceBackend:
+        from model.insight_faces import InsightFaces
+
+        return InsightFaces(models)
+
+    def sync(self, models: Models) -> SyncJudge:
+        return _FrameJudge(models["syncnet_v2.model"])
+
+    def quality(self, models: Models) -> QualityModel:
+        from model.hyperiqa import HyperIQAQuality
+
+        return HyperIQAQuality(models["koniq_pretrained.pkl"])
+
+
+PROFILES: dict[str, Profile] = {"builtin": Builtin(), "latentsync": LatentSync()}
+
+
+class _LipPointJudge:
+    """The built-in judge, on lip points."""
+
+    def __init__(self, weights: bytes) -> None:
+        from model.lip_sync import LipSync
+
+        self.model = LipSync(weights)
+        self.name = self.model.name
+
+    def score(self, clip: Clip) -> SyncScore:
+        assert clip.lip_points is not None and clip.audio is not None
+        return self.model.score(clip.lip_points, clip.audio)
+
+
+class _FrameJudge:
+    """SyncNet v2, on the pictures of the stored clip: those that training will see."""
+
+    def __init__(self, weights: bytes) -> None:
+        from model.syncnet import SyncNetScorer
+
+        self.model = SyncNetScorer(weights)
+        self.name = self.model.name
+
+    def score(self, clip: Clip) -> SyncScore:
+        assert clip.audio is not None
+        return self.model.score(decode_mp4(clip.mp4), clip.audio)
