@@ -1,0 +1,157 @@
+"""StableSyncNet: does this picture of a mouth belong to this sound? The judge that LatentSync trains against.
+
+Published with LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Apache-2.0) as `stable_syncnet.pt`. Two encoders, for stacked frames and
+for a mel spectrogram, shrink their input to one point; attention and feed-forward layers are those of diffusers, whose keys the
+published file has.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.nn import functional
+
+_NORM_GROUPS = 32
+_NORM_EPS = 1e-6
+_NUM_HEADS = 8
+
+
+def _encoder(
+    in_channels: int, widths: list[int], factors: list[int | list[int]], attention: list[int] | None = None
+) -> dict[str, Any]:
+    return {
+        "in_channels": in_channels,
+        "block_out_channels": widths,
+        "downsample_factors": factors,
+        "attn_blocks": attention or [0] * len(widths),
+        "dropout": 0.0,
+    }
+
+
+_SOUND_WIDTHS = [32, 64, 128, 256, 512, 1024, 2048]
+_SOUND_FACTORS: list[int | list[int]] = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
+_PIXEL_WIDTHS = [64, 128, 256, 256, 512, 1024, 2048, 2048]
+_PIXEL_FACTORS: list[int | list[int]] = [[1, 2], 2, 2, 2, 2, 2, 2, 2]
+
+LAYOUTS: dict[str, dict[str, dict[str, Any]]] = {
+    # The published weights: 16 frames [48, 128, 256] and mel [1, 80, 52], 2048 numbers out.
+    "syncnet_16_pixel_attn": {
+        "audio_encoder": _encoder(1, _SOUND_WIDTHS, _SOUND_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
+        "visual_encoder": _encoder(48, _PIXEL_WIDTHS, _PIXEL_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
+    },
+    "syncnet_16_pixel": {
+        "audio_encoder": _encoder(1, _SOUND_WIDTHS, _SOUND_FACTORS),
+        "visual_encoder": _encoder(48, _PIXEL_WIDTHS, _PIXEL_FACTORS),
+    },
+    # 16 whole latents of the VAE [64, 32, 32] and mel [1, 80, 52], 1024 numbers out.
+    "syncnet_16_latent": {
+        "audio_encoder": _encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]]),
+        "visual_encoder": _encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
+    },
+    # 25 frames [75, 128, 256] and mel [1, 80, 80], 1024 numbers out.
+    "syncnet_25_pixel": {
+        "audio_encoder": _encoder(1, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 2, 2, 2]),
+        "visual_encoder": _encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], _PIXEL_FACTORS),
+    },
+}
+"""The model sections of LatentSync's `configs/syncnet/*.yaml`, by file name."""
+
+
+class StableSyncNet(nn.Module):
+    """Unit vectors of frames and sound; their dot product is high when the two belong together."""
+
+    def __init__(self, config: Mapping[str, Mapping[str, Any]]) -> None:
+        """config: `visual_encoder` and `audio_encoder` as in `LAYOUTS` (`attn_blocks` may be absent: none)."""
+        super().__init__()
+        self.audio_encoder = Encoder(**config["audio_encoder"])
+        self.visual_encoder = Encoder(**config["visual_encoder"])
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of pictures and of the sound that goes with them.
+
+        frames: float [B, T * 3, H / 2, W], the lower halves of T RGB faces in [-1, 1], channels of one frame side by side; or
+        [B, T * 4, h, w], VAE latents. mel: float [B, 1, 80, M] of `mel_spectrogram`.
+        Returns unit vectors [B, D] of vision and of audio. None of their numbers is negative, so neither is their dot product.
+        """
+        vision = self.visual_encoder(frames).flatten(1)
+        audio = self.audio_encoder(mel).flatten(1)
+        return functional.normalize(vision), functional.normalize(audio)
+
+
+class Encoder(nn.Module):
+    """[B, C, H, W] -> [B, D, 1, 1] when the factors fit the input."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        block_out_channels: list[int],
+        downsample_factors: list[int | list[int]],
+        attn_blocks: list[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        attn_blocks = attn_blocks or [0] * len(block_out_channels)
+        self.conv_in = nn.Conv2d(in_channels, block_out_channels[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        width = block_out_channels[0]
+        for out_width, factor, attends in zip(block_out_channels, downsample_factors, attn_blocks, strict=True):
+            self.down_blocks.append(ShrinkingBlock(width, out_width, factor, dropout))
+            if attends:
+                self.down_blocks.append(AttentionBlock(out_width, dropout))
+            width = out_width
+        self.norm_out = nn.GroupNorm(_NORM_GROUPS, width, _NORM_EPS)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.conv_in(inputs)
+        for block in self.down_blocks:
+            hidden = block(hidden)
+        return functional.relu(self.norm_out(hidden))
+
+
+class ShrinkingBlock(nn.Module):
+    """Two convolutions with a way around them, then one with a stride of `factor`: for both axes, or [vertical, horizontal]."""
+
+    def __init__(self, in_width: int, out_width: int, factor: int | list[int], dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_NORM_GROUPS, in_width, _NORM_EPS)
+        self.conv1 = nn.Conv2d(in_width, out_width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(_NORM_GROUPS, out_width, _NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_width, out_width, 1) if in_width != out_width else None
+        strides = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
+        self.downsample_conv = nn.Conv2d(out_width, out_width, 3, strides) if strides != (1, 1) else None
+        # One row or column of zeros at the far side; at both sides of an axis that keeps its size.
+        vertical, horizontal = strides
+        self.padding = (int(horizontal == 1), 1, int(vertical == 1), 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.conv1(functional.silu(self.norm1(inputs)))
+        hidden = self.conv2(self.dropout(functional.silu(self.norm2(hidden))))
+        hidden = hidden + (inputs if self.conv_shortcut is None else self.conv_shortcut(inputs))
+        if self.downsample_conv is None:
+            return hidden
+        return self.downsample_conv(functional.pad(hidden, self.padding))
+
+
+class AttentionBlock(nn.Module):
+    """Every place looks at every other one: a transformer layer on the picture's points."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_NORM_GROUPS, width, _NORM_EPS)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width, dropout=dropout, activation_fn="geglu")
+        self.conv_in = nn.Conv2d(width, width, 1)
+        self.conv_out = nn.Conv2d(width, width, 1)
+        self.attn = Attention(width, heads=_NUM_HEADS, dim_head=width // _NUM_HEADS, dropout=dropout, bias=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        picture = self.conv_in(self.norm1(inputs))
+        points = picture.flatten(2).transpose(1, 2)
+        points = points + self.attn(self.norm2(points))
+        points = points + self.ff(self.norm3(points))
+        return inputs + self.conv_out(points.transpose(1, 2).reshape(picture.shape))
