@@ -360,7 +360,11 @@ def _read(file: ModelFile) -> bytes:
         content = file.path.read_bytes()
     except FileNotFoundError as error:
         raise MissingModelError(_missing_words([file])) from error
-    _check(file, content, str(file.path))
+    if file.origin is None:
+        remedy = how_to_get(file)
+    else:
+        remedy = f"`lipforge models fetch {file.profile}` brings the right one and keeps this one under another name."
+    _check(file, content, str(file.path), remedy)
     return content
 
 
@@ -381,14 +385,10 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
-def _check(file: ModelFile, content: bytes, place: str) -> None:
+def _check(file: ModelFile, content: bytes, place: str, remedy: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found == file.sha256:
         return
-    if file.origin is None:
-        remedy = how_to_get(file)
-    else:
-        remedy = f"`lipforge models fetch {file.profile}` brings the right one and keeps this one under another name."
     raise WrongHashError(
         f"{place}: not the expected {file.name}. sha256 is {found} ({len(content)} bytes), expected {file.sha256} "
         f"({file.size_bytes} bytes). Source: {file.source}. {remedy}"
@@ -451,7 +451,7 @@ def _take_out(path: Path, file: ModelFile) -> bytes:
             content = stream.read(file.size_bytes + 1)
     except (KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise FetchError(f"cannot read {file.origin}: {error}") from error
-    _check(file, content, str(file.origin))
+    _check(file, content, str(file.origin), "Nothing of it was stored.")
     return content
 
 
