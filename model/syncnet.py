@@ -168,7 +168,7 @@ def _cosines() -> np.ndarray:
 
 
 _CROPPED_FROM_PX = 256
-_CROP_TOP, _CROP_BOTTOM, _CROP_LEFT, _CROP_RIGHT = -5, 321, -35, 291
+_CROP_TOP, _CROP_BOTTOM, _CROP_LEFT, _CROP_RIGHT = -5, 321, -36, 291
 """Where SyncNet's crop lies in an aligned picture of 256 px: see `lip_crops`."""
 _GREY = 110
 """What the published crop shows beyond the picture."""
@@ -189,9 +189,9 @@ class SyncNetScorer:
 
     def __init__(self, content: bytes) -> None:
         """content: the bytes of `syncnet_v2.model`. Raises `weights.ModelFileError` when they are something else."""
-        network = SyncNetV2()
-        weights.load_strict(network, weights.read_state_dict(content, WEIGHTS_FILE), WEIGHTS_FILE)
-        self._network = network.to(memory_format=torch.channels_last_3d)  # 1.5 times as fast on a CPU
+        self._network = SyncNetV2()
+        weights.load_strict(self._network, weights.read_state_dict(content, WEIGHTS_FILE), WEIGHTS_FILE)
+        self._network.netcnnlip.to(memory_format=torch.channels_last_3d)  # 1.5 times as fast on a CPU
 
     def score(self, frames: np.ndarray, audio: np.ndarray) -> SyncScore:
         """Offset and confidence of one clip; LatentSync keeps confidences from 3 on.
@@ -243,7 +243,7 @@ def lip_crops(frames: np.ndarray) -> np.ndarray:
     0.4); beyond the picture it shows grey (110). Its detector has nothing to find out here: the alignment has put every face at
     the same place. In the aligned square, whose template of 75 x 100 units makes faces 4/3 wider than they are, a frontal face from forehead to chin
     and cheek to cheek covers 3 to 84 % of the height and 4 to 95 % of the width (FaceMesh outlines, medians over 33 clips). So s is 0.455 R, the middle of the
-    box lies at (0.5, 0.437) R, and the crop goes from -0.018 R down to 1.255 R and from -0.137 R across to 1.137 R. The mouth, at 0.625 R,
+    box lies at (0.5, 0.437) R, and the crop goes from -0.018 R down to 1.255 R and from -0.137 R across to 1.137 R (fractions of pixels are cut off, as published). The mouth, at 0.625 R,
     comes to its middle. The stretch is left as it is: LatentSync's threshold was set with it.
     """
     if frames.shape[1] != _CROPPED_FROM_PX:
