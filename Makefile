@@ -3,10 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check lint types test demo bench fmt clean
+.PHONY: help setup check lint types test demo bench sync-results fmt clean
 
 help:            ## show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.done ## make .venv, install everything, fetch the built-in models
 
@@ -38,6 +38,9 @@ demo: setup      ## make a talking video from a photograph and run the main job 
 
 bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.prepare
+
+sync-results: setup ## the page on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
+	$(BIN)/python -m benchmarks.lip_sync $(or $(CLIPS),$(error name a folder of videos with a clips.csv: make sync-results CLIPS=FOLDER)) --out docs/models/lip_sync_results.md
 
 fmt: setup       ## format the code
 	$(BIN)/ruff check --fix .

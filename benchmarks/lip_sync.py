@@ -1,0 +1,132 @@
+"""What the built-in lip-sync scorer is worth: a page of evidence, made from a folder of clips that training never saw.
+
+    python -m benchmarks.lip_sync CLIPS --out docs/models/lip_sync_results.md [--weights FILE]
+
+CLIPS holds videos and a clips.csv with the columns file, trainable, natural_sync, native_av_offset_frames and language. Faces are
+followed as `lipforge prepare` does. The page and its pictures come out the same every time, the times apart.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
+
+import numpy as np
+
+from benchmarks import lip_sync_cases as cases
+from benchmarks import lip_sync_pictures as pictures
+from benchmarks.lip_sync_clips import CLEAN, Follower, Track, kinds, read_about
+from benchmarks.lip_sync_engine import run_engine, usable
+from benchmarks.lip_sync_measures import Judge, Scores, Window, measure, windows
+from benchmarks.lip_sync_page import Evidence, write_page
+from model import weights
+from model.lip_sync import DEFAULT_MIN_CONFIDENCE, LipSync
+
+LENGTHS = (50, 75, 117, 125, 250)
+"""Of windows, in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""
+TABLE_LENGTH = 117
+CHANCE_LENGTHS_S = (2, 3, 5, 7.5, 10, 15, 20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="folder of videos with clips.csv")
+    parser.add_argument("--out", type=Path, required=True, help="the page (.md); pictures go into a folder of its name")
+    parser.add_argument("--weights", type=Path, help="weights to judge; those that ship without it")
+    arguments = parser.parse_args()
+    try:
+        about = read_about(arguments.clips)
+    except ValueError as error:
+        sys.exit(str(error))
+    content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
+    evidence = gather(arguments.clips, about, Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE))
+    write(evidence, arguments.out)
+
+
+def gather(folder: Path, about: dict[str, dict[str, str]], judge: Judge) -> Evidence:
+    """All that is measured, with a line of progress for each part."""
+    say = _Progress()
+    follower = Follower()
+    tracks: list[Track] = []
+    unusable = []
+    for file, row in sorted(about.items()):
+        found = follower.tracks(folder / file, row)
+        tracks += found
+        if not found:
+            unusable.append(file)
+    by_kind = kinds(tracks)
+    clean = [track for track, kind in by_kind.items() if kind == CLEAN]
+    say(f"{len(tracks)} faces in {len(about)} files; {len(clean)} are clean")
+    by_length: dict[int, Scores] = {}
+    for length in LENGTHS:
+        by_length[length] = measure(judge, windows(clean, length))
+        say(f"{len(by_length[length].own)} windows of {length / 25:g} s")
+    whole = cases.whole_tracks(judge, by_kind)
+    faces = cases.by_face(judge, by_kind, TABLE_LENGTH)
+    several = cases.turns(judge, [track for track, kind in by_kind.items() if kind == "several faces"])
+    chances = cases.chance_by_length(judge, by_kind, CHANCE_LENGTHS_S)
+    say("whole clips, several faces, chance by length")
+    listeners = [track for track, kind in by_kind.items() if kind == "silent sound"]
+    long = [track for track in clean if track.num_frames >= TABLE_LENGTH]
+    sounds = list(cases.changed_sound(judge, long, listeners, TABLE_LENGTH))
+    say("changed sound")
+    shown = list(cases.changed_picture(judge, follower, long, folder, TABLE_LENGTH))
+    say("changed pictures")
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = run_engine(judge, usable(tracks), folder, Path(scratch))
+    say(f"planted offsets through prepare: {len(engine.found)} clips")
+    speed_ms = time_scorer(judge, windows(clean, 125))
+    return Evidence(
+        judge, by_kind, unusable, by_length, whole, faces, sounds, shown, several, chances, engine, speed_ms
+    )
+
+
+def time_scorer(judge: Judge, parts: list[Window]) -> float:
+    """CPU milliseconds of one score of 5 s, median."""
+    times_ms = []
+    for part in parts:
+        audio = part.audio()
+        began_s = time.process_time()
+        judge.model.score(part.points, part.mouths, audio)
+        times_ms.append(1000 * (time.process_time() - began_s))
+    return float(np.median(times_ms))
+
+
+def write(evidence: Evidence, out: Path) -> None:
+    """The page, and its pictures in a folder beside it."""
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    curves = [evidence.by_length[length] for length in (75, 125, 250) if len(evidence.by_length[length].own)]
+    threshold = evidence.judge.min_confidence
+    drawn = {
+        "thresholds": pictures.draw_thresholds(curves, threshold),
+        "chance": pictures.draw_chance(evidence.chances, threshold),
+        "turns": pictures.draw_turns(evidence.turns),
+        "planted": pictures.draw_planted(evidence.engine),
+    }
+    for name, figure in drawn.items():
+        pictures.save(figure, folder / f"{name}.svg")
+    write_page(evidence, out)
+    print(f"wrote {out}")
+
+
+@dataclass
+class _Progress:
+    """Lines with the time since the start."""
+
+    began_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began_s = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"{time.monotonic() - self.began_s:6.0f} s  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""What the scorer says where nothing was promised: other faces, other sound, other pictures."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import lip_sync_media as made
+from benchmarks.lip_sync_clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg
+from benchmarks.lip_sync_measures import Judge, Window, windows
+from model.speech import SpeechDetector
+from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
+from pipeline.config import Thresholds
+from pipeline.decide import decide
+
+YAW_BINS_DEG = (0, 10, 20, 30, 90)
+EYES_BINS_PX = (0, 40, 60, 120, 1000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One whole track, with its own sound."""
+
+    track: Track
+    kind: str
+    score: SyncScore
+    speech_ratio: float
+    verdict: str
+
+
+def verdict(score: SyncScore, speech_ratio: float, min_confidence: float) -> str:
+    """What `lipforge prepare` would say at its defaults, picture quality and face size apart."""
+    thresholds = Thresholds(
+        min_sync_confidence=min_confidence, sync_model="scorer", min_quality=0, quality_model="none"
+    )
+    measures = {
+        "speech_ratio": speech_ratio,
+        "sync_confidence": score.confidence,
+        "av_offset_frames": score.offset_frames,
+        "sync_model": "scorer",
+        "quality": 100.0,
+        "quality_model": "none",
+    }
+    outcome = decide(measures, thresholds)
+    return "kept" if outcome.reason is None else str(outcome.reason)
+
+
+def whole_tracks(judge: Judge, kinds: dict[Track, str]) -> list[Case]:
+    """Every track once, from its first frame to its last."""
+    speech = SpeechDetector()
+    cases = []
+    for track, kind in kinds.items():
+        score = judge.score(track)
+        ratio = speech.speech_ratio(track.sound[MARGIN * SAMPLES_PER_FRAME : -MARGIN * SAMPLES_PER_FRAME])
+        cases.append(Case(track, kind, score, ratio, verdict(score, ratio, judge.min_confidence)))
+    return cases
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one change to clean clips does: over windows of one length."""
+
+    name: str
+    num_windows: int
+    num_people: int
+    confidence: float
+    """Median."""
+    within_1: float
+    """Share of offsets within 1 frame of the reference; NaN where there is none to find."""
+    within_2: float
+    kept: float
+    """Share at or above the default threshold."""
+
+
+def _change(
+    judge: Judge, name: str, parts: Sequence[Window], sounds: Sequence[np.ndarray], match: bool = True
+) -> Change:
+    """match: the sound is that of the picture, so there is an offset to find."""
+    scores = [judge.match(judge.see(part), judge.hear(sound)) for part, sound in zip(parts, sounds, strict=True)]
+    errors = [
+        abs(score.offset_frames - part.track.reference)
+        for score, part in zip(scores, parts, strict=True)
+        if match and part.track.reference is not None
+    ]
+    confidence = np.array([score.confidence for score in scores])
+    return Change(
+        name,
+        len(parts),
+        len({part.track.speaker for part in parts}),
+        float(np.median(confidence)),
+        float(np.mean(np.array(errors) <= 1)) if errors else float("nan"),
+        float(np.mean(np.array(errors) <= 2)) if errors else float("nan"),
+        float(np.mean(confidence >= judge.min_confidence)),
+    )
+
+
+def changed_sound(judge: Judge, clean: Sequence[Track], listeners: Sequence[Track], length: int) -> Iterator[Change]:
+    """Clean tracks whose sound was made worse or replaced. listeners: faces that do not speak."""
+
+    def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+        tracks = [replace(track, sound=change(track.sound)) for track in clean]
+        parts = windows(tracks, length)
+        return _change(judge, name, parts, [part.audio() for part in parts])
+
+    parts = windows(clean, length)
+    yield changed("as it is", lambda sound: sound)
+    for snr_db in (20, 10, 0):
+        yield changed(f"white noise, {snr_db} dB SNR", lambda sound, snr_db=snr_db: made.with_noise(sound, snr_db, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        yield changed("MP3 at 32 kbit/s", lambda sound: made.through_codec(sound, place, "mp3", "-b:a", "32k"))
+        yield changed("8 kHz sampling rate", lambda sound: made.through_codec(sound, place, "wav", "-ar", "8000"))
+    silence = np.zeros((length + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME, np.float32)
+    yield _change(judge, "digital silence", parts, [silence] * len(parts), match=False)
+    still = [replace(track, points=np.repeat(track.points[:1], track.num_frames, axis=0)) for track in clean]
+    still = [replace(track, mouths=np.repeat(track.mouths[:1], track.num_frames, axis=0)) for track in still]
+    parts = windows(still, length)
+    yield _change(judge, "a still picture of the face", parts, [part.audio() for part in parts], match=False)
+    yield _off_screen(judge, "a face that talks, another person's voice", clean, clean, length)
+    if listeners:
+        yield _off_screen(judge, "a face that is silent, another person's voice", listeners, clean, length)
+
+
+def _off_screen(judge: Judge, name: str, faces: Sequence[Track], voices: Sequence[Track], length: int) -> Change:
+    pairs = [
+        (face, voice.audio())
+        for face in windows(faces, length)
+        for voice in windows(voices, length)
+        if face.track.speaker != voice.track.speaker
+    ]
+    parts, sounds = zip(*pairs, strict=True)
+    return _change(judge, name, parts, sounds, match=False)
+
+
+def changed_picture(
+    judge: Judge, follower: Follower, clean: Sequence[Track], sources: Path, length: int
+) -> Iterator[Change]:
+    """The beginning of the clean videos, encoded again and followed again."""
+    ways = {
+        "H.264 again, crf 17": {},
+        "H.264 again, crf 35": {"crf": 35},
+        "15 frames per second": {"fps": 15},
+        "30 frames per second": {"fps": 30},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        base, path = Path(folder) / "base.mkv", Path(folder) / "changed.mkv"
+        found: dict[str, list[Track]] = {name: [] for name in ways}
+        for track in clean:
+            made.base_file(sources / track.file, base, 1.3 * length / 25)
+            for name, options in ways.items():
+                made.encode_picture(base, path, **options)
+                found[name] += [replace(again, file=track.file) for again in follower.tracks(path, track.about)]
+        for name, tracks in found.items():
+            parts = windows(tracks, length)
+            yield _change(judge, name, parts, [part.audio() for part in parts])
+
+
+def by_face(judge: Judge, kinds: dict[Track, str], length: int) -> list[Change]:
+    """Windows of one natural speaker, by how far the head is turned and by how large the face is."""
+    tracks = [track for track, kind in kinds.items() if kind in (CLEAN, "small face", "turned head")]
+    parts = windows(tracks, length)
+    turned = [abs(yaw_deg(part.points)) for part in parts]
+    large = [eyes_px(part.points) for part in parts]
+    bins = [(f"head turned by {low} to {high} degrees", turned, low, high) for low, high in pairwise(YAW_BINS_DEG)]
+    bins += [(f"eyes {low} to {high} px apart", large, low, high) for low, high in pairwise(EYES_BINS_PX)]
+    found = []
+    for name, values, low, high in bins:
+        chosen = [part for part, value in zip(parts, values, strict=True) if low <= value < high]
+        if chosen:
+            found.append(_change(judge, name, chosen, [part.audio() for part in chosen]))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Who speaks when: one face of several."""
+
+    track: Track
+    times_s: np.ndarray
+    """Middles of the seconds looked at, in the video."""
+    similarity: np.ndarray
+    """Of lips and sound in that second at the best offset, above the median of all offsets."""
+    score: SyncScore
+
+
+def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
+    """Similarity second by second, at the offset that fits the whole track best."""
+    view = 12  # frames that the first vector of a window needs around its middle
+    found = []
+    for track in tracks:
+        score = judge.score(track)
+        column = score.offset_frames + MAX_SHIFT
+        starts = range(0, track.num_frames - 25 - view + 1, 5)
+        parts = [judge.score(track, start, 25 + view).curve for start in starts]
+        rises = np.array([curve[column] - np.median(curve) for curve in parts])
+        times_s = np.array([track.start_frame + start + (25 + view) / 2 for start in starts]) / 25
+        found.append(Turn(track, times_s, rises, score))
+    return found
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Confidence of faces under sound that is not theirs."""
+
+    length_s: float
+    num_pairs: int
+    num_faces: int
+    quantiles: tuple[float, float, float]
+    """5, 50 and 95 %."""
+    kept: float
+
+
+def chance_by_length(judge: Judge, kinds: dict[Track, str], lengths_s: Sequence[float]) -> list[Chance]:
+    """Faces of natural speech under a long sound made of the clean speakers' voices, one after another.
+
+    The face's own voice is left out.
+    """
+    faces = [track for track, kind in kinds.items() if kind in (CLEAN, "small face", "several faces", "turned head")]
+    voices = {track.speaker: track.sound for track, kind in kinds.items() if kind == CLEAN}
+    found = []
+    for length_s in lengths_s:
+        length = round(length_s * 25)
+        values, shown = [], set()
+        for track in faces:
+            sound = np.concatenate([voice for speaker, voice in voices.items() if speaker != track.speaker])
+            span = (length + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME
+            begins = np.linspace(0, len(sound) - span, 12).astype(int)
+            for part in windows([track], length)[:4]:
+                seen = judge.see(part)
+                shown.add(track)
+                values += [judge.match(seen, judge.hear(sound[begin : begin + span])).confidence for begin in begins]
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+        kept = float(np.mean(np.array(values) >= judge.min_confidence))
+        found.append(Chance(length_s, len(values), len(shown), (float(low), float(middle), float(high)), kept))
+    return found

@@ -1,0 +1,169 @@
+"""Faces of a folder of videos, followed as the engine follows them, and what kind of test each one is."""
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from model import weights
+from model.lip_points import SYNC_LANDMARKS, mouth_pictures
+from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from pipeline import media
+from pipeline.clip import Source
+from pipeline.config import PrepareConfig
+from pipeline.plan import plan_units
+from pipeline.recipe import CutOperator
+from pipeline.stages.probe import Probe
+
+MARGIN = 40
+"""Frames of sound on each side of a track: room for a planted shift, and for the scorer's own search."""
+MIN_EYES_PX = 60
+MAX_YAW_DEG = 30
+CLEAN = "clean"
+_EYES = [int(np.flatnonzero(landmark == SYNC_LANDMARKS)[0]) for landmark in (33, 263)]
+_SETTINGS = {
+    "cut": {"min_clip_s": 2, "max_clip_s": 30},
+    "faces": {"min_height_px": 30},
+    "align": {"max_upscale_ratio": 12},
+}
+"""Wider limits than the defaults, so that short clips and small faces can be measured too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One face through one shot, and the sound of that time."""
+
+    file: str
+    about: dict[str, str]
+    """The file's row of clips.csv."""
+    track_index: int
+    start_frame: int
+    points: np.ndarray
+    """float32 [T, len(SYNC_LANDMARKS), 3], pixels."""
+    mouths: np.ndarray
+    """uint8 [T, 64, 64]."""
+    sound: np.ndarray
+    """float32 [(T + 2 * MARGIN) * 640] at 16 kHz."""
+
+    @cached_property
+    def eyes_px(self) -> float:
+        return eyes_px(self.points)
+
+    @cached_property
+    def yaw_deg(self) -> float:
+        return yaw_deg(self.points)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.points)
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.file).stem} ({self.track_index}, {self.start_frame / 25:g} s)"
+
+    @property
+    def speaker(self) -> str:
+        """clips.csv names no people: each file stands for one."""
+        return Path(self.file).stem
+
+    @property
+    def reference(self) -> int | None:
+        """Offset that the file carries, as SyncScore.offset_frames; None where it is not known."""
+        return int(text) if (text := self.about["native_av_offset_frames"]) else None
+
+    def audio(self, first_frame: int, num_frames: int, late_by: int = 0) -> np.ndarray:
+        """The sound of a span with MAX_SHIFT frames of margin, heard `late_by` frames later than in the clip."""
+        begin = (first_frame + MARGIN - MAX_SHIFT - late_by) * SAMPLES_PER_FRAME
+        return self.sound[begin : begin + (num_frames + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME]
+
+
+def eyes_px(points: np.ndarray) -> float:
+    """Median distance of the outer corners of the eyes in the picture. points: float [T, len(SYNC_LANDMARKS), 3]."""
+    across = points[:, _EYES[1]] - points[:, _EYES[0]]
+    return float(np.median(np.hypot(across[:, 0], across[:, 1])))
+
+
+def yaw_deg(points: np.ndarray) -> float:
+    """Median turn of the head to the side, from the depth that the mesh gives the eyes: 0 is frontal."""
+    across = points[:, _EYES[1]] - points[:, _EYES[0]]
+    return float(np.median(np.degrees(np.arctan2(across[:, 2], across[:, 0]))))
+
+
+def read_about(folder: Path) -> dict[str, dict[str, str]]:
+    """clips.csv by file name. Raises ValueError when it is not there."""
+    path = folder / "clips.csv"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: it says what each clip is (columns file, trainable, natural_sync, ...)")
+    with path.open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+class Follower:
+    """Follows faces as `lipforge prepare` does, with wider limits."""
+
+    def __init__(self) -> None:
+        self.cut = CutOperator(PrepareConfig.model_validate(_SETTINGS), weights.load("builtin"))
+
+    def tracks(self, path: Path, about: dict[str, str]) -> list[Track]:
+        """All faces of one video for as long as they are usable; none when there is none."""
+        video = Probe().process(Source(str(path)))
+        if video.info is None or video.reason is not None:
+            return []
+        found = []
+        for unit in plan_units(video, 300.0):
+            for clip in self.cut.process(unit).clips:
+                if not clip.mp4:
+                    continue
+                assert clip.lip_points is not None
+                found.append(
+                    Track(
+                        file=path.name,
+                        about=about,
+                        track_index=clip.track_index,
+                        start_frame=clip.start_frame,
+                        points=clip.lip_points,
+                        mouths=mouth_pictures(media.decode_mp4(clip.mp4)),
+                        sound=media.read_audio(
+                            str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN
+                        ),
+                    )
+                )
+        return found
+
+
+def kind_of(track: Track, num_tracks_at_once: int) -> str:
+    """CLEAN, or the first reason why a track is not the promise's case.
+
+    num_tracks_at_once: usable faces of the file at the same time.
+    """
+    about, sync = track.about, track.about["natural_sync"]
+    rules = {
+        "several faces": num_tracks_at_once > 1,
+        "dubbed or re-voiced": "ADR" in sync,
+        "generated": "generated" in sync,
+        "silent sound": "silent" in sync,
+        "music or noise, no speech": sync == "n/a" and about["language"] == "none",
+        "drawn": sync == "n/a",
+        "film music": sync == "uncertain",
+        "rap, cuts to the audience": sync == "yes-partly",
+        "may have shaped the weights": about["trainable"] == "yes",
+        "small face": track.eyes_px < MIN_EYES_PX,
+        "turned head": abs(track.yaw_deg) > MAX_YAW_DEG,
+    }
+    return next((kind for kind, holds in rules.items() if holds), CLEAN)
+
+
+def kinds(tracks: list[Track]) -> dict[Track, str]:
+    """`kind_of` each track."""
+
+    def at_once(track: Track) -> int:
+        return sum(
+            other.file == track.file
+            and other.start_frame < track.start_frame + track.num_frames
+            and track.start_frame < other.start_frame + other.num_frames
+            for other in tracks
+        )
+
+    return {track: kind_of(track, at_once(track)) for track in tracks}

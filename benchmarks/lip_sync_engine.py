@@ -1,0 +1,139 @@
+"""Planted offsets through the whole of `lipforge prepare`, and what is left of them in the delivered clips."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import lip_sync_media as made
+from benchmarks.lip_sync_clips import Track
+from benchmarks.lip_sync_measures import Judge
+from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.samples import read_sample
+from model import weights
+from model.faces import MediaPipeFaces
+from model.lip_points import mouth_pictures
+from model.sync_score import MAX_SHIFT
+from pipeline import media
+from pipeline.config import FPS, PrepareConfig
+from pipeline.inputs import Labels
+from pipeline.progress import Progress
+from pipeline.run import prepare
+from train.lip_sync_clips import crop_points
+
+PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
+AGAIN = (-10, -3, 0, 3, 10)
+"""Planted offsets whose delivered clips are scored again."""
+SOURCE_S = 8.2
+"""The first part of each video: enough for one clip."""
+WAYS = {"samples": made.shift_samples, "time stamps": made.shift_container}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One clip of a video whose sound was moved."""
+
+    file: str
+    way: str
+    planted: int
+    """Frames, positive = the sound was made early."""
+    reference: int
+    """Offset that the video came with."""
+    trainable: bool
+    outcome: str
+    """`kept`, or the reason."""
+    offset: int | None
+    """What `prepare` found; None where it got no clip."""
+    left: int | None
+    """Offset of the delivered clip, scored again; None where that was not done."""
+
+    @property
+    def residual(self) -> int | None:
+        return None if self.offset is None else self.offset - self.reference - self.planted
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    found: list[Found]
+    stage_cpu_s: dict[str, float]
+    seconds: float
+    """Of video that went in."""
+
+
+def usable(tracks: Sequence[Track]) -> list[Track]:
+    """One track each of the videos of natural speech with a reference that are long enough for a clip."""
+    chosen = {
+        track.file: track
+        for track in tracks
+        if track.about["natural_sync"] == "yes" and track.reference is not None and track.num_frames >= 5 * FPS
+    }
+    return [chosen[file] for file in sorted(chosen)]
+
+
+def run_engine(judge: Judge, tracks: Sequence[Track], sources: Path, scratch: Path) -> EngineRun:
+    """Plant offsets in each video, prepare them all, and score delivered clips again."""
+    planted: dict[str, tuple[Track, str, int]] = {}
+    folder = scratch / "planted"
+    folder.mkdir()
+    for track in tracks:
+        stem = Path(track.file).stem
+        base = made.base_file(sources / track.file, scratch / f"{stem}.mkv", SOURCE_S)
+        for way, shift in WAYS.items():
+            for frames in PLANTED:
+                if frames or way == "samples":
+                    path = folder / f"{stem} {way} {frames:+d}.mkv"
+                    planted[str(shift(base, path, frames))] = (track, way, frames)
+    out = str(scratch / "dataset")
+    config = PrepareConfig.model_validate(
+        {"run": {"executor": "local"}, "thresholds": {"max_av_offset_frames": MAX_SHIFT}}
+    )
+    with open(os.devnull, "w") as nowhere:
+        summary = prepare([str(folder)], out, config, Labels(), Progress(Console(file=nowhere)))
+    faces = MediaPipeFaces(weights.load("builtin"))
+    fs, root = open_folder(out)
+    found = []
+    for row in sorted(read_manifest(out).to_pylist(), key=lambda row: (row["source_uri"], row["start_s"])):
+        track, way, frames = planted[row["source_uri"]]
+        left = None
+        if row["status"] == "kept" and frames in AGAIN:
+            sample = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+            left = _score_delivered(judge, sample, faces)
+        if row["av_offset_frames"] is None and row["end_s"] - row["start_s"] < 5:
+            continue  # a tail too short for a clip
+        reference = track.reference
+        assert reference is not None
+        found.append(
+            Found(
+                track.file,
+                way,
+                frames,
+                reference,
+                track.about["trainable"] == "yes",
+                row["reason"] or row["status"],
+                row["av_offset_frames"],
+                left,
+            )
+        )
+    return EngineRun(found, summary.stage_cpu_s, summary.seconds_in)
+
+
+def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFaces) -> int | None:
+    """Offset of a clip as training gets it: mouth and lips from its own pictures, and its own sound.
+
+    The stored sound has no margin, so the clip's inner frames are scored, 0.6 s away from both ends.
+    None where the face is not found again in the crop.
+    """
+    frames = media.decode_mp4(sample["mp4"])
+    points = crop_points(frames, faces)
+    if points is None:
+        return None
+    inner = slice(MAX_SHIFT, -MAX_SHIFT)
+    seen = judge.model.see(points[inner], mouth_pictures(frames[inner]))
+    return judge.match(seen, judge.hear(media.decode_flac(sample["flac"]))).offset_frames
+
+
+def residuals(run: EngineRun) -> np.ndarray:
+    return np.array([found.residual for found in run.found if found.residual is not None])

@@ -1,0 +1,121 @@
+"""The pictures of the lip-sync results page: small SVG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from benchmarks.lip_sync_cases import Chance, Turn
+from benchmarks.lip_sync_engine import EngineRun, residuals
+from benchmarks.lip_sync_measures import Scores, kept_at, refused_at
+
+mpl.rcParams.update(
+    {
+        "svg.fonttype": "none",  # text stays text: small files
+        "svg.hashsalt": "lipforge",  # the same drawing gives the same bytes
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+    }
+)
+COLOURS = ("#1b6ca8", "#c4521a", "#3c8a3f", "#7b4fa3", "#8a8a8a")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """SVG on white, so that it reads on any page."""
+    figure.savefig(path, metadata={"Date": None}, facecolor="white", bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_thresholds(by_length: Sequence[Scores], threshold: float) -> Figure:
+    """Share of own sound kept and of other sound refused, for each threshold."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.6))
+    grid = np.linspace(0, 6, 61)
+    for scores, colour in zip(by_length, COLOURS, strict=False):
+        everyone = np.ones(len(scores.own))
+        label = f"{scores.length / 25:g} s ({len(scores.own)} windows, {_people(len(scores.people))})"
+        axes.plot(grid, [100 * kept_at(t)(scores, everyone) for t in grid], color=colour, label=f"kept, {label}")
+        if len(scores.people) > 1:
+            refused = [100 * refused_at(t)(scores, everyone) for t in grid]
+            axes.plot(grid, refused, color=colour, linestyle="--", label=f"refused, {scores.length / 25:g} s")
+    axes.axvline(threshold, color="black", linewidth=1)
+    axes.annotate(f"default {threshold:g}", (threshold, 2), xytext=(3, 0), textcoords="offset points")
+    axes.set(xlabel="threshold of the confidence", ylabel="share, %", xlim=(0, 6), ylim=(0, 101))
+    axes.legend(loc="center right")
+    return figure
+
+
+def draw_chance(chances: Sequence[Chance], threshold: float) -> Figure:
+    """What confidence a mismatch reaches, by the length of the clip."""
+    figure, axes = plt.subplots(figsize=(7.2, 3))
+    lengths = [chance.length_s for chance in chances]
+    for place, (name, style) in enumerate((("5 %", ":"), ("median", "-"), ("95 %", "--"))):
+        values = [chance.quantiles[place] for chance in chances]
+        axes.plot(lengths, values, style, color=COLOURS[0], marker=".", label=name)
+    axes.axhline(threshold, color="black", linewidth=1)
+    axes.annotate(f"default {threshold:g}", (lengths[-1], threshold), xytext=(-50, 3), textcoords="offset points")
+    axes.set(xlabel="length of the clip, s", ylabel="confidence of mismatches", ylim=(0, None))
+    axes.legend(loc="lower right", ncols=3)
+    return figure
+
+
+def draw_turns(turns: Sequence[Turn]) -> Figure:
+    """Who speaks when: one row of axes for each video, one line for each face."""
+    files = list(dict.fromkeys(turn.track.file for turn in turns))
+    figure, rows = plt.subplots(len(files), 1, figsize=(7.2, 2.3 * len(files)), squeeze=False, layout="constrained")
+    for axes, file in zip(rows[:, 0], files, strict=True):
+        faces = [turn for turn in turns if turn.track.file == file]
+        for number, (turn, colour) in enumerate(zip(faces, COLOURS, strict=False)):
+            across = turn.track.points[:, :, 0].mean()
+            label = f"face {number}, x {across:.0f} px: confidence {turn.score.confidence:.1f}, offset {turn.score.offset_frames:+d}"
+            axes.plot(turn.times_s, turn.similarity, color=colour, label=label)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_title(file, loc="left", fontsize=9)
+        axes.set(ylabel="similarity above\nthe median offset")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    rows[-1, 0].set_xlabel("time in the video, s (each value is the mean of 1 s)")
+    return figure
+
+
+def draw_planted(run: EngineRun) -> Figure:
+    """Offsets found against planted ones; what is left between them; what is left in the delivered clips."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+    for way, colour, aside in (("samples", COLOURS[0], -0.15), ("time stamps", COLOURS[1], 0.15)):
+        points: dict[tuple[int, int], int] = {}
+        for found in run.found:
+            if found.way == way and found.offset is not None:
+                place = (found.planted, found.offset - found.reference)
+                points[place] = points.get(place, 0) + 1
+        if points:
+            x, y = zip(*points, strict=True)
+            sizes = [12 * count for count in points.values()]
+            left.scatter(np.array(x) + aside, y, s=sizes, color=colour, alpha=0.7, linewidths=0, label=way)
+    left.plot((-12, 12), (-12, 12), color="black", linewidth=0.8)
+    left.set(xlabel="planted offset, frames", ylabel="offset found minus the video's own, frames")
+    left.legend(loc="upper left")
+    again = np.array([found.left for found in run.found if found.left is not None])
+    for axes, values, label in (
+        (middle, residuals(run), "found minus planted, frames"),
+        (right, again, "offset of delivered clips,\nscored again, frames"),
+    ):
+        if len(values):
+            places, counts = np.unique(values, return_counts=True)
+            axes.bar(places, counts, color=COLOURS[0])
+        axes.set(xlabel=label, ylabel="clips")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))  # type: ignore[attr-defined]
+    return figure
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count} people"
