@@ -102,11 +102,11 @@ COLUMNS = pa.schema(
         _column("upscale_ratio", pa.float32(), "median stored pixels per source pixel; above 1 the crop was enlarged"),
         # sync
         _column("av_offset_frames", pa.int32(), "offset found in the source at 25 fps; positive: the audio is early"),
-        _column("sync_confidence", pa.float32(), "confidence of sync_model; compare only within one model"),
+        _column("sync_confidence", pa.float32(), "confidence; compare only within one sync_model"),
         _column("sync_distance", pa.float32(), "distance at the best offset, in sync_model's own unit"),
         _column("sync_model", pa.string(), "name of the sync scorer"),
         # quality
-        _column("quality", pa.float32(), "no-reference picture quality, 0..100"),
+        _column("quality", pa.float32(), "no-reference picture quality, 0..100; compare only within one quality_model"),
         _column("quality_model", pa.string(), "name of the quality scorer"),
         _column("speech_ratio", pa.float32(), "share of the clip's time with speech, 0..1"),
         # who and what

@@ -125,3 +125,33 @@ def points_onnx() -> bytes:
 def face_files() -> dict[str, bytes]:
     """By the names that they have in the model set `latentsync`."""
     return {"det_10g.onnx": detector_onnx(), "2d106det.onnx": points_onnx()}
+
+
+def syncnet_file() -> bytes:
+    """Like syncnet_v2.model: the published keys and shapes, with random numbers."""
+    from model.syncnet import SyncNetV2
+
+    return _saved(SyncNetV2)
+
+
+def hyperiqa_file() -> bytes:
+    """Like koniq_pretrained.pkl: the published keys and shapes, with random numbers whose scores lie about 50."""
+    from model.hyperiqa import HyperIQA
+
+    return _saved(HyperIQA, **{"fc5b_fc.bias": 50.0})
+
+
+def _saved(network: type[nn.Module], **constants: float) -> bytes:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = network().state_dict()
+    for key, value in constants.items():
+        tensors[key].fill_(value)
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    return buffer.getvalue()
+
+
+def latentsync_files() -> dict[str, bytes]:
+    """All files of the model set `latentsync`."""
+    return {**face_files(), "syncnet_v2.model": syncnet_file(), "koniq_pretrained.pkl": hyperiqa_file()}
