@@ -34,25 +34,29 @@ class SyncNetV2(nn.Module):
         self.netcnnaud = nn.Sequential(
             *_layer_2d(1, 64, 3, padding=1),
             nn.Identity(),  # the published file counts a pooling of one cell here
-            *_layer_2d(64, 192, 3, padding=1),
-            nn.MaxPool2d(3, stride=(1, 2)),
+            *_pooled(_layer_2d(64, 192, 3, padding=1), nn.MaxPool2d(3, stride=(1, 2))),
             *_layer_2d(192, 384, 3, padding=1),
             *_layer_2d(384, 256, 3, padding=1),
-            *_layer_2d(256, 256, 3, padding=1),
-            nn.MaxPool2d(3, stride=2),
+            *_pooled(_layer_2d(256, 256, 3, padding=1), nn.MaxPool2d(3, stride=2)),
             *_layer_2d(256, 512, (5, 4)),
         )
         self.netfcaud = _head()
         self.netfclip = _head()
         self.netcnnlip = nn.Sequential(
-            *_layer_3d(3, 96, (WINDOW, 7, 7), stride=(1, 2, 2)),
-            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
-            *_layer_3d(96, 256, (1, 5, 5), stride=(1, 2, 2), padding=(0, 1, 1)),
-            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            *_pooled(
+                _layer_3d(3, 96, (WINDOW, 7, 7), stride=(1, 2, 2)),
+                nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
+            ),
+            *_pooled(
+                _layer_3d(96, 256, (1, 5, 5), stride=(1, 2, 2), padding=(0, 1, 1)),
+                nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            ),
             *_layer_3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
             *_layer_3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
-            *_layer_3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
-            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
+            *_pooled(
+                _layer_3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
+                nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
+            ),
             *_layer_3d(256, 512, (1, 6, 6)),
         )
 
@@ -73,7 +77,10 @@ class SyncNetV2(nn.Module):
         return self.netfcaud(self.netcnnaud(mfcc).flatten(1))
 
 
-def _layer_2d(inputs: int, outputs: int, kernel: int | tuple[int, int], padding: int = 0) -> tuple[nn.Module, ...]:
+_Layer = tuple[nn.Module, nn.Module, nn.Module]
+
+
+def _layer_2d(inputs: int, outputs: int, kernel: int | tuple[int, int], padding: int = 0) -> _Layer:
     return nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
@@ -83,8 +90,14 @@ def _layer_3d(
     kernel: tuple[int, int, int],
     stride: tuple[int, int, int] = (1, 1, 1),
     padding: tuple[int, int, int] = (0, 0, 0),
-) -> tuple[nn.Module, ...]:
+) -> _Layer:
     return nn.Conv3d(inputs, outputs, kernel, stride, padding), nn.BatchNorm3d(outputs), nn.ReLU()
+
+
+def _pooled(layer: _Layer, pool: nn.Module) -> tuple[nn.Module, ...]:
+    """The layer, pooled before its ReLU: the same numbers as after it, for less."""
+    convolution, norm, relu = layer
+    return convolution, norm, pool, relu
 
 
 def _head() -> nn.Sequential:
