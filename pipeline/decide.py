@@ -54,6 +54,7 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
 def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
     if measured_by != made_for:
         raise ValueError(
-            f"{what} was measured by {measured_by}, and the threshold is on the scale of {made_for}: the two do not compare. "
+            f"{what} was measured by {measured_by}, and the threshold is on the scale of {made_for or 'no model that is named'}: "
+            "the two do not compare. "
             "Prepare the sources into a new folder with one set of models."
         )
