@@ -44,18 +44,21 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
-    evidence = gather(arguments.clips, about, Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE))
+    evidence = gather(arguments.clips, about, content)
     write(evidence, arguments.out)
 
 
-def gather(folder: Path, about: dict[str, dict[str, str]], judge: Judge) -> Evidence:
-    """All that is measured, with a line of progress for each part."""
+def gather(folder: Path, about: dict[str, dict[str, str]], content: bytes) -> Evidence:
+    """All that is measured, with a line of progress for each part. content: the scorer's weights."""
+    judge = Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE)
     say = _Progress()
     follower = Follower()
     tracks: list[Track] = []
     unusable = []
-    for file, row in sorted(about.items()):
+    for number, (file, row) in enumerate(sorted(about.items()), start=1):
         found = follower.tracks(folder / file, row)
+        if number % 10 == 0:
+            say(f"faces of {number} of {len(about)} videos")
         tracks += found
         if not found:
             unusable.append(file)
@@ -64,8 +67,10 @@ def gather(folder: Path, about: dict[str, dict[str, str]], judge: Judge) -> Evid
     say(f"{len(tracks)} faces in {len(about)} files; {len(clean)} are clean")
     by_length: dict[int, Scores] = {}
     for length in LENGTHS:
-        by_length[length] = measure(judge, windows(clean, length))
-        say(f"{len(by_length[length].own)} windows of {length / 25:g} s")
+        parts = windows(clean, length)
+        if parts:
+            by_length[length] = measure(judge, parts)
+        say(f"{len(parts)} windows of {length / 25:g} s")
     whole = cases.whole_tracks(judge, by_kind)
     faces = cases.by_face(judge, by_kind, TABLE_LENGTH)
     several = cases.turns(judge, [track for track, kind in by_kind.items() if kind == "several faces"])
@@ -78,7 +83,7 @@ def gather(folder: Path, about: dict[str, dict[str, str]], judge: Judge) -> Evid
     shown = list(cases.changed_picture(judge, follower, long, folder, TABLE_LENGTH))
     say("changed pictures")
     with tempfile.TemporaryDirectory() as scratch:
-        engine = run_engine(judge, usable(tracks), folder, Path(scratch))
+        engine = run_engine(judge, content, usable(tracks), folder, Path(scratch))
     say(f"planted offsets through prepare: {len(engine.found)} clips")
     speed_ms = time_scorer(judge, windows(clean, 125))
     return Evidence(
@@ -101,10 +106,12 @@ def write(evidence: Evidence, out: Path) -> None:
     """The page, and its pictures in a folder beside it."""
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    curves = [evidence.by_length[length] for length in (75, 125, 250) if len(evidence.by_length[length].own)]
     threshold = evidence.judge.min_confidence
+    chances = {chance.length_s: chance for chance in evidence.chances}
+    lengths = [length for length in (75, 125, 250) if length in evidence.by_length]
+    curves = [evidence.by_length[length] for length in lengths], [chances[length / 25] for length in lengths]
     drawn = {
-        "thresholds": pictures.draw_thresholds(curves, threshold),
+        "thresholds": pictures.draw_thresholds(*curves, threshold),
         "chance": pictures.draw_chance(evidence.chances, threshold),
         "turns": pictures.draw_turns(evidence.turns),
         "planted": pictures.draw_planted(evidence.engine),

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks import lip_sync_media as made
 from benchmarks.lip_sync_clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg
 from benchmarks.lip_sync_measures import Judge, Window, windows
+from model.lip_sync import VIEW
 from model.speech import SpeechDetector
 from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 from pipeline.config import Thresholds
@@ -179,25 +180,27 @@ class Turn:
     """Who speaks when: one face of several."""
 
     track: Track
+    score: SyncScore
+    offset_frames: int
+    """Of the video's sound: what its surest face says."""
     times_s: np.ndarray
     """Middles of the seconds looked at, in the video."""
     similarity: np.ndarray
-    """Of lips and sound in that second at the best offset, above the median of all offsets."""
-    score: SyncScore
+    """Of lips and sound in that second at the video's offset, above the median of all offsets."""
 
 
 def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
-    """Similarity second by second, at the offset that fits the whole track best."""
-    view = 12  # frames that the first vector of a window needs around its middle
+    """Similarity second by second, at the one offset of each video."""
+    scores = {track: judge.score(track) for track in tracks}
     found = []
-    for track in tracks:
-        score = judge.score(track)
-        column = score.offset_frames + MAX_SHIFT
-        starts = range(0, track.num_frames - 25 - view + 1, 5)
-        parts = [judge.score(track, start, 25 + view).curve for start in starts]
-        rises = np.array([curve[column] - np.median(curve) for curve in parts])
-        times_s = np.array([track.start_frame + start + (25 + view) / 2 for start in starts]) / 25
-        found.append(Turn(track, times_s, rises, score))
+    for track, score in scores.items():
+        surest = max((scores[other] for other in tracks if other.file == track.file), key=lambda one: one.confidence)
+        length = 25 + VIEW - 1  # so many frames give the vectors of one second
+        starts = range(0, track.num_frames - length + 1, 10)
+        curves = [judge.score(track, start, length).curve for start in starts]
+        rises = [curve[surest.offset_frames + MAX_SHIFT] - np.median(curve) for curve in curves]
+        times_s = [(track.start_frame + start + length / 2) / 25 for start in starts]
+        found.append(Turn(track, score, surest.offset_frames, np.array(times_s), np.array(rises)))
     return found
 
 
@@ -206,11 +209,9 @@ class Chance:
     """Confidence of faces under sound that is not theirs."""
 
     length_s: float
-    num_pairs: int
     num_faces: int
-    quantiles: tuple[float, float, float]
-    """5, 50 and 95 %."""
-    kept: float
+    confidence: np.ndarray
+    """float [P], of all pairs of a face and a piece of sound."""
 
 
 def chance_by_length(judge: Judge, kinds: dict[Track, str], lengths_s: Sequence[float]) -> list[Chance]:
@@ -232,7 +233,5 @@ def chance_by_length(judge: Judge, kinds: dict[Track, str], lengths_s: Sequence[
                 seen = judge.see(part)
                 shown.add(track)
                 values += [judge.match(seen, judge.hear(sound[begin : begin + span])).confidence for begin in begins]
-        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-        kept = float(np.mean(np.array(values) >= judge.min_confidence))
-        found.append(Chance(length_s, len(values), len(shown), (float(low), float(middle), float(high)), kept))
+        found.append(Chance(length_s, len(shown), np.array(values)))
     return found

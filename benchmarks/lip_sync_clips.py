@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from model import weights
-from model.lip_points import SYNC_LANDMARKS, mouth_pictures
+from model.lip_points import SYNC_LANDMARKS
 from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 from pipeline import media
 from pipeline.clip import Source
@@ -116,7 +116,7 @@ class Follower:
             for clip in self.cut.process(unit).clips:
                 if not clip.mp4:
                     continue
-                assert clip.lip_points is not None
+                assert clip.lip_points is not None and clip.mouths is not None
                 found.append(
                     Track(
                         file=path.name,
@@ -124,7 +124,7 @@ class Follower:
                         track_index=clip.track_index,
                         start_frame=clip.start_frame,
                         points=clip.lip_points,
-                        mouths=mouth_pictures(media.decode_mp4(clip.mp4)),
+                        mouths=clip.mouths,
                         sound=media.read_audio(
                             str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN
                         ),

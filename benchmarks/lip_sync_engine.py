@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
@@ -73,8 +74,8 @@ def usable(tracks: Sequence[Track]) -> list[Track]:
     return [chosen[file] for file in sorted(chosen)]
 
 
-def run_engine(judge: Judge, tracks: Sequence[Track], sources: Path, scratch: Path) -> EngineRun:
-    """Plant offsets in each video, prepare them all, and score delivered clips again."""
+def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: Path, scratch: Path) -> EngineRun:
+    """Plant offsets in each video, prepare them all, and score delivered clips again. content: the judge's weights."""
     planted: dict[str, tuple[Track, str, int]] = {}
     folder = scratch / "planted"
     folder.mkdir()
@@ -90,9 +91,10 @@ def run_engine(judge: Judge, tracks: Sequence[Track], sources: Path, scratch: Pa
     config = PrepareConfig.model_validate(
         {"run": {"executor": "local"}, "thresholds": {"max_av_offset_frames": MAX_SHIFT}}
     )
-    with open(os.devnull, "w") as nowhere:
+    models = {**weights.load("builtin"), "lip_sync.safetensors": content}  # what is judged need not be what ships
+    with open(os.devnull, "w") as nowhere, patch.object(weights, "load", return_value=models):
         summary = prepare([str(folder)], out, config, Labels(), Progress(Console(file=nowhere)))
-    faces = MediaPipeFaces(weights.load("builtin"))
+    faces = MediaPipeFaces(models)
     fs, root = open_folder(out)
     found = []
     for row in sorted(read_manifest(out).to_pylist(), key=lambda row: (row["source_uri"], row["start_s"])):

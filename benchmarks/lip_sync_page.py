@@ -52,15 +52,23 @@ class Goal:
     statistic: Statistic
     promised: float
     aimed_at: float
+    same_person: bool = False
+    """Compares with the same person at another time."""
 
 
 GOALS = (
     Goal("planted shifts found within 1 frame", within(1), 0.85, 0.95),
     Goal("planted shifts found within 2 frames", within(2), 0.95, 0.99),
     Goal("AUC, own sound against other people's", auc(), 0.92, 0.97),
-    Goal("AUC, own sound against the same person at another time", auc(same_person=True), 0.92, 0.97),
+    Goal("AUC, own sound against the same person at another time", auc(same_person=True), 0.92, 0.97, True),
     Goal("other people's sound refused where 95 % of own is kept", refused_where_kept(0.95), 0.70, 0.90),
-    Goal("same person at another time refused where 95 % of own is kept", refused_where_kept(0.95, True), 0.70, 0.90),
+    Goal(
+        "same person at another time refused where 95 % of own is kept",
+        refused_where_kept(0.95, True),
+        0.70,
+        0.90,
+        True,
+    ),
 )
 
 
@@ -98,9 +106,11 @@ def percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.0f} %"
 
 
-def with_interval(found: Estimate) -> str:
+def with_interval(found: Estimate, num_people: int) -> str:
     if np.isnan(found.value):
         return "-"
+    if num_people == 1:
+        return f"{found.value:.3f} (1 person: no interval)"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
@@ -111,20 +121,24 @@ def _seconds(length: int) -> str:
 def _head(evidence: Evidence) -> str:
     files = {track.file for track in evidence.kinds} | set(evidence.unusable)
     clean = {track.file for track, kind in evidence.kinds.items() if kind == CLEAN}
+    open_to_training = sum(
+        track.about["trainable"] == "yes" for track in {track.file: track for track in evidence.kinds}.values()
+    )
     return f"""# What the built-in lip-sync scorer is worth
 
-Made by `make sync-results CLIPS=FOLDER`; do not edit. Scorer: `{evidence.judge.model.name}`, default threshold
-{evidence.judge.min_confidence:g}. What it is and what it was trained on: [lip_sync.md](lip_sync.md).
+Made by `make sync-results CLIPS=FOLDER`; do not edit. The scorer is `{evidence.judge.model.name}` with the default threshold of
+{evidence.judge.min_confidence:g}. [lip_sync.md](lip_sync.md) says how it works, what it was trained on, and how the threshold was chosen.
 
-{len(files)} real videos went in. No video that training may use is among the {len(clean)} clean ones that the promise is about:
-one person who speaks, natural sound, eyes at least {MIN_EYES_PX} px apart, head turned by at most {MAX_YAW_DEG} degrees.
-The rest is below, under what it is."""
+{len(files)} real videos went in. {len(clean)} of them, each of another person, are what the promise is about ("clean"): natural sound, one person
+who speaks, eyes at least {MIN_EYES_PX} px apart, head turned by at most {MAX_YAW_DEG} degrees, and never seen by training. Training may have
+used {open_to_training} others; they are only in the list of every video, and marked. The rest is below too, under what it is."""
 
 
 def _promise(evidence: Evidence) -> str:
     parts = []
     for length in (125, 117):
         scores = evidence.by_length[length]
+        same_people = len(set(scores.person[scores.same.picture]))
         rows = []
         for goal in GOALS:
             found = estimate(goal.statistic, scores)
@@ -134,7 +148,7 @@ def _promise(evidence: Evidence) -> str:
                     goal.name,
                     f"{goal.promised:g}: {verdicts[0]}",
                     f"{goal.aimed_at:g}: {verdicts[1]}",
-                    with_interval(found),
+                    with_interval(found, same_people if goal.same_person else len(scores.people)),
                     number(found.per_person, 3),
                 ]
             )
@@ -242,21 +256,23 @@ def _people(evidence: Evidence) -> str:
 
 
 def _thresholds(evidence: Evidence, folder: str) -> str:
+    chances = {chance.length_s: chance for chance in evidence.chances}
+    lengths = [length for length in (75, 125, 250) if length in evidence.by_length]
+    default = evidence.judge.min_confidence
     rows = []
-    lengths = (75, 125, 250)
-    for threshold in np.arange(1.0, 4.01, 0.25):
+    for threshold in sorted({*np.arange(1.0, 4.01, 0.25).tolist(), default}):
         cells = []
         for length in lengths:
-            scores = evidence.by_length[length]
-            everyone = np.ones(len(scores.own))
-            kept, refused = kept_at(threshold)(scores, everyone), refused_at(threshold)(scores, everyone)
-            cells.append(f"{percent(kept)} / {percent(refused)}")
-        mark = "**" if abs(threshold - evidence.judge.min_confidence) < 1e-6 else ""
+            scores, chance = evidence.by_length[length], chances[length / 25]
+            kept = kept_at(threshold)(scores, np.ones(len(scores.own)))
+            cells.append(f"{percent(kept)} / {percent(float(np.mean(chance.confidence < threshold)))}")
+        mark = "**" if threshold == default else ""
         rows.append([f"{mark}{threshold:.2f}{mark}", *cells])
     header = ["threshold", *(f"{_seconds(length)}: kept / refused" for length in lengths)]
     return f"""## The threshold
 
-Share of windows kept with their own sound (solid), and refused with another person's (dashed).
+Share of clean windows kept with their own sound (solid), and share of mismatches refused (dashed). Mismatches here are the faces of the
+next section, which are more, and harder: small and turned ones are among them.
 
 ![Kept and refused by threshold]({folder}/thresholds.svg)
 
@@ -264,21 +280,22 @@ Share of windows kept with their own sound (solid), and refused with another per
 
 
 def _chance(evidence: Evidence, folder: str) -> str:
+    default = evidence.judge.min_confidence
     rows = [
         [
             f"{chance.length_s:g} s",
             str(chance.num_faces),
-            str(chance.num_pairs),
-            " / ".join(number(value) for value in chance.quantiles),
-            percent(1 - chance.kept),
+            str(len(chance.confidence)),
+            " / ".join(number(float(value)) for value in np.quantile(chance.confidence, [0.05, 0.5, 0.95])),
+            percent(float(np.mean(chance.confidence < default))),
         ]
         for chance in evidence.chances
     ]
-    header = ["length", "faces", "pairs", "confidence: 5 % / median / 95 %", "refused"]
+    header = ["length", "faces", "pairs", "confidence: 5 % / median / 95 %", f"refused at {default:g}"]
     return f"""## Does chance read the same for short and long clips?
 
-Faces of natural speech under a sound made of other people's voices, one after another. The same threshold means the same at every
-length where these lines are level.
+Faces of natural speech under a sound made of other people's voices, one after another. One threshold means the same at every length where
+the upper line is level.
 
 ![Chance by length]({folder}/chance.svg)
 
@@ -354,8 +371,8 @@ def _several(evidence: Evidence, folder: str) -> str:
     rows = [_case_row(case) for case in evidence.whole if case.kind == "several faces"]
     return f"""## Several faces: who speaks
 
-Each face with the one sound of its video. Each point of a line is one second: how much better lips and sound fit at the face's best
-offset than at the median of all offsets.
+Each face with the one sound of its video. Each point of a line is one second: how much better lips and sound fit at the video's offset (that
+of its surest face) than at the median of all offsets. Who speaks is above 0.
 
 ![Who speaks when]({folder}/turns.svg)
 
@@ -363,21 +380,18 @@ offset than at the median of all offsets.
 
 
 def _others(evidence: Evidence) -> str:
-    others = sorted({case.kind for case in evidence.whole} - {CLEAN, "several faces"})
-    parts = []
-    for kind in (CLEAN, *others):
-        rows = [_case_row(case) for case in evidence.whole if case.kind == kind]
-        if rows:
-            parts.append(f"**{kind[0].upper()}{kind[1:]}**\n\n{table(_CASE_HEADER, rows)}")
-    nothing, groups = ", ".join(evidence.unusable), "\n\n".join(parts)
+    shown = [case for case in evidence.whole if case.kind != "several faces"]
+    shown.sort(key=lambda case: (case.kind != CLEAN, case.kind, case.track.name))
+    rows = [[case.kind, *_case_row(case)] for case in shown]
     return f"""## Every video, once
 
 From its first usable frame to its last, with its own sound. The verdict is that of `lipforge prepare` at its defaults, length, size and
-quality of the picture apart. Only the first group may be compared with the promise.
+quality of the picture apart: a clip without speech is refused before its confidence matters. Generated video is made to follow its sound, and
+is not told from real video by this measure.
 
-{groups}
+{table(["what it is", *_CASE_HEADER], rows)}
 
-No face for 2 s, no sound, or too short: {nothing}."""
+No face for 2 s, no sound, or too short: {", ".join(evidence.unusable)}."""
 
 
 def _engine(evidence: Evidence, folder: str) -> str:
@@ -454,5 +468,4 @@ def _method(evidence: Evidence) -> str:
   so late that no tried shift reaches the window's own sound.
 - Intervals are percentile bootstraps over people, the largest source of chance; with so few people they are rough, and an interval of
   one point only says that every person drawn had the same result.
-- Each file is taken for one person. Reference offsets are those of clips.csv; shifts are planted in the samples.
-- The default threshold was not fitted to this page; if it was chosen on such clips, lip_sync.md says so."""
+- Each file is taken for one person. Reference offsets are those of clips.csv; shifts are planted in the samples."""

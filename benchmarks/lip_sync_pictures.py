@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.lip_sync_cases import Chance, Turn
 from benchmarks.lip_sync_engine import EngineRun, residuals
-from benchmarks.lip_sync_measures import Scores, kept_at, refused_at
+from benchmarks.lip_sync_measures import Scores, kept_at
 
 mpl.rcParams.update(
     {
@@ -24,6 +24,7 @@ mpl.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.color": "#dddddd",
         "legend.frameon": False,
         "legend.fontsize": 8,
@@ -38,34 +39,34 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_thresholds(by_length: Sequence[Scores], threshold: float) -> Figure:
+def draw_thresholds(by_length: Sequence[Scores], chances: Sequence[Chance], threshold: float) -> Figure:
     """Share of own sound kept and of other sound refused, for each threshold."""
-    figure, axes = plt.subplots(figsize=(7.2, 3.6))
+    figure, axes = plt.subplots(figsize=(8.5, 3.4), layout="constrained")
     grid = np.linspace(0, 6, 61)
-    for scores, colour in zip(by_length, COLOURS, strict=False):
+    for scores, chance, colour in zip(by_length, chances, COLOURS, strict=False):
         everyone = np.ones(len(scores.own))
-        label = f"{scores.length / 25:g} s ({len(scores.own)} windows, {_people(len(scores.people))})"
-        axes.plot(grid, [100 * kept_at(t)(scores, everyone) for t in grid], color=colour, label=f"kept, {label}")
-        if len(scores.people) > 1:
-            refused = [100 * refused_at(t)(scores, everyone) for t in grid]
-            axes.plot(grid, refused, color=colour, linestyle="--", label=f"refused, {scores.length / 25:g} s")
+        label = f"kept, {chance.length_s:g} s: {len(scores.own)} windows, {_people(len(scores.people))}"
+        axes.plot(grid, [100 * kept_at(t)(scores, everyone) for t in grid], color=colour, label=label)
+        label = f"refused, {chance.length_s:g} s: {len(chance.confidence)} pairs, {chance.num_faces} faces"
+        refused = [100 * float(np.mean(chance.confidence < t)) for t in grid]
+        axes.plot(grid, refused, color=colour, linestyle="--", label=label)
     axes.axvline(threshold, color="black", linewidth=1)
     axes.annotate(f"default {threshold:g}", (threshold, 2), xytext=(3, 0), textcoords="offset points")
     axes.set(xlabel="threshold of the confidence", ylabel="share, %", xlim=(0, 6), ylim=(0, 101))
-    axes.legend(loc="center right")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def draw_chance(chances: Sequence[Chance], threshold: float) -> Figure:
     """What confidence a mismatch reaches, by the length of the clip."""
-    figure, axes = plt.subplots(figsize=(7.2, 3))
+    figure, axes = plt.subplots(figsize=(7.2, 3), layout="constrained")
     lengths = [chance.length_s for chance in chances]
-    for place, (name, style) in enumerate((("5 %", ":"), ("median", "-"), ("95 %", "--"))):
-        values = [chance.quantiles[place] for chance in chances]
-        axes.plot(lengths, values, style, color=COLOURS[0], marker=".", label=name)
+    for q, style in ((0.05, ":"), (0.5, "-"), (0.95, "--")):
+        values = [np.quantile(chance.confidence, q) for chance in chances]
+        axes.plot(lengths, values, style, color=COLOURS[0], marker=".", label=f"{100 * q:g} % lie below")
     axes.axhline(threshold, color="black", linewidth=1)
-    axes.annotate(f"default {threshold:g}", (lengths[-1], threshold), xytext=(-50, 3), textcoords="offset points")
-    axes.set(xlabel="length of the clip, s", ylabel="confidence of mismatches", ylim=(0, None))
+    axes.annotate(f"default {threshold:g}", (lengths[0], threshold), xytext=(0, 3), textcoords="offset points")
+    axes.set(xlabel="length of the clip, s", ylabel="confidence of mismatches", xlim=(0, None), ylim=(0, None))
     axes.legend(loc="lower right", ncols=3)
     return figure
 
@@ -73,15 +74,15 @@ def draw_chance(chances: Sequence[Chance], threshold: float) -> Figure:
 def draw_turns(turns: Sequence[Turn]) -> Figure:
     """Who speaks when: one row of axes for each video, one line for each face."""
     files = list(dict.fromkeys(turn.track.file for turn in turns))
-    figure, rows = plt.subplots(len(files), 1, figsize=(7.2, 2.3 * len(files)), squeeze=False, layout="constrained")
+    figure, rows = plt.subplots(len(files), 1, figsize=(9, 2 * len(files)), squeeze=False, layout="constrained")
     for axes, file in zip(rows[:, 0], files, strict=True):
         faces = [turn for turn in turns if turn.track.file == file]
         for number, (turn, colour) in enumerate(zip(faces, COLOURS, strict=False)):
             across = turn.track.points[:, :, 0].mean()
-            label = f"face {number}, x {across:.0f} px: confidence {turn.score.confidence:.1f}, offset {turn.score.offset_frames:+d}"
+            label = f"face {number}, at x = {across:.0f} px, confidence {turn.score.confidence:.1f}"
             axes.plot(turn.times_s, turn.similarity, color=colour, label=label)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(file, loc="left", fontsize=9)
+        axes.set_title(f"{file}, sound off by {faces[0].offset_frames:+d} frames", loc="left", fontsize=9)
         axes.set(ylabel="similarity above\nthe median offset")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     rows[-1, 0].set_xlabel("time in the video, s (each value is the mean of 1 s)")
