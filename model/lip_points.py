@@ -1,5 +1,6 @@
-"""Which FaceMesh points the lip-sync judge looks at. Apart from it, so that cutting faces does not load torch."""
+"""What the lip-sync judge looks at: points of the face, pictures of the mouth. Apart from it, so that cutting faces does not load torch."""
 
+import cv2
 import numpy as np
 
 _OUTER_LIP = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
@@ -12,3 +13,18 @@ _TEMPLES = (54, 284, 127, 356, 162, 389, 21, 251)
 SYNC_LANDMARKS = np.array(_OUTER_LIP + _INNER_LIP + _CHIN + _EYE_CORNERS + _NOSE + _FOREHEAD + _TEMPLES)
 """FaceMesh points that scoring needs: first the ones that speak, then the ones that show how the head moves."""
 NUM_SPEAKING = len(_OUTER_LIP + _INNER_LIP + _CHIN)
+
+MOUTH_PX = 64
+"""Side of the mouth pictures."""
+
+
+def mouth_pictures(frames: np.ndarray) -> np.ndarray:
+    """Lips, jaw and lower cheeks, from where alignment puts them.
+
+    frames: uint8 [T, R, R, 3] RGB, aligned crops. Returns uint8 [T, 64, 64], grey.
+    """
+    size = frames.shape[1]
+    top, left, side = size * 7 // 16, size // 4, size // 2
+    parts = frames[:, top : top + side, left : left + side]
+    grey = [cv2.cvtColor(part, cv2.COLOR_RGB2GRAY) for part in parts]
+    return np.stack([cv2.resize(part, (MOUTH_PX, MOUTH_PX), interpolation=cv2.INTER_AREA) for part in grey])

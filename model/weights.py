@@ -181,8 +181,8 @@ MODEL_FILES = (
         purpose="the built-in judge of lip-sync",
         source="this project: train/lip_sync.py",
         licence="Apache-2.0",
-        sha256="e96c7d9ea4d8048ffa3b1e885582d68606617c9c427114c9d8de9bf4f64622a2",
-        size_bytes=1_215_750,
+        sha256="f2cb4a32d1e4c2e9176dffe4e07c161e520ea1278e88bbb6bee4ba89622fe348",
+        size_bytes=322_610,
         origin=None,
     ),
     ModelFile(

@@ -147,6 +147,8 @@ class Clip:
     """uint8 [T, R, R, 3]: aligned face (until `encode`)."""
     lip_points: np.ndarray | None = field(default=None, repr=False)
     """float32 [T, P, 3]: the landmarks that the built-in judge of lip-sync looks at; None when the face backend has none."""
+    mouths: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [T, 64, 64]: the mouth pictures that sync scoring needs."""
     quality_frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [3, R, R, 3]: first, middle and last aligned frame."""
     audio: np.ndarray | None = field(default=None, repr=False)

@@ -69,7 +69,7 @@ class Builtin(Profile):
             return MediaPipeFaces(models)
 
     def sync(self, models: Models) -> SyncJudge:
-        return _LipPointJudge(models["lip_sync.safetensors"])
+        return _LipJudge(models["lip_sync.safetensors"])
 
     def quality(self, models: Models) -> QualityModel:
         from model.quality import PictureQuality
@@ -88,7 +88,7 @@ class LatentSync(Profile):
     min_sync_confidence = 3.0  # type: ignore[assignment]
     min_quality = 40.0
     min_face_width_px = 50
-    score_resources = StageResources(cpus=0.25, memory_mb=2000)
+    score_resources = StageResources(cpus=0.25, memory_mb=2200)
 
     def faces(self, models: Models) -> FaceBackend:
         from model.insight_faces import InsightFaces
@@ -107,8 +107,8 @@ class LatentSync(Profile):
 PROFILES: dict[str, Profile] = {"builtin": Builtin(), "latentsync": LatentSync()}
 
 
-class _LipPointJudge:
-    """The built-in judge, on lip points."""
+class _LipJudge:
+    """The built-in judge, on points of the lips and pictures of the mouth."""
 
     def __init__(self, weights: bytes) -> None:
         from model.lip_sync import LipSync
@@ -117,8 +117,8 @@ class _LipPointJudge:
         self.name = self.model.name
 
     def score(self, clip: Clip) -> SyncScore:
-        assert clip.lip_points is not None and clip.audio is not None
-        return self.model.score(clip.lip_points, clip.audio)
+        assert clip.lip_points is not None and clip.mouths is not None and clip.audio is not None
+        return self.model.score(clip.lip_points, clip.mouths, clip.audio)
 
 
 class _FrameJudge:

@@ -1,6 +1,5 @@
 """The trainer of the sync scorer: what it reads, what it pairs, and that what it writes can score."""
 
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,58 +8,117 @@ import pytest
 import torch
 
 from model import weights
-from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
-from model.lip_sync import MEL_PER_FRAME, LipSync
-from model.sync_score import SAMPLES_PER_FRAME
+from model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from model.lip_sync import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
+from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from pipeline.config import load_config
+from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 from tests.test_lip_sync import SPARE, talking_head
 from train import lip_sync
-from train.lip_sync import MARGIN, Clip, TrainConfig, draw_batch, load_clips, mean_head, pack, prepare, train_network
+from train.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
+from train.lip_sync_clips import Clip, extract_clips, load_clips, save_clip
+
+NUM_FRAMES = 50
+SMALL = TrainConfig(batch_size=12, dropout=0.0, num_framings=2)
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[Clip]:
-    """Synthetic speakers, whose sound goes with their lips."""
+def talkers() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Points, mouths and sound (with margin) of synthetic speakers, whose sound goes with their lips."""
     scorer = LipSync(weights.load("builtin")["lip_sync.safetensors"])
-    made = []
-    for seed in range(12):
-        points, audio = talking_head(scorer, num_frames=50, seed=seed)
-        padding = np.zeros((MARGIN - 15 - SPARE) * SAMPLES_PER_FRAME, np.float32)
-        made.append(Clip(f"clip{seed}", points, np.concatenate([padding, audio, padding]), 27, 27))
-    return made
+    return [talking_head(scorer, NUM_FRAMES, seed) for seed in range(12)]
 
 
-def test_clips_survive_the_disk_and_known_offsets_are_read(tmp_path: Path, clips: list[Clip]) -> None:
-    for clip in clips[:2]:
-        lip_sync.save_clip(clip, tmp_path / f"{clip.name}.npz")
-    (tmp_path / "offsets.csv").write_text("clip,offset_frames\nclip0,-2\nclip1,\n")
-    first, second = load_clips(tmp_path, tmp_path / "offsets.csv")
-    assert np.array_equal(first.points, clips[0].points)
-    assert np.array_equal(first.audio, clips[0].audio)
-    assert (first.frames_before, first.frames_after) == (27, 27)
-    assert (first.offset_frames, first.is_known) == (-2.0, True)
-    assert (second.offset_frames, second.is_known) == (0.0, False)
+def own_sound(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
+    first = (MAX_SHIFT + SPARE + early_by) * SAMPLES_PER_FRAME
+    return audio[first : first + NUM_FRAMES * SAMPLES_PER_FRAME]
+
+
+@pytest.fixture(scope="module")
+def clips(talkers) -> list[Clip]:
+    return [
+        Clip(f"clip{index}", f"{index}.mp4", None, 0, points, mouths, own_sound(audio))
+        for index, (points, mouths, audio) in enumerate(talkers)
+    ]
+
+
+def test_clips_survive_the_disk(tmp_path: Path, clips: list[Clip]) -> None:
+    written = replace(clips[0], speaker="anna", corrected_frames=-3)
+    save_clip(written, tmp_path / "clip0.npz")
+    (read,) = load_clips(tmp_path)
+    for name in ("points", "mouths", "audio"):
+        assert np.array_equal(getattr(read, name), getattr(written, name))
+    assert (read.name, read.source, read.speaker, read.corrected_frames) == ("clip0", "0.mp4", "anna", -3)
+
+
+def test_an_empty_cache_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="extract"):
+        next(load_clips(tmp_path))
 
 
 @pytest.mark.parametrize("offset", [-4.0, 0.0, 2.5])
 def test_lips_are_paired_with_the_sound_that_their_offset_says(
     clips: list[Clip], monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
-    monkeypatch.setattr(lip_sync, "vary_lips", lambda rng, lips: lips)
+    monkeypatch.setattr(lip_sync, "vary_lips", lambda rng, lips, mirrored: lips)
+    monkeypatch.setattr(lip_sync, "vary_waves", lambda rng, waves, mirrored: waves)
     monkeypatch.setattr(lip_sync, "vary_sound", lambda rng, power: power)
-    frames = np.arange(50, dtype=np.float32)
-    heard_at = np.arange((50 + 2 * MARGIN) * MEL_PER_FRAME, dtype=np.float32) / MEL_PER_FRAME - MARGIN
+    frames = np.arange(NUM_FRAMES, dtype=np.float32)
+    heard_at = np.arange(NUM_FRAMES * MEL_PER_FRAME, dtype=np.float32) / MEL_PER_FRAME
     numbered = replace(
         clips[0],
-        lips=np.broadcast_to(frames[:, None, None], (50, NUM_SPEAKING, 3)),
+        lips=np.broadcast_to(frames[:, None, None], (NUM_FRAMES, NUM_SPEAKING, 3)),
+        waves=np.broadcast_to(frames[None, :, None], (2, NUM_FRAMES, MOUTH_WAVES**2)),
         power=np.broadcast_to(heard_at[:, None], (len(heard_at), 40)),
         offset_frames=offset,
     )
-    lips, sound = draw_batch(np.random.default_rng(0), [numbered], np.ones(1), TrainConfig(batch_size=4))
+    lips, sound = Deck([numbered], TrainConfig(batch_size=4)).batch(np.random.default_rng(0))
     # early audio (positive offset): what goes with frame t was heard at t - offset
     assert torch.allclose(lips[..., 0] - offset, sound[..., 0], atol=1e-3)
-    assert sound.min() >= -27
-    assert sound.max() <= 50 + 27
+    assert torch.allclose(lips[..., -1], lips[..., 0], atol=1e-3)
+    assert sound.min() >= 0
+    assert sound.max() <= NUM_FRAMES
+
+
+def test_a_batch_takes_several_clips_of_a_speaker(clips: list[Clip]) -> None:
+    grouped = [replace(clip, group=index // 4) for index, clip in enumerate(clips)]
+    chosen = Deck(grouped, TrainConfig(batch_size=8, clips_per_group=4)).choose(np.random.default_rng(0))
+    groups = [clip.group for clip in chosen]
+    assert groups[0] == groups[1] == groups[2] == groups[3]
+    assert len({clip.name for clip in chosen[:4]}) == 4
+
+
+def test_named_speakers_are_groups(clips: list[Clip]) -> None:
+    named = [replace(clip, speaker=f"speaker{index % 3}") for index, clip in enumerate(clips)]
+    seen, _ = prepare(named, SMALL)
+    assert [clip.group for clip in seen] == [index % 3 for index in range(12)]
+
+
+def test_a_mirror_image_has_the_waves_of_the_mirrored_picture(clips: list[Clip]) -> None:
+    mouths = clips[0].mouths.copy()
+    mouths[:, :, :20] //= 2  # not the same on both sides
+    rng = np.random.default_rng(0)
+    plain, mirrored = mouth_motion(mouths), mouth_motion(mouths[:, :, ::-1])
+    varied = lip_sync.vary_waves(_Still(), np.stack([plain, plain]), np.array([False, True]))  # type: ignore[arg-type]
+    assert np.allclose(varied[0], plain, atol=1e-5)
+    assert np.allclose(varied[1], mirrored, atol=1e-4)
+    assert not np.allclose(lip_sync.vary_waves(rng, plain[None], np.array([False])), plain, atol=1e-2)
+
+
+class _Still:
+    """A random generator that varies nothing."""
+
+    def random(self, shape, dtype=np.float64):
+        return np.zeros(shape, dtype)
+
+    def uniform(self, low, high, shape):
+        return np.zeros(shape)
+
+    normal = uniform
+
+    def standard_normal(self, shape, dtype=np.float64):
+        return np.zeros(shape, dtype)
 
 
 def test_mean_head_is_upright_and_symmetric(clips: list[Clip]) -> None:
@@ -74,48 +132,63 @@ def test_mean_head_is_upright_and_symmetric(clips: list[Clip]) -> None:
     assert np.sqrt((head**2).sum(axis=1).mean()) == pytest.approx(10)
 
 
-def test_training_learns_and_what_it_writes_scores(clips: list[Clip]) -> None:
-    head = mean_head(np.stack([clip.points[0, NUM_SPEAKING:] for clip in clips]))
-    config = TrainConfig(batch_size=12, dropout=0.0)
-    learned = train_network(prepare(clips, head), 60, 0, config)
-    again = train_network(prepare(clips, head), 60, 0, config)
+def test_training_learns_and_what_it_writes_scores(clips: list[Clip], talkers) -> None:
+    seen, head = prepare(clips, SMALL)
+    learned = train_network(seen, 60, 0, SMALL)
+    again = train_network(seen, 60, 0, SMALL)
     assert all(torch.equal(a, b) for a, b in zip(learned.parameters(), again.parameters(), strict=True))
-    scorer = LipSync(pack("mine", head, [learned]))
+    scorer = LipSync(pack("mine", head, 0.0, [learned]))
     assert scorer.name == "mine"
     errors = []
-    for clip in clips:
-        audio = clip.audio[(MARGIN - 15) * SAMPLES_PER_FRAME : -(MARGIN - 15) * SAMPLES_PER_FRAME]
-        errors.append(abs(scorer.score(clip.points, audio).offset_frames))
+    for points, mouths, audio in talkers:
+        heard = audio[SPARE * SAMPLES_PER_FRAME : -SPARE * SAMPLES_PER_FRAME]
+        errors.append(abs(scorer.score(points, mouths, heard).offset_frames))
     assert np.median(errors) <= 1  # chance: 7.5
 
 
-def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(clips: list[Clip]) -> None:
-    shifted = []
-    for index, clip in enumerate(clips):
-        early = [-2, 0, 2][index % 3]
-        shifted.append(replace(clip, audio=np.roll(clip.audio, -early * SAMPLES_PER_FRAME), group=index))
-    head = mean_head(np.stack([clip.points[0, NUM_SPEAKING:] for clip in clips]))
-    config = TrainConfig(batch_size=12, num_offset_steps=80, dropout=0.0, min_offset_probability=0.0)
-    found = {clip.name: clip.offset_frames for clip in lip_sync.correct_offsets(prepare(shifted, head), 0, config)}
-    planted = {clip.name: [-2, 0, 2][index % 3] for index, clip in enumerate(clips)}
-    correlation = np.corrcoef([found[name] for name in planted], list(planted.values()))[0, 1]
-    assert correlation > 0.5
+def test_zero_is_where_known_clips_have_it(clips: list[Clip], talkers) -> None:
+    seen, head = prepare(clips, SMALL)
+    network = train_network(seen, 60, 0, SMALL)
+    known = {clip.source: 2.0 for clip in clips}  # as if all of them had been 2 frames early
+    shift = lip_sync.zero_of([network], seen, known) - lip_sync.zero_of(
+        [network], seen, {clip.source: 0 for clip in clips}
+    )
+    assert shift == pytest.approx(-2)
+    points, mouths, audio = talkers[0]
+    heard = audio[SPARE * SAMPLES_PER_FRAME : -SPARE * SAMPLES_PER_FRAME]
+    plain, moved = (LipSync(pack("mine", head, zero, [network])).score(points, mouths, heard) for zero in (0.0, -2.0))
+    assert moved.offset_frames == plain.offset_frames + 2
 
 
-def test_videos_in_a_tar_become_clips(tmp_path: Path) -> None:
-    if any(status.state is not weights.FileState.OK for status in weights.verify("builtin")):
-        pytest.skip("the built-in model files are not fetched")
-    video = make_talking_photo(tmp_path / "someone talks.mp4", duration_s=2.0, size_px=256)
-    (tmp_path / "notes.txt").write_text("not a video")
-    with tarfile.open(tmp_path / "videos.tar", "w") as archive:
-        archive.add(video, "folder/someone talks.mp4")
-        archive.add(tmp_path / "notes.txt", "folder/notes.txt")
-    lip_sync.extract(tmp_path / "cache", [tmp_path / "videos.tar"])
+def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(talkers) -> None:
+    planted = [[-2, 0, 2][index % 3] for index in range(len(talkers))]
+    shifted = [
+        Clip(f"clip{index:02d}", "", f"speaker{index}", 0, points, mouths, own_sound(audio, early))
+        for index, ((points, mouths, audio), early) in enumerate(zip(talkers, planted, strict=True))
+    ]
+    config = SMALL.model_copy(update={"num_offset_steps": 80, "min_offset_probability": 0.0})
+    seen, _ = prepare(shifted, config)
+    found = [clip.offset_frames for clip in lip_sync.correct_offsets(seen, 0, config)]
+    assert np.corrcoef(np.array(found, float), planted)[0, 1] > 0.5
+
+
+def test_clips_of_a_dataset_are_taken_out(tmp_path: Path, models: dict[str, bytes]) -> None:
+    make_talking_photo(tmp_path / "someone.mp4", duration_s=6.0, av_offset_frames=2)
+    config = load_config(None, ["run.executor=local", "thresholds.min_quality=0", "thresholds.min_speech_ratio=0"])
+    run_prepare([str(tmp_path / "someone.mp4")], tmp_path / "dataset", config)
+    extract_clips(str(tmp_path / "dataset"), tmp_path / "cache")
     (clip,) = load_clips(tmp_path / "cache")
-    assert clip.name == "someone talks"
-    assert clip.points.shape == (50, len(SYNC_LANDMARKS), 3)
-    assert clip.audio.shape == ((50 + 2 * MARGIN) * SAMPLES_PER_FRAME,)
-    assert (clip.frames_before, clip.frames_after) == (0, 0)
-    inside = clip.audio[MARGIN * SAMPLES_PER_FRAME : -MARGIN * SAMPLES_PER_FRAME]
-    assert np.abs(inside).max() > 0.01
-    assert np.array_equal(np.flatnonzero(clip.audio[: MARGIN * SAMPLES_PER_FRAME]), [])
+    assert clip.source == "someone.mp4"
+    assert clip.points.shape == (clip.num_frames, len(SYNC_LANDMARKS), 3)
+    assert clip.mouths.shape == (clip.num_frames, MOUTH_PX, MOUTH_PX)
+    assert clip.audio.shape == (clip.num_frames * SAMPLES_PER_FRAME,)
+    assert abs(clip.corrected_frames - 2) <= 1
+    # the face found again in the crop opens its mouth as the picture of the mouth does
+    gap = np.linalg.norm(clip.points[:, 35] - clip.points[:, 25], axis=1)
+    dark = (clip.mouths[:, 16:40, 16:48] < 60).mean(axis=(1, 2))
+    assert np.corrcoef(gap, dark)[0, 1] > 0.5
+
+
+def test_area_under_curve_counts_pairs() -> None:
+    assert lip_sync.area_under_curve(np.array([1.0, 3.0]), np.array([0.0, 2.0])) == 0.75
+    assert lip_sync.area_under_curve(np.array([1.0]), np.array([1.0])) == 0.5

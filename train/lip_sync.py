@@ -1,24 +1,24 @@
-"""Train the built-in judge of lip-sync (`model/lip_sync.py`) on videos of people who speak.
+"""Train the built-in judge of lip-sync (`model/lip_sync.py`) on a dataset that `lipforge prepare` made.
 
-    python -m train.lip_sync extract CACHE VIDEOS...          videos, folders or tars of videos -> one .npz per face
+    python -m train.lip_sync extract DATASET CACHE            kept clips -> one .npz each: points, mouths, sound
     python -m train.lip_sync train CACHE --out WEIGHTS        .npz files -> weights (safetensors)
-    python -m train.lip_sync evaluate WEIGHTS CACHE           the numbers of docs/models/lip_sync.md
+    python -m train.lip_sync validate CACHE                   how well speakers are judged that training leaves out
 
-Real videos are themselves off by a few frames, and a network that is taught to call that "in time" learns less. So the
-offsets of the training clips are estimated first, each by a network that never saw the clip or its speaker; clips
-that match nowhere are left out; then this is done again with the corrected clips; then the final networks are trained.
+Real videos are themselves off by a few frames, and a network that is taught to call that "in time" learns less. What
+`prepare` corrected is a good start; what is left is estimated first, for each clip by a network that never saw the clip or
+its speaker; clips that match nowhere are left out; then this is done again with the corrected clips; then the final
+networks are trained. `python -m benchmarks.lip_sync` says what they are worth.
 """
 
 import csv
 import logging
-import tarfile
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import numpy as np
 import torch
 import typer
@@ -28,27 +28,27 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch.nn import functional
 
-from model import weights
-from model.faces import FaceLandmarks, MediaPipeFaces
-from model.lip_points import NUM_SPEAKING, SYNC_LANDMARKS
+from model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from model.lip_sync import (
-    MEL_BANDS,
     MEL_PER_FRAME,
+    MOUTH_WAVES,
     LipSync,
     SyncNetwork,
+    lip_features,
     lip_motion,
     log_mel,
     mel_power,
+    mouth_motion,
+    peak,
     similarity_to,
+    sound_features,
 )
-from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
-from pipeline import media
+from model.sync_score import FRAME_RATE_HZ
+from train.lip_sync_clips import Clip, extract_clips, load_clips
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
 
-MARGIN = 40
-"""Frames of sound kept on each side of a face track."""
 _LEFT = (61, 185, 40, 39, 37, 146, 91, 181, 84, 78, 191, 80, 81, 82, 95, 88, 178, 87, 149, 176, 148, 150)
 _RIGHT = (291, 409, 270, 269, 267, 375, 321, 405, 314, 308, 415, 310, 311, 312, 324, 318, 402, 317, 378, 400, 377, 379)
 _LEFT_UPPER = (33, 133, 67, 109, 103, 54, 127, 162, 21)
@@ -63,28 +63,34 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     num_networks: int = 4
-    """Networks whose curves are averaged."""
+    """Networks whose similarities are averaged."""
     width: int = 64
     num_outputs: int = 32
-    dropout: float = 0.1
-    num_steps: int = 1200
+    dropout: float = 0.3
+    num_steps: int = 1500
     """Optimizer steps of each final network."""
-    num_offset_steps: int = 800
+    num_offset_steps: int = 600
     """Optimizer steps of each network that estimates offsets."""
     num_offset_rounds: int = 2
     batch_size: int = 64
+    clips_per_group: int = 8
+    """Clips of a batch come in so many from one group at a time: other words of a speaker must not do."""
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     window_frames: int = 28
     """Frames of a training sample, before it is made faster or slower."""
     max_lag_frames: int = 12
     """Shifts that the true one must beat, either way."""
-    cross_weight: float = 0.5
+    cross_weight: float = 1.5
     """Weight of telling a clip's sound from other clips' beside telling its shift from other shifts."""
-    known_offset_weight: float = 3.0
-    """How much more often a clip is drawn whose offset is given: such clips are few, long and of other cameras."""
+    long_clip_weight: float = 3.0
+    """How much more often a frame of a clip of more than 2.5 s is drawn: such clips are few beside single words."""
+    longest_s: float = 10.0
+    """What a clip has beyond this does not make it drawn more often."""
+    num_framings: int = 5
+    """Ways in which each clip's mouth pictures are cut out."""
     offset_spread_frames: float = 1.5
-    """Standard deviation of the offsets that real videos have."""
+    """Standard deviation of the offsets that clips have."""
     max_offset_frames: int = 3
     """Largest offset that is believed of a training clip."""
     min_offset_probability: float = 0.35
@@ -92,132 +98,16 @@ class TrainConfig(BaseModel):
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """One face track with its sound."""
-
-    name: str
-    points: np.ndarray
-    """float32 [T, len(SYNC_LANDMARKS), 3], pixels."""
-    audio: np.ndarray
-    """float32 [(T + 2 * MARGIN) * 640]."""
-    frames_before: int
-    """Frames of real sound before the track, up to MARGIN; the rest is zeros."""
-    frames_after: int
-    lips: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """float32 [T, NUM_SPEAKING, 3]: `lip_motion`."""
-    power: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """float32 [(T + 2 * MARGIN) * 4, 40]: `mel_power`."""
-    offset_frames: float | None = 0.0
-    """As SyncScore.offset_frames; None: the sound is not the picture's."""
-    is_known: bool = False
-    """The offset was given, not estimated."""
-    group: int = 0
-    """Clips of one group may show one speaker; clips of different groups do not."""
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.points)
-
-
-# --- videos -> features -------------------------------------------------------------------------------------------
+# --- clips -> features --------------------------------------------------------------------------------------------
 
 
 @app.command()
 def extract(
+    dataset: Annotated[str, typer.Argument(help="Dataset folder or URL that `lipforge prepare` made.")],
     cache: Annotated[Path, typer.Argument(help="Folder for the .npz files; existing ones are kept.")],
-    videos: Annotated[list[Path], typer.Argument(help="Video files, folders of them, or tars of them.")],
 ) -> None:
-    """Follow the largest face of each video and store its points and sound."""
-    faces = MediaPipeFaces(weights.load("builtin"))
-    cache.mkdir(parents=True, exist_ok=True)
-    for name, video in _each_video(videos):
-        target = cache / f"{name}.npz"
-        if target.exists():
-            continue
-        try:
-            clip = _extract_clip(name, str(video), faces)
-        except media.MediaError as error:
-            log.warning("%s: %s", video, error)
-            continue
-        if clip is None:
-            log.warning("%s: no face that stays for a second", video)
-            continue
-        save_clip(clip, target)
-        log.info("%s: %d frames", name, clip.num_frames)
-
-
-def save_clip(clip: Clip, path: Path) -> None:
-    """Plain arrays only, so that reading them can run no code."""
-    edges = np.array([clip.frames_before, clip.frames_after])
-    with path.open("wb") as stream:
-        np.savez(stream, points=clip.points, audio=clip.audio, edges=edges)
-
-
-def load_clips(cache: Path, offsets: Path | None = None) -> list[Clip]:
-    """The clips of a folder; with a CSV of `clip,offset_frames` the offsets that are known (empty: unknown)."""
-    known: dict[str, float] = {}
-    if offsets is not None:
-        with offsets.open(newline="") as stream:
-            known = {row["clip"]: float(row["offset_frames"]) for row in csv.DictReader(stream) if row["offset_frames"]}
-    clips = []
-    for path in sorted(cache.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            before, after = arrays["edges"].tolist()
-            clip = Clip(path.stem, arrays["points"], arrays["audio"], before, after)
-        clips.append(replace(clip, offset_frames=known.get(path.stem, 0.0), is_known=path.stem in known))
-    if not clips:
-        raise ValueError(f"no .npz files in {cache}")
-    return clips
-
-
-def _each_video(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    for path in paths:
-        if path.is_dir():
-            yield from ((inner.stem, inner) for inner in sorted(path.rglob("*")) if inner.is_file())
-        elif path.suffix == ".tar":
-            with tarfile.open(path) as archive:
-                for member in sorted((m for m in archive if m.isfile()), key=lambda m: m.name):
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    with tempfile.NamedTemporaryFile(suffix=Path(member.name).suffix) as video:
-                        video.write(content.read())
-                        video.flush()
-                        yield Path(member.name).stem, Path(video.name)
-        else:
-            yield path.stem, path
-
-
-def _extract_clip(name: str, uri: str, faces: MediaPipeFaces) -> Clip | None:
-    info = media.probe(uri)
-    tracks: list[tuple[int, list[np.ndarray]]] = []  # first frame, points of each frame
-    current: FaceLandmarks | None = None
-    for index, frame in _frames(uri, info):
-        followed = faces.landmarks(frame, current) if frame is not None and current is not None else None
-        if followed is None and frame is not None:
-            found = max(faces.detect(frame), key=lambda face: face.y1 - face.y0, default=None)
-            followed = faces.landmarks(frame, found) if found is not None else None
-            if followed is not None:
-                tracks.append((index, []))
-        if followed is not None:
-            tracks[-1][1].append(followed.points[SYNC_LANDMARKS])
-        current = followed
-    start, rows = max(tracks, key=lambda track: len(track[1]), default=(0, []))
-    if len(rows) < 25:
-        return None
-    end = start + len(rows)
-    audio = media.read_audio(uri, info, start - MARGIN, end + MARGIN)
-    return Clip(name, np.stack(rows), audio, min(start, MARGIN), min(info.num_frames - end, MARGIN))
-
-
-def _frames(uri: str, info: media.VideoInfo) -> Iterator[tuple[int, np.ndarray | None]]:
-    """uint8 [H, W, 3] RGB for each 1/25 s; None where the video cannot be decoded."""
-    source = ((frame.time_s, frame.picture) for frame in media.decode_video(uri, info, 0, info.num_frames))
-    for index, picture in media.to_grid(source, 0, info.num_frames):
-        yield index, None if picture is None else media.upright_rgb(picture, info)
-
-
-# --- features -> training samples ---------------------------------------------------------------------------------
+    """Take the kept clips out of a dataset's shards: points, mouth pictures and sound."""
+    extract_clips(dataset, cache)
 
 
 def mean_head(shapes: np.ndarray) -> np.ndarray:
@@ -254,49 +144,112 @@ def _mirror() -> np.ndarray:
     return np.array([places[other.get(int(landmark), int(landmark))] for landmark in SYNC_LANDMARKS])
 
 
-def prepare(clips: list[Clip], head: np.ndarray) -> list[Clip]:
-    """Adds what the networks see."""
-    return [replace(clip, lips=lip_motion(clip.points, head), power=mel_power(clip.audio)) for clip in clips]
+def prepare(clips: Iterable[Clip], config: TrainConfig) -> tuple[list[Clip], np.ndarray]:
+    """Adds what the networks see, and who may be one speaker. Returns the clips, and the head that all are turned to."""
+    long_enough = [clip for clip in clips if clip.num_frames >= config.window_frames]
+    if len(long_enough) < config.batch_size:
+        raise ValueError(
+            f"{len(long_enough)} clips of at least {config.window_frames} frames; training needs {config.batch_size} or more"
+        )
+    head = mean_head(np.stack([clip.points[clip.num_frames // 2, NUM_SPEAKING:] for clip in long_enough]))
+    rng = np.random.default_rng(config.seed)
+    seen = [
+        replace(
+            clip,
+            lips=lip_motion(clip.points, head),
+            waves=np.stack([mouth_motion(mouths) for mouths in framings(rng, clip.mouths, config.num_framings)]),
+            power=mel_power(clip.audio),
+        )
+        for clip in long_enough
+    ]
+    return group_speakers(seen, head), head
 
 
-def group_by_face(clips: list[Clip], head: np.ndarray, num_groups: int = 40) -> list[Clip]:
-    """Groups clips by the shape of the upper face, so that a speaker is (nearly) always in one group."""
+def framings(rng: np.random.Generator, mouths: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """The mouth pictures uint8 [T, 64, 64] as they are, then turned, moved and scaled a little, each time all alike."""
+    yield mouths
+    middle = (MOUTH_PX / 2, MOUTH_PX / 2)
+    for _ in range(count - 1):
+        matrix = cv2.getRotationMatrix2D(middle, rng.normal(0, 4), np.exp(rng.normal(0, 0.1)))
+        matrix[:, 2] += rng.normal(0, 3, 2)
+        yield np.stack(
+            [cv2.warpAffine(mouth, matrix, (MOUTH_PX, MOUTH_PX), borderMode=cv2.BORDER_REPLICATE) for mouth in mouths]
+        )
+
+
+def group_speakers(clips: list[Clip], head: np.ndarray, num_groups: int = 40) -> list[Clip]:
+    """Groups clips by speaker where that is known, else by the shape of the upper face, so that a speaker is (nearly)
+    always in one group."""
+    named = sorted({clip.speaker for clip in clips if clip.speaker})
+    unnamed = [clip for clip in clips if not clip.speaker]
+    by_shape = dict(zip((clip.name for clip in unnamed), _shape_groups(unnamed, head, num_groups), strict=True))
+    return [
+        replace(clip, group=named.index(clip.speaker) if clip.speaker else len(named) + by_shape[clip.name])
+        for clip in clips
+    ]
+
+
+def _shape_groups(clips: list[Clip], head: np.ndarray, num_groups: int) -> list[int]:
     shapes = []
     for clip in clips:
         upper = clip.points[:, NUM_SPEAKING:].astype(np.float64)
         upper -= upper.mean(axis=1, keepdims=True)
         turn, scale = similarity_to(head, upper)
         shapes.append(np.median(np.einsum("t,tij,tuj->tui", scale, turn, upper), axis=0).ravel())
-    labels = kmeans2(np.array(shapes), min(num_groups, len(clips)), minit="++", rng=1)[1]
-    return [replace(clip, group=int(label)) for clip, label in zip(clips, labels, strict=True)]
+    if len(shapes) <= num_groups:
+        return list(range(len(shapes)))
+    return [int(label) for label in kmeans2(np.array(shapes), num_groups, minit="++", rng=1)[1]]
 
 
-def draw_batch(
-    rng: np.random.Generator, clips: list[Clip], odds: np.ndarray, config: TrainConfig
-) -> tuple[Tensor, Tensor]:
-    """Windows in time with their sound, all made equally faster or slower, each varied in its own way.
+class Deck:
+    """Clips to draw batches from."""
 
-    Returns lips float32 [B, n, 3 * NUM_SPEAKING] and sound float32 [B, n, 160].
-    """
-    speed = np.exp(rng.uniform(np.log(0.85), np.log(1.18)))
-    num_frames = int((config.window_frames - 1) / speed)
-    reach = (num_frames - 1) * speed
-    lips, power = [], []
-    for index in rng.choice(len(clips), config.batch_size, p=odds):
-        clip = clips[index]
-        assert clip.offset_frames is not None
-        first = max(0.0, clip.offset_frames - clip.frames_before)
-        last = min(0.0, clip.offset_frames + clip.frames_after) + clip.num_frames - 1 - reach
-        start = rng.uniform(first, max(first, last))
-        lips.append(_between(clip.lips, start + np.arange(num_frames) * speed))
-        heard = (start - clip.offset_frames + MARGIN) * MEL_PER_FRAME
-        power.append(_between(clip.power, heard + np.arange(num_frames * MEL_PER_FRAME) * speed))
-    varied_lips = vary_lips(rng, np.stack(lips))
-    varied_sound = vary_sound(rng, np.stack(power))
-    return (
-        torch.from_numpy(varied_lips.reshape(config.batch_size, num_frames, -1)),
-        torch.from_numpy(varied_sound.reshape(config.batch_size, num_frames, MEL_PER_FRAME * MEL_BANDS)),
-    )
+    def __init__(self, clips: list[Clip], config: TrainConfig) -> None:
+        """clips: those whose offset is None are left out."""
+        self.config = config
+        self.clips = [clip for clip in clips if clip.offset_frames is not None]
+        if not self.clips:
+            raise ValueError("no clip is left whose sound fits its picture")
+        frames = np.array([min(clip.num_frames, config.longest_s * FRAME_RATE_HZ) for clip in self.clips])
+        odds = frames * np.where(frames > 2.5 * FRAME_RATE_HZ, config.long_clip_weight, 1.0)
+        self.odds = odds / odds.sum()
+        self.groups: dict[int, list[int]] = {}
+        for index, clip in enumerate(self.clips):
+            self.groups.setdefault(clip.group, []).append(index)
+
+    def choose(self, rng: np.random.Generator) -> list[Clip]:
+        """The clips of a batch: a few of one group, then a few of another."""
+        chosen: list[int] = []
+        while len(chosen) < self.config.batch_size:
+            group = self.groups[self.clips[rng.choice(len(self.clips), p=self.odds)].group]
+            odds = self.odds[group] / self.odds[group].sum()
+            chosen += rng.choice(group, min(self.config.clips_per_group, len(group)), replace=False, p=odds).tolist()
+        return [self.clips[index] for index in chosen[: self.config.batch_size]]
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Windows in time with their sound, all made equally faster or slower, each varied in its own way.
+
+        Returns lips float32 [B, n, 291] and sound float32 [B, n, 160].
+        """
+        speed = np.exp(rng.uniform(np.log(0.85), np.log(1.18)))
+        num_frames = int((self.config.window_frames - 1) / speed)
+        reach = (num_frames - 1) * speed
+        lips, waves, power = [], [], []
+        for clip in self.choose(rng):
+            assert clip.offset_frames is not None
+            first = max(0.0, clip.offset_frames)
+            last = min(0.0, clip.offset_frames) + clip.num_frames - 1 - reach
+            start = rng.uniform(first, max(first, last))
+            shown = start + np.arange(num_frames) * speed
+            lips.append(_between(clip.lips, shown))
+            waves.append(_between(clip.waves[rng.integers(len(clip.waves))], shown))
+            heard = (start - clip.offset_frames) * MEL_PER_FRAME
+            power.append(_between(clip.power, heard + np.arange(num_frames * MEL_PER_FRAME) * speed))
+        mirrored = rng.random(len(lips)) < 0.5
+        seen = lip_features(
+            vary_lips(rng, np.stack(lips), mirrored), vary_waves(rng, np.stack(waves).astype(np.float32), mirrored)
+        )
+        return torch.from_numpy(seen), torch.from_numpy(sound_features(vary_sound(rng, np.stack(power))))
 
 
 def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -307,10 +260,13 @@ def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     return rows[lower] * (1 - share) + rows[lower + 1] * share
 
 
-def vary_lips(rng: np.random.Generator, lips: np.ndarray) -> np.ndarray:
-    """Mirrored, turned a little, larger or smaller, flatter, noisier. lips: float32 [B, n, NUM_SPEAKING, 3]."""
+def vary_lips(rng: np.random.Generator, lips: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Mirrored, turned a little, larger or smaller, flatter, noisier.
+
+    lips: float32 [B, n, NUM_SPEAKING, 3]; mirrored: bool [B].
+    """
     count, num_frames, num_points, _ = lips.shape
-    lips = np.where(rng.random((count, 1, 1, 1)) < 0.5, lips[:, :, _mirror()[:NUM_SPEAKING]] * _FLIP, lips)
+    lips = np.where(mirrored[:, None, None, None], lips[:, :, _mirror()[:NUM_SPEAKING]] * _FLIP, lips)
     x, y, z = rng.normal(0, 0.12, (3, count))
     zero = np.zeros(count)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(count, 3, 3)
@@ -325,6 +281,17 @@ def vary_lips(rng: np.random.Generator, lips: np.ndarray) -> np.ndarray:
 
 
 _FLIP = np.array([-1, 1, 1], dtype=np.float32)
+
+
+def vary_waves(rng: np.random.Generator, waves: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Mirrored, of more or less contrast, blurred, noisier. waves: float32 [B, n, 144]; mirrored: bool [B]."""
+    count = len(waves)
+    down, across = np.divmod(np.arange(MOUTH_WAVES**2), MOUTH_WAVES)
+    waves = np.where(mirrored[:, None, None] & (across % 2 == 1), -waves, waves)
+    blur = rng.uniform(0, 0.015, count) * (rng.random(count) < 0.5)
+    gain = np.exp(rng.normal(0, 0.3, (count, 1, 1)) - blur[:, None, None] * (down**2 + across**2))
+    noise = 0.18 * rng.random((count, 1, 1), dtype=np.float32) * rng.standard_normal(waves.shape, dtype=np.float32)
+    return waves * gain.astype(np.float32) + noise
 
 
 def vary_sound(rng: np.random.Generator, power: np.ndarray) -> np.ndarray:
@@ -367,9 +334,7 @@ def sync_losses(network: SyncNetwork, lips: Tensor, sound: Tensor, config: Train
 
 def train_network(clips: list[Clip], num_steps: int, seed: int, config: TrainConfig) -> SyncNetwork:
     """One network from the clips whose offset is not None."""
-    usable = [clip for clip in clips if clip.offset_frames is not None]
-    odds = np.array([clip.num_frames * (config.known_offset_weight if clip.is_known else 1) for clip in usable])
-    odds = odds / odds.sum()
+    deck = Deck(clips, config)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     network = SyncNetwork(config.width, config.num_outputs, config.dropout)
@@ -379,7 +344,7 @@ def train_network(clips: list[Clip], num_steps: int, seed: int, config: TrainCon
     )
     started = time.perf_counter()
     for step in range(1, num_steps + 1):
-        losses = sync_losses(network, *draw_batch(rng, usable, odds, config), config)
+        losses = sync_losses(network, *deck.batch(rng), config)
         loss = losses["lag"] + config.cross_weight * losses["cross"]
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step} of seed {seed}")
@@ -393,159 +358,152 @@ def train_network(clips: list[Clip], num_steps: int, seed: int, config: TrainCon
     return network.eval().requires_grad_(False)
 
 
+def embed(network: SyncNetwork, clip: Clip, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of a clip's first frames and of their sound alone: two of float32 [num_frames - 12, D]."""
+    levels = log_mel(clip.power[: num_frames * MEL_PER_FRAME])
+    seen = lip_features(clip.lips[None, :num_frames], clip.waves[:1, :num_frames].astype(np.float32))
+    heard = sound_features(levels[None])
+    return network.lips(torch.from_numpy(seen))[0].numpy(), network.sound(torch.from_numpy(heard))[0].numpy()
+
+
+def own_curve(network: SyncNetwork, clip: Clip, max_lag_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean similarity of a clip with its own sound, without any margin, and the offsets that it is for."""
+    seen, heard = embed(network, clip, clip.num_frames)
+    reach = min(max_lag_frames, len(seen) - 5)
+    offsets = np.arange(reach, -reach - 1, -1)
+    similar = seen @ heard.T
+    return np.array([similar.diagonal(-offset).mean() for offset in offsets]), offsets
+
+
 def estimate_offset(network: SyncNetwork, clip: Clip, config: TrainConfig) -> float | None:
-    """The offset of a short clip from its own sound alone (no margin), with what is usual as prior belief."""
-    begin = MARGIN * MEL_PER_FRAME
-    levels = log_mel(clip.power[begin : begin + clip.num_frames * MEL_PER_FRAME])
-    seen = network.lips(torch.from_numpy(clip.lips.reshape(1, clip.num_frames, -1)))[0]
-    heard = network.sound(torch.from_numpy(levels.reshape(1, clip.num_frames, -1)))[0]
-    reach = min(config.max_lag_frames, len(seen) - 5)
-    offsets = torch.arange(reach, -reach - 1, -1)
-    logits = torch.stack([(seen @ heard.T).diagonal(-int(offset)).mean() for offset in offsets])
-    probability = torch.softmax(network.log_scale.exp() * logits, dim=0)
-    if probability[offsets.abs() <= config.max_offset_frames].sum() < config.min_offset_probability:
+    """The offset of a clip from its own sound, with what is usual as prior belief; None: it fits at no usual offset."""
+    curve, offsets = own_curve(network, clip, config.max_lag_frames)
+    logits = curve * network.log_scale.exp().item()
+    probability = np.exp(logits - logits.max())
+    probability /= probability.sum()
+    if probability[np.abs(offsets) <= config.max_offset_frames].sum() < config.min_offset_probability:
         return None
-    posterior = probability * torch.exp(-0.5 * (offsets / config.offset_spread_frames) ** 2)
+    posterior = probability * np.exp(-0.5 * (offsets / config.offset_spread_frames) ** 2)
     best = int(posterior.argmax())
     near = slice(max(0, best - 1), best + 2)
     return float((posterior[near] * offsets[near]).sum() / posterior[near].sum())
 
 
-def correct_offsets(clips: list[Clip], round_: int, config: TrainConfig) -> list[Clip]:
-    """Offsets of all clips that are not known, each from a network that saw neither the clip nor its group."""
-    groups = np.random.default_rng(config.seed + round_).permutation(1 + max(clip.group for clip in clips))
-    corrected = []
+def two_halves(clips: list[Clip], seed: int) -> Iterator[tuple[list[Clip], list[Clip]]]:
+    """(clips to learn from, clips of other groups to judge), twice: each clip is judged once."""
+    order = np.random.default_rng(seed).permutation(1 + max(clip.group for clip in clips))
     for half in (0, 1):
-        learn = [clip for clip in clips if clip.is_known or groups[clip.group] % 2 != half]
+        yield (
+            [clip for clip in clips if order[clip.group] % 2 != half],
+            [clip for clip in clips if order[clip.group] % 2 == half],
+        )
+
+
+def correct_offsets(clips: list[Clip], round_: int, config: TrainConfig) -> list[Clip]:
+    """Offsets of all clips, each from a network that saw neither the clip nor its group."""
+    corrected = []
+    for half, (learn, judge) in enumerate(two_halves(clips, config.seed + round_)):
         network = train_network(learn, config.num_offset_steps, config.seed + 100 * round_ + half, config)
-        for clip in clips:
-            if not clip.is_known and groups[clip.group] % 2 == half:
-                corrected.append(replace(clip, offset_frames=estimate_offset(network, clip, config)))
+        corrected += [replace(clip, offset_frames=estimate_offset(network, clip, config)) for clip in judge]
     found = np.array([clip.offset_frames for clip in corrected if clip.offset_frames is not None])
     log.info("round %d: %d of %d clips fit their sound", round_, len(found), len(corrected))
     log.info("round %d: their offsets are %.2f +- %.2f frames", round_, found.mean(), found.std())
-    return sorted([*corrected, *(clip for clip in clips if clip.is_known)], key=lambda clip: clip.name)
+    return sorted(corrected, key=lambda clip: clip.name)
+
+
+def zero_of(networks: list[SyncNetwork], clips: list[Clip], known: Mapping[str, float]) -> float:
+    """What the networks call 0 frames, by clips whose offset is known: the mean of found minus known, in frames.
+
+    known: SyncScore.offset_frames of source videos, by file name.
+    """
+    errors = []
+    for clip in clips:
+        if clip.source in known:
+            curves, offsets = zip(*(own_curve(network, clip, 6) for network in networks), strict=True)
+            found = offsets[0][0] - peak(np.mean(curves, axis=0))
+            errors.append(found + clip.corrected_frames - known[clip.source])
+    log.info("offsets of %d clips with known ones: %s", len(errors), " ".join(f"{error:+.2f}" for error in errors))
+    return float(np.mean(errors)) if errors else 0.0
 
 
 @app.command()
 def train(
     cache: Annotated[Path, typer.Argument(help="Folder of .npz files that `extract` wrote.")],
     out: Annotated[Path, typer.Option(help="Where to write the weights (safetensors).")],
-    offsets: Annotated[Path | None, typer.Option(help="CSV `clip,offset_frames`: offsets that are known.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the scorer, as manifests will show it.")] = "lipforge-lipsync-1",
+    offsets: Annotated[
+        Path | None,
+        typer.Option(help="CSV `source,offset_frames`: file names of sources whose offset is known. They define 0."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the scorer, as manifests will show it.")] = "lipforge-lipsync-2",
     num_networks: Annotated[int, typer.Option(min=1)] = TrainConfig().num_networks,
 ) -> None:
     """Correct the clips' own offsets, then train the networks."""
     config = TrainConfig(num_networks=num_networks)
-    clips = [clip for clip in load_clips(cache, offsets) if clip.num_frames >= config.window_frames]
-    middles = np.stack([clip.points[clip.num_frames // 2, NUM_SPEAKING:] for clip in clips])
-    head = mean_head(middles)
-    clips = group_by_face(prepare(clips, head), head)
+    clips, head = prepare(load_clips(cache), config)
     for round_ in range(config.num_offset_rounds):
         clips = correct_offsets(clips, round_, config)
     seeds = range(config.seed + 1000, config.seed + 1000 + config.num_networks)
     networks = [train_network(clips, config.num_steps, seed, config) for seed in seeds]
-    out.write_bytes(pack(name, head, networks))
+    known: dict[str, float] = {}
+    if offsets is not None:
+        with offsets.open(newline="") as stream:
+            known = {row["source"]: float(row["offset_frames"]) for row in csv.DictReader(stream)}
+    content = pack(name, head, zero_of(networks, clips, known), networks)
+    LipSync(content)  # what cannot be read is not written
+    out.write_bytes(content)
     log.info("wrote %s, %d bytes", out, out.stat().st_size)
 
 
-def pack(name: str, head: np.ndarray, networks: list[SyncNetwork]) -> bytes:
+def pack(name: str, head: np.ndarray, zero_frames: float, networks: list[SyncNetwork]) -> bytes:
     """The safetensors file that LipSync reads, in half precision."""
-    tensors = {"reference": torch.from_numpy(head)}
+    tensors = {"reference": torch.from_numpy(head), "zero_frames": torch.tensor(zero_frames)}
     for index, network in enumerate(networks):
         tensors |= {f"{index}.{key}": tensor for key, tensor in network.state_dict().items()}
     small = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     return save_safetensors(small, metadata={"name": name})
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A part of a clip, with enough sound around it to shift it."""
-
-    clip: Clip
-    start: int
-    num_frames: int
-
-    @property
-    def points(self) -> np.ndarray:
-        return self.clip.points[self.start : self.start + self.num_frames]
-
-    def audio(self, late_by: int = 0) -> np.ndarray:
-        """Its sound with MAX_SHIFT frames of margin, heard `late_by` frames later than in the clip."""
-        first = self.start + MARGIN - MAX_SHIFT - late_by
-        return self.clip.audio[
-            first * SAMPLES_PER_FRAME : (first + self.num_frames + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME
-        ]
-
-
-def windows(clips: list[Clip], num_frames: int) -> list[Window]:
-    """Windows of one length, half overlapping, over all clips that are long enough."""
-    found = []
-    for clip in clips:
-        free = clip.num_frames - num_frames
-        if free >= 0:
-            starts = np.linspace(0, free, 1 + int(np.ceil(free / (num_frames / 2))))
-            found += [Window(clip, round(start), num_frames) for start in starts]
-    return found
-
-
 @app.command()
-def evaluate(
-    weights_file: Annotated[Path, typer.Argument(help="Weights to judge.")],
-    cache: Annotated[Path, typer.Argument(help="Folder of .npz files of clips that training never saw.")],
-    offsets: Annotated[Path | None, typer.Option(help="CSV `clip,offset_frames`: offsets that are known.")] = None,
-    seconds: Annotated[tuple[float, float, float], typer.Option(help="Lengths of the windows.")] = (3.0, 4.7, 10.0),
+def validate(
+    cache: Annotated[Path, typer.Argument(help="Folder of .npz files that `extract` wrote.")],
+    num_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = TrainConfig().num_steps,
 ) -> None:
-    """Planted shifts found; own sound told from other sound, of other clips and of other times of the same clip."""
-    scorer = LipSync(weights_file.read_bytes())
-    clips = load_clips(cache, offsets)
-    for length_s in seconds:
-        parts = windows(clips, round(length_s * 25))
-        if not parts:
-            typer.echo(f"{length_s} s: no clip is that long")
-            continue
-        own = {part: scorer.score(part.points, part.audio()) for part in parts}
-        errors: list[int] = []
-        for part in parts:
-            if part.clip.is_known:
-                assert part.clip.offset_frames is not None
-                for late in range(-10, 11):
-                    expected = part.clip.offset_frames - late
-                    if abs(expected) <= MAX_SHIFT:
-                        found = scorer.score(part.points, part.audio(late)).offset_frames
-                        errors.append(round(abs(found - expected)))
-        foreign, other_time = [], []
-        for part in parts:
-            for other in parts:
-                if other.clip is not part.clip:
-                    foreign.append(scorer.score(part.points, other.audio()).confidence)
-                elif abs(other.start - part.start) >= part.num_frames + MAX_SHIFT:
-                    other_time.append(scorer.score(part.points, other.audio()).confidence)
-        kept = np.array([score.confidence for score in own.values()])
-        typer.echo(f"{length_s} s: {len(parts)} windows of {len({part.clip.name for part in parts})} clips")
-        if errors:
-            shares = ", ".join(f"{np.mean(np.array(errors) <= limit):.3f} within {limit}" for limit in (0, 1, 2))
-            typer.echo(f"  offsets, {len(errors)} planted: {shares} frames")
-        others = {"other clips": np.array(foreign), "same clip, other time": np.array(other_time)}
-        others = {what: confidences for what, confidences in others.items() if len(confidences)}
-        for what, confidences in others.items():
-            area = _area_under_curve(kept, confidences)
-            refused = np.mean(confidences < np.quantile(kept, 0.05))
-            typer.echo(f"  {what}: {len(confidences)}, AUC {area:.3f}, {refused:.3f} refused where 95 % are kept")
-        for limit in np.arange(1.2, 2.7, 0.2):
-            shares = [f"{np.mean(confidences < limit):.3f} of {what} refused" for what, confidences in others.items()]
-            typer.echo(f"  at {limit:.1f}: {np.mean(kept >= limit):.3f} kept, " + ", ".join(shares))
+    """Train on half of the speakers and tell own sound from other sound on the other half, about one second each."""
+    config = TrainConfig()
+    clips, _ = prepare(load_clips(cache), config)
+    for learn, judge in two_halves(clips, config.seed):
+        network = train_network(learn, num_steps, config.seed, config)
+        own, other, same = judged(network, judge, config.window_frames)
+        refused = np.mean(other < np.quantile(own, 0.05))
+        typer.echo(
+            f"{len(own)} clips: AUC {area_under_curve(own, other):.4f}, of the same group {area_under_curve(own, same):.4f}; "
+            f"{refused:.3f} of other sound refused where 95 % of own are kept"
+        )
 
 
-def _area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Probability that one of `higher` exceeds one of `lower`."""
-    return float((higher[:, None] > lower[None]).mean() + 0.5 * (higher[:, None] == lower[None]).mean())
+def judged(network: SyncNetwork, clips: list[Clip], num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best similarity within 2 frames of each clip's start with its own sound, that of other groups, and that of its group."""
+    vectors = [embed(network, clip, num_frames) for clip in clips]
+    seen, heard = (np.stack(side) for side in zip(*vectors, strict=True))
+    count = seen.shape[1]
+    best = np.full((len(clips), len(clips)), -1.0)
+    for lag in range(-2, 3):
+        here, there = slice(max(0, lag), count + min(0, lag)), slice(max(0, -lag), count + min(0, -lag))
+        best = np.maximum(best, np.einsum("itd,jtd->ij", seen[:, here], heard[:, there]) / (count - abs(lag)))
+    groups = np.array([clip.group for clip in clips])
+    same = groups[:, None] == groups
+    return best.diagonal(), best[~same], best[same & ~np.eye(len(clips), dtype=bool)]
+
+
+def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
+    """Probability that one of `higher` exceeds one of `lower`, ties counted half."""
+    ordered = np.sort(lower)
+    below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
+    return float(below.mean() / 2 / len(lower))
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     app()

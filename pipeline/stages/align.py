@@ -8,6 +8,7 @@ import numpy as np
 from datasets_manifest.schema import Reason
 from model.alignment import align, steady, to_square
 from model.faces import FaceBackend
+from model.lip_points import mouth_pictures
 from pipeline.clip import Clip, FacePiece
 from pipeline.config import AlignConfig, FacesConfig
 
@@ -15,8 +16,8 @@ from pipeline.config import AlignConfig, FacesConfig
 class AlignFace:
     """Aligned crops, in one interpolation from source pixels, smoothed within the clip. Refuses faces that are too small.
 
-    Adds  frames: uint8 [T, R, R, 3] RGB;  lip_points: float32 [T, P, 3], if the face backend has them;  `crop_px` and
-    `upscale_ratio`.
+    Adds  frames: uint8 [T, R, R, 3] RGB;  `crop_px` and `upscale_ratio`;
+    lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has such points.
     """
 
     name = "align"
@@ -46,7 +47,9 @@ class AlignFace:
             )
             return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
         frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(clip.pieces, matrices, strict=True)])
-        return [replace(clip, pieces=[], frames=frames, lip_points=self.backend.sync_points(landmarks))]
+        lip_points = self.backend.sync_points(landmarks)
+        mouths = None if lip_points is None else mouth_pictures(frames)
+        return [replace(clip, pieces=[], frames=frames, lip_points=lip_points, mouths=mouths)]
 
 
 def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:

@@ -1,0 +1,151 @@
+"""What the trainer of the lip-sync judge learns from: the clips of a dataset that `lipforge prepare` made.
+
+Each kept clip becomes one small file of plain arrays: the points of the face, the pictures of its mouth, its sound.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+
+from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.samples import read_sample
+from model import weights
+from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
+from model.lip_points import SYNC_LANDMARKS, mouth_pictures
+from pipeline import media
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip, as its samples hold it: `num_frames` of picture, and just as much sound."""
+
+    name: str
+    source: str
+    """File name of the video that it comes from."""
+    speaker: str | None
+    corrected_frames: int
+    """The source's `av_offset_frames`, by which the dataset moved the sound."""
+    points: np.ndarray
+    """float32 [T, len(SYNC_LANDMARKS), 3], pixels of the upright crop."""
+    mouths: np.ndarray
+    """uint8 [T, 64, 64]: `mouth_pictures`."""
+    audio: np.ndarray
+    """float32 [T * 640]."""
+    lips: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float32 [T, NUM_SPEAKING, 3]: `lip_motion`."""
+    waves: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float32 [V, T, 144]: `mouth_motion` of V framings, the first as it is."""
+    power: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """float32 [T * 4, 40]: `mel_power`."""
+    offset_frames: float | None = 0.0
+    """As SyncScore.offset_frames, of what is left after the dataset's own correction; None: the sound is not the picture's."""
+    group: int = 0
+    """Clips of one group may show one speaker; clips of different groups do not."""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.points)
+
+
+def extract_clips(dataset: str, cache: Path) -> None:
+    """Write one .npz for each kept clip of the dataset; those that exist are kept."""
+    faces = MediaPipeFaces(weights.load("builtin"))
+    cache.mkdir(parents=True, exist_ok=True)
+    columns = ["key", "source_uri", "speaker", "av_offset_frames", "shard", "sample_offset", "sample_size"]
+    rows = read_manifest(dataset, columns, pc.field("status") == "kept").sort_by("key").to_pylist()
+    fs, root = open_folder(dataset)
+    for number, row in enumerate(rows, start=1):
+        target = cache / f"{row['key']}.npz"
+        if target.exists():
+            continue
+        sample = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+        frames = media.decode_mp4(sample["mp4"])
+        points = crop_points(frames, faces)
+        if points is None:
+            log.warning("%s: the face is not found again in the crop", row["key"])
+            continue
+        clip = Clip(
+            name=row["key"],
+            source=row["source_uri"].rsplit("/", 1)[-1],
+            speaker=row["speaker"],
+            corrected_frames=row["av_offset_frames"],
+            points=points,
+            mouths=mouth_pictures(frames),
+            audio=media.decode_flac(sample["flac"]),
+        )
+        save_clip(clip, target)
+        if number % 100 == 0 or number == len(rows):
+            log.info("%d of %d clips", number, len(rows))
+
+
+def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
+    """The points of the face in aligned crops: float32 [T, len(SYNC_LANDMARKS), 3], or None when a frame shows none.
+
+    frames: uint8 [T, R, R, 3]. The crop is the 3:4 template stretched to a square: it is narrowed first, so that the
+    mesh sees a face of natural shape.
+    """
+    height = 256
+    width = height * 3 // 4
+    found: list[np.ndarray] = []
+    prior: DetectedFace | FaceLandmarks = _template_face(width, height)
+    for frame in frames:
+        upright = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        # the mesh wants a face's surroundings, which the crop has not
+        padded = cv2.copyMakeBorder(upright, height // 4, height // 4, width // 2, width // 2, cv2.BORDER_REPLICATE)
+        followed = faces.landmarks(padded, prior)
+        if followed is None and not isinstance(prior, DetectedFace):
+            followed = faces.landmarks(padded, _template_face(width, height))
+        if followed is None:
+            return None
+        prior = followed
+        found.append(followed.points[SYNC_LANDMARKS])
+    return np.stack(found)
+
+
+def _template_face(width: int, height: int) -> DetectedFace:
+    """Where alignment puts a face, in the padded crop."""
+    left, top = width / 2, height / 4
+    eyes = np.array([[0.26, 0.30], [0.74, 0.30]]) * [width, height] + [left, top]
+    keypoints = np.concatenate([eyes, np.zeros((4, 2))]).astype(np.float32)
+    return DetectedFace(left + 0.1 * width, top + 0.15 * height, left + 0.9 * width, top + 0.9 * height, 1.0, keypoints)
+
+
+def save_clip(clip: Clip, path: Path) -> None:
+    """Plain arrays only, so that reading them can run no code."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        np.savez(
+            stream,
+            source=clip.source,
+            speaker=clip.speaker or "",
+            corrected_frames=clip.corrected_frames,
+            points=clip.points,
+            mouths=clip.mouths,
+            audio=clip.audio,
+        )
+    temporary.replace(path)
+
+
+def load_clips(cache: Path) -> Iterator[Clip]:
+    """The clips of a folder that `extract_clips` filled. Raises ValueError when there is none."""
+    paths = sorted(cache.glob("*.npz"))
+    if not paths:
+        raise ValueError(f"no .npz files in {cache}: run `python -m train.lip_sync extract DATASET {cache}` first")
+    for path in paths:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield Clip(
+                name=path.stem,
+                source=str(arrays["source"]),
+                speaker=str(arrays["speaker"]) or None,
+                corrected_frames=int(arrays["corrected_frames"]),
+                points=arrays["points"],
+                mouths=arrays["mouths"],
+                audio=arrays["audio"],
+            )
