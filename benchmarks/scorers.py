@@ -2,10 +2,10 @@
 
 python -m benchmarks.scorers [--repeats N] [--folder VIDEOS]
 
-A clip of 5 s is cut by the pipeline; each scorer gets it as the pipeline gives it. SyncNet v2 and HyperIQA have random weights, which cost as much as
-the published ones. Baselines: for SyncNet v2, the published evaluation's loop on the same crops (20 windows at a time, copied out
-of the video, in the plain memory layout), which takes turns with ours; for the others, real time. All times are CPU seconds on one
-thread, medians. Results go to bench/scorers.json too.
+A clip of 5 s is cut by the pipeline; each scorer gets it as the pipeline gives it. SyncNet v2 and HyperIQA have random
+weights, which cost as much as the published ones. Baselines: for SyncNet v2, the published evaluation's loop on the
+same crops (20 windows at a time, copied out of the video, in the plain memory layout), which takes turns with ours; for
+the others, real time. All times are CPU seconds on one thread, medians. Results go to bench/scorers.json too.
 """
 
 import argparse

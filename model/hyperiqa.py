@@ -1,8 +1,9 @@
 """HyperIQA: how good a picture looks to people, 0..100, without a reference.
 
-Su et al., "Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive Hyper Network" (CVPR 2020; MIT licence), with the weights
-`koniq_pretrained.pkl`, fitted to the KonIQ-10k ratings. A ResNet-50 sees what the picture shows; from that a hyper network makes
-the weights of a small target network, which judges local distortions, gathered at four depths, by them.
+Su et al., "Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive Hyper Network" (CVPR 2020; MIT licence),
+with the weights `koniq_pretrained.pkl`, fitted to the KonIQ-10k ratings. A ResNet-50 sees what the picture shows; from
+that a hyper network makes the weights of a small target network, which judges local distortions, gathered at four
+depths, by them.
 """
 
 from itertools import pairwise
@@ -91,9 +92,9 @@ def _distortions(in_channels: int, out_channels: int) -> nn.Sequential:
 class HyperIQAQuality:
     """Scores clips of aligned faces on one core; the same frames get the same number on every call.
 
-    Prepared as LatentSync's `preprocess/filter_visual_quality.py` does: the middle 224 x 224 pixels at their own scale (its `CenterCrop`), so there is
-    no chance in it. The random crops that hyperIQA's own demo averages over are not used. LatentSync scores the first, middle and last
-    frame of a clip, and keeps clips from 40 on.
+    Prepared as LatentSync's `preprocess/filter_visual_quality.py` does: the middle 224 x 224 pixels at their own scale
+    (its `CenterCrop`), so there is no chance in it. The random crops that hyperIQA's own demo averages over are not
+    used. LatentSync scores the first, middle and last frame of a clip, and keeps clips from 40 on.
     """
 
     name = "hyperiqa"

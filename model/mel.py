@@ -1,8 +1,8 @@
 """The mel spectrogram that StableSyncNet hears, 80 columns a second.
 
-The recipe is Wav2Lip's `audio.py` (Prajwal et al. 2020), which LatentSync (ByteDance, Apache-2.0) keeps with these numbers: pre-emphasis,
-magnitudes of a short-time Fourier transform, mel bands on Slaney's scale (Auditory Toolbox, 1998; what librosa makes by default), decibels,
-then a fixed stretch to -4..4.
+The recipe is Wav2Lip's `audio.py` (Prajwal et al. 2020), which LatentSync (ByteDance, Apache-2.0) keeps with these
+numbers: pre-emphasis, magnitudes of a short-time Fourier transform, mel bands on Slaney's scale (Auditory Toolbox,
+1998; what librosa makes by default), decibels, then a fixed stretch to -4..4.
 """
 
 import functools
@@ -25,8 +25,8 @@ def mel_spectrogram(audio: np.ndarray) -> np.ndarray:
     """Mel spectrogram of a sound.
 
     audio: float32 [N] mono at 16 kHz in [-1, 1], N >= 1.
-    Returns float32 [80, 1 + N // 200] in [-4, 4]; column i is centred on sample 200 * i, with zeros beyond both ends. Silence is -4.
-    Raises ValueError for another shape, no samples, or values that are not finite.
+    Returns float32 [80, 1 + N // 200] in [-4, 4]; column i is centred on sample 200 * i, with zeros beyond both ends.
+    Silence is -4. Raises ValueError for another shape, no samples, or values that are not finite.
     """
     if audio.ndim != 1 or len(audio) == 0 or not np.isfinite(audio).all():
         raise ValueError(f"audio: finite samples [N >= 1] expected, got shape {audio.shape}")

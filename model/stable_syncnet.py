@@ -1,8 +1,8 @@
 """StableSyncNet: does this picture of a mouth belong to this sound? The judge that LatentSync trains against.
 
-Published with LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Apache-2.0) as `stable_syncnet.pt`. Two encoders, for stacked frames and
-for a mel spectrogram, shrink their input to one point; attention and feed-forward layers are those of diffusers, whose keys the
-published file has.
+Published with LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Apache-2.0) as `stable_syncnet.pt`. Two
+encoders, for stacked frames and for a mel spectrogram, shrink their input to one point; attention and feed-forward
+layers are those of diffusers, whose keys the published file has.
 """
 
 from collections.abc import Mapping
@@ -71,9 +71,11 @@ class StableSyncNet(nn.Module):
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of pictures and of the sound that goes with them.
 
-        frames: float [B, T * 3, H / 2, W], the lower halves of T RGB faces in [-1, 1], channels of one frame side by side; or
-        [B, T * 4, h, w], VAE latents. mel: float [B, 1, 80, M] of `mel_spectrogram`.
-        Returns unit vectors [B, D] of vision and of audio. None of their numbers is negative, so neither is their dot product.
+        frames: float [B, T * 3, H / 2, W], the lower halves of T RGB faces in [-1, 1], channels of one frame side by
+        side; or [B, T * 4, h, w], VAE latents.
+        mel: float [B, 1, 80, M] of `mel_spectrogram`.
+        Returns unit vectors [B, D] of vision and of audio. None of their numbers is negative, so neither is their dot
+        product.
         """
         vision = self.visual_encoder(frames).flatten(1)
         audio = self.audio_encoder(mel).flatten(1)

@@ -1,8 +1,9 @@
 """SyncNet v2, the judge of lip-sync that the field quotes: offset and confidence of a clip, with the published numbers.
 
-Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016); network and evaluation as published by the first author
-(github joonson/syncnet_python, MIT licence) and used by LatentSync with `syncnet_v2.model`. Two networks turn five frames of a face and
-the 0.2 s of sound that go with them into 1024 numbers each; what belongs together lies close together.
+Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016); network and evaluation as published by the
+first author (github joonson/syncnet_python, MIT licence) and used by LatentSync with `syncnet_v2.model`. Two networks
+turn five frames of a face and the 0.2 s of sound that go with them into 1024 numbers each; what belongs together lies
+close together.
 """
 
 import functools
@@ -107,11 +108,12 @@ def _head() -> nn.Sequential:
 def sync_score(lips: Tensor, sound: Tensor) -> SyncScore:
     """Offset, confidence and distance from two sequences of vectors, one per frame at 25 fps.
 
-    lips: [T, D]; sound: [T + 30, D], with 15 frames of margin on each side; or [T, D], and beyond its ends vectors are compared with zeros,
-    as the published evaluation does.
+    lips: [T, D]; sound: [T + 30, D], with 15 frames of margin on each side; or [T, D], and beyond its ends vectors are
+    compared with zeros, as the published evaluation does.
 
-    The curve of SyncScore is minus the mean distance of the pairs at each offset; its best place is the offset (the first in the published
-    order, from +15 down, when several are equal), its height the distance; confidence is how far it lies from the curve's median.
+    The curve of SyncScore is minus the mean distance of the pairs at each offset; its best place is the offset (the
+    first in the published order, from +15 down, when several are equal), its height the distance; confidence is how far
+    it lies from the curve's median.
     """
     if len(sound) == len(lips):
         sound = functional.pad(sound, (0, 0, MAX_SHIFT, MAX_SHIFT))
@@ -140,10 +142,11 @@ def mfcc(samples: np.ndarray) -> np.ndarray:
     """Mel-frequency cepstral coefficients as python_speech_features 0.6 (MIT licence) computes them by default.
 
     samples: int16 [N] mono at 16 kHz, N >= 1; the loudness counts, so the scale does too.
-    Returns float64 [1 + ceil((N - 400) / 160), 13], a row every 10 ms: the logarithm of the energy, then cepstra 1..12. Row i looks at samples
-    160 i .. 160 i + 400 without a taper, zeros after the end.
+    Returns float64 [1 + ceil((N - 400) / 160), 13], a row every 10 ms: the logarithm of the energy, then cepstra 1..12.
+    Row i looks at samples 160 i .. 160 i + 400 without a taper, zeros after the end.
 
-    Formulas: HTK's mel scale and lifter (Young et al., The HTK Book), orthonormal DCT-II; the filters' corners are whole FFT bins.
+    Formulas: HTK's mel scale and lifter (Young et al., The HTK Book), orthonormal DCT-II; the filters' corners are
+    whole FFT bins.
     """
     signal = samples.astype(np.float64)
     signal[1:] -= _PRE_EMPHASIS * signal[:-1].copy()
@@ -192,10 +195,11 @@ _SOUNDS_AT_ONCE = 64
 class SyncNetScorer:
     """Scores aligned clips on one core; the same clip gets the same numbers on every call.
 
-    As the published evaluation does, it sees windows of 5 frames and 20 rows of MFCC at every frame but the last 5 (`SyncNetInstance.evaluate`
-    leaves out one more than it must), and the sound as 16-bit numbers. Different are the face's place (`lip_crops`), the frames, which are not written
-    as JPEG in between, and the sound beyond the clip's ends: here it is the source's own, where the published evaluation has zeros in place of its
-    vectors. At offset 0 both give the same distance.
+    As the published evaluation does, it sees windows of 5 frames and 20 rows of MFCC at every frame but the last 5
+    (`SyncNetInstance.evaluate` leaves out one more than it must), and the sound as 16-bit numbers. Different are the
+    face's place (`lip_crops`), the frames, which are not written as JPEG in between, and the sound beyond the clip's
+    ends: here it is the source's own, where the published evaluation has zeros in place of its vectors. At offset 0
+    both give the same distance.
     """
 
     name = "syncnet_v2"
@@ -209,10 +213,10 @@ class SyncNetScorer:
     def score(self, frames: np.ndarray, audio: np.ndarray) -> SyncScore:
         """Offset and confidence of one clip; LatentSync keeps confidences from 3 on.
 
-        frames: uint8 [T, R, R, 3] RGB aligned faces at 25 fps, R = 256 or 512, T >= 6. Six frames are one window: from there to some
-        seconds, a confidence means little.
-        audio: float32 [(T + 30) * 640] mono at 16 kHz in [-1, 1]: the clip's sound with 15 frames of margin on each side, zeros where the source
-        has none. Without any sound all offsets are alike, and the confidence is 0.
+        frames: uint8 [T, R, R, 3] RGB aligned faces at 25 fps, R = 256 or 512, T >= 6. Six frames are one window: from
+        there to some seconds, a confidence means little.
+        audio: float32 [(T + 30) * 640] mono at 16 kHz in [-1, 1]: the clip's sound with 15 frames of margin on each
+        side, zeros where the source has none. Without any sound all offsets are alike, and the confidence is 0.
         Raises ValueError for other shapes, and for sound that is not finite.
         """
         num_windows = len(frames) - WINDOW
@@ -251,13 +255,15 @@ _FRAME_SHAPES = ((256, 256, 3), (512, 512, 3))
 def lip_crops(frames: np.ndarray) -> np.ndarray:
     """The part of aligned faces that SyncNet's own preparation would cut out: uint8 [T, R, R, 3] RGB -> [T, 224, 224, 3] BGR.
 
-    LatentSync measures sync on its aligned clips, too: SyncNet's `run_pipeline` finds the face in them with S3FD, takes the half of
-    the box's longer side as the face's size s, and cuts from the middle of the box s upwards, 1.8 s downwards and 1.4 s to each side (crop_scale
-    0.4); beyond the picture it shows grey (110). Its detector has nothing to find out here: the alignment has put every face at
-    the same place. In the aligned square, whose template of 75 x 100 units makes faces 4/3 wider than they are, a frontal face from forehead to chin
-    and cheek to cheek covers 3 to 84 % of the height and 4 to 95 % of the width (FaceMesh outlines, medians over 33 clips). So s is 0.455 R, the middle of the
-    box lies at (0.5, 0.437) R, and the crop goes from -0.018 R down to 1.255 R and from -0.137 R across to 1.137 R (fractions of pixels are cut off, as published). The mouth, at 0.625 R,
-    comes to its middle. The stretch is left as it is: LatentSync's threshold was set with it.
+    LatentSync measures sync on its aligned clips, too: SyncNet's `run_pipeline` finds the face in them with S3FD, takes
+    the half of the box's longer side as the face's size s, and cuts from the middle of the box s upwards, 1.8 s
+    downwards and 1.4 s to each side (crop_scale 0.4); beyond the picture it shows grey (110). Its detector has nothing
+    to find out here: the alignment has put every face at the same place. In the aligned square, whose template of 75 x
+    100 units makes faces 4/3 wider than they are, a frontal face from forehead to chin and cheek to cheek covers 3 to
+    84 % of the height and 4 to 95 % of the width (FaceMesh outlines, medians over 33 clips). So s is 0.455 R, the
+    middle of the box lies at (0.5, 0.437) R, and the crop goes from -0.018 R down to 1.255 R and from -0.137 R across
+    to 1.137 R (fractions of pixels are cut off, as published). The mouth, at 0.625 R, comes to its middle. The stretch
+    is left as it is: LatentSync's threshold was set with it.
     """
     if frames.shape[1] != _CROPPED_FROM_PX:
         size = (_CROPPED_FROM_PX, _CROPPED_FROM_PX)
