@@ -39,17 +39,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the page (.md); pictures go into a folder of its name")
     parser.add_argument("--weights", type=Path, help="weights to judge; those that ship without it")
     arguments = parser.parse_args()
+    content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
     try:
-        about = read_about(arguments.clips)
+        evidence = gather(arguments.clips, content)
     except ValueError as error:
         sys.exit(str(error))
-    content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
-    evidence = gather(arguments.clips, about, content)
     write(evidence, arguments.out)
 
 
-def gather(folder: Path, about: dict[str, dict[str, str]], content: bytes) -> Evidence:
-    """All that is measured, with a line of progress for each part. content: the scorer's weights."""
+def gather(folder: Path, content: bytes) -> Evidence:
+    """All that is measured, with a line of progress for each part. content: the scorer's weights.
+
+    Raises ValueError when the folder has no clips.csv, or no clean clip that is long enough.
+    """
+    about = read_about(folder)
     judge = Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE)
     say = _Progress()
     follower = Follower()
@@ -65,6 +68,8 @@ def gather(folder: Path, about: dict[str, dict[str, str]], content: bytes) -> Ev
     by_kind = kinds(tracks)
     clean = [track for track, kind in by_kind.items() if kind == CLEAN]
     say(f"{len(tracks)} faces in {len(about)} files; {len(clean)} are clean")
+    if not windows(clean, 125):
+        raise ValueError(f"{folder}: no clip of 5 s is clean and unknown to training; clips.csv says what each one is")
     by_length: dict[int, Scores] = {}
     for length in LENGTHS:
         parts = windows(clean, length)
@@ -113,9 +118,10 @@ def write(evidence: Evidence, out: Path) -> None:
     drawn = {
         "thresholds": pictures.draw_thresholds(*curves, threshold),
         "chance": pictures.draw_chance(evidence.chances, threshold),
-        "turns": pictures.draw_turns(evidence.turns),
         "planted": pictures.draw_planted(evidence.engine),
     }
+    if evidence.turns:
+        drawn["turns"] = pictures.draw_turns(evidence.turns)
     for name, figure in drawn.items():
         pictures.save(figure, folder / f"{name}.svg")
     write_page(evidence, out)

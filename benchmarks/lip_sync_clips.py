@@ -148,6 +148,7 @@ def kind_of(track: Track, num_tracks_at_once: int) -> str:
         "drawn": sync == "n/a",
         "film music": sync == "uncertain",
         "rap, cuts to the audience": sync == "yes-partly",
+        "sync not known": sync not in ("yes", "probable"),
         "may have shaped the weights": about["trainable"] == "yes",
         "small face": track.eyes_px < MIN_EYES_PX,
         "turned head": abs(track.yaw_deg) > MAX_YAW_DEG,

@@ -28,7 +28,7 @@ from train.lip_sync_clips import crop_points
 PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
 AGAIN = (-10, -3, 0, 3, 10)
 """Planted offsets whose delivered clips are scored again."""
-SOURCE_S = 8.2
+SOURCE_S = 6.2
 """The first part of each video: enough for one clip."""
 WAYS = {"samples": made.shift_samples, "time stamps": made.shift_container}
 

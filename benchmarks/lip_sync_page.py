@@ -83,7 +83,7 @@ def write_page(evidence: Evidence, out: Path) -> None:
         _chance(evidence, folder),
         _faces(evidence),
         _changes(evidence),
-        _several(evidence, folder),
+        *([_several(evidence, folder)] if evidence.turns else []),
         _others(evidence),
         _engine(evidence, folder),
         _speed(evidence),
@@ -231,7 +231,7 @@ def _people(evidence: Evidence) -> str:
         rows.append(
             [
                 speaker,
-                track.about["language"].rstrip("?"),
+                track.about["language"],
                 f"{len(own)}",
                 f"{track.eyes_px:.0f}",
                 f"{track.yaw_deg:+.0f}",

@@ -151,6 +151,7 @@ def test_the_interval_is_over_people_not_over_windows() -> None:
         ({"natural_sync": "n/a", "language": "none"}, "music or noise, no speech"),
         ({"natural_sync": "n/a", "language": "ja?"}, "drawn"),
         ({"natural_sync": "uncertain"}, "film music"),
+        ({"natural_sync": ""}, "sync not known"),
         ({"natural_sync": "yes-partly"}, "rap, cuts to the audience"),
         ({"eyes_px": 59}, "small face"),
         ({"eyes_px": 60}, CLEAN),
