@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from model import weights
+from model.state_dicts import load_strict, read_state_dict
 from model.sync_score import one_thread
 
 WEIGHTS_FILE = "koniq_pretrained.pkl"
@@ -102,7 +102,7 @@ class HyperIQAQuality:
     def __init__(self, content: bytes) -> None:
         """content: the bytes of that file. Raises `weights.ModelFileError` when they are something else."""
         self._network = HyperIQA()
-        weights.load_strict(self._network, weights.read_state_dict(content, WEIGHTS_FILE), WEIGHTS_FILE)
+        load_strict(self._network, read_state_dict(content, WEIGHTS_FILE), WEIGHTS_FILE)
 
     def score(self, frames: np.ndarray) -> float:
         """Mean score of some frames of one clip, about 0..100, 100 is best.

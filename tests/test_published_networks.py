@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.transforms import CenterCrop
 
-from model import weights
+from model import state_dicts, weights
 from model.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
 from model.mel import mel_spectrogram
 from model.stable_syncnet import LAYOUTS, StableSyncNet
@@ -135,7 +135,7 @@ def test_a_stable_syncnet_file_loads_strictly(as_zip: bool) -> None:
     config = narrow(LAYOUTS["syncnet_16_pixel_attn"])
     source, target = StableSyncNet(config).eval(), StableSyncNet(config)
     content = saved(source, as_zip, global_step=7)
-    weights.load_strict(target, weights.read_state_dict(content, "stable_syncnet.pt"), "stable_syncnet.pt")
+    state_dicts.load_strict(target, state_dicts.read_state_dict(content, "stable_syncnet.pt"), "stable_syncnet.pt")
     inputs = torch.randn(1, 48, 128, 256), torch.randn(1, 1, 80, 52)
     with torch.inference_mode():
         for got, expected in zip(target(*inputs), source(*inputs), strict=True):

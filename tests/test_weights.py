@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import weights
+from model import state_dicts, weights
 from model.weights import (
-    BrokenModelError,
     FetchError,
     FileState,
     MissingModelError,
@@ -301,13 +300,13 @@ def test_tensors_are_taken_from_where_the_table_says(monkeypatch: pytest.MonkeyP
     torch.save({"global_step": 7, "state_dict": {"a": torch.ones(2)}}, stream)
     wrapped = stream.getvalue()
     monkeypatch.setattr(weights, "MODEL_FILES", (replace(ENTRY, name="net.pt", state_dict_key="state_dict"),))
-    assert torch.equal(weights.read_state_dict(wrapped, "net.pt")["a"], torch.ones(2))
-    with pytest.raises(BrokenModelError, match="'global_step' is a int"):
-        weights.read_state_dict(wrapped, "other.pt")
+    assert torch.equal(state_dicts.read_state_dict(wrapped, "net.pt")["a"], torch.ones(2))
+    with pytest.raises(state_dicts.BrokenModelError, match="'global_step' is a int"):
+        state_dicts.read_state_dict(wrapped, "other.pt")
     stream = io.BytesIO()
     torch.save({"a": torch.ones(2)}, stream)
-    with pytest.raises(BrokenModelError, match="expected a mapping with 'state_dict'"):
-        weights.read_state_dict(stream.getvalue(), "net.pt")
+    with pytest.raises(state_dicts.BrokenModelError, match="expected a mapping with 'state_dict'"):
+        state_dicts.read_state_dict(stream.getvalue(), "net.pt")
 
 
 def test_published_files_are_pinned_and_reached_by_tls() -> None:
