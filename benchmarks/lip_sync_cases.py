@@ -141,8 +141,7 @@ def changed_picture(
 ) -> Iterator[Change]:
     """The beginning of the clean videos, encoded again and followed again."""
     ways = {
-        "H.264 again, crf 17": {},
-        "H.264 again, crf 35": {"crf": 35},
+        "H.264, crf 35": {"crf": 35},
         "15 frames per second": {"fps": 15},
         "30 frames per second": {"fps": 30},
     }

@@ -295,7 +295,7 @@ def _chance(evidence: Evidence, folder: str) -> str:
     return f"""## Does chance read the same for short and long clips?
 
 Faces of natural speech under a sound made of other people's voices, one after another. One threshold means the same at every length where
-the upper line is level.
+the upper line is level; where it falls, more mismatches are refused.
 
 ![Chance by length]({folder}/chance.svg)
 
