@@ -156,8 +156,8 @@ def similarity_by_shift(seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
     return np.stack([similar.diagonal(shift) for shift in range(num_shifts)], axis=1)
 
 
-DEFAULT_MIN_CONFIDENCE = 2.0
-"""Keeps 97 % of natural speech and refuses 95 % of mismatches at 4.7 s: docs/models/lip_sync.md."""
+DEFAULT_MIN_CONFIDENCE = 2.5
+"""What it keeps and refuses: docs/models/lip_sync_results.md."""
 _MIN_FRAMES = 25
 _STRETCH = 125
 """Frames: a clip is as sure as its weakest 5 s."""
@@ -244,6 +244,8 @@ def confidence(similar: np.ndarray) -> float:
     sums = np.cumsum(np.vstack([np.zeros_like(similar[:1]), similar], dtype=np.float64), axis=0)
     curves = (sums[num_frames:] - sums[:-num_frames]) / num_frames
     best = int(sums[-1].argmax())
+    if best in (0, similar.shape[1] - 1):
+        return 0.0  # no peak: the curve still rises where the search ends, as it does with music
     height = curves[:, max(best - 1, 0) : best + 2].max(axis=1)
     prominence = height - np.median(curves, axis=1)
     return float(np.sqrt(np.maximum(height, 0) * np.maximum(prominence, 0) * num_frames).min())

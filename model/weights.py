@@ -161,8 +161,8 @@ MODEL_FILES = (
         purpose="the built-in judge of lip-sync",
         source="this project: train/lip_sync.py",
         licence="Apache-2.0",
-        sha256="f2cb4a32d1e4c2e9176dffe4e07c161e520ea1278e88bbb6bee4ba89622fe348",
-        size_bytes=322_610,
+        sha256="81e11cfe57591f91e7267e98fdcc2dacc83333cd940e0a065d87ff3f623e191f",
+        size_bytes=1_289_568,
         origin=None,
     ),
     ModelFile(

@@ -199,6 +199,13 @@ def test_another_shift_in_between_is_not_trusted() -> None:
     assert confidence(jumps) < 0.5 * confidence(similar)
 
 
+@pytest.mark.parametrize("best", [0, 30])
+def test_the_edge_of_the_search_is_no_peak(best: int) -> None:
+    similar = similar_frames(np.random.default_rng(0), 113)
+    assert confidence(np.roll(similar, best - 15, axis=1)) == 0
+    assert confidence(np.roll(similar, 14, axis=1)) > 1
+
+
 def test_confidence_reads_the_same_for_long_clips() -> None:
     rng = np.random.default_rng(0)
     short = np.median([confidence(similar_frames(rng, 113)) for _ in range(20)])
