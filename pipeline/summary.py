@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("lipforge", "av", "opencv-python", "ray", "scenedetect", "ai-edge-litert", "onnxruntime", "torch", "numpy")
+PACKAGES = (
+    "lipforge",
+    "av",
+    "opencv-python",
+    "ray",
+    "scenedetect",
+    "ai-edge-litert",
+    "insightface",
+    "onnxruntime",
+    "torch",
+    "numpy",
+)
 
 
 @dataclass
