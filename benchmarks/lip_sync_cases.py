@@ -18,6 +18,8 @@ from pipeline.config import Thresholds
 from pipeline.decide import decide
 
 YAW_BINS_DEG = (0, 10, 20, 30, 90)
+STRETCH = 125
+"""Frames of a clip of several faces: the shortest that `lipforge prepare` makes by itself."""
 EYES_BINS_PX = (0, 40, 60, 120, 1000)
 
 
@@ -181,11 +183,13 @@ class Turn:
     track: Track
     score: SyncScore
     offset_frames: int
-    """Of the video's sound: what its surest face says."""
+    """Of the video's sound: what the face says whose lips fit it best."""
     times_s: np.ndarray
     """Middles of the seconds looked at, in the video."""
     similarity: np.ndarray
     """Of lips and sound in that second at the video's offset, above the median of all offsets."""
+    pieces: list[tuple[float, SyncScore]]
+    """Clips of STRETCH frames, one after another: where each begins in the video, seconds, and its score."""
 
 
 def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
@@ -193,13 +197,17 @@ def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
     scores = {track: judge.score(track) for track in tracks}
     found = []
     for track, score in scores.items():
-        surest = max((scores[other] for other in tracks if other.file == track.file), key=lambda one: one.confidence)
+        closest = min((scores[other] for other in tracks if other.file == track.file), key=lambda one: one.distance)
         length = 25 + VIEW - 1  # so many frames give the vectors of one second
         starts = range(0, track.num_frames - length + 1, 10)
         curves = [judge.score(track, start, length).curve for start in starts]
-        rises = [curve[surest.offset_frames + MAX_SHIFT] - np.median(curve) for curve in curves]
+        rises = [curve[closest.offset_frames + MAX_SHIFT] - np.median(curve) for curve in curves]
         times_s = [(track.start_frame + start + length / 2) / 25 for start in starts]
-        found.append(Turn(track, score, surest.offset_frames, np.array(times_s), np.array(rises)))
+        pieces = [
+            ((track.start_frame + start) / 25, judge.score(track, start, STRETCH))
+            for start in range(0, track.num_frames - STRETCH + 1, STRETCH)
+        ]
+        found.append(Turn(track, score, closest.offset_frames, np.array(times_s), np.array(rises), pieces))
     return found
 
 

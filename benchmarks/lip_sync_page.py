@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.lip_sync_cases import Case, Chance, Change, Turn
+from benchmarks.lip_sync_cases import Case, Chance, Change, Turn, verdict
 from benchmarks.lip_sync_clips import CLEAN, MAX_YAW_DEG, MIN_EYES_PX, Track
 from benchmarks.lip_sync_engine import EngineRun, Found, residuals
 from benchmarks.lip_sync_measures import (
@@ -23,6 +23,7 @@ from benchmarks.lip_sync_measures import (
     share,
     within,
 )
+from model.sync_score import SyncScore
 
 
 @dataclass(frozen=True)
@@ -368,15 +369,40 @@ def _case_row(case: Case) -> list[str]:
 
 
 def _several(evidence: Evidence, folder: str) -> str:
-    rows = [_case_row(case) for case in evidence.whole if case.kind == "several faces"]
+    rows = []
+    for turn in evidence.turns:
+        pieces = [f"{begin_s:g} s: {_piece(score, evidence.judge.min_confidence)}" for begin_s, score in turn.pieces]
+        track = turn.track
+        rows.append(
+            [
+                track.name,
+                f"{track.points[:, :, 0].mean():.0f}",
+                f"{track.eyes_px:.0f}",
+                f"{turn.score.confidence:.1f} at {turn.score.offset_frames:+d}",
+                ", ".join(pieces),
+            ]
+        )
+    header = [
+        "face (track, start)",
+        "x in the picture",
+        "eyes, px",
+        "whole track: confidence at offset",
+        "clips of 5 s: confidence at offset, kept in bold",
+    ]
     return f"""## Several faces: who speaks
 
 Each face with the one sound of its video. Each point of a line is one second: how much better lips and sound fit at the video's offset (that
-of its surest face) than at the median of all offsets. Who speaks is above 0.
+of the face that fits best) than at the median of all offsets. Who speaks is above 0. Where people take turns, no face says all of a long clip, and
+short clips tell more than the whole.
 
 ![Who speaks when]({folder}/turns.svg)
 
-{table(_CASE_HEADER, rows)}"""
+{table(header, rows)}"""
+
+
+def _piece(score: SyncScore, min_confidence: float) -> str:
+    mark = "**" if verdict(score, 1.0, min_confidence) == "kept" else ""
+    return f"{mark}{score.confidence:.1f} at {score.offset_frames:+d}{mark}"
 
 
 def _others(evidence: Evidence) -> str:
