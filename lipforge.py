@@ -1,6 +1,9 @@
 """The `lipforge` command: a thin front for what each folder also offers by itself."""
 
-from pipeline.cli import main
+from datasets_manifest.cli import app as manifest_app
+from pipeline.cli import app, main
+
+app.add_typer(manifest_app)
 
 if __name__ == "__main__":
     main()

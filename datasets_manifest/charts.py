@@ -125,6 +125,83 @@ def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, cen
     return Markup('<svg class="histogram" viewBox="0 0 360 146" role="img">{}</svg>').format(_join(marks))
 
 
+SELECTION_STYLE = Markup("""
+svg { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; background: #ffffff; color: #1b1e22; }
+text { fill: #646b74; } .strong { font-weight: 600; fill: #1b1e22; } .tick, text.threshold { font-size: 10.5px; }
+text.threshold { fill: #1b1e22; font-weight: 600; } rect { shape-rendering: crispEdges; }
+.axis { stroke: #646b74; opacity: 0.55; } line.threshold { stroke: #1b1e22; stroke-dasharray: 4 3; stroke-width: 1.2; }
+.train { fill: #16836f; } .val { fill: #5a78b5; }
+@media (prefers-color-scheme: dark) {
+  svg { background: #1b1f23; } text { fill: #98a0a9; } .strong, text.threshold { fill: #e7e9eb; }
+  .axis { stroke: #98a0a9; } line.threshold { stroke: #e7e9eb; } .train { fill: #2fae97; } .val { fill: #7d9bd6; }
+}
+""")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars side by side from low to high; each stacks one height per series."""
+
+    title: str
+    low: float
+    high: float
+    heights: Mapping[str, NDArray[np.float64]]
+    """By CSS class of the series, all of one length."""
+    top_text: str
+    """What the tallest bar stands for."""
+    thresholds: Mapping[float, str] = field(default_factory=dict)
+    ticks: bool = True
+    """Whether low to high is a scale; else bars are just things in a row."""
+
+
+def selection_svg(title: str, legend: Mapping[str, str], panels: Sequence[Bars]) -> Markup:
+    """A picture that stands alone as a file: a title, what the colours mean by CSS class, and panels from left to right."""
+    panel_width, left, top = 370.0, 16.0, 74.0
+    width = panel_width * len(panels)
+    marks = [_text(left, 26, title, "strong")]
+    for number, (css_class, text) in enumerate(legend.items()):
+        x = left + 340.0 * number
+        marks += [_rect(x, 38, 11, 11, css_class), _text(x + 17, 48, text, "legend")]
+    for number, bars in enumerate(panels):
+        marks += _bars(bars, left + panel_width * number, top, panel_width - 2 * left)
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} 268" width="{0}" height="268"><style>{1}</style>{2}</svg>\n'
+    ).format(_px(width), SELECTION_STYLE, _join(marks))
+
+
+def _bars(bars: Bars, left: float, top: float, plot_width: float) -> list[Markup]:
+    plot_top, plot_height = top + 34, 110.0
+    bottom = plot_top + plot_height
+    total = np.sum(list(bars.heights.values()), axis=0)
+    tallest = float(total.max()) if len(total) and total.max() > 0 else 1.0
+    step = plot_width / max(len(total), 1)
+    gap = 1.0 if step > 3 else 0.0
+    marks = [
+        _text(left, top + 6, bars.title, "strong"),
+        _text(left + plot_width, top + 6, bars.top_text, "tick", anchor="end"),
+    ]
+    floor = np.zeros(len(total))
+    for css_class, heights in bars.heights.items():
+        for index in np.flatnonzero(heights):
+            height = heights[index] / tallest * plot_height
+            y = bottom - floor[index] / tallest * plot_height - height
+            marks.append(_rect(left + index * step + gap / 2, y, step - gap, height, css_class))
+        floor += heights
+    marks.append(_line(left, bottom, left + plot_width, bottom))
+
+    def x_of(value: float) -> float:
+        return left + (value - bars.low) / (bars.high - bars.low) * plot_width
+
+    for tick in _ticks(bars.low, bars.high) if bars.ticks else ():
+        marks.append(_line(x_of(tick), bottom, x_of(tick), bottom + 4))
+        marks.append(_text(x_of(tick), bottom + 16, f"{tick:g}", "tick", anchor="middle"))
+    for threshold, label in bars.thresholds.items():
+        if bars.low <= threshold <= bars.high:
+            marks.append(_line(x_of(threshold), plot_top - 4, x_of(threshold), bottom, "threshold"))
+            marks.append(_text(x_of(threshold), plot_top - 8, label, "threshold", anchor="middle"))
+    return marks
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers from low to high."""
     rough = (high - low) / 5

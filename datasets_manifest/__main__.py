@@ -1,0 +1,5 @@
+"""`python -m datasets_manifest select ...`."""
+
+from datasets_manifest.cli import main
+
+main()

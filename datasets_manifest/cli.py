@@ -1,0 +1,293 @@
+"""The commands that ask a manifest, as `lipforge ...` and as `python -m datasets_manifest ...`."""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Ask what is in datasets, and choose clips from them.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+MAX_ROWS_SHOWN = 50
+
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="The folder that `lipforge prepare --out` made, or its URL.")
+]
+Datasets = Annotated[
+    list[str], typer.Argument(metavar="DATASET...", help="Folders that `lipforge prepare --out` made, or URLs.")
+]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
+    from datasets_manifest.query import ManifestError
+    from datasets_manifest.select import NotEnoughDataError
+    from datasets_manifest.selection import SelectionError
+
+    try:
+        yield
+    except (NotEnoughDataError, ManifestError, SelectionError) as error:
+        _fail(str(error), 1, error)
+    except ValueError as error:
+        _fail(str(error), 2, error)
+    except OSError as error:
+        # Our own have one text and no number; the system's have a number and a file.
+        _fail(str(error) if error.errno is None else f"{error.strerror}: {error.filename}", 1, error)
+    except KeyboardInterrupt as error:
+        _fail("stopped", 130, error)
+
+
+def _fail(message: str, code: int, error: BaseException) -> None:
+    lines = "\n".join(_visible(line) for line in message.splitlines())
+    errors.print(f"lipforge: {lines}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code) from error
+
+
+@app.command()
+def languages(datasets: Datasets) -> None:
+    """Hours, clips and speakers by language, how well they are in sync, and how much of what was measured was kept.
+
+    Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning tells where the sync threshold costs a
+    language far more than others: a scorer is weaker on languages that it has not seen.
+    """
+    from datasets_manifest.languages import languages as by_language
+
+    with plain_errors():
+        rows, warnings = by_language(datasets)
+        if not rows.num_rows:
+            console.print("no clips yet")
+        table = _table("language", "hours", "clips", "speakers", "sync median", "quality median", "measured h", "yield")
+        for row in rows.to_pylist():
+            table.add_row(
+                _visible(row["language"]),
+                f"{row['hours']:,.2f}",
+                f"{row['clips']:,}",
+                f"{row['speakers']:,}",
+                _number(row["sync_confidence"], ".2f"),
+                _number(row["quality"], ".1f"),
+                f"{row['measured_hours']:,.2f}",
+                _number(row["yield"], ".0%"),
+            )
+        console.print(table)
+        _print_notes(warnings)
+
+
+@app.command()
+def select(
+    datasets: Datasets,
+    out: Annotated[Path, typer.Option(help="The selection to write, *.parquet; a picture of it is written beside it.")],
+    language: Annotated[
+        list[str] | None,
+        typer.Option(help="`zh` also takes zh-CN, `und` is unknown. Can be repeated. Default: all languages."),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Hours for training, within 1 % or one clip. Default: all there is.")
+    ] = None,
+    val_hours: Annotated[
+        float, typer.Option(help="Hours for validation on top, of people who are not in training.")
+    ] = 0.0,
+    val_share: Annotated[
+        float, typer.Option(help="Share of people, by hash of the name, whom --val-hours keeps out of training.")
+    ] = 0.1,
+    min_sync: Annotated[float | None, typer.Option(help="Least sync confidence.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="Least picture quality, 0..100.")] = None,
+    min_face_px: Annotated[float | None, typer.Option(help="Least face height in the source, pixels.")] = None,
+    max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one person.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help='A condition over the manifest\'s columns: "source_fps = 25".')
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARQUET", help="None of the clips of this selection. Can be repeated."),
+    ] = None,
+    order: Annotated[
+        str, typer.Option(help="Which clips first: `random`, `sync` or `quality` (best first).")
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Another seed, another random order.")] = 0,
+    allow_less: Annotated[bool, typer.Option("--allow-less", help="Take what there is when it is less.")] = False,
+) -> None:
+    """Choose clips for training: hours of a language, in sync, not too much of one person, the same ones every time.
+
+    Thresholds cut the stored measures: nothing is measured again, nothing is copied. The selection is a Parquet file whose rows say
+    which bytes of which shard to read.
+
+    Examples:
+
+        lipforge select dataset --language hi --hours 20 --min-sync 4 --max-hours-per-speaker 0.5 --seed 7 --out hi20.parquet
+
+        lipforge select ds1 ds2 --language zh --hours 20 --val-hours 1 --order quality --out zh20.parquet
+
+        lipforge select dataset --where "speech_ratio > 0.8 and max_faces = 1" --exclude zh20.parquet --out more.parquet
+    """
+    from datasets_manifest.select import Request, choose
+    from datasets_manifest.selection import write_selection
+    from datasets_manifest.selection_picture import draw_selection
+
+    with plain_errors():
+        if out.suffix != ".parquet":
+            raise ValueError(f"--out is {out}: expected a name that ends in .parquet")
+        request = Request(
+            datasets=tuple(datasets),
+            languages=tuple(language or ()),
+            hours=hours,
+            val_hours=val_hours,
+            val_share=val_share,
+            min_sync=min_sync,
+            min_quality=min_quality,
+            min_face_px=min_face_px,
+            max_hours_per_speaker=max_hours_per_speaker,
+            where=where,
+            exclude=tuple(exclude or ()),
+            order=order,
+            seed=seed,
+            allow_less=allow_less,
+        )
+        selection = choose(request)
+        write_selection(str(out), selection.table, request.as_json())
+        picture = out.with_suffix(".svg")
+        picture.write_text(draw_selection(selection.table, min_sync, min_quality), encoding="utf-8")
+        _print_selection(selection.table, selection.about["gave"])
+        _print_notes(selection.notes)
+        console.print(f"selection: {_visible(str(out))}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"picture: {_visible(str(picture))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    table = _table("", "hours", "clips", "speakers", "sync median", "quality median")
+    for split, amount in gave.items():
+        if amount["clips"]:
+            here = rows.filter(pc.field("split") == split)
+            sync, quality = (np.median(here[name].drop_null() or [np.nan]) for name in ("sync_confidence", "quality"))
+            counts = (f"{amount['clips']:,}", f"{amount['speakers']:,}")
+            table.add_row(split, f"{amount['hours']:,.2f}", *counts, _number(sync, ".2f"), _number(quality, ".1f"))
+    console.print(table)
+    spoken = rows["language"].fill_null("und").value_counts().to_pylist()
+    words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
+    console.print(f"clips by language: {_visible(words)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def query(
+    dataset: Dataset,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the view `manifest`.")],
+    csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV, to standard output.")] = False,
+    parquet: Annotated[Path | None, typer.Option(help="All rows into this new file.")] = None,
+) -> None:
+    """Ask the manifest in SQL (DuckDB). Read-only: the query sees the view `manifest` and nothing else.
+
+    Examples:
+
+        lipforge query dataset "SELECT reason, count(*), sum(accounted_s) / 3600 AS hours FROM manifest GROUP BY 1 ORDER BY 3 DESC"
+
+        lipforge query dataset "SELECT key, sync_confidence FROM manifest WHERE status = 'kept'" --csv > kept.csv
+    """
+    from datasets_manifest.query import open_query
+
+    with plain_errors():
+        if csv and parquet is not None:
+            raise ValueError("--csv or --parquet: choose one")
+        if parquet is not None and parquet.exists():
+            raise ValueError(f"{parquet} exists: give another name, or delete it first")
+        with open_query(dataset, sql) as reader:
+            if csv:
+                _write_csv(reader)
+            elif parquet is not None:
+                _write_parquet(reader, parquet)
+            else:
+                _print_rows(reader)
+
+
+def _write_csv(reader: Any) -> None:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    try:
+        with csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"this cannot be CSV, use --parquet: {error}") from error
+
+
+def _write_parquet(reader: Any, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        num_rows = 0
+        with pq.ParquetWriter(temporary, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                num_rows += len(batch)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    console.print(f"{num_rows:,} rows: {_visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_rows(reader: Any) -> None:
+    from itertools import chain, islice
+
+    rows = list(islice(chain.from_iterable(zip(*batch.columns, strict=True) for batch in reader), MAX_ROWS_SHOWN + 1))
+    table = Table(box=None, pad_edge=False)
+    for field in reader.schema:
+        number = str(field.type).startswith(("int", "uint", "float", "double", "decimal"))
+        table.add_column(Text(_visible(field.name)), justify="right" if number else "left", overflow="fold")
+    for row in rows[:MAX_ROWS_SHOWN]:
+        table.add_row(*(Text(_cell(value.as_py())) for value in row))
+    console.print(table)
+    if len(rows) > MAX_ROWS_SHOWN:
+        console.print(f"the first {MAX_ROWS_SHOWN} rows; --csv or --parquet FILE gives all", style="yellow")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else _visible(str(value))
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left")
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None or math.isnan(value) else format(value, form)
+
+
+def _print_notes(notes: Any) -> None:
+    for note in notes:
+        console.print(f"note: {_visible(note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _visible(text: str) -> str:
+    """Text with control and direction-changing characters written out: a name cannot disguise itself."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def main() -> None:
+    # A path may hold any bytes: print what cannot be encoded as escapes instead of failing on it.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app(prog_name="lipforge")

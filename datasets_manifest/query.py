@@ -1,0 +1,222 @@
+"""SQL over a manifest: DuckDB, locked down so that a query can read the manifest and nothing else."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+from numpy.typing import NDArray
+
+from datasets_manifest.manifest import _parts, open_folder
+from datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
+
+VIEW = "manifest"
+TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
+"""All others are refused: they read files, pointers, settings, or SQL out of a string."""
+ROWS_PER_BATCH = 100_000
+
+
+class ManifestError(ValueError):
+    """A manifest that this version cannot read."""
+
+
+def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow.dataset.Dataset:
+    """The manifest of a dataset (a folder or an fsspec URL), for reading chosen columns of many rows.
+
+    dictionaries: text columns to read as dictionaries, which is small and fast where few values repeat.
+    Raises FileNotFoundError without a manifest, ManifestError when it is damaged or of another schema version.
+    """
+    fs, root = open_folder(dataset_dir)
+    parts = _parts(fs, f"{root}/manifest")
+    if not parts:
+        raise FileNotFoundError(
+            f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "
+            "Is this the --out folder of `lipforge prepare`, and has its first run finished?"
+        )
+    schema = pa.schema([_as_dictionary(f) if f.name in dictionaries else f for f in COLUMNS])
+    format_ = pyarrow.dataset.ParquetFileFormat(dictionary_columns=set(dictionaries))
+    with _plain_arrow_errors(dataset_dir):
+        dataset = pyarrow.dataset.dataset(parts, schema=schema, format=format_, filesystem=fs)
+        for fragment in dataset.get_fragments():
+            _check_columns(dataset_dir, fragment.physical_schema)
+        versions = set(dataset.to_table(columns=["schema_version"])["schema_version"].unique().to_pylist())
+    if versions - {SCHEMA_VERSION, None}:
+        found = ", ".join(str(version) for version in sorted(versions - {None}))
+        raise ManifestError(
+            f"the manifest of {dataset_dir} has schema version {found}, this lipforge reads {SCHEMA_VERSION}: "
+            "use the version of lipforge that wrote it, or prepare the dataset again"
+        )
+    return dataset
+
+
+def _as_dictionary(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.dictionary(pa.int32(), pa.string()))
+
+
+def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
+    for field in COLUMNS:
+        index = found.get_field_index(field.name)
+        type_: Any = found.field(index).type if index >= 0 else None
+        if isinstance(type_, pa.DictionaryType):
+            type_ = type_.value_type
+        if type_ != field.type:
+            what = "is missing" if type_ is None else f"is {type_}, expected {field.type}"
+            raise ManifestError(
+                f"the manifest of {dataset_dir}: column {field.name} {what}. It was not written by this version of lipforge"
+            )
+
+
+@contextmanager
+def _plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it is damaged: {error}") from error
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty database in memory that reaches no file, no network, no extension and no Python variable."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoload_known_extensions": "false",
+            "autoinstall_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "temp_directory": "",
+        },
+    )
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def query(dataset_dir: str, sql: str) -> pa.Table:
+    """The result of one SELECT over the view `manifest`, whose columns are schema.COLUMNS.
+
+    Raises ValueError for anything but one SELECT, for what reaches beyond the manifest, and for DuckDB's own complaints;
+    FileNotFoundError and ManifestError as open_manifest does.
+    """
+    with open_query(dataset_dir, sql) as reader:
+        return reader.read_all()
+
+
+@contextmanager
+def open_query(dataset_dir: str, sql: str) -> Iterator[pa.RecordBatchReader]:
+    """The same, batch by batch: for results that are larger than memory."""
+    dataset = open_manifest(dataset_dir)
+    with connect() as connection, plain_sql_errors(), _plain_arrow_errors(dataset_dir):
+        _check_query(connection, sql)
+        connection.register(VIEW, dataset)
+        yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
+
+
+def _check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    for node in _nodes(_parse(connection, sql, "a query is one SELECT statement")):
+        if node.get("type") == "TABLE_FUNCTION":
+            name = str(node["function"]["function_name"]).lower()
+            if name not in TABLE_FUNCTIONS:
+                raise ValueError(f"{name}() cannot be used here: a query reads the view `{VIEW}` and nothing else")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A checked SQL condition over the columns of a manifest. Its value for a row depends on that row alone."""
+
+    sql: str
+    columns: tuple[str, ...]
+    """What it reads."""
+
+    def passing(self, connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> NDArray[np.bool_]:
+        """For each row whether the condition is true; unknown (null) is not."""
+        numbered = rows.select(self.columns).append_column("row_number", pa.array(np.arange(len(rows))))
+        with plain_sql_errors():
+            connection.register(VIEW, numbered)
+            found = connection.sql(f"SELECT row_number FROM {VIEW} WHERE (\n{self.sql}\n)").to_arrow_table()  # noqa: S608
+        passing = np.zeros(len(rows), dtype=bool)
+        passing[found["row_number"].to_numpy()] = True
+        return passing
+
+
+def condition(sql: str) -> Condition:
+    """Check a condition that a user wrote, for example `duration_s > 6 and source_fps = 25`.
+
+    Refused with a ValueError: several statements or clauses, subqueries, aggregates, windows, unknown columns, functions
+    whose answer is not the same every time (random, now), and functions that are not plain ones of one row.
+    """
+    words = "--where is one condition over the manifest's columns"
+    with connect() as connection, plain_sql_errors():
+        tree = _parse(connection, f"SELECT (\n{sql}\n)", words)
+        select = tree["statements"][0]["node"]
+        clauses = ("modifiers", "where_clause", "group_expressions", "having", "sample", "qualify")
+        if (
+            select["type"] != "SELECT_NODE"
+            or select["from_table"]["type"] != "EMPTY"
+            or len(select["select_list"]) != 1
+            or any(select.get(clause) for clause in clauses)
+        ):
+            raise ValueError(f"{words}, without clauses of its own: {sql}")
+        names = _check_nodes(connection, select["select_list"][0], words)
+        connection.register(VIEW, COLUMNS.empty_table())
+        checked = connection.execute(f"SELECT (\n{sql}\n) FROM {VIEW}")  # noqa: S608
+        if str(checked.description[0][1]) != "BOOLEAN":
+            raise ValueError(f"{words}, either true or false: this is {checked.description[0][1]}: {sql}")
+    return Condition(sql, tuple(name for name in COLUMNS.names if name in names))
+
+
+def _check_nodes(connection: duckdb.DuckDBPyConnection, expression: Mapping[str, Any], words: str) -> set[str]:
+    """The names in an expression, lower case; ValueError for what a condition may not hold."""
+    names = set()
+    for node in _nodes(expression):
+        kind = node.get("class")
+        if kind in ("SUBQUERY", "STAR", "WINDOW", "PARAMETER"):
+            raise ValueError(f"{words}: no {kind.lower()} in it")
+        if kind == "FUNCTION" and not _is_plain_function(connection, node["function_name"]):
+            raise ValueError(f"{words}: {node['function_name']}() cannot be used in it")
+        if kind == "COLUMN_REF":
+            names |= {name.lower() for name in node["column_names"]}
+    return names
+
+
+def _is_plain_function(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    kinds = connection.execute(
+        "SELECT DISTINCT function_type, stability FROM duckdb_functions() WHERE function_name = lower(?)", [name]
+    ).fetchall()
+    # DuckDB calls the clock functions current_local... consistent.
+    return kinds == [("scalar", "CONSISTENT")] and not name.lower().startswith("current_")
+
+
+def _parse(connection: duckdb.DuckDBPyConnection, sql: str, expected: str) -> Mapping[str, Any]:
+    """DuckDB's syntax tree of one SELECT statement; nothing is run."""
+    ((text,),) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()
+    tree = json.loads(text)
+    if tree["error"]:
+        raise ValueError(f"{expected}: {tree['error_message']}")
+    if len(tree["statements"]) != 1:
+        raise ValueError(f"{expected}, not {len(tree['statements'])}")
+    return tree
+
+
+def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+@contextmanager
+def plain_sql_errors() -> Iterator[None]:
+    """DuckDB's complaints as ValueError."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise ValueError(f"SQL: {str(error).strip()}") from error

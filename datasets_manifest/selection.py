@@ -1,0 +1,128 @@
+"""A selection: the clips to train on, as one Parquet file that says which bytes to read and what was asked for."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from datasets_manifest.manifest import _publish
+from datasets_manifest.schema import COLUMNS
+
+SELECTION_VERSION = 1
+METADATA_KEY = b"lipforge.selection"
+SPLITS = ("train", "val")
+
+SELECTION_COLUMNS = pa.schema(
+    [
+        *COLUMNS,
+        pa.field(
+            "dataset", pa.string(), metadata={"meaning": "root of the clip's dataset: absolute path or fsspec URL"}
+        ),
+        pa.field("split", pa.string(), metadata={"meaning": "train or val; a speaker is in one of them only"}),
+    ]
+)
+
+
+class SelectionError(ValueError):
+    """A file that is not a selection, or of a version that this lipforge does not know."""
+
+
+def describe(table: pa.Table) -> dict[str, dict[str, float]]:
+    """Hours, clips and speakers of each split. A clip without a speaker counts its source as one."""
+    gave = {}
+    for split in SPLITS:
+        rows = table.filter(pc.field("split") == split)
+        gave[split] = {
+            "hours": float(rows["duration_s"].to_numpy().sum()) / 3600,
+            "clips": rows.num_rows,
+            "speakers": len(speaker_names(rows).unique()),
+        }
+    return gave
+
+
+def speaker_names(rows: pa.Table) -> pa.ChunkedArray:
+    """`speaker:LABEL`, or `source:HASH` for a clip whose speaker is unknown: the people that a split keeps apart."""
+    labels, sources = (
+        pc.call_function("binary_join_element_wise", [pa.scalar(kind), rows[column], pa.scalar(":")])
+        for kind, column in (("speaker", "speaker"), ("source", "source_id"))
+    )
+    return pc.call_function("coalesce", [labels, sources])
+
+
+def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
+    """The same rows with what was asked for and what it gave in the schema's metadata.
+
+    Raises SelectionError when the columns are not SELECTION_COLUMNS.
+    """
+    if not table.schema.equals(SELECTION_COLUMNS):
+        raise SelectionError("a selection has the columns SELECTION_COLUMNS of datasets_manifest/selection.py")
+    about = {
+        "version": SELECTION_VERSION,
+        "lipforge": version("lipforge"),
+        "request": dict(request),
+        "gave": describe(table),
+    }
+    return table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
+
+
+def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
+    """Write a selection to a path or an fsspec URL. The same rows and request give the same bytes.
+
+    request: what was asked for, as JSON values. A file that is there with the same bytes is left alone.
+    Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when it cannot be written.
+    """
+    fs, place = _open_file(path)
+    encoded = io.BytesIO()
+    pq.write_table(with_request(table, request).combine_chunks(), encoded, compression="zstd")
+    if fs.exists(place):
+        if fs.isfile(place) and fs.cat_file(place) == encoded.getvalue():
+            return
+        raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
+    if isinstance(fs, LocalFileSystem):
+        fs.makedirs(os.path.dirname(place), exist_ok=True)
+    _publish(fs, place, encoded.getvalue())
+
+
+def read_selection(path: str, split: str | None = None) -> pa.Table:
+    """The rows of a selection, in its order, with its metadata; of one split, or of both.
+
+    Raises FileNotFoundError without the file, SelectionError when it is not a selection, ValueError for an unknown split.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    fs, place = _open_file(path)
+    if not fs.isfile(place):
+        raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one")
+    try:
+        with fs.open(place, "rb") as file:
+            table = pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise SelectionError(f"{path} is not a Parquet file, or damaged: {error}") from error
+    about = selection_request(table, path)
+    if about["version"] != SELECTION_VERSION:
+        raise SelectionError(
+            f"{path} is a selection of version {about['version']}, this lipforge reads {SELECTION_VERSION}"
+        )
+    if not table.schema.equals(SELECTION_COLUMNS):
+        raise SelectionError(f"{path} does not have the columns of a selection: select again")
+    return table if split is None else table.filter(pc.field("split") == split)
+
+
+def selection_request(table: pa.Table, path: str = "this table") -> dict[str, Any]:
+    """What a selection says of itself: version, lipforge, request, gave. Raises SelectionError when it says nothing."""
+    try:
+        return json.loads((table.schema.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError) as error:
+        raise SelectionError(f"{path} is not a selection: `lipforge select` writes them") from error
+
+
+def _open_file(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    return fsspec.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))

@@ -1,0 +1,80 @@
+"""The picture beside a selection: hours by speaker, and how its clips score."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from datasets_manifest.charts import Bars, selection_svg
+from datasets_manifest.selection import SPLITS, describe, speaker_names
+
+MAX_BARS = 112
+NUM_BINS = 40
+
+
+def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: float | None = None) -> Markup:
+    """An SVG file. rows: SELECTION_COLUMNS. Thresholds are drawn as lines when given."""
+    gave = describe(rows)
+    shown = [split for split in SPLITS if gave[split]["clips"]]
+    legend = {
+        split: f"{split}: {gave[split]['hours']:,.2f} h, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
+        for split in shown
+    }
+    hours = sum(gave[split]["hours"] for split in shown)
+    panels = [_speakers(rows, shown)]
+    for column, title, least in (("sync_confidence", "Sync", min_sync), ("quality", "Quality", min_quality)):
+        models = [name for name in rows[column.replace("_confidence", "") + "_model"].unique().to_pylist() if name]
+        panels.append(
+            _histogram(rows, shown, column, f"{title} ({', '.join(sorted(models)) or 'not measured'})", least)
+        )
+    return selection_svg(f"Selection of {hours:,.2f} h", legend, panels)
+
+
+def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
+    """One bar a speaker, most hours first, train before val; where there are many a bar is the mean of neighbours."""
+    totals = {split: _hours_by_speaker(rows.filter(pc.field("split") == split)) for split in splits}
+    count = sum(len(hours) for hours in totals.values())
+    group = -(-count // MAX_BARS)
+    heights = {split: _means(hours, group) for split, hours in totals.items()}
+    width = sum(len(means) for means in heights.values())
+    padded, start = {}, 0
+    for split, means in heights.items():
+        padded[split] = np.pad(means, (start, width - start - len(means)))
+        start += len(means)
+    tallest = max(float(means.max()) for means in heights.values())
+    unit = f"{tallest:.2f} h" if tallest >= 1 else f"{tallest * 60:.1f} min"
+    each = "" if group == 1 else f", a bar is the mean of {group}"
+    return Bars(
+        f"Hours by speaker ({count:,}{each})", 0, 1, padded, f"{unit} at most" if group == 1 else unit, ticks=False
+    )
+
+
+def _hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
+    spoken = (
+        pa.table({"speaker": speaker_names(rows), "s": rows["duration_s"]})
+        .group_by("speaker")
+        .aggregate([("s", "sum")])
+    )
+    return np.sort(spoken["s_sum"].to_numpy())[::-1] / 3600
+
+
+def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:
+    return np.array([values[first : first + group].mean() for first in range(0, len(values), group)])
+
+
+def _histogram(rows: pa.Table, splits: list[str], column: str, title: str, least: float | None) -> Bars:
+    values = {split: rows.filter(pc.field("split") == split)[column].to_numpy().astype(np.float64) for split in splits}
+    values = {split: found[np.isfinite(found)] for split, found in values.items()}
+    everything = np.concatenate(list(values.values()))
+    if not len(everything):
+        return Bars(title, 0, 1, {split: np.zeros(1) for split in splits}, "no values", ticks=False)
+    low, high = float(everything.min()), float(everything.max())
+    low = low if least is None else min(low, least)
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    heights = {
+        split: np.histogram(found, NUM_BINS, (low, high))[0].astype(np.float64) for split, found in values.items()
+    }
+    tallest = int(np.sum(list(heights.values()), axis=0).max())
+    return Bars(title, low, high, heights, f"{tallest:,} clips", {} if least is None else {least: f"{least:g}"})
