@@ -47,7 +47,7 @@ def plain_errors() -> Iterator[None]:
         _fail(str(error), 2, error)
     except OSError as error:
         # Our own have one text and no number; the system's have a number and a file.
-        _fail(str(error) if error.errno is None else f"{error.strerror}: {error.filename}", 1, error)
+        _fail(str(error) if error.errno is None else f"{error.filename}: {error.strerror}", 1, error)
     except KeyboardInterrupt as error:
         _fail("stopped", 130, error)
 

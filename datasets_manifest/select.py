@@ -555,6 +555,6 @@ def _rows_of(root: str, keys: pa.StringArray) -> pa.Table:
     )
     batches = [batch.cast(COLUMNS) for batch in scanner.to_batches() if len(batch)]
     table = pa.Table.from_batches(batches, COLUMNS)
-    if len(table) != len(keys):
+    if len(table) != len(keys) or len(keys.unique()) != len(keys):
         raise ManifestError(f"the manifest of {root} has several rows for one key: `lipforge pack` writes it again")
     return table

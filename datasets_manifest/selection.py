@@ -119,8 +119,9 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
 def selection_request(table: pa.Table, path: str = "this table") -> dict[str, Any]:
     """What a selection says of itself: version, lipforge, request, gave. Raises SelectionError when it says nothing."""
     try:
-        return json.loads((table.schema.metadata or {})[METADATA_KEY])
-    except (KeyError, ValueError) as error:
+        about = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        return {"version": about["version"], **about}
+    except (KeyError, TypeError, ValueError) as error:
         raise SelectionError(f"{path} is not a selection: `lipforge select` writes them") from error
 
 

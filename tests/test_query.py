@@ -1,0 +1,254 @@
+"""SQL over a manifest: it answers, it only reads, and it reaches nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from datasets_manifest.cli import app
+from datasets_manifest.manifest import read_manifest, write_manifest
+from datasets_manifest.query import ManifestError, condition, query
+from datasets_manifest.select import select
+from tests.manifests import clip, dataset, varied
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return dataset(tmp_path_factory.mktemp("mixed"), varied(200))
+
+
+def test_answers_in_sql(mixed: str) -> None:
+    rows = query(
+        mixed, "SELECT language, count(*) AS clips, max(quality) AS best FROM manifest GROUP BY 1 ORDER BY 1"
+    ).to_pylist()
+    table = read_manifest(mixed).to_pylist()
+    for row in rows:
+        here = [clip["quality"] for clip in table if clip["language"] == row["language"]]
+        assert row["clips"] == len(here) and row["best"] == pytest.approx(max(here))
+    assert sum(row["clips"] for row in rows) == 200
+    assert query(mixed, "WITH x AS (FROM manifest) SELECT count(*) AS n FROM x, range(2)").to_pylist() == [{"n": 400}]
+    assert query(mixed, "DESCRIBE manifest").num_rows == len(table[0])
+
+
+def test_a_dataset_at_a_url_is_read_there() -> None:
+    url = "memory://bucket/data"
+    write_manifest(url, varied(50))
+    assert query(url, "SELECT count(*) AS n FROM manifest").to_pylist() == [{"n": 50}]
+    assert set(select([url], hours=0.05, where="num_frames = 150")["dataset"].to_pylist()) == {url}
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+HOSTILE = (
+    "SELECT * FROM read_csv('{file}')",
+    "SELECT * FROM '{file}'",
+    "SELECT * FROM read_text('{file}')",
+    "SELECT * FROM read_parquet('{file}')",
+    "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM query('SELECT 1')",
+    "SELECT * FROM arrow_scan(1::POINTER, 2::POINTER, 3::POINTER)",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT (SELECT count(*) FROM read_text('{file}')) FROM manifest",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM outside",
+    "COPY manifest TO '{folder}/stolen.csv'",
+    "COPY (SELECT 1) TO '{folder}/stolen.csv'",
+    "EXPORT DATABASE '{folder}/stolen'",
+    "ATTACH '{folder}/stolen.db'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SET enable_external_access = true",
+    "PRAGMA database_list",
+    "CREATE TABLE x AS SELECT 1",
+    "DROP VIEW manifest",
+    "INSERT INTO manifest VALUES (1)",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; COPY manifest TO '{folder}/stolen.csv'",
+    "",
+    "nonsense",
+    "SELECT no_such_column FROM manifest",
+    "SELECT CAST(language AS INTEGER) FROM manifest",
+)
+
+
+@pytest.mark.parametrize("sql", HOSTILE)
+def test_a_query_reaches_nothing_but_the_manifest(mixed: str, tmp_path: Path, sql: str) -> None:
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    outside = pa.table({"a": [1]})  # a Python variable, which DuckDB would find by its name
+    before = read_manifest(mixed)
+    with pytest.raises(ValueError):
+        query(mixed, sql.format(file=tmp_path / "secret.csv", folder=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+    assert read_manifest(mixed).equals(before) and outside.num_rows
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "1=1; COPY manifest TO 'x.csv'",
+        "true) FROM read_csv('/etc/passwd') WHERE (true",
+        "true), (true",
+        "true) UNION SELECT (true",
+        "true) ORDER BY (1",
+        "true) LIMIT (3",
+        "true) WHERE (true",
+        "true) GROUP BY (true",
+        "quality > (SELECT avg(quality) FROM manifest)",
+        "key IN (SELECT content FROM read_text('/etc/passwd'))",
+        "exists(SELECT 1)",
+        "avg(quality) > 3",
+        "row_number() OVER () < 10",
+        "random() < 0.5",
+        "now() > '2020-01-01'",
+        "current_localtimestamp() > '2020-01-01'",
+        "getenv('HOME') = '/root'",
+        "current_setting('threads') = 1",
+        "read_text('/etc/passwd') IS NOT NULL",
+        "COLUMNS(*) IS NOT NULL",
+        "quality > ?",
+        "quality > $1",
+        "rowid < 10",
+        "no_such_column = 1",
+        "quality",
+        "'zh'",
+        "/* open",
+        "",
+        "language LIKE",
+    ],
+)
+def test_a_condition_is_one_expression_of_one_row(mixed: str, sql: str) -> None:
+    with pytest.raises(ValueError):
+        condition(sql)
+    with pytest.raises(ValueError):
+        select([mixed], where=sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("manifest.Language = 'zh' OR \"quality\" > 3", ("quality", "language")),
+        ("lower(language) LIKE 'z%' AND regexp_matches(key, '^0') -- comment", ("language", "key")),
+        ("CASE WHEN speech_ratio IS NULL THEN true ELSE speech_ratio > 0.5 END", ("speech_ratio",)),
+        ("abs(av_offset_frames) <= 2 and duration_s between 5 and 6.5", ("duration_s", "av_offset_frames")),
+        ("true", ()),
+    ],
+)
+def test_a_condition_knows_what_it_reads(sql: str, columns: tuple[str, ...]) -> None:
+    assert condition(sql).columns == columns
+
+
+def test_a_condition_that_fails_on_a_value_is_said(mixed: str) -> None:
+    with pytest.raises(ValueError, match="Could not convert string"):
+        select([mixed], where="cast(language as integer) = 1")
+    assert select([mixed], where="true").num_rows == 200
+
+
+# --- manifests that are not ours
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    root = dataset(tmp_path, [clip(1), clip(2, schema_version=2)])
+    for ask in (lambda: query(root, "SELECT 1"), lambda: select([root])):
+        with pytest.raises(ManifestError, match="schema version 1, 2, this lipforge reads 1"):
+            ask()
+
+
+def test_missing_and_differing_columns_and_damage_are_named(tmp_path: Path) -> None:
+    root = dataset(tmp_path, [clip(1)])
+    part = tmp_path / "manifest" / "part-00000.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(["shard"]), part)
+    with pytest.raises(ManifestError, match="column shard is missing"):
+        query(root, "SELECT 1")
+    pq.write_table(table.set_column(2, "source_uri", pa.array([1])), part)
+    with pytest.raises(ManifestError, match="column source_uri is int64, expected string"):
+        query(root, "SELECT 1")
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(ManifestError, match="damaged"):
+        query(root, "SELECT 1")
+
+
+def test_a_missing_dataset_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no manifest in"):
+        query(str(tmp_path / "nowhere"), "SELECT 1")
+
+
+# --- the command
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["query", *arguments])
+    return result.exit_code, result.output
+
+
+def test_command_shows_a_table_and_says_when_it_is_cut(mixed: str) -> None:
+    code, text = run(
+        mixed, "SELECT language, count(*) AS clips, NULL AS nothing FROM manifest GROUP BY 1 ORDER BY 1 LIMIT 2"
+    )
+    assert code == 0 and "language" in text and "ZH_tw" in text and "first 50" not in text
+    code, text = run(mixed, "SELECT key FROM manifest")
+    assert code == 0 and "the first 50 rows" in text and len(text.splitlines()) == 52
+
+
+def test_command_shows_hostile_text_written_out(tmp_path: Path) -> None:
+    root = dataset(tmp_path, [clip(1, source_uri="a\x1b[2J[bold]\n\u202eb")])
+    assert r"a\x1b[2J[bold]\n\u202eb" in run(root, "SELECT source_uri FROM manifest")[1]
+
+
+def test_command_writes_csv_to_standard_output(mixed: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "datasets_manifest",
+        "query",
+        mixed,
+        "SELECT key, quality FROM manifest ORDER BY key",
+        "--csv",
+    ]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"}
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == '"key","quality"' and len(lines) == 201 and not done.stderr
+
+
+def test_command_writes_a_new_parquet_file(mixed: str, tmp_path: Path) -> None:
+    path = tmp_path / "kept $(x).parquet"
+    code, text = run(mixed, "SELECT key, [1, 2] AS list FROM manifest", "--parquet", str(path))
+    assert code == 0 and "200 rows" in text and pq.read_table(path).column_names == ["key", "list"]
+    code, text = run(mixed, "SELECT 1", "--parquet", str(path))
+    assert code == 2 and "exists" in text and pq.read_table(path).num_rows == 200
+    assert (
+        run(mixed, "SELECT cast(language AS integer) FROM manifest", "--parquet", str(tmp_path / "b.parquet"))[0] == 2
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("DROP VIEW manifest",), "a query is one SELECT statement"),
+        (("SELECT x FROM manifest",), "SQL: Binder Error"),
+        (("SELECT 1", "--csv", "--parquet", "x.parquet"), "choose one"),
+        (("SELECT [1] AS list", "--csv"), "cannot be CSV"),
+    ],
+)
+def test_command_says_what_is_wrong(mixed: str, arguments: tuple[str, ...], words: str) -> None:
+    code, text = run(mixed, *arguments)
+    assert code == 2 and words in text
+
+
+def test_the_front_has_the_commands_and_starts_without_the_heavy_imports() -> None:
+    script = (
+        "import sys, lipforge\n"
+        "names = {command.name or command.callback.__name__ for group in lipforge.app.registered_groups "
+        "for command in group.typer_instance.registered_commands}\n"
+        "assert {'languages', 'select', 'query'} <= names, names\n"
+        "assert not {'torch', 'ray', 'pyarrow', 'duckdb', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
