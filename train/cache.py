@@ -1,0 +1,118 @@
+"""A folder of samples that came from far away: bounded, checked, shared by all processes of a machine."""
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_DIGEST_BYTES = 16
+_EVICT_TO = 0.9
+"""Share of the limit that stays when room is made, so that it need not be made at once again."""
+_NUM_LOCKS = 2**20
+
+
+class SampleCache:
+    """Least recently used first out. Files appear whole or not at all and carry a hash of their content.
+
+    Use a local disk: locks do not work on every network file system. Several caches, also of different processes, may share a folder
+    if their limits are equal; one object is for one process and one thread.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.max_bytes = max_bytes
+        # Byte 0 is the lock of the folder's size, the others are locks of entries. Closing any other handle of this file in this
+        # process would drop them all (POSIX), so it stays open and private.
+        self._locks = os.open(folder / ".locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._locks)
+
+    def get(self, name: str) -> bytes | None:
+        """The content of an entry, or None. A damaged one is deleted."""
+        path = self.folder / name
+        try:
+            stored = path.read_bytes()
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if digest != _digest(content):
+            log.warning("%s is damaged and is fetched again", path)
+            path.unlink(missing_ok=True)
+            return None
+        return content
+
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store an entry; others make room. One larger than the whole cache is not stored."""
+        size = _DIGEST_BYTES + len(content)
+        if size > self.max_bytes:
+            return
+        with self._locked([0]):
+            # Only who holds this lock writes: what has a temporary name is left from one who died.
+            total = self._total_bytes()
+            if total is None or total + size > self.max_bytes:
+                total = self._make_room(size)
+            temporary, count = self.folder / ".new", self.folder / ".total"
+            count.unlink(missing_ok=True)  # who dies from here on leaves no wrong count
+            temporary.write_bytes(_digest(content) + content)
+            path = self.folder / name
+            replaced = path.stat().st_size if path.exists() else 0
+            temporary.replace(path)
+            count.write_text(str(total + size - replaced))
+
+    @contextmanager
+    def fetching(self, names: Iterable[str]) -> Iterator[None]:
+        """Holds off others who would fetch one of the same things."""
+        # in rising order, so that two who want the same never wait for each other
+        with self._locked(sorted({1 + int(_digest(name.encode()).hex(), 16) % _NUM_LOCKS for name in names})):
+            yield
+
+    @contextmanager
+    def _locked(self, numbers: list[int]) -> Iterator[None]:
+        held = []
+        try:
+            for number in numbers:
+                fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, number)
+                held.append(number)
+            yield
+        finally:
+            for number in held:
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, number)
+
+    def _total_bytes(self) -> int | None:
+        try:
+            return int((self.folder / ".total").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _make_room(self, size: int) -> int:
+        """Delete what was not used for longest; returns the bytes that are left."""
+        entries = []
+        with os.scandir(self.folder) as files:
+            for file in files:
+                if not file.name.startswith("."):
+                    with suppress(FileNotFoundError):  # a damaged entry that somebody deletes now
+                        entries.append((file.stat().st_mtime_ns, file.name, file.stat().st_size))
+        total = sum(entry[2] for entry in entries)
+        if total + size <= self.max_bytes:
+            return total
+        for _, name, entry_size in sorted(entries):
+            if total + size <= self.max_bytes * _EVICT_TO:
+                break
+            (self.folder / name).unlink(missing_ok=True)
+            total -= entry_size
+        return total
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

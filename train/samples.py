@@ -1,0 +1,183 @@
+"""Makes training samples of stored clips: opens the tar members, decodes what a window needs and nothing else."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from model.audio_windows import audio_rows
+from model.mel import HOP, mel_spectrogram
+from pipeline.config import FPS, SAMPLES_PER_FRAME
+from pipeline.media import PCM_SCALE, MediaError, decode_flac
+from train.windows import Window, mel_columns
+
+_MEL_MARGIN_COLUMNS = 3
+"""A mel column hears 400 samples to each side and one more (pre-emphasis): 3 hops of 200 are more than that."""
+_FLAC_MD5 = slice(26, 42)
+"""Where a FLAC file names the MD5 of its samples (RFC 9639, section 8.2)."""
+_TO_RGB = VideoReformatter()  # setting one up for each frame would cost a fifth of the decoding
+_ONE_THREAD = 1  # the scaler's own threads would not survive the fork into a DataLoader's worker, which would wait for them for ever
+
+
+class DamagedSampleError(Exception):
+    """The stored bytes of a sample are not what the manifest says. `key` names it, `where` is its shard, `detail` says what is wrong."""
+
+    def __init__(self, key: str, where: str, detail: str) -> None:
+        super().__init__(key, where, detail)
+        self.key = key
+        self.where = where
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"sample {self.key} in {self.where} is damaged: {self.detail}"
+
+
+class DiffusionSample(TypedDict):
+    """What the trainers of the denoiser take. T: frames of a window."""
+
+    target: np.ndarray
+    """uint8 [T, H, W, 3] RGB: frames to reproduce."""
+    reference: np.ndarray
+    """uint8 [T, H, W, 3] RGB: another window of the clip; no frame is in both."""
+    mel: np.ndarray
+    """float32 [80, M]: what StableSyncNet hears with the target."""
+    audio: np.ndarray
+    """float32 [N]: the sound of the whole clip, 16 kHz in [-1, 1]; Whisper's features of it are 2 rows a frame."""
+    audio_rows: np.ndarray
+    """int64 [T, 10]: which of these rows belong to each target frame."""
+    start: int
+    reference_start: int
+
+
+class SyncNetSample(TypedDict):
+    """What the trainer of StableSyncNet takes."""
+
+    target: np.ndarray
+    """uint8 [T, H, W, 3] RGB."""
+    mel: np.ndarray
+    """float32 [80, M]: the sound of the target."""
+    negative_mel: np.ndarray
+    """float32 [80, M]: the sound of another moment of the clip."""
+    start: int
+    negative_start: int
+
+
+def diffusion_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> DiffusionSample:
+    """One sample. members: as `sample_members` gives them. Raises ValueError or MediaError when they are damaged."""
+    audio = _decode_audio(members["flac"], clip_frames)
+    target, reference = decode_windows(members["mp4"], clip_frames, (window.start, window.other_start), num_frames)
+    return {
+        "target": target,
+        "reference": reference,
+        "mel": mel_window(audio, *mel_columns(window.start, num_frames)),
+        "audio": audio,
+        "audio_rows": audio_rows(window.start, num_frames, clip_frames),
+        "start": window.start,
+        "reference_start": window.other_start,
+    }
+
+
+def syncnet_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> SyncNetSample:
+    """As `diffusion_sample`."""
+    audio = _decode_audio(members["flac"], clip_frames)
+    (target,) = decode_windows(members["mp4"], clip_frames, (window.start,), num_frames)
+    return {
+        "target": target,
+        "mel": mel_window(audio, *mel_columns(window.start, num_frames)),
+        "negative_mel": mel_window(audio, *mel_columns(window.other_start, num_frames)),
+        "start": window.start,
+        "negative_start": window.other_start,
+    }
+
+
+def sample_members(data: bytes, size: int, key: str) -> dict[str, bytes]:
+    """The files of a sample by extension. data: what was read of its `size` bytes. Raises ValueError when it is not that sample."""
+    if len(data) != size:
+        raise ValueError(f"the shard ends after {len(data)} of its {size} bytes")
+    members = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                name, _, extension = member.name.partition(".")
+                if name != key:
+                    raise ValueError(
+                        f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
+                    )
+                content = tar.extractfile(member)
+                members[extension] = b"" if content is None else content.read()
+    except tarfile.TarError as error:
+        raise ValueError(f"not a tar: {error}") from error
+    missing = {"mp4", "flac"} - members.keys()
+    if missing:
+        raise ValueError(f"no {' and no '.join(sorted(missing))} in it")
+    return members
+
+
+def decode_windows(mp4: bytes, clip_frames: int, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
+    """Windows of a clip's frames, each uint8 [num_frames, H, W, 3] RGB, decoding only from the key frames before them.
+
+    starts: first frame of each window, in any order. Raises MediaError or ValueError when the video is damaged.
+    """
+    windows: dict[int, np.ndarray] = {}
+    try:
+        with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+            stream = container.streams.video[0]
+            if stream.frames != clip_frames:
+                raise ValueError(f"{stream.frames} frames of video, {clip_frames} expected")
+            stream.codec_context.thread_count = 1
+            # FFmpeg's default is to paint over what it cannot read
+            stream.codec_context.options = {"err_detect": "explode+crccheck+bitstream+buffer"}
+            for start in sorted(starts):
+                windows[start] = _decode_window(container, stream, start, num_frames)
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"the video cannot be decoded: {error}") from error
+    return [windows[start] for start in starts]
+
+
+def _decode_window(container: Any, stream: Any, start: int, num_frames: int) -> np.ndarray:
+    ticks_per_frame = 1 / (FPS * stream.time_base)
+    container.seek(round(start * ticks_per_frame), stream=stream, backward=True)
+    frames = []
+    for picture in container.decode(stream):
+        if picture.is_corrupt:
+            raise ValueError(f"the video is damaged before frame {start + num_frames}")
+        index = round(picture.pts / ticks_per_frame)
+        if index == start + len(frames):
+            rgb = _TO_RGB.reformat(picture, format="rgb24", src_colorspace=Colorspace.ITU709, threads=_ONE_THREAD)
+            frames.append(rgb.to_ndarray())
+            if len(frames) == num_frames:
+                return np.stack(frames)
+        elif index > start:
+            break
+    raise ValueError(f"frame {start + len(frames)} of the video is missing")
+
+
+def _decode_audio(flac: bytes, clip_frames: int) -> np.ndarray:
+    try:
+        audio = decode_flac(flac)
+    except MediaError as error:
+        raise ValueError(error.detail) from error
+    if len(audio) != clip_frames * SAMPLES_PER_FRAME:
+        raise ValueError(f"{len(audio)} samples of sound, {clip_frames * SAMPLES_PER_FRAME} expected")
+    if hashlib.md5((audio * PCM_SCALE).astype("<i2").tobytes(), usedforsecurity=False).digest() != flac[_FLAC_MD5]:
+        raise ValueError("the sound's samples do not have the hash that its file names")
+    return audio
+
+
+def mel_window(audio: np.ndarray, first: int, num_columns: int) -> np.ndarray:
+    """Columns first .. first + num_columns - 1 of the mel spectrogram of a whole sound, computed from just their surroundings.
+
+    audio: float32 [N]; returns float32 [80, num_columns]. Raises ValueError when the sound ends before.
+    """
+    skipped = max(0, first - _MEL_MARGIN_COLUMNS)
+    heard = audio[skipped * HOP : (first + num_columns + _MEL_MARGIN_COLUMNS) * HOP]
+    columns = mel_spectrogram(heard)[:, first - skipped : first - skipped + num_columns]
+    if columns.shape[1] != num_columns:
+        raise ValueError(f"the sound has no mel columns {first} to {first + num_columns - 1}")
+    return columns
