@@ -90,7 +90,7 @@ def languages(datasets: Datasets) -> None:
 @app.command()
 def select(
     datasets: Datasets,
-    out: Annotated[Path, typer.Option(help="The selection to write, *.parquet; a picture of it is written beside it.")],
+    out: Annotated[str, typer.Option(help="The selection to write, *.parquet; a picture of it is written beside it.")],
     language: Annotated[
         list[str] | None,
         typer.Option(help="`zh` also takes zh-CN, `und` is unknown. Can be repeated. Default: all languages."),
@@ -136,10 +136,10 @@ def select(
     """
     from datasets_manifest.select import Request, choose
     from datasets_manifest.selection import write_selection
-    from datasets_manifest.selection_picture import draw_selection
+    from datasets_manifest.selection_picture import write_picture
 
     with plain_errors():
-        if out.suffix != ".parquet":
+        if not out.endswith(".parquet"):
             raise ValueError(f"--out is {out}: expected a name that ends in .parquet")
         request = Request(
             datasets=tuple(datasets),
@@ -158,30 +158,40 @@ def select(
             allow_less=allow_less,
         )
         selection = choose(request)
-        write_selection(str(out), selection.table, request.as_json())
-        picture = out.with_suffix(".svg")
-        picture.write_text(draw_selection(selection.table, min_sync, min_quality), encoding="utf-8")
+        write_selection(out, selection.table, request.as_json())
+        picture = write_picture(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
         _print_notes(selection.notes)
-        console.print(f"selection: {_visible(str(out))}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"picture: {_visible(str(picture))}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"selection: {_visible(out)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"picture: {_visible(picture)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
-    import numpy as np
     import pyarrow.compute as pc
 
     table = _table("", "hours", "clips", "speakers", "sync median", "quality median")
     for split, amount in gave.items():
         if amount["clips"]:
-            here = rows.filter(pc.field("split") == split)
-            sync, quality = (np.median(here[name].drop_null() or [np.nan]) for name in ("sync_confidence", "quality"))
-            counts = (f"{amount['clips']:,}", f"{amount['speakers']:,}")
-            table.add_row(split, f"{amount['hours']:,.2f}", *counts, _number(sync, ".2f"), _number(quality, ".1f"))
+            here = rows.select(["split", "sync_confidence", "sync_model", "quality", "quality_model"])
+            here = here.filter(pc.field("split") == split)
+            sync = _median(here, "sync_confidence", "sync_model", ".2f")
+            quality = _median(here, "quality", "quality_model", ".1f")
+            table.add_row(
+                split, f"{amount['hours']:,.2f}", f"{amount['clips']:,}", f"{amount['speakers']:,}", sync, quality
+            )
     console.print(table)
     spoken = rows["language"].fill_null("und").value_counts().to_pylist()
     words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
     console.print(f"clips by language: {_visible(words)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _median(rows: Any, column: str, model_column: str, form: str) -> str:
+    import numpy as np
+
+    if len(rows[model_column].unique()) > 1:
+        return "(models differ)"
+    values = rows[column].drop_null().to_numpy()
+    return _number(float(np.median(values)) if len(values) else None, form)
 
 
 @app.command()

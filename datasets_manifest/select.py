@@ -22,7 +22,7 @@ from datasets_manifest.query import Condition, ManifestError, condition, connect
 from datasets_manifest.schema import COLUMNS, Reason, Status
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
-    _open_file,
+    open_file,
     selection_request,
     with_request,
 )
@@ -79,6 +79,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise ValueError("no dataset given: name at least one")
+        for place in self.datasets:
+            if place != place.encode("utf-8", "replace").decode():
+                raise ValueError(f"{place!r} is not valid UTF-8 and cannot be named in a selection: link or rename it")
         for name in ("hours", "max_hours_per_speaker"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -325,7 +328,7 @@ def _speaks(tag: str, ranges: Sequence[str]) -> bool:
 
 
 def _keys_of(path: str) -> pa.Array:
-    fs, place = _open_file(path)
+    fs, place = open_file(path)
     if not fs.isfile(place):
         raise FileNotFoundError(f"nothing to exclude at {path}: expected a Parquet file with a column `key`")
     try:
@@ -352,14 +355,14 @@ def _all(filters: Mapping[str, Mask], num_rows: int, but: str = "") -> Mask:
 
 def _refuse_mixed_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> None:
     """One threshold, or one order, is for one model's scores."""
-    for measure, least, models in (
-        ("sync", request.min_sync, clips.sync_model),
-        ("quality", request.min_quality, clips.quality_model),
+    for measure, least, scores, models in (
+        ("sync", request.min_sync, clips.sync, clips.sync_model),
+        ("quality", request.min_quality, clips.quality, clips.quality_model),
     ):
         option = f"--min-{measure} {least:g}" if least is not None else f"--order {measure}"
         if least is None and request.order != measure:
             continue
-        rows = _all(filters, len(clips.seconds), but=option) & clips.in_shard
+        rows = _all(filters, len(clips.seconds), but=option) & clips.in_shard & np.isfinite(scores)
         counts = np.bincount(models.codes[rows] + 1, minlength=len(models.values) + 1)
         found = {(["no name", *models.values])[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         if len(found) > 1:
@@ -397,16 +400,16 @@ def _pools(clips: Candidates, mask: Mask, request: Request) -> dict[str, Rows]:
 
 
 def _in_order(clips: Candidates, rows: Rows, request: Request) -> Rows:
-    """Best first, or shuffled; among equals shuffled. By 64 bits of MD5 of `SEED:KEY`: no row's place depends on others."""
-    keys = pa.table({"key": clips.keys.take(pa.array(rows))})
-    with connect() as connection:
-        connection.register("chosen", keys)
-        sql = "SELECT (md5_number(? || ':' || key) >> 64)::UBIGINT AS place FROM chosen"
-        places = connection.execute(sql, [str(request.seed)]).fetchnumpy()["place"]
+    """Best first, or shuffled; among equals shuffled. By MD5 of `SEED:KEY`: the place of a clip among others is theirs alone."""
     if request.order == "random":
-        return rows[np.argsort(places, kind="stable")]
-    measured = (clips.sync if request.order == "sync" else clips.quality)[rows]
-    return rows[np.lexsort((places, -np.nan_to_num(measured, nan=-np.inf, posinf=np.inf)))]
+        measured = np.zeros(len(rows), dtype=np.float32)
+    else:
+        measured = np.nan_to_num((clips.sync if request.order == "sync" else clips.quality)[rows], nan=-np.inf)
+    table = pa.table({"number": rows, "key": clips.keys.take(pa.array(rows)), "measured": measured})
+    with connect() as connection:
+        connection.register("chosen", table)
+        sql = "SELECT number FROM chosen ORDER BY measured DESC, md5_number(? || ':' || key)"
+        return connection.sql(sql, params=[str(request.seed)]).to_arrow_table()["number"].to_numpy()
 
 
 def _within_cap(speakers: NDArray[np.int32], seconds: NDArray[np.float64], cap_s: float) -> Mask:
@@ -536,25 +539,25 @@ def _fetch(roots: Sequence[str], clips: Candidates, taken: Mapping[str, Rows]) -
     for index, root in enumerate(roots):
         here = keys.filter(pa.array(clips.dataset[rows] == index))
         if len(here):
-            tables.append(
-                _rows_of(root, here).append_column(SELECTION_COLUMNS.field("dataset"), pa.repeat(root, len(here)))
-            )
-    found = pa.concat_tables(tables)
+            name = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(here)), [root])
+            tables.append(_rows_of(root, here).append_column("dataset", name))
+    found = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     found = found.take(pa.array(_positions(keys, found["key"])))
     splits = [pa.repeat(split, len(chosen)) for split, chosen in taken.items()]
-    return found.append_column(SELECTION_COLUMNS.field("split"), pa.chunked_array(splits)).cast(SELECTION_COLUMNS)
+    found = found.append_column("split", pa.chunked_array(splits).combine_chunks())
+    # Text in chunks: one of Arrow's string arrays holds 2 GB.
+    return pa.Table.from_batches(found.to_batches(max_chunksize=500_000)).cast(SELECTION_COLUMNS)
 
 
 def _rows_of(root: str, keys: pa.StringArray) -> pa.Table:
-    """Rows by key. Text that repeats is read as dictionaries: most rows are read only to be passed over."""
+    """Rows by key. Text that repeats stays in dictionaries: most rows are read only to be passed over."""
     dictionaries = [
         field.name for field in COLUMNS if field.type == pa.string() and field.name not in ("clip_id", "key")
     ]
     scanner = open_manifest(root, dictionaries).scanner(
         filter=IN_SHARD & pc.field("key").isin(keys), batch_readahead=2, fragment_readahead=1
     )
-    batches = [batch.cast(COLUMNS) for batch in scanner.to_batches() if len(batch)]
-    table = pa.Table.from_batches(batches, COLUMNS)
+    table = pa.Table.from_batches([batch for batch in scanner.to_batches() if len(batch)], scanner.projected_schema)
     if len(table) != len(keys) or len(keys.unique()) != len(keys):
         raise ManifestError(f"the manifest of {root} has several rows for one key: `lipforge pack` writes it again")
     return table

@@ -4,14 +4,16 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
 
 from datasets_manifest.manifest import _publish
 from datasets_manifest.schema import COLUMNS
@@ -38,23 +40,24 @@ class SelectionError(ValueError):
 def describe(table: pa.Table) -> dict[str, dict[str, float]]:
     """Hours, clips and speakers of each split. A clip without a speaker counts its source as one."""
     gave = {}
+    narrow = table.select(["split", "duration_s", "speaker", "source_id"])
     for split in SPLITS:
-        rows = table.filter(pc.field("split") == split)
+        rows = narrow.filter(pc.field("split") == split)
         gave[split] = {
             "hours": float(rows["duration_s"].to_numpy().sum()) / 3600,
             "clips": rows.num_rows,
-            "speakers": len(speaker_names(rows).unique()),
+            "speakers": len(hours_by_speaker(rows)),
         }
     return gave
 
 
-def speaker_names(rows: pa.Table) -> pa.ChunkedArray:
-    """`speaker:LABEL`, or `source:HASH` for a clip whose speaker is unknown: the people that a split keeps apart."""
-    labels, sources = (
-        pc.call_function("binary_join_element_wise", [pa.scalar(kind), rows[column], pa.scalar(":")])
-        for kind, column in (("speaker", "speaker"), ("source", "source_id"))
-    )
-    return pc.call_function("coalesce", [labels, sources])
+def hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
+    """Hours of each person, most first. A clip without a speaker counts its source as one."""
+    seconds = []
+    for column, known in (("speaker", True), ("source_id", False)):
+        here = rows.filter(pc.field("speaker").is_valid() if known else pc.field("speaker").is_null())
+        seconds.append(here.group_by(column).aggregate([("duration_s", "sum")])["duration_s_sum"].to_numpy())
+    return np.sort(np.concatenate(seconds))[::-1] / 3600
 
 
 def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
@@ -66,11 +69,18 @@ def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
         raise SelectionError("a selection has the columns SELECTION_COLUMNS of datasets_manifest/selection.py")
     about = {
         "version": SELECTION_VERSION,
-        "lipforge": version("lipforge"),
+        "lipforge": _lipforge_version(),
         "request": dict(request),
         "gave": describe(table),
     }
     return table.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
+
+
+def _lipforge_version() -> str:
+    try:
+        return version("lipforge")
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"
 
 
 def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
@@ -79,7 +89,7 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
     request: what was asked for, as JSON values. A file that is there with the same bytes is left alone.
     Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when it cannot be written.
     """
-    fs, place = _open_file(path)
+    fs, place = open_file(path)
     encoded = io.BytesIO()
     pq.write_table(with_request(table, request).combine_chunks(), encoded, compression="zstd")
     if fs.exists(place):
@@ -98,7 +108,7 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-    fs, place = _open_file(path)
+    fs, place = open_file(path)
     if not fs.isfile(place):
         raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one")
     try:
@@ -125,5 +135,6 @@ def selection_request(table: pa.Table, path: str = "this table") -> dict[str, An
         raise SelectionError(f"{path} is not a selection: `lipforge select` writes them") from error
 
 
-def _open_file(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_file(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path in it) of a file or an fsspec URL."""
     return fsspec.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))

@@ -7,14 +7,25 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bars, selection_svg
-from datasets_manifest.selection import SPLITS, describe, speaker_names
+from datasets_manifest.selection import SPLITS, describe, hours_by_speaker, open_file
 
 MAX_BARS = 112
 NUM_BINS = 40
 
 
+def write_picture(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
+    """Draw a selection beside its file, with the suffix .svg; returns where. Raises OSError when it cannot be written."""
+    path = f"{selection_path.removesuffix('.parquet')}.svg"
+    fs, place = open_file(path)
+    fs.pipe_file(place, draw_selection(rows, min_sync, min_quality).encode())
+    return path
+
+
 def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: float | None = None) -> Markup:
     """An SVG file. rows: SELECTION_COLUMNS. Thresholds are drawn as lines when given."""
+    rows = rows.select(
+        ["split", "duration_s", "speaker", "source_id", "sync_confidence", "sync_model", "quality", "quality_model"]
+    )
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
@@ -33,7 +44,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
     """One bar a speaker, most hours first, train before val; where there are many a bar is the mean of neighbours."""
-    totals = {split: _hours_by_speaker(rows.filter(pc.field("split") == split)) for split in splits}
+    totals = {split: hours_by_speaker(rows.filter(pc.field("split") == split)) for split in splits}
     count = sum(len(hours) for hours in totals.values())
     group = -(-count // MAX_BARS)
     heights = {split: _means(hours, group) for split, hours in totals.items()}
@@ -48,15 +59,6 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
     return Bars(
         f"Hours by speaker ({count:,}{each})", 0, 1, padded, f"{unit} at most" if group == 1 else unit, ticks=False
     )
-
-
-def _hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
-    spoken = (
-        pa.table({"speaker": speaker_names(rows), "s": rows["duration_s"]})
-        .group_by("speaker")
-        .aggregate([("s", "sum")])
-    )
-    return np.sort(spoken["s_sum"].to_numpy())[::-1] / 3600
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:

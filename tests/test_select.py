@@ -1,11 +1,13 @@
 """Choosing clips: the hours that were asked for, of the right clips, the same every time, and people kept apart."""
 
 import json
+import os
 import random
 import re
 from collections import defaultdict
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -397,6 +399,35 @@ def test_command_says_what_is_wrong_and_writes_nothing(
 def test_command_names_a_missing_dataset(tmp_path: Path) -> None:
     code, text = run(str(tmp_path / "nowhere"), "--out", str(tmp_path / "x.parquet"))
     assert code == 1 and "no manifest in" in text
+
+
+def test_the_example_of_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "manifest.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    dataset(tmp_path / "dataset", varied(1500))
+    exec(example, {})
+    assert "'train': {'clips'" in capsys.readouterr().out and read_selection("hi.parquet", "val").num_rows
+
+
+def test_command_writes_to_a_url(mixed: str) -> None:
+    code, text = run(mixed, "--hours", "0.1", "--out", "memory://lists/a.parquet")
+    assert code == 0 and "picture: memory://lists/a.svg" in text
+    assert read_selection("memory://lists/a.parquet").num_rows
+    fsspec.filesystem("memory").rm("/lists", recursive=True)
+
+
+def test_a_folder_that_no_text_can_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="not valid UTF-8"):
+        select([os.fsdecode(b"data\xff")])
+
+
+def test_medians_of_two_models_are_not_shown_as_one(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "data", [clip(1, sync_model="a"), clip(2, sync_model="b")])
+    code, text = run(root, "--out", str(tmp_path / "x.parquet"))
+    assert code == 0 and "(models differ) 60.0" in text
 
 
 def test_request_is_stored_in_one_form(mixed: str) -> None:
