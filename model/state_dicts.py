@@ -43,6 +43,16 @@ def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
     return _only_tensors(_unwrap(found, name), content, name)
 
 
+def read_checkpoint(content: bytes, name: str, tensors_key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by name, all else) of a torch file that holds its tensors under one key and plain values beside them.
+
+    name: file name, for messages. Nothing in the file is ever run. Raises BrokenModelError or UnsafeModelError.
+    """
+    found = _read_torch(content, name)
+    tensors = _only_tensors(_under(tensors_key, found, name), content, name)
+    return tensors, {key: value for key, value in found.items() if key != tensors_key}
+
+
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
     """Fills the module with exactly these tensors; then it is in evaluation mode and asks for no gradients.
 
@@ -167,8 +177,10 @@ def _pickles(content: bytes) -> Iterator[io.BytesIO]:
 
 def _unwrap(found: Any, name: str) -> Any:
     key = {file.name: file.state_dict_key for file in list_models()}.get(Path(name).name)
-    if key is None:
-        return found
+    return found if key is None else _under(key, found, name)
+
+
+def _under(key: str, found: Any, name: str) -> Any:
     if not isinstance(found, dict) or key not in found:
         raise BrokenModelError(f"{name}: expected a mapping with {key!r} in it, found {_describe(found)}")
     return found[key]

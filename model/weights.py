@@ -113,6 +113,22 @@ _LATENTSYNC_LICENCE = "OpenRAIL++ (model card of ByteDance/LatentSync-1.6): use 
 _INSIGHTFACE_SOURCE = "InsightFace, release v0.7 of github.com/deepinsight/insightface: model pack buffalo_l"
 _INSIGHTFACE_LICENCE = "InsightFace: NON-COMMERCIAL RESEARCH USE ONLY"
 
+_WHISPER_SOURCE = "OpenAI, github.com/openai/whisper; the sha256 is part of the URL"
+
+
+def _whisper(name: str, size_bytes: int, sha256: str) -> ModelFile:
+    return ModelFile(
+        name=f"{name}.pt",
+        profile="whisper",
+        purpose=f"Whisper {name}, multilingual: which language is spoken",
+        source=_WHISPER_SOURCE,
+        licence="MIT",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        origin=WebFile(f"https://openaipublic.azureedge.net/main/whisper/models/{sha256}/{name}.pt"),
+        state_dict_key="model_state_dict",
+    )
+
 
 def _buffalo_l(member: str) -> ZipMember:
     return ZipMember(
@@ -218,6 +234,10 @@ MODEL_FILES = (
         origin=WebFile(f"{_LATENTSYNC}/stable_syncnet.pt"),
         state_dict_key="state_dict",  # scripts/train_unet.py of LatentSync reads it there
     ),
+    # Each works alone. English-only ones (tiny.en.pt ...) know no languages.
+    _whisper("tiny", 75_572_083, "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
+    _whisper("base", 145_262_807, "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e"),
+    _whisper("small", 483_617_219, "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"),
 )
 
 DEFAULT_PROFILE = "builtin"
@@ -270,6 +290,14 @@ def load(profile: str) -> dict[str, bytes]:
     if missing:
         raise MissingModelError(_missing_words(missing))
     return {file.name: _read(file) for file in files}
+
+
+def load_file(name: str) -> bytes:
+    """One file of the table, by its name, hash-checked. Raises ValueError for an unknown name, else as `load`."""
+    for file in MODEL_FILES:
+        if file.name == name:
+            return _read(file)
+    raise ValueError(f"unknown model file {name!r}; known: {', '.join(file.name for file in MODEL_FILES)}")
 
 
 def models_hash(models: Mapping[str, bytes]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
-from pipeline.clip import Video
+from pipeline.clip import Source, Video
 from pipeline.config import FPS, Thresholds
 from pipeline.decide import decide
 
@@ -30,6 +30,15 @@ class ShardPlace:
     size: int
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """The language that a model heard in a source."""
+
+    language: str
+    probability: float
+    model: str
+
+
 def is_measured(row: Mapping[str, Any]) -> bool:
     """True for a clip whose media was stored and whose fate is a matter of thresholds."""
     return row.get("quality") is not None
@@ -41,9 +50,11 @@ def video_rows(
     thresholds: Thresholds,
     places: Mapping[str, ShardPlace],
     hashes: Mapping[str, str],
+    spoken: Spoken | None = None,
 ) -> list[Row]:
     """Rows of one video from the ledger records of its units, decided under these thresholds.
 
+    spoken: its language, as far as the user named none.
     Raises AccountsError when they do not answer for each second exactly once.
     """
     rows = []
@@ -61,7 +72,7 @@ def video_rows(
             row |= {"unit_id": unit["unit_id"], "attempt": unit["attempt"]}
             rows.append(row)
     account(rows, video.first_frame, video.end_frame)
-    return [_complete(row, video, hashes) for row in rows]
+    return [_complete(row, video, hashes, spoken) for row in rows]
 
 
 def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
@@ -109,7 +120,7 @@ def single_row(video: Video, status: Status, stage: str, reason: Reason, detail:
     return _complete(row, video, hashes)
 
 
-def _complete(row: Row, video: Video, hashes: Mapping[str, str]) -> Row:
+def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken | None = None) -> Row:
     """From frames to seconds, and what is known of the source and the dataset."""
     row = dict(row)
     first, end = row.pop("start_frame"), row.pop("end_frame")
@@ -127,14 +138,22 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str]) -> Row:
         "source_width_px": info.width_px if info else None,
         "source_height_px": info.height_px if info else None,
         "source_fps": info.mean_fps if info else None,
-        "language": source.language,
-        "language_prob": 1.0 if source.language_source != "none" else None,
-        "language_source": source.language_source,
+        **_language(source, spoken),
         "speaker": source.speaker,
         "speaker_source": source.speaker_source,
         "schema_version": SCHEMA_VERSION,
         **hashes,
     }
+
+
+def _language(source: Source, spoken: Spoken | None) -> Row:
+    """The user's label wins over what was heard."""
+    if source.language_source != "none" or spoken is None:
+        probability = 1.0 if source.language_source != "none" else None
+        named = (source.language, probability, source.language_source)
+    else:
+        named = (spoken.language, spoken.probability, spoken.model)
+    return dict(zip(("language", "language_prob", "language_source"), named, strict=True))
 
 
 @dataclass

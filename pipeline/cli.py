@@ -21,7 +21,7 @@ app.add_typer(models_app, name="models")
 
 PROFILES = (
     "`builtin`: what `lipforge prepare` needs. `latentsync`: the published models of `lipforge prepare --models latentsync`. "
-    "`stable-syncnet`: for training (1.6 GB)."
+    "`stable-syncnet`: for training (1.6 GB). `whisper`: which language is spoken (0.7 GB)."
 )
 Profile = Annotated[str | None, typer.Argument(metavar="[PROFILE]", help=f"{PROFILES} Default: all.")]
 
@@ -183,6 +183,47 @@ def pack(
         console.print(f"thresholds: {thresholds.words()}", highlight=False, soft_wrap=True)
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
         console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def identify_languages(
+    dataset: Dataset,
+    whisper: Annotated[
+        str,
+        typer.Option(
+            help="`tiny`, `base` or `small`, once `lipforge models fetch whisper` has brought them, or the path of a multilingual "
+            "checkpoint of openai-whisper."
+        ),
+    ] = "tiny",
+    workers: Annotated[int | None, typer.Option(help="Workers; default: one for each CPU of the cluster.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
+    ] = None,
+) -> None:
+    """Find out which language each source speaks, where nobody said it.
+
+    Whisper hears every clip in which somebody speaks, kept or not; each votes for a language, and most votes win. Languages that you gave
+    are left alone. Only the manifest is written again, no shard. Stop it whenever you like: the same command goes on where it stopped.
+    """
+    from rich.progress import Progress as Bars
+
+    from pipeline.config import load_config
+    from pipeline.run import identify_languages as run_identify
+
+    with plain_errors():
+        overrides = [f"run.workers={workers}"] if workers is not None else []
+        overrides += [f"run.executor={executor}"] if executor is not None else []
+        with Bars(console=console, transient=True) as bars:
+            bar = bars.add_task("hear clips", total=None)
+
+            def show(done: int, total: int) -> None:
+                bars.update(bar, completed=done, total=total)
+
+            found = run_identify(dataset, whisper, load_config(None, overrides).run, show)
+        for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+            console.print(f"{language}: {sources} sources", markup=False, highlight=False)
+        if not found:
+            console.print("every source with clips has a language that you gave")
 
 
 @app.command()

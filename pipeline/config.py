@@ -1,7 +1,7 @@
 """Every setting of the data pipeline: one small class per stage, nested into `PrepareConfig`.
 
 Two kinds of settings, because they cost differently when changed:
-- what shapes media and measures (all but `thresholds`, `pack` and `run`): changing one needs a new dataset folder;
+- what shapes media and measures (all but `thresholds`, `language`, `pack` and `run`): changing one needs a new dataset folder;
 - `thresholds`: compared with stored measures, so `lipforge pack` applies new ones without measuring again.
 """
 
@@ -92,6 +92,7 @@ class CutConfig(Config):
 
     min_clip_s: float = Field(default=5.0, ge=1 / FPS)
     max_clip_s: float = Field(default=10.0, gt=0)
+    """At least twice min_clip_s, or some runs could not be cut without loss."""
 
     @model_validator(mode="after")
     def _halves_fit(self) -> "CutConfig":
@@ -123,13 +124,15 @@ class Thresholds(Config):
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Share of the clip's time with speech."""
     min_sync_confidence: float | None = None
-    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (latentsync: 3)."""
+    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (builtin: 2.5,
+    latentsync: 3)."""
     sync_model: str | None = None
     """Whose scale that is. Unset: the sync model of `models`, and no other name is taken."""
     max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
     """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
     min_quality: float | None = Field(default=None, ge=0, le=100)
-    """No-reference quality of 0..100, on the quality model's own scale. Unset: what belongs to `models` (latentsync: 40)."""
+    """No-reference quality of 0..100, on the quality model's own scale. Unset: what belongs to `models` (40 for
+    both)."""
     quality_model: str | None = None
     """Whose scale that is. Unset: the quality model of `models`, and no other name is taken."""
 
@@ -141,6 +144,14 @@ class Thresholds(Config):
             f"{name}={value} ({scales[name]})" if name in scales else f"{name}={value}"
             for name, value in numbers.items()
         )
+
+
+class LanguageConfig(Config):
+    """Which language sources without a label speak. Writes the manifest's language columns; never changes a clip or its measures."""
+
+    whisper: str | None = None
+    """tiny, base or small (`lipforge models fetch whisper`), or the path of a multilingual checkpoint of openai-whisper. Unset: nothing is
+    identified, and the language stays `und`."""
 
 
 class StageResources(Config):
@@ -191,12 +202,13 @@ class PrepareConfig(Config):
     cut: CutConfig = CutConfig()
     encode: EncodeConfig = EncodeConfig()
     thresholds: Thresholds = Thresholds()
+    language: LanguageConfig = LanguageConfig()
     pack: PackConfig = PackConfig()
     run: RunConfig = RunConfig()
 
     def measuring(self) -> dict[str, Any]:
         """The settings that shape media and measures, as plain values."""
-        plain = self.model_dump(mode="json", exclude={"thresholds", "run", "pack"})
+        plain = self.model_dump(mode="json", exclude={"thresholds", "language", "run", "pack"})
         return {"recipe_version": RECIPE_VERSION, **plain}
 
     def config_hash(self) -> str:

@@ -13,6 +13,7 @@ from pipeline.accounts import Row, ShardPlace, Totals, iter_places, single_row, 
 from pipeline.clip import Video
 from pipeline.config import PrepareConfig
 from pipeline.executors import Executor
+from pipeline.languages import Votes
 from pipeline.ledger import Ledger
 from pipeline.pack import Sample, pack
 from pipeline.plan import plan_seams, split_duplicates
@@ -23,16 +24,23 @@ from pipeline.storage import Store
 def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:
     """Pack what these thresholds keep, and write the manifest. Returns its sums."""
     ledger = Ledger(store)
+    votes = Votes(ledger)
     samples: list[Sample] = []
     kept: set[str] = set()
-    for video, records in _finished_videos(ledger, config):
+    for video, records in finished_videos(ledger, config):
         sizes = {key: size for record in records for key, size in record["part_sizes"].items()}
-        for row in video_rows(video, records, config.thresholds, {}, hashes):
+        for row in video_rows(video, records, config.thresholds, {}, hashes, votes.spoken(video, records)):
             if row["key"] in sizes:
                 samples.append(Sample(row["key"], row["unit_id"], row["language"], sizes[row["key"]]))
                 if row["status"] == Status.KEPT:
                     kept.add(row["key"])
     pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
+    return write_rows(store, config, hashes)
+
+
+def write_rows(store: Store, config: PrepareConfig, hashes: Mapping[str, str]) -> Totals:
+    """Write the manifest anew from the ledger, and nothing else. Returns its sums."""
+    ledger = Ledger(store)
     totals = Totals()
     places = dict(iter_places(ledger.shards()))
     write_manifest(store.root, _rows(ledger, config, places, hashes, totals))
@@ -43,13 +51,15 @@ def _rows(
     ledger: Ledger, config: PrepareConfig, places: Mapping[str, ShardPlace], hashes: Mapping[str, str], totals: Totals
 ) -> Iterator[Row]:
     """All rows of the manifest, counted into totals."""
-    for video, records in _finished_videos(ledger, config):
-        yield from totals.add(video, video_rows(video, records, config.thresholds, places, hashes))
+    votes = Votes(ledger)
+    for video, records in finished_videos(ledger, config):
+        spoken = votes.spoken(video, records)
+        yield from totals.add(video, video_rows(video, records, config.thresholds, places, hashes, spoken))
     for video, row in _rows_without_units(ledger, hashes):
         yield from totals.add(video, [row])
 
 
-def _finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
+def finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
     """Videos all of whose units, and seams between them, have a record; with those records."""
     for content in ledger.contents():
         video = from_record(content)

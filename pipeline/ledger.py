@@ -72,6 +72,19 @@ class Ledger:
     def units(self) -> Iterator[Record]:
         return self._all("units")
 
+    def read_votes(self, unit_ids: list[str]) -> list[Record]:
+        """What was heard in the clips of these units, in order, without units that have no record."""
+        with ThreadPoolExecutor(min(8, max(1, len(unit_ids)))) as pool:
+            found = pool.map(lambda unit_id: self._read(_name("languages", unit_id)), unit_ids)
+            return [record for record in found if record is not None]
+
+    def write_votes(self, unit_id: str, record: Record) -> None:
+        self.store.write(_name("languages", unit_id), to_json(record))
+
+    def units_with_votes(self) -> set[str]:
+        names = self.store.list("ledger/languages")
+        return {name.rpartition("/")[2].removesuffix(".json") for name in names}
+
     def write_shard(self, name: str, record: Record) -> None:
         self.store.write(f"ledger/shards/{name}.json", to_json(record))
 
@@ -113,6 +126,8 @@ class Ledger:
 def _remedy(name: str) -> str:
     if name.startswith(("ledger/sources/", "ledger/contents/", "ledger/units/")):
         return "Delete this file and run `lipforge prepare` again: only what it stands for is redone."
+    if name.startswith("ledger/languages/"):
+        return "Delete this file and run `lipforge identify-languages` again: only its clips are heard again."
     return "Put it back from a copy, or prepare the sources again into a new folder."
 
 

@@ -48,14 +48,19 @@ def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_byt
     """
     ledger = Ledger(store)
     by_key = {sample.key: sample for sample in samples}
-    unfinished = ledger.read_pack_plan()
-    if unfinished is not None:
-        _carry_out(store, unfinished, run_map)
+    finish_interrupted(store, run_map)
     plan = _plan(store, by_key, kept, shard_size_bytes)
     if plan["write"] or plan["delete"]:
         ledger.write_pack_plan(plan)
         _carry_out(store, plan, run_map)
     _drop_packed_parts(store)
+
+
+def finish_interrupted(store: Store, run_map: Mapper) -> None:
+    """Carry out what an earlier packing had set out to do: until then the ledger does not say where each sample lies."""
+    unfinished = Ledger(store).read_pack_plan()
+    if unfinished is not None:
+        _carry_out(store, unfinished, run_map)
 
 
 def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size_bytes: int) -> dict[str, Any]:

@@ -1,25 +1,29 @@
 """`lipforge prepare`: from inputs to shards, manifest and report. Reads like the list of what happens."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import yaml
 
+from datasets_manifest.manifest import read_manifest
 from datasets_manifest.schema import Reason
 from model import weights
+from model.weights import ModelFileError
 from pipeline.accounts import Totals
 from pipeline.clip import Source, Unit, Video
-from pipeline.config import FPS, PrepareConfig, Thresholds
+from pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
 from pipeline.dataset import open_dataset, require_dataset, resolve, stored_where_unset, with_thresholds, writing
 from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
-from pipeline.finish import finish
+from pipeline.finish import finish, finished_videos, write_rows
 from pipeline.inputs import Labels, Unreadable, find_sources
-from pipeline.ledger import Ledger
-from pipeline.pack import parts_to_prune
+from pipeline.languages import WhisperFile, identify, open_whisper
+from pipeline.ledger import DatasetError, Ledger
+from pipeline.pack import finish_interrupted, parts_to_prune
 from pipeline.plan import plan_seams, plan_units, split_duplicates
 from pipeline.progress import Progress
 from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
@@ -66,6 +70,7 @@ def prepare(
         # Units exist only for sources that could be read: where one could not be a moment later, a disk was away.
         _forget(ledger, (*BROKEN, Reason.UNREADABLE) if retry_failed else (Reason.UNREADABLE,))
         with progress.run(summary, store):
+            whisper = _open_whisper(config, progress)
             executor = make_executor(config)
             try:
                 summary.num_workers = executor.num_workers
@@ -74,6 +79,9 @@ def prepare(
                 content = _claim_content(ledger, videos, summary)
                 job = Job(store, config, models, hashes, summary.run_id)
                 _run_units(job, content, executor, progress)
+                if whisper is not None:
+                    finish_interrupted(store, executor.map)
+                    identify(store, finished_videos(ledger, config), whisper, executor.map, partial(_heard, progress))
                 progress.phase("pack")
                 totals = finish(store, config, hashes, executor)
                 totals.check(videos)
@@ -96,6 +104,33 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
         totals = finish(store, config, record["hashes"], LocalExecutor())
         ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
         return config.thresholds, totals
+
+
+def identify_languages(out: str, whisper: str, run: RunConfig, progress: Callable[[int, int], None]) -> dict[str, int]:
+    """`lipforge identify-languages`: hear the clips of sources without a label, and write the manifest anew.
+
+    Shards stay as they are. Returns how many of these sources, as far as they gave clips, speak each language.
+    Raises ModelFileError when Whisper cannot be used.
+    """
+    store = Store(out)
+    ledger = Ledger(store)
+    require_dataset(ledger, out)  # before anything is made there
+    file = open_whisper(whisper)
+    with writing(store):
+        if ledger.read_pack_plan() is not None:
+            raise DatasetError("packing was interrupted; run `lipforge pack` first")
+        record = require_dataset(ledger, out)
+        config = PrepareConfig.model_validate(record["config"])
+        executor = make_executor(config.model_copy(update={"run": run}))
+        try:
+            identify(store, finished_videos(ledger, config), file, executor.map, progress)
+        finally:
+            executor.close()
+        write_rows(store, config, record["hashes"])
+    unlabelled = ~pc.field("language_source").isin(["list", "path", "flag"])
+    sources = read_manifest(out, ["source_id", "language"], unlabelled & pc.field("quality").is_valid())
+    counts = sources.group_by(["source_id", "language"]).aggregate([])["language"].value_counts().to_pylist()
+    return {count["values"]: count["counts"] for count in counts}
 
 
 def prune(out: str) -> None:
@@ -227,6 +262,23 @@ def _run_units(job: Job, content: list[tuple[Video, list[Unit]]], executor: Exec
     todo = [seam for seam in seams if ledger.read_unit(seam.unit_id) is None]
     for record in _watch(executor.run_units(job, todo), job.config):
         progress.seam_done(record)
+
+
+def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | None:
+    """None when nobody asked for languages, or when they cannot be identified: that is said, and the run goes on without."""
+    if config.language.whisper is None:
+        return None
+    try:
+        return open_whisper(config.language.whisper)
+    except ModelFileError as error:
+        note = f"languages are not identified and stay `und`: {error} Once this is put right: `lipforge identify-languages`"
+        progress.console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        progress.summary.notes.append(note)
+        return None
+
+
+def _heard(progress: Progress, done: int, total: int) -> None:
+    progress.phase(f"languages: {done} of {total} units heard")
 
 
 def _longest_first(unit: Unit) -> tuple[int, str]:

@@ -181,18 +181,18 @@ def test_tensors_match_a_module_exactly_or_the_difference_is_named() -> None:
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrong = {f"module.{name}": value for name, value in before.items()}
     with pytest.raises(
-        WrongLayoutError, match=r"tiny\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"
+        WrongLayoutError, match=r"net\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"
     ):
-        load_strict(module, wrong, "tiny.pt")
+        load_strict(module, wrong, "net.pt")
     shaped = {**before, "0.weight": torch.ones(3, 5), "0.bias": torch.ones(3)}
     with pytest.raises(WrongLayoutError, match=r"1 of another shape: 0\.weight \[3, 5\] instead of \[3, 2\]"):
-        load_strict(module, shaped, "tiny.pt")
+        load_strict(module, shaped, "net.pt")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_loaded_module_is_in_evaluation_mode_without_gradients() -> None:
     module, source = nn.Linear(2, 3), nn.Linear(2, 3)
-    load_strict(module, read_state_dict(zipped(source.state_dict()), "tiny.pt"), "tiny.pt")
+    load_strict(module, read_state_dict(zipped(source.state_dict()), "net.pt"), "net.pt")
     assert torch.equal(module.weight, source.weight)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())

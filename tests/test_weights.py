@@ -310,7 +310,7 @@ def test_tensors_are_taken_from_where_the_table_says(monkeypatch: pytest.MonkeyP
 
 
 def test_published_files_are_pinned_and_reached_by_tls() -> None:
-    assert weights.profiles() == ("builtin", "latentsync", "stable-syncnet")
+    assert weights.profiles() == ("builtin", "latentsync", "stable-syncnet", "whisper")
     names = [file.name for file in weights.list_models("latentsync")]
     assert names == ["syncnet_v2.model", "koniq_pretrained.pkl", "det_10g.onnx", "2d106det.onnx"]
     for file in weights.MODEL_FILES:

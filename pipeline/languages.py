@@ -1,0 +1,188 @@
+"""Which language each source speaks: Whisper hears its clips, most votes win.
+
+The votes of a unit's clips are one record in ledger/languages/. Rows of the manifest take a source's language from them, so they survive
+whatever writes the manifest anew; samples and shards are never touched. A language that the user gave is never asked about.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.accounts import ShardPlace, Spoken, is_measured, iter_places
+from pipeline.clip import Video
+from pipeline.ledger import DatasetError, Ledger, Record
+from pipeline.media import MediaError, decode_flac
+from pipeline.pack import Mapper
+from pipeline.stages.commit import part_name
+from pipeline.storage import Store
+
+if TYPE_CHECKING:  # it loads torch
+    from model.language import LanguageIdentifier
+
+MIN_SPEECH_RATIO = 0.2
+"""Share of speech that a clip needs to vote. Not the dataset's threshold, which may change: then the voters would, too."""
+
+
+@dataclass(frozen=True)
+class WhisperFile:
+    """A checkpoint that was opened once, so it can be."""
+
+    name: str
+    """As `language_source` holds it: whisper:tiny."""
+    sha256: str
+    content: np.ndarray
+    """uint8: processes on one machine share an array, where each would copy bytes."""
+
+    def opened(self) -> "LanguageIdentifier":
+        """Opened once in each process, however many units that hears."""
+        from model.language import LanguageIdentifier
+
+        if self.sha256 not in _opened:
+            _opened[self.sha256] = LanguageIdentifier(self.content.tobytes(), self.name.removeprefix("whisper:"))
+        return _opened[self.sha256]
+
+
+_opened: dict[str, "LanguageIdentifier"] = {}
+
+
+def open_whisper(whisper: str) -> WhisperFile:
+    """whisper: `tiny`, `base`, `small`, or the path of a checkpoint. Raises ModelFileError, which says what to do."""
+    from model.language import read_whisper_file
+
+    name, content = read_whisper_file(whisper)
+    file = WhisperFile(f"whisper:{name}", hashlib.sha256(content).hexdigest(), np.frombuffer(content, dtype=np.uint8))
+    file.opened()
+    return file
+
+
+class Votes:
+    """What was heard, from the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known = ledger.units_with_votes()
+
+    def of_units(self, unit_ids: Iterable[str]) -> dict[str, Record]:
+        found = self._ledger.read_votes([unit_id for unit_id in unit_ids if unit_id in self._known])
+        return {record["unit_id"]: record for record in found}
+
+    def spoken(self, video: Video, units: list[Record]) -> Spoken | None:
+        """The language of a video; None when the user named one, when nobody speaks, or when not every clip was heard yet."""
+        if is_labelled(video) or not self._known:
+            return None
+        voters = {unit["unit_id"]: keys for unit in units if (keys := voting_keys(unit))}
+        records = self.of_units(voters)
+        if any(not set(keys) <= set(records.get(unit_id, {"clips": {}})["clips"]) for unit_id, keys in voters.items()):
+            return None
+        if len({record["sha256"] for record in records.values()}) != 1:
+            return None  # another checkpoint is half-way through: its numbers and the old ones do not mix
+        votes = [records[unit_id]["clips"][key] for unit_id, keys in voters.items() for key in keys]
+        return majority([vote for vote in votes if vote is not None], next(iter(records.values()))["whisper"])
+
+
+def is_labelled(video: Video) -> bool:
+    return video.source.language_source != "none"
+
+
+def voting_keys(unit: Record) -> list[str]:
+    """Clips that were measured, kept or not, and in which somebody speaks."""
+    return [row["key"] for row in unit["rows"] if is_measured(row) and row["speech_ratio"] >= MIN_SPEECH_RATIO]
+
+
+def majority(votes: list[tuple[str, float]], whisper: str) -> Spoken | None:
+    """Each clip votes for its most likely language, with that language's probability.
+
+    The sum of the winner's votes over the number of clips is its probability: 1 only if every clip was sure of it. None without votes.
+    """
+    sums: defaultdict[str, float] = defaultdict(float)
+    for language, probability in votes:
+        sums[language] += probability
+    if not sums:
+        return None
+    winner = min(sums, key=lambda language: (-sums[language], language))
+    return Spoken(winner, sums[winner] / len(votes), whisper)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One unit to hear."""
+
+    unit_id: str
+    clips: list[tuple[str, ShardPlace | None]]
+    """Keys, and the place of each in a shard; None: in parts/, or pruned."""
+    heard: dict[str, Any]
+    """Votes that an earlier run took with the same checkpoint."""
+
+
+def identify(
+    store: Store,
+    videos: Iterable[tuple[Video, list[Record]]],
+    whisper: WhisperFile,
+    run_map: Mapper,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Hear every clip without a vote of this checkpoint, and record the votes, unit by unit. Safe to stop and to repeat.
+
+    videos: finished ones, with the records of their units. progress: called with (units done, units to do).
+    No packing may be under way or interrupted. Raises DatasetError for a clip that cannot be read.
+    """
+    tasks = list(_tasks(Ledger(store), videos, whisper))
+    progress(0, len(tasks))
+    for done, _ in enumerate(run_map(_Listener(store, whisper), tasks), start=1):
+        progress(done, len(tasks))
+
+
+def _tasks(ledger: Ledger, videos: Iterable[tuple[Video, list[Record]]], whisper: WhisperFile) -> Iterator[_Task]:
+    places = dict(iter_places(ledger.shards()))
+    votes = Votes(ledger)
+    for video, units in videos:
+        if is_labelled(video):
+            continue
+        voters = {unit["unit_id"]: keys for unit in units if (keys := voting_keys(unit))}
+        records = votes.of_units(voters)
+        for unit_id, keys in voters.items():
+            record = records.get(unit_id)
+            heard = dict(record["clips"]) if record is not None and record["sha256"] == whisper.sha256 else {}
+            todo = [(key, places.get(key)) for key in keys if key not in heard]
+            if todo:
+                yield _Task(unit_id, todo, heard)
+
+
+class _Listener:
+    """Hears the clips of one unit and records their votes, in whatever process it is called."""
+
+    def __init__(self, store: Store, whisper: WhisperFile) -> None:
+        self.store = store
+        self.whisper = whisper
+
+    def __call__(self, task: _Task) -> str:
+        clips = {**task.heard, **{key: self._vote(task.unit_id, key, place) for key, place in task.clips}}
+        record = {"unit_id": task.unit_id, "whisper": self.whisper.name, "sha256": self.whisper.sha256, "clips": clips}
+        Ledger(self.store).write_votes(task.unit_id, record)
+        return task.unit_id
+
+    def _vote(self, unit_id: str, key: str, place: ShardPlace | None) -> tuple[str, float] | None:
+        """None for a clip whose media was pruned."""
+        name = part_name(unit_id, key) if place is None else place.shard
+        try:
+            data = self.store.read(name) if place is None else self.store.read(name, place.offset, place.size)
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                member = tar.extractfile(f"{key}.flac")
+                assert member is not None  # our tars hold plain files only
+                audio = decode_flac(member.read())
+        except FileNotFoundError as error:
+            if place is None:
+                return None
+            raise DatasetError(f"{self.store.path(name)} is missing: put it back from a copy") from error
+        except (tarfile.TarError, KeyError, MediaError) as error:
+            raise DatasetError(
+                f"{self.store.path(name)} is damaged: the sound of clip {key} cannot be read ({error}). Put it back from a copy."
+            ) from error
+        language, probability = self.whisper.opened().identify(audio)
+        return language, round(probability, 4)  # more digits may differ between machines

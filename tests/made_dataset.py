@@ -1,0 +1,115 @@
+"""A dataset without videos and models: the ledger's records and parts as `lipforge prepare` leaves them, then packed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import media
+from pipeline.accounts import Totals
+from pipeline.clip import Source, Unit, Video
+from pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
+from pipeline.executors import LocalExecutor
+from pipeline.finish import finish
+from pipeline.ledger import Ledger, to_json
+from pipeline.media import VideoInfo
+from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.stages.commit import part_name
+from pipeline.stages.probe import to_record
+from pipeline.storage import Store
+
+CLIP_FRAMES = 25
+HASHES = {"config_hash": "c" * 16, "models_hash": "m" * 16}
+CONFIG = PrepareConfig.model_validate(
+    {
+        "thresholds": {"min_sync_confidence": 2.0, "sync_model": "s", "min_quality": 40.0, "quality_model": "q"},
+        "pack": {"shard_size_mb": 0.2},
+        "run": {"executor": "local"},
+    }
+)
+MEASURES = {
+    "speech_ratio": 0.9,
+    "sync_model": "s",
+    "sync_confidence": 5.0,
+    "sync_distance": 1.0,
+    "quality_model": "q",
+    "quality": 60.0,
+}
+
+
+@dataclass(frozen=True)
+class MadeSource:
+    """A source of one unit. Its clips differ in these measures, the rest is MEASURES."""
+
+    name: str
+    clips: Sequence[dict[str, Any]] = ({}, {}, {})
+    language: str | None = None
+    speaker: str | None = None
+
+    @property
+    def unit(self) -> Unit:
+        frames = CLIP_FRAMES * len(self.clips)
+        info = VideoInfo(640, 480, 0, 25.0, frames, 0.0, (0.0,), True, "h264", "aac")
+        source = Source(
+            f"/videos/{self.name}.mp4",
+            language=self.language or "und",
+            language_source="list" if self.language else "none",
+            speaker=self.speaker,
+            speaker_source="list" if self.speaker else "none",
+        )
+        return Unit(Video(source, self.name.encode().hex().ljust(64, "0"), info), 0, frames)
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"{self.name.encode().hex()}{number:04x}" for number in range(len(self.clips))]
+
+
+def sound(key: str) -> np.ndarray:
+    """float32: the sound of a clip."""
+    seed = int(key, 16) % 2**32
+    return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
+
+
+def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
+    """What cutting and scoring leave; nothing is packed yet."""
+    ledger = Ledger(store)
+    if ledger.read_dataset() is None:
+        ledger.write_dataset({"config": CONFIG.model_dump(mode="json"), "measuring": {}, "hashes": HASHES})
+    for source in sources:
+        unit, rows, sizes = source.unit, [], {}
+        record = to_record(unit.video, None)
+        ledger.write_source(unit.video.source.entry_id, record)
+        ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
+        for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
+            about = {"key": key, "language": unit.video.source.language}
+            members = {"mp4": key.encode() * 900, "flac": media.encode_flac(sound(key)), "json": to_json(about)}
+            data = sample_bytes(key, members)
+            store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
+            sizes[key] = len(data)
+            span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
+            row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0, "crop_px": 256}
+            outcome = {"status": "kept", "stage": "commit", "reason": None, "detail": None, "av_offset_frames": 0}
+            rows.append({**row, **span, **outcome, **MEASURES, **measures})
+        record = {
+            "unit_id": unit.unit_id,
+            "source_id": unit.video.source_id,
+            "start_frame": 0,
+            "end_frame": unit.end_frame,
+        }
+        ledger.write_unit(
+            unit.unit_id,
+            {**record, "rows": rows, "part_sizes": sizes, "open_ends": [], "attempt": 1, "stage_cpu_s": {}},
+        )
+
+
+def pack_dataset(store: Store, config: PrepareConfig = CONFIG) -> Totals:
+    return finish(store, config, HASHES, LocalExecutor())
+
+
+def make_dataset(folder: Path | str, sources: Sequence[MadeSource]) -> Store:
+    store = Store(str(folder))
+    add_sources(store, sources)
+    pack_dataset(store)
+    return store
