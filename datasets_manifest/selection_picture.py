@@ -55,10 +55,8 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
         start += len(means)
     tallest = max(float(means.max()) for means in heights.values())
     unit = f"{tallest:.2f} h" if tallest >= 1 else f"{tallest * 60:.1f} min"
-    each = "" if group == 1 else f", a bar is the mean of {group}"
-    return Bars(
-        f"Hours by speaker ({count:,}{each})", 0, 1, padded, f"{unit} at most" if group == 1 else unit, ticks=False
-    )
+    each = "" if group == 1 else f" by {group}s"
+    return Bars("Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {unit}", ticks=False)
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:

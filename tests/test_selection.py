@@ -1,6 +1,7 @@
 """The file of a selection: the same bytes for the same choice, and clear words for what is not one."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import fsspec
 import pyarrow as pa
@@ -16,6 +17,7 @@ from datasets_manifest.selection import (
     selection_request,
     write_selection,
 )
+from datasets_manifest.selection_picture import draw_selection
 from tests.manifests import clip, dataset, varied
 
 
@@ -68,6 +70,18 @@ def test_selection_lives_at_a_url_too(chosen: pa.Table) -> None:
     write_selection(url, chosen, {})
     assert read_selection(url).equals(chosen)
     fsspec.filesystem("memory").rm("/selections", recursive=True)
+
+
+def test_picture_draws_hours_by_speaker_to_scale(tmp_path: Path) -> None:
+    rows = [clip(number, speaker="a" if number < 4 else "b") for number in range(5)]
+    rows += [clip(9, speaker=name, sync_confidence=8.0) for name in ["<x>"]]
+    picture = draw_selection(select([dataset(tmp_path, rows)]), min_sync=4.0)
+    svg = ElementTree.fromstring(picture)
+    bars = [rect.attrib for rect in svg.iter("{http://www.w3.org/2000/svg}rect") if float(rect.attrib["y"]) > 60]
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert [float(bar["height"]) for bar in bars] == [110.0, 27.5, 27.5, 110.0, 22.0, 110.0]
+    assert "3 speakers, most 0.4 min" in texts and "5 clips" in texts and "4" in texts
+    assert {bar["class"] for bar in bars} == {"train"}
 
 
 def test_speakers_are_told_apart_from_sources_of_the_same_name(tmp_path: Path) -> None:
