@@ -23,6 +23,8 @@ from tests.stream_clips import (
     select,
     write_shards,
 )
+from train.contact_sheet import NUM_SHOWN, draw_sheet
+from train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
 from train.data import SampleStream, StreamConfig
 from train.samples import decode_windows, mel_window, sample_members
 from train.windows import ClipTooShortError, draw_window, mel_columns
@@ -204,3 +206,11 @@ def test_members_of_another_sample_are_refused() -> None:
     assert len(decode_flac(sample_members(data, len(data), key_of(1))["flac"])) == 5 * SAMPLES_PER_FRAME
     with pytest.raises(ValueError, match="select again"):
         sample_members(data, len(data), key_of(2))
+
+
+def test_a_contact_sheet_has_a_line_for_each_sample(selection: str) -> None:
+    sheet = draw_sheet(selection, num_samples=3)
+    line_px = sheet.shape[0] // 3
+    assert sheet.dtype == np.uint8 and sheet.shape[0] == 3 * line_px
+    mouth = sheet[line_px - SHEET_SIDE_PX // 4, NUM_SHOWN * SHEET_SIDE_PX + 8 + SHEET_SIDE_PX // 2]
+    assert (np.abs(mouth.astype(int) - 128) <= 1).all()  # hidden: grey

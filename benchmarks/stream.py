@@ -1,0 +1,336 @@
+"""Samples per second of one worker, next to reading as LatentSync's trainers do and to stock webdataset.
+
+python -m benchmarks.stream [--dataset DATASET] [--copies N] [--repeats N]
+
+A sample is 16 target frames, 16 reference frames and the mel of the target. All sides read the same clips in the same run, take turns, and use
+one process; each pass goes over every clip once, in random order. The clips of the dataset are stored several times over, or a
+handful of them would be over too soon.
+
+- `stream`: train/data.py on shards.
+- `latentsync`: an MP4 file per clip as its pipeline leaves them (H.264 with x264's own key frame distance, AAC), opened by decord,
+  frames by random access; the mel of the whole clip is computed at first use and kept in a file.
+- `decord, our key frames`: the same on files whose key frames lie as in our shards.
+- `webdataset`: stock webdataset reads whole shards; the clips that are selected are decoded as the stream decodes them.
+
+Cold: the page cache of the files is dropped, no mel is kept. Warm: a second pass. Results go to bench/stream.json too.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
+
+import av
+import decord
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import webdataset.compat as wds
+from rich.console import Console
+
+from benchmarks.sources import find_videos
+from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.samples import read_sample
+from datasets_manifest.selection import SELECTION_COLUMNS, write_selection
+from model.mel import mel_spectrogram
+from pipeline.config import FPS, SAMPLE_RATE_HZ, PrepareConfig
+from pipeline.inputs import Labels
+from pipeline.media import decode_flac, decode_mp4
+from pipeline.progress import Progress
+from pipeline.run import prepare
+from pipeline.sample import END_OF_TAR, sample_bytes
+from train.data import SampleStream, StreamConfig
+from train.fetch import COLUMNS, Fetcher, StoredSamples
+from train.samples import decode_windows, diffusion_sample
+from train.windows import draw_window, mel_columns
+
+NUM_FRAMES = 16
+SAMPLES_PER_SHARD = 100
+SPARSE_SHARE = 0.1
+SUBSET_SHARE = 0.02
+OUT = Path("bench/stream.json")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip in all the forms that somebody reads."""
+
+    row: dict[str, Any]
+    """Of the selection."""
+    published_mp4: Path
+    gop_mp4: Path
+
+
+def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
+    """Shards and MP4 files of all kept clips that are long enough, each so many times."""
+    columns = ["key", "num_frames", "crop_px", "shard", "sample_offset", "sample_size"]
+    rows = read_manifest(dataset, columns, pc.field("status") == "kept").to_pylist()
+    rows = [row for row in rows if row["num_frames"] >= 3 * NUM_FRAMES]
+    if not rows:
+        sys.exit(f"{dataset} has no kept clip of at least {3 * NUM_FRAMES} frames")
+    fs, root = open_folder(dataset)
+    stored = []
+    for row in rows:
+        members = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+        frames, audio = decode_mp4(members["mp4"]), decode_flac(members["flac"])
+        stored.append((row, members, mp4_file(frames, audio, {}), mp4_file(frames, audio, {"g": "12", "bf": "0"})))
+    clips: list[Clip] = []
+    shards: dict[str, list[bytes]] = {}
+    offset = 0
+    for number in range(copies * len(stored)):
+        row, members, published, gop = stored[number % len(stored)]
+        key = f"{number:032x}"
+        shard = f"shards/und/und-{number // SAMPLES_PER_SHARD:06d}.tar"
+        data = sample_bytes(key, members)
+        offset = sum(len(other) for other in shards.setdefault(shard, []))
+        shards[shard].append(data)
+        place = {"key": key, "shard": shard, "sample_offset": offset, "sample_size": len(data)}
+        paths = scratch / "published" / f"{key}.mp4", scratch / "gop" / f"{key}.mp4"
+        for path, content in zip(paths, (published, gop), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        clips.append(Clip({**row, **place, "dataset": str(scratch), "split": "train"}, *paths))
+    for shard, samples in shards.items():
+        path = scratch / shard
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(samples) + END_OF_TAR)
+    return clips
+
+
+def mp4_file(frames: np.ndarray, audio: np.ndarray, options: dict[str, str]) -> bytes:
+    """H.264 and AAC in MP4, by x264's defaults but for `options`."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        video: Any = container.add_stream("libx264", rate=FPS, options={"crf": "18", **options})
+        video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        sound: Any = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+        for first in range(0, len(audio), 1024):
+            block = av.AudioFrame.from_ndarray(audio[None, first : first + 1024], format="fltp", layout="mono")
+            block.sample_rate, block.pts = SAMPLE_RATE_HZ, first
+            container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+class Decord:
+    """An MP4 file per clip, read by decord."""
+
+    def __init__(self, clips: list[Clip], paths: list[Path]) -> None:
+        self.clips, self.paths = clips, paths
+
+    def files(self) -> list[Path]:
+        return [*self.paths, *(self.mel_path(path) for path in self.paths)]
+
+    def forget(self) -> None:
+        for path in self.paths:
+            self.mel_path(path).unlink(missing_ok=True)
+
+    def samples(self, epoch: int) -> Iterator[Any]:
+        order = list(range(len(self.clips)))
+        random.Random(epoch).shuffle(order)
+        for index in order:
+            path = self.paths[index]
+            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+            window = draw_window(0, epoch, path.stem, len(reader) - NUM_FRAMES + 1, NUM_FRAMES)
+            target = reader.get_batch(range(window.start, window.start + NUM_FRAMES)).asnumpy()
+            reference = reader.get_batch(range(window.other_start, window.other_start + NUM_FRAMES)).asnumpy()
+            first, count = mel_columns(window.start, NUM_FRAMES)
+            yield target, reference, self.mel(path)[:, first : first + count]
+
+    def mel(self, path: Path) -> np.ndarray:
+        kept = self.mel_path(path)
+        if not kept.exists():
+            audio = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=SAMPLE_RATE_HZ, mono=True)
+            np.save(kept, mel_spectrogram(audio[:].asnumpy()[0]))
+        return np.load(kept)
+
+    def mel_path(self, path: Path) -> Path:
+        return path.with_suffix(".npy")
+
+
+class Stream:
+    """Ours."""
+
+    def __init__(self, clips: list[Clip], scratch: Path, name: str) -> None:
+        self.clips = clips
+        self.folder = scratch
+        self.selection = str(scratch / f"{name}.parquet")
+        write_selection(self.selection, pa.Table.from_pylist([clip.row for clip in clips], SELECTION_COLUMNS), {})
+
+    def files(self) -> list[Path]:
+        return sorted({self.folder / clip.row["shard"] for clip in self.clips})
+
+    def forget(self) -> None:
+        pass
+
+    def samples(self, epoch: int) -> Iterator[Any]:
+        stream = SampleStream(StreamConfig(selection=self.selection, num_workers=0, seed=epoch), num_epochs=1)
+        for batch in stream:
+            yield batch["target"], batch["reference"], batch["mel"]
+
+
+class WebDataset:
+    """Whole shards, of which the selected clips are used."""
+
+    def __init__(self, clips: list[Clip], shards: list[Path]) -> None:
+        self.rows = {clip.row["key"]: clip.row for clip in clips}
+        self.shards = shards
+
+    def files(self) -> list[Path]:
+        return self.shards
+
+    def forget(self) -> None:
+        pass
+
+    def samples(self, epoch: int) -> Iterator[Any]:
+        for stored in wds.WebDataset([str(path) for path in self.shards], shardshuffle=False, empty_check=False):
+            row = self.rows.get(stored["__key__"])
+            if row is not None:
+                num_frames = row["num_frames"]
+                window = draw_window(0, epoch, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
+                yield diffusion_sample(stored, num_frames, window, NUM_FRAMES)
+
+
+Side = Decord | Stream | WebDataset
+
+
+def drop_from_page_cache(paths: list[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def rates(side: Side, epoch: int) -> tuple[float, float]:
+    """Samples per second, cold and warm."""
+    side.forget()
+    drop_from_page_cache(side.files())
+    return rate(side, epoch), rate(side, epoch + 1)
+
+
+def rate(side: Side, epoch: int) -> float:
+    began_s = time.perf_counter()
+    num_samples = sum(1 for _ in side.samples(epoch))
+    return num_samples / (time.perf_counter() - began_s)
+
+
+def measure(sides: dict[str, Side], repeats: int) -> dict[str, dict[str, float]]:
+    """Medians of all sides, which take turns."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for repeat in range(repeats):
+        for name, side in sides.items():
+            found[name].append(rates(side, 2 * repeat))
+    return {
+        name: {"cold": statistics.median(r[0] for r in runs), "warm": statistics.median(r[1] for r in runs)}
+        for name, runs in found.items()
+    }
+
+
+def show(title: str, results: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}\n{'':32}{'cold':>10}{'warm':>10}   samples/s;   stream over it, cold and warm")
+    ours = results["stream"]
+    for name, rate_of in results.items():
+        ratios = "   ".join(f"{ours[state] / rate_of[state]:6.2f}" for state in ("cold", "warm"))
+        print(f"{name:32}{rate_of['cold']:10.1f}{rate_of['warm']:10.1f}   {ratios}")
+
+
+def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
+    """Milliseconds for two windows of a clip, from memory, by way of decoding: medians over clips and repeats."""
+    ways: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        began_s = time.perf_counter()
+        work()
+        ways.setdefault(name, []).append((time.perf_counter() - began_s) * 1000)
+
+    for _ in range(repeats):
+        for clip in clips[:40]:
+            row = clip.row
+            fs, root = open_folder(row["dataset"])
+            mp4 = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])["mp4"]
+            num_frames = row["num_frames"]
+            window = draw_window(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
+            starts = (window.start, window.other_start)
+            timed("PyAV, from the key frames before", lambda: decode_windows(mp4, num_frames, starts, NUM_FRAMES))  # noqa: B023
+            timed("PyAV, whole clip", lambda: decode_mp4(mp4))  # noqa: B023
+            timed("decord, random access", lambda: decord_windows(mp4, starts))  # noqa: B023
+    return {name: statistics.median(times_ms) for name, times_ms in ways.items()}
+
+
+def decord_windows(mp4: bytes, starts: tuple[int, int]) -> list[np.ndarray]:
+    reader = decord.VideoReader(io.BytesIO(mp4), num_threads=1)
+    return [reader.get_batch(range(start, start + NUM_FRAMES)).asnumpy() for start in starts]
+
+
+def bytes_ratio(clips: list[Clip]) -> float:
+    """Bytes that the stream reads for a subset over the bytes of its samples."""
+    subset = random.Random(0).sample(clips, max(1, round(SUBSET_SHARE * len(clips))))
+    table = pa.Table.from_pylist([clip.row for clip in subset], SELECTION_COLUMNS)
+    fetcher = Fetcher(StoredSamples(table.select(COLUMNS)), None, 0)
+    fetcher.fetch(range(len(subset)), list)
+    return fetcher.ranges.num_bytes / sum(clip.row["sample_size"] for clip in subset)
+
+
+def prepared(scratch: Path) -> str:
+    """A dataset of the shared clips or, without them, of a photograph that talks."""
+    videos = [video.source.uri for video in find_videos(None, 12, scratch)]
+    config = PrepareConfig.model_validate({"run": {"executor": "local"}})
+    prepare(videos, str(scratch / "prepared"), config, Labels(), Progress(Console(quiet=True)))
+    return str(scratch / "prepared")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="of `lipforge prepare`; default: one is prepared from a few clips")
+    parser.add_argument("--copies", type=int, default=10, help="times that each clip is stored (default: 10)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on a disk: /tmp may be memory
+        scratch = Path(folder)
+        clips = clips_of(arguments.dataset or prepared(scratch), scratch, arguments.copies)
+        sparse = sorted(random.Random(1).sample(range(len(clips)), max(1, round(SPARSE_SHARE * len(clips)))))
+        few = [clips[index] for index in sparse]
+        shards = sorted((scratch / "shards").rglob("*.tar"))
+        every: dict[str, Side] = {
+            "stream": Stream(clips, scratch, "all"),
+            "latentsync": Decord(clips, [clip.published_mp4 for clip in clips]),
+            "decord, our key frames": Decord(clips, [clip.gop_mp4 for clip in clips]),
+            "webdataset": WebDataset(clips, shards),
+        }
+        some: dict[str, Side] = {"stream": Stream(few, scratch, "few"), "webdataset": WebDataset(few, shards)}
+        results = {
+            "num_clips": len(clips),
+            "all": measure(every, arguments.repeats),
+            "sparse": measure(some, arguments.repeats),
+            "decoding_ms": decoding_ms(clips, arguments.repeats),
+            "bytes_ratio": bytes_ratio(clips),
+        }
+    show(f"all {len(clips)} clips", results["all"])
+    show(f"{len(few)} of {len(clips)} clips", results["sparse"])
+    print("\ntwo windows of a clip, decoding alone, ms")
+    for name, time_ms in results["decoding_ms"].items():
+        print(f"{name:40}{time_ms:8.1f}")
+    print(
+        f"\nbytes read for {SUBSET_SHARE:.0%} of the clips, over the bytes of their samples: {results['bytes_ratio']:.3f}"
+    )
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
