@@ -2,8 +2,10 @@
 
 from datasets_manifest.cli import app as manifest_app
 from pipeline.cli import app, main
+from train.features import app as features_app
 
 app.add_typer(manifest_app)
+app.add_typer(features_app)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,278 @@
+"""Feature shards: what frozen models make of each clip, computed once, found by key, read by byte ranges.
+
+    FOLDER/shards/NAME.tar      KEY.whisper.npy KEY.mel.npy KEY.vae_target.npy KEY.vae_masked.npy, plain arrays
+    FOLDER/shards/NAME.parquet  where each array of that tar lies; written after it, so a tar without it is not done
+    FOLDER/index.parquet        all of these together: what readers read
+
+The first axis of every array is time, so a window of a clip is one range of bytes:
+
+    store = FeatureStore("features", {"whisper": sha256, "vae_target": sha256})
+    store.require(read_selection("zh20.parquet"))
+    target, reference = store.read_rows([Rows(key, "vae_target", 40, 56), Rows(key, "vae_target", 90, 106)])
+"""
+
+import io
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.storage import Store
+from train.ranges import RangeReader, Span
+from train.samples import DamagedSampleError
+
+INDEX = "index.parquet"
+_TAR_BLOCK = 512
+
+INDEX_COLUMNS = pa.schema(
+    [
+        ("key", pa.string()),  # of the clip
+        ("kind", pa.string()),  # whisper, mel, vae_target, vae_masked
+        ("model", pa.string()),  # sha256 of the weights that made it; for mel the name of the recipe
+        ("num_frames", pa.int32()),  # of the clip, at 25 fps
+        ("config_hash", pa.string()),  # of the clip, as in the manifest: the same key cut otherwise is another clip
+        ("shard", pa.string()),  # path of the tar below the folder
+        ("offset", pa.int64()),  # first byte of the array's numbers in the tar, after the header of its .npy
+        ("size", pa.int64()),  # bytes of the numbers
+        ("dtype", pa.string()),  # as numpy writes it: <f2
+        ("shape", pa.list_(pa.int64())),  # time first
+        ("row_crc32", pa.binary()),  # little-endian uint32 for each row along the first axis
+    ]
+)
+
+
+class FeatureError(ValueError):
+    """The features are not those that were asked for; the message says what to do."""
+
+
+class OtherModelError(FeatureError):
+    """The features were made by another model."""
+
+
+class MissingFeaturesError(FeatureError):
+    """Some clips have no features of a kind, or those of a clip that was cut otherwise."""
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """The features of one clip."""
+
+    key: str
+    num_frames: int
+    config_hash: str | None
+    arrays: Mapping[str, np.ndarray]
+    """By kind; the first axis is time."""
+
+
+class Rows(NamedTuple):
+    """Rows start .. stop - 1 of one feature of a clip."""
+
+    key: str
+    kind: str
+    start: int
+    stop: int
+
+
+def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: Mapping[str, str]) -> pa.Table:
+    """Write shards/NAME.tar and then its index; returns that. Nothing is written when there are no clips. Same clips, same bytes."""
+    iterator = iter(clips)
+    first = next(iterator, None)
+    rows: list[dict[str, Any]] = []
+    if first is not None:
+        shard = f"shards/{name}.tar"
+        with store.writing(shard) as file:
+            position = 0
+            for clip in chain([first], iterator):
+                content, found = _encode(clip, position, models)
+                rows += [{**row, "shard": shard} for row in found]
+                position += file.write(content)
+            file.write(END_OF_TAR)
+        store.write(f"shards/{name}.parquet", _parquet(pa.Table.from_pylist(rows, INDEX_COLUMNS)))
+    return pa.Table.from_pylist(rows, INDEX_COLUMNS)
+
+
+def _encode(clip: ClipFeatures, position: int, models: Mapping[str, str]) -> tuple[bytes, list[dict[str, Any]]]:
+    """The tar blocks of a clip that begin at `position` of a tar, and its rows of the index."""
+    members, rows = {}, []
+    for kind, array in clip.arrays.items():
+        numbers = np.ascontiguousarray(array)
+        buffer = io.BytesIO()
+        np.save(buffer, numbers, allow_pickle=False)
+        npy = members[f"{kind}.npy"] = buffer.getvalue()
+        rows.append(
+            {
+                "key": clip.key,
+                "kind": kind,
+                "model": models[kind],
+                "num_frames": clip.num_frames,
+                "config_hash": clip.config_hash,
+                "offset": position + _TAR_BLOCK + len(npy) - numbers.nbytes,
+                "size": numbers.nbytes,
+                "dtype": numbers.dtype.str,
+                "shape": list(numbers.shape),
+                "row_crc32": _checks(numbers).tobytes(),
+            }
+        )
+        position += _TAR_BLOCK + -(-len(npy) // _TAR_BLOCK) * _TAR_BLOCK
+    return sample_bytes(clip.key, members), rows
+
+
+def _checks(rows: np.ndarray) -> np.ndarray:
+    return np.array([zlib.crc32(row.tobytes()) for row in rows], "<u4")
+
+
+def finished_shards(store: Store) -> pa.Table:
+    """The index of all shards that are complete. Forgets those whose tar is gone or cut off, so that they are made again."""
+    tables = [INDEX_COLUMNS.empty_table()]
+    for name in store.list("shards"):
+        if not name.endswith(".parquet"):
+            continue
+        table = pq.read_table(io.BytesIO(store.read(name)), schema=INDEX_COLUMNS)
+        end = max(
+            offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)
+        )
+        if (store.size(name.removesuffix(".parquet") + ".tar") or 0) >= end + len(END_OF_TAR):
+            tables.append(table)
+        else:
+            store.delete(name)
+    return pa.concat_tables(tables)
+
+
+def write_index(store: Store, table: pa.Table) -> None:
+    """Make `table`, the index of all shards, what readers see."""
+    store.write(INDEX, _parquet(table.sort_by([("key", "ascending"), ("kind", "ascending")])))
+
+
+def models_of(table: pa.Table) -> dict[str, str]:
+    """Which model made the features of each kind. A folder holds those of one model of a kind."""
+    return dict(sorted({(row["kind"], row["model"]) for row in table.select(["kind", "model"]).to_pylist()}))
+
+
+def check_models(folder: str, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raises OtherModelError when the folder holds features of a wanted kind that another model made."""
+    for kind, model in wanted.items():
+        if stored.get(kind, model) != model:
+            raise OtherModelError(
+                f"the {kind} features in {folder} were made by model {stored[kind]}, and those of model {model} are wanted: take that "
+                "model's file, or have `lipforge features` make them in another folder"
+            )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    encoded = io.BytesIO()
+    pq.write_table(table.combine_chunks(), encoded, compression="zstd")
+    return encoded.getvalue()
+
+
+class FeatureStore:
+    """Reads the features in a folder or behind an fsspec URL. Send it to another process before its first read, not after."""
+
+    def __init__(self, folder: str, models: Mapping[str, str]) -> None:
+        """models: by kind, the model whose features are wanted, as the index names it: sha256 of the weights.
+
+        Raises FileNotFoundError when there are no features, OtherModelError when another model made them, MissingFeaturesError when
+        there are none of a kind.
+        """
+        store = Store(folder)
+        if not store.exists(INDEX):
+            raise FileNotFoundError(f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it")
+        self.folder = folder
+        self.models = dict(models)
+        index = pq.read_table(io.BytesIO(store.read(INDEX)), schema=INDEX_COLUMNS)
+        check_models(folder, models_of(index), models)
+        if missing := models.keys() - models_of(index).keys():
+            raise MissingFeaturesError(
+                f"no {' and no '.join(sorted(missing))} features in {folder}. {_make_them(folder)}"
+            )
+        self._index = index.combine_chunks()
+        pairs = zip(index["key"].to_pylist(), index["kind"].to_pylist(), strict=True)
+        self._row_of = {pair: row for row, pair in enumerate(pairs)}
+
+    def require(self, clips: pa.Table) -> None:
+        """Check that each of these clips has all kinds. clips: columns key, num_frames, config_hash of a selection.
+
+        Raises MissingFeaturesError.
+        """
+        about = ("num_frames", "config_hash")
+        stored = list(zip(*(self._index[column].to_pylist() for column in about), strict=True))
+        for kind in self.models:
+            for key, *wanted in zip(*(clips[column].to_pylist() for column in ("key", *about)), strict=True):
+                row = self._row_of.get((key, kind))
+                if row is None:
+                    raise MissingFeaturesError(
+                        f"clip {key} has no {kind} features in {self.folder}. {_make_them(self.folder)}"
+                    )
+                if list(stored[row]) != wanted:
+                    raise MissingFeaturesError(
+                        f"the {kind} features of clip {key} in {self.folder} were made of a clip that was cut with other settings "
+                        f"(frames and settings {stored[row]} instead of {tuple(wanted)}): make them for this selection in another folder"
+                    )
+
+    def num_rows(self, key: str, kind: str) -> int:
+        return self._find(key, kind)["shape"][0]
+
+    def read(self, key: str, kinds: Sequence[str]) -> dict[str, np.ndarray]:
+        """Whole features of a clip by kind, time first. Errors as `read_rows`."""
+        arrays = self.read_rows([Rows(key, kind, 0, self.num_rows(key, kind)) for kind in kinds])
+        return dict(zip(kinds, arrays, strict=True))
+
+    def read_rows(self, wanted: Sequence[Rows]) -> list[np.ndarray]:
+        """Windows of features, each [stop - start, ...] and read-only, in few requests that run at the same time where the storage can do that.
+
+        Raises MissingFeaturesError for a clip without features, IndexError for rows beyond its end, DamagedSampleError when a shard
+        is gone or its bytes are not those that were written, and what RangeReader.read raises else.
+        """
+        found = [self._find(rows.key, rows.kind) for rows in wanted]
+        spans = [self._span(rows, place) for rows, place in zip(wanted, found, strict=True)]
+        try:
+            data = self._ranges.read(spans)
+        except FileNotFoundError as error:
+            gone = next(at for at, place in enumerate(found) if not Store(self.folder).exists(place["shard"]))
+            raise self._damaged(wanted[gone], found[gone], "the shard is not there") from error
+        return [self._decode(rows, place, data[span]) for rows, place, span in zip(wanted, found, spans, strict=True)]
+
+    @cached_property
+    def _ranges(self) -> RangeReader:
+        return RangeReader()
+
+    def _find(self, key: str, kind: str) -> dict[str, Any]:
+        if kind not in self.models:
+            raise ValueError(f"{kind} features: the store was opened for {', '.join(self.models)}")
+        row = self._row_of.get((key, kind))
+        if row is None:
+            raise MissingFeaturesError(f"clip {key} has no {kind} features in {self.folder}. {_make_them(self.folder)}")
+        return self._index.slice(row, 1).to_pylist()[0]
+
+    def _span(self, rows: Rows, place: dict[str, Any]) -> Span:
+        num_rows = place["shape"][0]
+        if not 0 <= rows.start < rows.stop <= num_rows:
+            raise IndexError(f"rows {rows.start} to {rows.stop} of the {num_rows} of {rows.kind} of clip {rows.key}")
+        row_bytes = place["size"] // num_rows
+        first = place["offset"]
+        return Span(self.folder, place["shard"], first + rows.start * row_bytes, first + rows.stop * row_bytes)
+
+    def _decode(self, rows: Rows, place: dict[str, Any], data: bytes) -> np.ndarray:
+        shape = (rows.stop - rows.start, *place["shape"][1:])
+        dtype = np.dtype(place["dtype"])
+        if len(data) != dtype.itemsize * np.prod(shape):
+            raise self._damaged(rows, place, f"the shard ends within its {rows.kind} features")
+        array = np.frombuffer(data, dtype).reshape(shape)
+        expected = np.frombuffer(place["row_crc32"], "<u4")[rows.start : rows.stop]
+        if not np.array_equal(_checks(array), expected):
+            raise self._damaged(rows, place, f"its {rows.kind} features are not what was written")
+        return array
+
+    def _damaged(self, rows: Rows, place: dict[str, Any], detail: str) -> DamagedSampleError:
+        again = f"delete {place['shard']} and run `lipforge features` again"
+        return DamagedSampleError(rows.key, f"{self.folder}/{place['shard']}", f"{detail}: {again}")
+
+
+def _make_them(folder: str) -> str:
+    return f"`lipforge features SELECTION --out {folder}` makes what is missing"

@@ -1,0 +1,160 @@
+"""Compute once what stage 1 would compute at each step: `lipforge features SELECTION`, or `python -m train.features SELECTION`.
+
+Units of work (train/feature_units.py) run in this process or on Ray, by way of pipeline/executors.py, where all Ray code is. Each ends with
+a feature shard (train/feature_shards.py), which appears whole or not at all.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from train.feature_units import ComputeUnit, ModelFiles, Outcome, Unit
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+console = Console(soft_wrap=True, highlight=False, markup=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+_SAY_EVERY_S = 10.0
+
+
+@app.command()
+def features(
+    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="What `lipforge select` wrote.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the features; what is there already is not made again.")],
+    whisper: Annotated[
+        str | None,
+        typer.Option(help="Whisper's encoder states, by this checkpoint: tiny, base or small once fetched, or a file."),
+    ] = None,
+    mel: Annotated[bool, typer.Option("--mel", help="The mel spectrogram that StableSyncNet hears.")] = False,
+    vae: Annotated[
+        Path | None,
+        typer.Option(
+            help="Posterior moments of the frames and of the frames without mouth, by this VAE: a folder of diffusers or its .safetensors."
+        ),
+    ] = None,
+    executor: Annotated[
+        Literal["ray", "local"], typer.Option(help="`local`: all in this process, for debugging.")
+    ] = "ray",
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: one for each CPU of the cluster.")] = None,
+) -> None:
+    """Compute once what training would compute from frozen models at each step.
+
+    Stop it whenever you like: the same command goes on where it stopped. A damaged clip is named and left out, and the exit code is 1.
+    The table at the end says what each feature costs.
+
+    Example:
+
+        lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae sd-vae-ft-mse
+    """
+    from model.weights import ModelFileError
+    from pipeline.executors import FatalError
+    from train.feature_shards import FeatureError
+
+    try:
+        total = compute_features(selection, out, _read_models(whisper, mel, vae), executor, workers)
+    except (FatalError, FeatureError, FileNotFoundError, ModelFileError) as error:
+        errors.print(f"lipforge: {error}")
+        raise typer.Exit(1) from error
+    except ValueError as error:
+        errors.print(f"lipforge: {error}")
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        errors.print("lipforge: stopped. What is finished is safe; the same command goes on from here.")
+        raise typer.Exit(130) from error
+    for line in cost_lines(total):
+        console.print(line)
+    if total.damaged:
+        errors.print(f"lipforge: {len(total.damaged)} clips are damaged and have no features; the others have theirs")
+        raise typer.Exit(1)
+
+
+def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFiles":
+    from model.language import read_whisper_file
+    from model.vae import read_vae_files
+    from train.feature_units import ModelFiles
+
+    if whisper is None and not mel and vae is None:
+        raise ValueError("nothing to compute: give --whisper, --mel or --vae")
+    return ModelFiles(
+        whisper=None if whisper is None else read_whisper_file(whisper),
+        mel=mel,
+        vae=None if vae is None else (str(vae), *read_vae_files(vae)),
+    )
+
+
+def compute_features(
+    selection: str, out: str, files: "ModelFiles", executor: Literal["ray", "local"], workers: int | None
+) -> "Outcome":
+    """Make the features that the folder `out` lacks. Returns what this run did.
+
+    Raises FatalError when nothing can be written, FeatureError when the folder holds features of other models or other clips, ModelFileError
+    when a file is no such model, and as read_selection.
+    """
+    from datasets_manifest.selection import read_selection
+    from pipeline.executors import FatalError
+    from pipeline.storage import Store
+    from train.feature_shards import check_models, finished_shards, models_of, write_index
+    from train.feature_units import ComputeUnit, plan
+
+    store = Store(out)
+    clips = read_selection(selection)
+    try:
+        with store.only_writer():
+            stored = finished_shards(store)
+            check_models(out, models_of(stored), files.by_kind())
+            units = plan(clips, stored, tuple(files.by_kind()))
+            console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
+            total = _run(ComputeUnit(store, files), units, executor, workers)
+            write_index(store, finished_shards(store))
+    except BlockingIOError as error:
+        raise FatalError(f"another `lipforge features` writes to {out}: wait for it, or take another folder") from error
+    return total
+
+
+def _run(
+    compute: "ComputeUnit", units: "list[Unit]", executor: Literal["ray", "local"], workers: int | None
+) -> "Outcome":
+    from pipeline.config import PrepareConfig
+    from pipeline.executors import FatalError, make_executor
+    from train.feature_units import Outcome
+
+    total = Outcome()
+    if not units:
+        return total
+    compute.load_models()  # a file that is no such model ends the run before it begins
+    pool = make_executor(PrepareConfig.model_validate({"run": {"executor": executor, "workers": workers}}))
+    try:
+        said_at = time.monotonic()
+        for number, outcome in enumerate(pool.map(compute, units), start=1):
+            if outcome.cannot_write:
+                raise FatalError(f"{outcome.cannot_write}. What is finished is safe; run the same command again.")
+            total.add(outcome)
+            for damaged in outcome.damaged:
+                errors.print(f"skipped: {damaged}")
+            if number == len(units) or time.monotonic() > said_at + _SAY_EVERY_S:
+                said_at = time.monotonic()
+                console.print(
+                    f"{number} of {len(units)} units, {total.num_clips} clips, {total.video_s:.0f} s of video"
+                )
+    finally:
+        pool.close()
+    return total
+
+
+def cost_lines(total: "Outcome") -> list[str]:
+    """What a second of video costs, by feature and by step, of what this run computed."""
+    if not total.num_clips:
+        return []
+    lines = [f"{'per second of video':<20}{'bytes':>12}{'compute s':>12}"]
+    for step, seconds in sorted(total.seconds.items()):
+        size = f"{total.size_bytes[step] / total.video_s:,.0f}" if step in total.size_bytes else ""
+        lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
+    return lines
+
+
+if __name__ == "__main__":
+    app()
