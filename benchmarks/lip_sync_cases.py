@@ -18,7 +18,7 @@ from pipeline.config import Thresholds
 from pipeline.decide import decide
 
 YAW_BINS_DEG = (0, 10, 20, 30, 90)
-STRETCH = 125
+PIECE = 125
 """Frames of a clip of several faces: the shortest that `lipforge prepare` makes by itself."""
 EYES_BINS_PX = (0, 40, 60, 120, 1000)
 
@@ -123,8 +123,23 @@ def changed_sound(judge: Judge, clean: Sequence[Track], listeners: Sequence[Trac
     parts = windows(still, length)
     yield _change(judge, "a still picture of the face", parts, [part.audio() for part in parts], match=False)
     yield _off_screen(judge, "a face that talks, another person's voice", clean, clean, length)
+    yield from partly_off_screen(judge, clean, length)
     if listeners:
         yield _off_screen(judge, "a face that is silent, another person's voice", listeners, clean, length)
+
+
+def partly_off_screen(judge: Judge, clean: Sequence[Track], length: int) -> Iterator[Change]:
+    """Clips of natural speech whose voice becomes another person's for a part of the time."""
+    parts = windows(clean, length)
+    for name, share in (("second half", 1 / 2), ("last third", 2 / 3), ("last fifth", 4 / 5)):
+        begin = round((MAX_SHIFT + share * length) * SAMPLES_PER_FRAME)
+        pairs = [
+            (face, np.concatenate([face.audio()[:begin], voice.audio()[begin:]]))
+            for face in parts
+            for voice in parts
+            if face.track.speaker != voice.track.speaker
+        ]
+        yield _change(judge, f"another person's voice in the {name}", *zip(*pairs, strict=True), match=False)
 
 
 def _off_screen(judge: Judge, name: str, faces: Sequence[Track], voices: Sequence[Track], length: int) -> Change:
@@ -189,7 +204,7 @@ class Turn:
     similarity: np.ndarray
     """Of lips and sound in that second at the video's offset, above the median of all offsets."""
     pieces: list[tuple[float, SyncScore]]
-    """Clips of STRETCH frames, one after another: where each begins in the video, seconds, and its score."""
+    """Clips of PIECE frames, one after another: where each begins in the video, seconds, and its score."""
 
 
 def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
@@ -204,8 +219,8 @@ def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
         rises = [curve[closest.offset_frames + MAX_SHIFT] - np.median(curve) for curve in curves]
         times_s = [(track.start_frame + start + length / 2) / 25 for start in starts]
         pieces = [
-            ((track.start_frame + start) / 25, judge.score(track, start, STRETCH))
-            for start in range(0, track.num_frames - STRETCH + 1, STRETCH)
+            ((track.start_frame + start) / 25, judge.score(track, start, PIECE))
+            for start in range(0, track.num_frames - PIECE + 1, PIECE)
         ]
         found.append(Turn(track, score, closest.offset_frames, np.array(times_s), np.array(rises), pieces))
     return found

@@ -52,7 +52,7 @@ HELP = {
         "Expected in intros. Lower `thresholds.min_speech_ratio` and pack again if speech was missed.",
     ),
     Reason.LOW_SYNC_CONFIDENCE: Help(
-        "Lips and sound do not clearly belong together: dubbing, a voice-over, or someone else speaks.",
+        "Lips and sound do not clearly belong together, throughout: dubbing, a voice-over, or someone else speaks for a while.",
         "Watch the clips. If they are good, lower `thresholds.min_sync_confidence` and pack again.",
     ),
     Reason.AV_OFFSET_TOO_LARGE: Help(

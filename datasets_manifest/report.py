@@ -482,23 +482,35 @@ class _Gallery:
         card = self._card(row)
         if row["shard"] is None or row["sample_offset"] is None or row["sample_size"] is None:
             return {**card, "note": "Not packed into a shard yet."}
-        if row["sample_size"] > self.video_bytes_left:
-            return {**card, "note": "Left out to keep this page small."}
-        shard = f"{self.root}/{row['shard']}"
-        try:
-            files = read_sample(self.fs, shard, row["sample_offset"], row["sample_size"])
-            video, poster = playable_mp4(files["mp4"], files["flac"]), poster_jpeg(files["mp4"])
-        except (OSError, tarfile.TarError, KeyError, ValueError, av.error.FFmpegError) as error:
-            log.warning("%s: cannot show clip %s: %s", shard, clip_id, error)
-            return {**card, "note": f"Its sample cannot be read: {type(error).__name__}: {error}"}
-        self.video_bytes_left -= len(video)
-        return {**card, "video": _data_uri("video/mp4", video), "picture": _data_uri("image/jpeg", poster)}
+        return {
+            **card,
+            **self._player(clip_id, f"{self.root}/{row['shard']}", row["sample_offset"], row["sample_size"]),
+        }
 
     def lost_card(self, clip_id: str, reason: str) -> dict[str, Any]:
+        """With a player where a threshold alone refused the clip: its media lies in parts/ until it is pruned."""
         row = self.rows[clip_id, reason]
-        poster = f"{self.root}/parts/{row['unit_id']}/{clip_id}.jpg"
-        picture = _data_uri("image/jpeg", read_bytes(self.fs, poster)) if self.fs.exists(poster) else None
-        return {**self._card(row), "picture": picture}
+        card = self._card(row)
+        part, poster = (f"{self.root}/parts/{row['unit_id']}/{clip_id}.{suffix}" for suffix in ("tar", "jpg"))
+        if self.fs.exists(part):
+            return {**card, **self._player(clip_id, part, 0, self.fs.info(part)["size"])}
+        return {
+            **card,
+            "picture": _data_uri("image/jpeg", read_bytes(self.fs, poster)) if self.fs.exists(poster) else None,
+        }
+
+    def _player(self, clip_id: str, tar: str, offset: int, size: int) -> dict[str, Any]:
+        """The sample at this place of a tar as video, with a still to show before; or a note why not."""
+        if size > self.video_bytes_left:
+            return {"note": "Left out to keep this page small."}
+        try:
+            files = read_sample(self.fs, tar, offset, size)
+            video, poster = playable_mp4(files["mp4"], files["flac"]), poster_jpeg(files["mp4"])
+        except (OSError, tarfile.TarError, KeyError, ValueError, av.error.FFmpegError) as error:
+            log.warning("%s: cannot show clip %s: %s", tar, clip_id, error)
+            return {"note": f"Its sample cannot be read: {type(error).__name__}: {error}"}
+        self.video_bytes_left -= len(video)
+        return {"video": _data_uri("video/mp4", video), "picture": _data_uri("image/jpeg", poster)}
 
     def _card(self, row: Mapping[str, Any]) -> dict[str, Any]:
         measures = []

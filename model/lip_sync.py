@@ -1,9 +1,9 @@
 """The built-in judge of lip-sync: do these lips say this sound, and how far apart are they in time?
 
 Two small towers look at half a second (13 frames) each: one at the points of lips and chin and at the picture of the
-mouth, one at the log-mel spectrum of the sound. What belongs together gets similar unit vectors. The mean similarity over a clip, for each shift
-between sound and picture, is the curve from which offset and confidence are read (after SyncNet: Chung and Zisserman,
-"Out of time", 2016). `train/lip_sync.py` makes the weights; docs/models/lip_sync.md says what they are worth.
+mouth, one at the log-mel spectrum of the sound. What belongs together gets similar unit vectors. The mean similarity
+over a clip, for each shift between sound and picture, is the curve from which offset and confidence are read (after
+SyncNet: Chung and Zisserman, "Out of time", 2016). `train/lip_sync.py` makes the weights; docs/models/lip_sync.md says what they are worth.
 """
 
 import json
@@ -156,11 +156,11 @@ def similarity_by_shift(seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
     return np.stack([similar.diagonal(shift) for shift in range(num_shifts)], axis=1)
 
 
-DEFAULT_MIN_CONFIDENCE = 2.5
+DEFAULT_MIN_CONFIDENCE = 2.2
 """What it keeps and refuses: docs/models/lip_sync_results.md."""
 _MIN_FRAMES = 25
-_STRETCH = 125
-"""Frames: a clip is as sure as its weakest 5 s."""
+_STRETCH = 100
+"""Frames: a clip is as sure as its weakest 4 s."""
 
 
 class LipSync:
@@ -233,12 +233,12 @@ class LipSync:
 
 
 def confidence(similar: np.ndarray) -> float:
-    """How surely somebody who is seen says all of what is heard: that of the clip's weakest 5 seconds.
+    """How surely somebody who is seen says all of what is heard: that of the clip's weakest 4 seconds.
 
     similar: float [T, 31], similarity of each frame for each shift. Two signs of a match: the curve's peak is high, and it
     stands out. A mean of n noisy similarities scatters by 1 / sqrt(n), so the root of n makes chance look the same at any
-    length below 5 s; longer clips are judged by stretches of 5 s, so that length counts no further and nobody passes who
-    listens for half of the time. Stretches must match where the whole clip does, give or take a frame.
+    length below 4 s; longer clips are judged by stretches of 4 s, so that length counts no further and nobody passes who
+    only listens for so long. Stretches must match where the whole clip does, give or take a frame.
     """
     num_frames = min(len(similar), _STRETCH - VIEW + 1)
     sums = np.cumsum(np.vstack([np.zeros_like(similar[:1]), similar], dtype=np.float64), axis=0)

@@ -124,7 +124,7 @@ class Thresholds(Config):
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Share of the clip's time with speech."""
     min_sync_confidence: float | None = None
-    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (builtin: 2.5,
+    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (builtin: 2.2,
     latentsync: 3)."""
     sync_model: str | None = None
     """Whose scale that is. Unset: the sync model of `models`, and no other name is taken."""
@@ -152,6 +152,14 @@ class LanguageConfig(Config):
     whisper: str | None = None
     """tiny, base or small (`lipforge models fetch whisper`), or the path of a multilingual checkpoint of openai-whisper. Unset: nothing is
     identified, and the language stays `und`."""
+
+
+class SyncConfig(Config):
+    """The built-in judge of lip-sync."""
+
+    weights: Path | None = None
+    """Weights that `python -m train.lip_sync train` wrote; unset: the shipped ones. Their scale is their own: set
+    `thresholds.min_sync_confidence` with them."""
 
 
 class StageResources(Config):
@@ -201,14 +209,15 @@ class PrepareConfig(Config):
     align: AlignConfig = AlignConfig()
     cut: CutConfig = CutConfig()
     encode: EncodeConfig = EncodeConfig()
+    sync: SyncConfig = SyncConfig()
     thresholds: Thresholds = Thresholds()
     language: LanguageConfig = LanguageConfig()
     pack: PackConfig = PackConfig()
     run: RunConfig = RunConfig()
 
     def measuring(self) -> dict[str, Any]:
-        """The settings that shape media and measures, as plain values."""
-        plain = self.model_dump(mode="json", exclude={"thresholds", "language", "run", "pack"})
+        """The settings that shape media and measures, as plain values. What is in model files counts by their hash, wherever they lie."""
+        plain = self.model_dump(mode="json", exclude={"sync", "thresholds", "language", "run", "pack"})
         return {"recipe_version": RECIPE_VERSION, **plain}
 
     def config_hash(self) -> str:

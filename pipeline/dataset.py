@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from model import weights
 from pipeline.config import Config, PrepareConfig, parse_value, validated
 from pipeline.ledger import DatasetError, Ledger
@@ -11,7 +13,45 @@ from pipeline.profiles import PROFILES
 from pipeline.storage import Store
 from pipeline.summary import versions
 
+SYNC_WEIGHTS = "lip_sync.safetensors"
 C = TypeVar("C", bound=Config)
+
+EXPORT_RECORD = "ledger/export.json"
+"""In a dataset that `lipforge export` made: what was exported, and where it came from."""
+
+
+def load_models(config: PrepareConfig) -> dict[str, bytes]:
+    """Contents of the model files by name: those of `models`, with the user's own weights in their place where given.
+
+    Raises ModelFileError when a file is missing or cannot be used, ValueError for settings that do not fit together.
+    """
+    models = weights.load(config.models)
+    if config.sync.weights is None:
+        return models
+    from model.lip_sync import LipSync
+
+    if config.models != "builtin":
+        raise ValueError(f"sync.weights are for the built-in judge of lip-sync: models is {config.models}")
+    if config.thresholds.min_sync_confidence is None:
+        raise ValueError(
+            "sync.weights have a scale of their own: set thresholds.min_sync_confidence for them "
+            "(`python -m benchmarks.lip_sync --weights` draws what it keeps and refuses)"
+        )
+    try:
+        content = config.sync.weights.read_bytes()
+        name = LipSync(content).name
+    except OSError as error:
+        raise weights.ModelFileError(f"sync.weights: {config.sync.weights}: {error.strerror}") from error
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise weights.ModelFileError(
+            f"sync.weights: {config.sync.weights} holds no weights of `python -m train.lip_sync train`: {error}"
+        ) from error
+    if name == LipSync(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
+        raise ValueError(
+            f"sync.weights call themselves {name}, which is the shipped judge: train them with another --name, "
+            "so that manifests tell their numbers apart"
+        )
+    return {**models, SYNC_WEIGHTS: content}
 
 
 def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
@@ -55,6 +95,7 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
     plain = config.model_dump(mode="json")
     record = ledger.read_dataset()
     if record is None:
+        _refuse_export(ledger)
         if next(ledger.contents(), None) is not None:
             raise DatasetError(
                 f"{ledger.store.root} has lost ledger/dataset.json, which says how it was made. Put it back from a copy, or use a new folder."
@@ -83,10 +124,20 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
 def require_dataset(ledger: Ledger, out: str) -> dict[str, Any]:
     record = ledger.read_dataset()
     if record is None:
+        _refuse_export(ledger)
         raise DatasetError(
             f"{out} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
         )
     return record
+
+
+def _refuse_export(ledger: Ledger) -> None:
+    if ledger.store.exists(EXPORT_RECORD):
+        raise DatasetError(
+            f"{ledger.store.root} was made by `lipforge export`: it holds the chosen clips and not what a change needs (sources, refused clips, "
+            "settings). Choose stricter from it with `lipforge select`; do anything else in the dataset that it came from "
+            f"({EXPORT_RECORD} says which), and export again."
+        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from datasets_manifest.manifest import read_manifest
 from datasets_manifest.schema import Reason, Status
 from pipeline.config import FPS
 from pipeline.ledger import DatasetError, Ledger
+from pipeline.stages.commit import part_name
 from pipeline.stages.probe import from_record
 from pipeline.storage import Store
 
@@ -80,6 +81,8 @@ def _steps(row: Row) -> Iterator[str]:
             yield f"  its audio was moved by {row['av_offset_frames'] * 1000 // FPS:+d} ms, so that the stored clip is in time"
     else:
         yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
+        if row["lossy_generations"]:
+            yield f"  its media is in {part_name(row['unit_id'], row['clip_id'])} unless it was pruned"
 
 
 def _offset(frames: int) -> str:

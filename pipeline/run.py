@@ -12,12 +12,19 @@ import yaml
 
 from datasets_manifest.manifest import read_manifest
 from datasets_manifest.schema import Reason
-from model import weights
 from model.weights import ModelFileError
 from pipeline.accounts import Totals
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
-from pipeline.dataset import open_dataset, require_dataset, resolve, stored_where_unset, with_thresholds, writing
+from pipeline.dataset import (
+    load_models,
+    open_dataset,
+    require_dataset,
+    resolve,
+    stored_where_unset,
+    with_thresholds,
+    writing,
+)
 from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
 from pipeline.finish import finish, finished_videos, write_rows
 from pipeline.inputs import Labels, Unreadable, find_sources
@@ -51,7 +58,7 @@ def prepare(
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
-    models = weights.load(config.models)  # first: without them nothing can be done
+    models = load_models(config)  # first: without them nothing can be done
     store = Store(out)
     exclude = Path(store.root) if store.is_local else None
     sources, unreadable = find_sources(inputs, labels, exclude)

@@ -25,6 +25,7 @@ from datasets_manifest.report import human_share, human_time, visible, write_rep
 from datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
 from datasets_manifest.schema import Reason, Status
 from pipeline.config import PrepareConfig
+from pipeline.sample import END_OF_TAR, sample_bytes
 
 HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
 CLIP_S = 5.2
@@ -225,6 +226,27 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
         assert np.array_equal(sound, np.concatenate([frame.to_ndarray()[0] for frame in flac.decode(audio=0)]))
     picture = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None and picture.shape == (64, 64, 3)
+
+
+def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path) -> None:
+    rows = [
+        make_row(
+            n,
+            status=Status.REJECTED,
+            stage="measure_sync",
+            reason=Reason.LOW_SYNC_CONFIDENCE,
+            track_index=0,
+            **MEASURED,
+        )
+        for n in range(2)
+    ]
+    write_manifest(str(tmp_path), rows)
+    part = tmp_path / "parts" / rows[0]["unit_id"] / f"{rows[0]['clip_id']}.tar"
+    part.parent.mkdir(parents=True)
+    members = {"mp4": make_mp4(90), "flac": make_flac(), "json": b"{}"}
+    part.write_bytes(sample_bytes(rows[0]["clip_id"], members) + END_OF_TAR)
+    page = Path(write_report(str(tmp_path))).read_text()
+    assert page.count("<video") == 1
 
 
 def test_missing_shard_is_said_on_the_card(tmp_path: Path) -> None:

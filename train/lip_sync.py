@@ -1,7 +1,7 @@
 """Train the built-in judge of lip-sync (`model/lip_sync.py`) on a dataset that `lipforge prepare` made.
 
     python -m train.lip_sync extract DATASET CACHE            kept clips -> one .npz each: points, mouths, sound
-    python -m train.lip_sync train CACHE --out WEIGHTS        .npz files -> weights (safetensors)
+    python -m train.lip_sync train CACHE --out W --name NAME  .npz files -> weights W (safetensors)
     python -m train.lip_sync validate CACHE                   how well speakers are judged that training leaves out
 
 Real videos are themselves off by a few frames, and a network that is taught to call that "in time" learns less. What
@@ -12,6 +12,7 @@ networks are trained. `python -m benchmarks.lip_sync` says what they are worth.
 
 import csv
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -47,7 +48,7 @@ from model.sync_score import FRAME_RATE_HZ
 from train.lip_sync_clips import Clip, extract_clips, load_clips
 
 log = logging.getLogger(__name__)
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 _LEFT = (61, 185, 40, 39, 37, 146, 91, 181, 84, 78, 191, 80, 81, 82, 95, 88, 178, 87, 149, 176, 148, 150)
 _RIGHT = (291, 409, 270, 269, 267, 375, 321, 405, 314, 308, 415, 310, 311, 312, 324, 318, 402, 317, 378, 400, 377, 379)
@@ -352,9 +353,17 @@ def train_network(clips: list[Clip], num_steps: int, seed: int, config: TrainCon
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 250 == 0 or step == num_steps:
+        if step % 100 == 0 or step == num_steps:
             values = " ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
-            log.info("step %d: %s, %.1f steps/s", step, values, step / (time.perf_counter() - started))
+            rate = step / (time.perf_counter() - started)
+            log.info(
+                "  step %d of %d: %s, %.1f steps/s, %.0f s left",
+                step,
+                num_steps,
+                values,
+                rate,
+                (num_steps - step) / rate,
+            )
     return network.eval().requires_grad_(False)
 
 
@@ -390,7 +399,14 @@ def estimate_offset(network: SyncNetwork, clip: Clip, config: TrainConfig) -> fl
 
 
 def two_halves(clips: list[Clip], seed: int) -> Iterator[tuple[list[Clip], list[Clip]]]:
-    """(clips to learn from, clips of other groups to judge), twice: each clip is judged once."""
+    """(clips to learn from, clips of other groups to judge), twice: each clip is judged once.
+
+    Raises ValueError when there is one group only.
+    """
+    if len({clip.group for clip in clips}) < 2:
+        raise ValueError(
+            "all clips are of one speaker: training needs several, to judge each by networks that learnt from others"
+        )
     order = np.random.default_rng(seed).permutation(1 + max(clip.group for clip in clips))
     for half in (0, 1):
         yield (
@@ -403,12 +419,18 @@ def correct_offsets(clips: list[Clip], round_: int, config: TrainConfig) -> list
     """Offsets of all clips, each from a network that saw neither the clip nor its group."""
     corrected = []
     for half, (learn, judge) in enumerate(two_halves(clips, config.seed + round_)):
+        log.info("offsets, round %d of %d: half %d of 2", round_ + 1, config.num_offset_rounds, half + 1)
         network = train_network(learn, config.num_offset_steps, config.seed + 100 * round_ + half, config)
         corrected += [replace(clip, offset_frames=estimate_offset(network, clip, config)) for clip in judge]
     found = np.array([clip.offset_frames for clip in corrected if clip.offset_frames is not None])
-    log.info("round %d: %d of %d clips fit their sound", round_, len(found), len(corrected))
-    log.info("round %d: their offsets are %.2f +- %.2f frames", round_, found.mean(), found.std())
+    if not len(found):
+        raise ValueError("no clip's sound fits its picture: is this a dataset of people who speak?")
+    log.info("%d of %d clips fit their sound; offsets %.2f +- %.2f frames", len(found), len(corrected), *_spread(found))
     return sorted(corrected, key=lambda clip: clip.name)
+
+
+def _spread(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std())
 
 
 def zero_of(networks: list[SyncNetwork], clips: list[Clip], known: Mapping[str, float]) -> float:
@@ -430,28 +452,43 @@ def zero_of(networks: list[SyncNetwork], clips: list[Clip], known: Mapping[str, 
 def train(
     cache: Annotated[Path, typer.Argument(help="Folder of .npz files that `extract` wrote.")],
     out: Annotated[Path, typer.Option(help="Where to write the weights (safetensors).")],
+    name: Annotated[str, typer.Option(help="Name of the scorer, as manifests will show it: one for each training.")],
     offsets: Annotated[
         Path | None,
         typer.Option(help="CSV `source,offset_frames`: file names of sources whose offset is known. They define 0."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the scorer, as manifests will show it.")] = "lipforge-lipsync-2",
     num_networks: Annotated[int, typer.Option(min=1)] = TrainConfig().num_networks,
 ) -> None:
     """Correct the clips' own offsets, then train the networks."""
     config = TrainConfig(num_networks=num_networks)
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}")
+    known = {} if offsets is None else read_known_offsets(offsets)
     clips, head = prepare(load_clips(cache), config)
+    missing = sorted(known.keys() - {clip.source for clip in clips})
+    if missing:
+        raise ValueError(f"--offsets {offsets}: no clip in {cache} comes from {', '.join(missing)}")
     for round_ in range(config.num_offset_rounds):
         clips = correct_offsets(clips, round_, config)
-    seeds = range(config.seed + 1000, config.seed + 1000 + config.num_networks)
-    networks = [train_network(clips, config.num_steps, seed, config) for seed in seeds]
-    known: dict[str, float] = {}
-    if offsets is not None:
-        with offsets.open(newline="") as stream:
-            known = {row["source"]: float(row["offset_frames"]) for row in csv.DictReader(stream)}
+    networks = []
+    for number in range(config.num_networks):
+        log.info("network %d of %d", number + 1, config.num_networks)
+        networks.append(train_network(clips, config.num_steps, config.seed + 1000 + number, config))
     content = pack(name, head, zero_of(networks, clips, known), networks)
     LipSync(content)  # what cannot be read is not written
     out.write_bytes(content)
     log.info("wrote %s, %d bytes", out, out.stat().st_size)
+
+
+def read_known_offsets(path: Path) -> dict[str, float]:
+    """Offsets by file name of the source. Raises ValueError for a file that is not such a CSV."""
+    try:
+        with path.open(newline="") as stream:
+            return {row["source"]: float(row["offset_frames"]) for row in csv.DictReader(stream)}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"--offsets {path}: expected a CSV with the columns source and offset_frames: {error}"
+        ) from error
 
 
 def pack(name: str, head: np.ndarray, zero_frames: float, networks: list[SyncNetwork]) -> bytes:
@@ -502,8 +539,15 @@ def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float:
     return float(below.mean() / 2 / len(lower))
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    app()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"train.lip_sync: {error}")
+
+
+if __name__ == "__main__":
+    main()
