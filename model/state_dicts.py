@@ -29,7 +29,7 @@ class UnsafeModelError(ModelFileError):
 
 
 class WrongLayoutError(ModelFileError):
-    """The tensors are not those of the network: other names or other shapes."""
+    """The tensors are not those of the network: other names, shapes or kinds of numbers."""
 
 
 def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
@@ -56,10 +56,12 @@ def read_checkpoint(content: bytes, name: str, tensors_key: str) -> tuple[dict[s
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
     """Fills the module with exactly these tensors; then it is in evaluation mode and asks for no gradients.
 
-    name: file name, for the message. Raises WrongLayoutError, and leaves the module as it was, when a name is missing
-    or unexpected or a shape differs.
+    name: file name, for the message. Real numbers may have another precision than the module's. Raises WrongLayoutError,
+    and leaves the module as it was, when a name is missing or unexpected, a shape differs, or a tensor holds whole or
+    complex numbers for real ones or the other way round; BrokenModelError when a number is not finite.
     """
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    own = module.state_dict()
+    wanted = {key: tuple(value.shape) for key, value in own.items()}
     given = {key: tuple(value.shape) for key, value in state_dict.items()}
     differences = {
         "missing": [key for key in wanted if key not in given],
@@ -69,12 +71,20 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) 
             for key, shape in wanted.items()
             if key in given and given[key] != shape
         ],
+        "of another kind": [
+            f"{key} {state_dict[key].dtype} instead of {value.dtype}"
+            for key, value in own.items()
+            if key in given and state_dict[key].is_floating_point() != value.is_floating_point()
+        ],
     }
     words = [_some(label, items) for label, items in differences.items() if items]
     if words:
         raise WrongLayoutError(
             f"{name}: not the weights of {type(module).__name__} ({len(wanted)} tensors). {'; '.join(words)}"
         )
+    for key, value in state_dict.items():
+        if not value.to(own[key].dtype).isfinite().all():
+            raise BrokenModelError(f"{name}: {key} holds numbers that are not finite")
     module.load_state_dict(dict(state_dict), strict=True)
     module.eval().requires_grad_(False)
 
