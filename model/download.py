@@ -3,6 +3,7 @@
 Interrupted downloads go on where they stopped. Knows nothing of models.
 """
 
+import errno
 import fcntl
 import hashlib
 import ipaddress
@@ -51,11 +52,13 @@ def download(url: str, target: Path, size_bytes: int, sha256: str, progress: Cal
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{sha256[:16]}.part"
-    with open(part, "ab") as file:
+    with _open_part(part) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DownloadError(f"{url}: another process is downloading this file ({part}); wait for it") from error
+        if not _is_same(file, part):
+            raise DownloadError(f"{url}: another process has just ended its download of this file; try again")
         try:
             if file.tell() < size_bytes:
                 _continue(url, file, size_bytes, progress)
@@ -69,6 +72,24 @@ def download(url: str, target: Path, size_bytes: int, sha256: str, progress: Cal
             raise WrongContentError(f"{url}: served {size_bytes} bytes with sha256 {found}, expected {sha256}")
         os.fsync(file.fileno())
         os.replace(part, target)
+
+
+def _open_part(part: Path) -> BinaryIO:
+    """Opened for appending; never what a link leads to."""
+    try:
+        return open(part, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DownloadError(f"{part} is a link, and nothing is written through links: remove it") from error
+
+
+def _is_same(file: BinaryIO, path: Path) -> bool:
+    """Between opening and locking, who held the lock may have moved the finished file to its place, or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _continue(url: str, file: BinaryIO, size_bytes: int, progress: Callable[[str], None]) -> None:

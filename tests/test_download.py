@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -138,3 +139,29 @@ def test_two_processes_do_not_write_into_one_file(server: WebServer, tmp_path: P
             get(f"{server.url}/a", tmp_path)
     get(f"{server.url}/a", tmp_path)
     assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_download_that_another_process_just_finished_stays_as_it_is(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.pages["/a"] = Page(CONTENT, ranges=False)
+    lock = fcntl.flock
+
+    def finished_meanwhile(file: BinaryIO, operation: int) -> None:
+        lock(file, operation)
+        (tmp_path / f".{SHA256[:16]}.part").rename(tmp_path / "file")
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    (tmp_path / f".{SHA256[:16]}.part").write_bytes(CONTENT)
+    with pytest.raises(DownloadError, match="another process has just ended"):
+        get(f"{server.url}/a", tmp_path)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_nothing_is_written_through_a_link(server: WebServer, tmp_path: Path) -> None:
+    server.pages["/a"] = Page(CONTENT)
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / f".{SHA256[:16]}.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(DownloadError, match="is a link"):
+        get(f"{server.url}/a", tmp_path)
+    assert (tmp_path / "precious").read_bytes() == b"mine"
