@@ -322,6 +322,8 @@ def fetch(profile: str, progress: Callable[[str], None] = lambda message: None) 
             _read(file)  # a shipped file cannot be fetched: say what is wrong with it
         else:
             wanted.setdefault(_download_of(file.origin), []).append(file)
+    if wanted:
+        _make_folder()
     for origin, files in wanted.items():
         for file in files:
             progress(f"{file.name}: licence: {file.licence}")
@@ -338,6 +340,15 @@ def fetch(profile: str, progress: Callable[[str], None] = lambda message: None) 
         for file in files:
             progress(f"{file.name}: stored in {file.path.parent}")
     return [file.path for file in list_models(profile)]
+
+
+def _make_folder() -> None:
+    try:
+        where().mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise FetchError(
+            f"cannot make the folder {where()}: {error.strerror}. LIPFORGE_CACHE names the folder above it."
+        ) from error
 
 
 def how_to_get(file: ModelFile) -> str:
@@ -358,8 +369,10 @@ def _state(file: ModelFile) -> FileState:
     try:
         with open(file.path, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return FileState.MISSING
+    except IsADirectoryError:
+        return FileState.WRONG_HASH
     return FileState.OK if found == file.sha256 else FileState.WRONG_HASH
 
 
@@ -465,7 +478,6 @@ def _take_out(path: Path, file: ModelFile) -> bytes:
 
 def _store(file: ModelFile, content: bytes, progress: Callable[[str], None]) -> None:
     """Complete or absent: a reader never sees half a file, and two fetchers do not disturb each other."""
-    file.path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.path.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

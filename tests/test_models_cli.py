@@ -116,6 +116,26 @@ def test_errors_are_words_without_a_traceback(server: WebServer) -> None:
         assert "unknown model profile 'nonsense'; known: builtin, extra" in result.output
 
 
+def test_a_cache_that_is_no_folder_is_told_in_words(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path / "file"))
+    assert "default.onnx: not fetched" in run("list").output
+    assert "lipforge models fetch builtin" in run("verify").output
+    result = run("fetch", "builtin")
+    assert result.exit_code == 1
+    assert f"lipforge: cannot make the folder {tmp_path / 'file' / 'models'}" in result.output
+
+
+def test_a_folder_in_a_files_place_is_kept_under_another_name(server: WebServer, tmp_path: Path) -> None:
+    (tmp_path / "models" / "default.onnx" / "mine").mkdir(parents=True)
+    assert run("verify", "builtin").exit_code == 1
+    assert run("fetch", "builtin").exit_code == 0
+    assert set(weights.load("builtin")) == {"default.onnx"}
+    assert [path.name for path in (tmp_path / "models").glob("*/mine")] == ["mine"]
+
+
 def test_where_prints_the_folder(server: WebServer, tmp_path: Path) -> None:
     assert run("where").output.strip() == str(tmp_path / "models")
 
