@@ -17,6 +17,7 @@ from model.lip_sync import (
     mouth_motion,
     peak,
     similarity_by_shift,
+    similarity_to,
 )
 from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 
@@ -130,6 +131,13 @@ def test_head_motion_is_taken_out(scorer: LipSync) -> None:
         turn, _ = cv2.Rodrigues(np.array([0.2 * np.sin(frame / 9), 0.3 * np.sin(frame / 7), 0.2 * np.sin(frame / 5)]))
         moved[frame] = (1 + 0.2 * np.sin(frame / 11)) * points[frame] @ turn.T + [frame, 2 * frame, 0]
     assert np.abs(lip_motion(moved, scorer.reference) - still).max() < 0.01
+
+
+def test_a_head_is_turned_and_never_mirrored() -> None:
+    head = np.random.default_rng(0).normal(size=(25, 3))
+    head -= head.mean(axis=0)
+    turn, _ = similarity_to(head, (head * [-1, 1, 1])[None])
+    assert np.linalg.det(turn[0]) == pytest.approx(1)
 
 
 def test_same_clip_same_numbers(scorer: LipSync) -> None:
