@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets_manifest.manifest import open_folder
-from datasets_manifest.query import connect, open_manifest, plain_sql_errors
+from datasets_manifest.query import connect, open_manifest, plain_arrow_errors, plain_sql_errors
 from datasets_manifest.schema import Reason, Status
 
 DICTIONARIES = ("status", "reason", "language", "sync_model", "quality_model", "speaker", "source_id")
@@ -66,7 +66,8 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
     with connect() as connection, plain_sql_errors():
         for index, root in enumerate(roots):
             scanner = open_manifest(root, DICTIONARIES).scanner(columns=list(wanted), filter=counted)
-            connection.register(f"rows_{index}", scanner.to_table())
+            with plain_arrow_errors(root):
+                connection.register(f"rows_{index}", scanner.to_table())
         all_rows = " UNION ALL ".join(f"SELECT *, {index} AS place FROM rows_{index}" for index in range(len(roots)))  # noqa: S608
         once = f"QUALIFY row_number() OVER (PARTITION BY clip_id ORDER BY status <> '{Status.KEPT}', place) = 1"
         connection.execute(

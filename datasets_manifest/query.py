@@ -40,7 +40,7 @@ def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow
         )
     schema = pa.schema([_as_dictionary(f) if f.name in dictionaries else f for f in COLUMNS])
     format_ = pyarrow.dataset.ParquetFileFormat(dictionary_columns=set(dictionaries))
-    with _plain_arrow_errors(dataset_dir):
+    with plain_arrow_errors(dataset_dir):
         dataset = pyarrow.dataset.dataset(parts, schema=schema, format=format_, filesystem=fs)
         for fragment in dataset.get_fragments():
             _check_columns(dataset_dir, fragment.physical_schema)
@@ -72,11 +72,14 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
 
 
 @contextmanager
-def _plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
+def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
+    """What Arrow says of files that it cannot read, as ManifestError."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it is damaged: {error}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
+            raise
+        raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -110,7 +113,7 @@ def query(dataset_dir: str, sql: str) -> pa.Table:
 def open_query(dataset_dir: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """The same, batch by batch: for results that are larger than memory."""
     dataset = open_manifest(dataset_dir)
-    with connect() as connection, plain_sql_errors(), _plain_arrow_errors(dataset_dir):
+    with connect() as connection, plain_sql_errors(), plain_arrow_errors(dataset_dir):
         _check_query(connection, sql)
         connection.register(VIEW, dataset)
         yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets_manifest.manifest import open_folder
-from datasets_manifest.query import Condition, ManifestError, condition, connect, open_manifest
+from datasets_manifest.query import Condition, ManifestError, condition, connect, open_manifest, plain_arrow_errors
 from datasets_manifest.schema import COLUMNS, Reason, Status
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
@@ -266,10 +266,12 @@ def _batches(root: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Rows in shards, and rows that a threshold refused: the chosen columns, batch by batch."""
     dataset = open_manifest(root, DICTIONARIES)
     refused = pc.field("reason").isin([str(reason) for reason in LOOSER])
-    for batch in dataset.to_batches(
+    batches = dataset.to_batches(
         columns=list(columns), filter=IN_SHARD | refused, batch_size=131_072, batch_readahead=4, fragment_readahead=1
-    ):
-        yield pa.Table.from_batches([batch])
+    )
+    with plain_arrow_errors(root):
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
 
 
 def _decided(connection: duckdb.DuckDBPyConnection, rows: pa.Table, where: Condition | None) -> pa.Table:
@@ -557,7 +559,8 @@ def _rows_of(root: str, keys: pa.StringArray) -> pa.Table:
     scanner = open_manifest(root, dictionaries).scanner(
         filter=IN_SHARD & pc.field("key").isin(keys), batch_readahead=2, fragment_readahead=1
     )
-    table = pa.Table.from_batches([batch for batch in scanner.to_batches() if len(batch)], scanner.projected_schema)
+    with plain_arrow_errors(root):
+        table = pa.Table.from_batches([batch for batch in scanner.to_batches() if len(batch)], scanner.projected_schema)
     if len(table) != len(keys) or len(keys.unique()) != len(keys):
         raise ManifestError(f"the manifest of {root} has several rows for one key: `lipforge pack` writes it again")
     return table

@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from datasets_manifest.cli import app
+from datasets_manifest.languages import languages
 from datasets_manifest.manifest import read_manifest, write_manifest
 from datasets_manifest.query import ManifestError, condition, query
+from datasets_manifest.schema import COLUMNS
 from datasets_manifest.select import select
 from tests.manifests import clip, dataset, varied
 
@@ -169,8 +171,23 @@ def test_missing_and_differing_columns_and_damage_are_named(tmp_path: Path) -> N
     with pytest.raises(ManifestError, match="column source_uri is int64, expected string"):
         query(root, "SELECT 1")
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(ManifestError, match="damaged"):
+    with pytest.raises(ManifestError, match="may be damaged"):
         query(root, "SELECT 1")
+
+
+def test_damage_within_the_data_is_said(tmp_path: Path) -> None:
+    root = dataset(tmp_path, varied(500))
+    part = tmp_path / "manifest" / "part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    column = pq.ParquetFile(part).metadata.row_group(0).column(COLUMNS.get_field_index("duration_s"))
+    first = column.data_page_offset
+    data[first + 40 : first + column.total_compressed_size // 2] = bytes(column.total_compressed_size // 2 - 40)
+    part.write_bytes(data)
+    for ask in (select, languages):
+        with pytest.raises(ManifestError, match="cannot be read, it may be damaged"):
+            ask([root])
+    with pytest.raises(ValueError, match="ZSTD decompression failed"):
+        query(root, "SELECT sum(duration_s) FROM manifest")
 
 
 def test_a_missing_dataset_is_said(tmp_path: Path) -> None:
