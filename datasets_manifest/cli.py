@@ -28,7 +28,7 @@ Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help="The folder that `lipforge prepare --out` made, or its URL.")
 ]
 Datasets = Annotated[
-    list[str], typer.Argument(metavar="DATASET...", help="Folders that `lipforge prepare --out` made, or URLs.")
+    list[str], typer.Argument(metavar="DATASET", help="Folders that `lipforge prepare --out` made, or URLs.")
 ]
 
 
