@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline.sample import END_OF_TAR
 from tests.stream_clips import coded_dataset, key_of, select
@@ -141,6 +143,15 @@ def test_the_state_is_of_what_was_taken_and_not_of_what_workers_read_ahead(data:
     for step in range(1, 4):
         next(batches)
         assert (stream.state_dict()["epoch"], stream.state_dict()["num_consumed"]) == (0, 3 * step)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_trainers_random_numbers_are_left_alone(data: Data, num_workers: int) -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    next(iter(SampleStream(config_of(data, num_workers=num_workers))))
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
 
 
 def test_a_moved_dataset_and_reordered_rows_resume_and_other_ones_do_not(data: Data, tmp_path: Path) -> None:

@@ -144,12 +144,15 @@ class SampleStream:
             batch_size=None,  # a step of the sampler is a whole batch
             num_workers=self.config.num_workers,
             pin_memory=torch.cuda.is_available(),
+            # A loader draws a seed for its workers, which use none. Drawn from torch's own generator it would make the trainer's noise
+            # after a resume differ from that of a run that was not interrupted.
+            generator=torch.Generator(),
         )
 
 
 def _check(stored: StoredSamples, config: StreamConfig) -> int:
     """The size of all pictures; ValueError when there are several, ClipTooShortError for clips too short."""
-    sizes_px = sorted(set(stored.rows["crop_px"].to_pylist()))
+    sizes_px = sorted(stored.rows["crop_px"].unique().to_pylist())
     if len(sizes_px) > 1:
         raise ValueError(
             f"pictures of {sizes_px} pixels in one selection: select with --where 'crop_px = {sizes_px[-1]}'"
