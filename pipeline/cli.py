@@ -227,6 +227,41 @@ def identify_languages(
 
 
 @app.command()
+def export(
+    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="What `lipforge select --out` wrote.")],
+    out: Annotated[str, typer.Option(help="The new dataset: a folder that is empty or not there, or an fsspec URL.")],
+    shard_size_mb: Annotated[float, typer.Option(help="Largest size of a shard, in 10^6 bytes.")] = 512.0,
+) -> None:
+    """Copy the clips of a selection into a dataset of its own, for handing on.
+
+    Every sample is checked and copied byte for byte, from one dataset or several. OUT gets shards, a manifest of these clips, the selection
+    with its splits (selection.parquet), and where they came from. Stop it whenever you like: the same command goes on where it stopped.
+
+    Example:
+
+        lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
+    """
+    from rich.progress import Progress as Bars
+
+    from pipeline.export import SELECTION_NAME
+    from pipeline.export import export as run_export
+
+    with plain_errors():
+        with Bars(console=console, transient=True) as bars:
+            bar = bars.add_task("copy clips", total=None)
+
+            def show(done: int, total: int) -> None:
+                bars.update(bar, completed=done, total=total)
+
+            made = run_export(selection, out, shard_size_mb, show)
+        words = (
+            f"{made.clips} clips, {made.hours:.2f} hours, {made.shards} shards of {made.size_bytes / 1e6:.1f} MB in all"
+        )
+        console.print(f"{out}: {words}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"selection: {out}/{SELECTION_NAME}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Delete the media of clips that a threshold refused.
 

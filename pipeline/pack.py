@@ -90,7 +90,7 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
             delete.append(change)
     new = sorted((by_key[key] for key in kept - packed), key=lambda sample: (sample.language, sample.key))
     _check_media(store, new)
-    for language, keys in _fill(new, shard_size_bytes):
+    for language, keys in fill_shards(new, shard_size_bytes):
         number = next_number.get(language, 0)
         next_number[language] = number + 1
         name = f"{language}-{number:06d}"
@@ -99,7 +99,7 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
     return {"write": write, "delete": delete}
 
 
-def _fill(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
+def fill_shards(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
     """Group sorted samples by language into shards that stay below the size, each with at least one sample."""
     group: list[Sample] = []
     size = len(END_OF_TAR)

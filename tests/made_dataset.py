@@ -30,6 +30,11 @@ CONFIG = PrepareConfig.model_validate(
     }
 )
 MEASURES = {
+    "crop_px": 256,
+    "upscale_ratio": 1.0,
+    "face_size_px": 200.0,
+    "max_faces": 1,
+    "lossy_generations": 1,
     "speech_ratio": 0.9,
     "sync_model": "s",
     "sync_confidence": 5.0,
@@ -89,7 +94,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
-            row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0, "crop_px": 256}
+            row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
             outcome = {"status": "kept", "stage": "commit", "reason": None, "detail": None, "av_offset_frames": 0}
             rows.append({**row, **span, **outcome, **MEASURES, **measures})
         record = {

@@ -1,0 +1,304 @@
+"""A dataset of its own from a selection: its clips in new shards, byte for byte, with their rows and where they came from.
+
+Samples are copied by byte range and checked one by one; nothing is decoded or encoded. What is to be exported is written down first
+(ledger/export.json); each shard's record follows its shard. So an export may be stopped anywhere, and the same command goes on and ends
+with the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datasets_manifest.manifest import write_manifest
+from datasets_manifest.schema import COLUMNS, Status
+from datasets_manifest.selection import open_file, read_selection, selection_request, write_selection
+from pipeline.dataset import EXPORT_RECORD, writing
+from pipeline.inputs import LANGUAGE_CODE
+from pipeline.ledger import DatasetError, Ledger, to_json
+from pipeline.pack import Sample, fill_shards, shard_path
+from pipeline.sample import END_OF_TAR, find_samples
+from pipeline.storage import Store
+from pipeline.summary import Summary, now, versions
+
+SELECTION_NAME = "selection.parquet"
+"""In the exported dataset: the same rows in the same order and splits, at their new places."""
+
+_AT_ONCE = 8  # samples on their way at once: about 1 MB each, and an object store answers slowly
+_KEY = re.compile(r"[0-9A-Za-z_-]+")
+_SHARD = re.compile(r"shards/[^/]+/[^/]+\.tar")
+_SUFFIXES = ("mp4", "flac", "json")
+_ROWS_AT_ONCE = 20_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export holds."""
+
+    clips: int
+    hours: float
+    size_bytes: int
+    """Of its shards."""
+    shards: int
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a sample is copied from."""
+
+    dataset: str
+    shard: str
+    offset: int
+    size: int
+
+
+def export(
+    selection: str, out: str, shard_size_mb: float = 512.0, progress: Progress = lambda done, total: None
+) -> Exported:
+    """Copy the clips of a selection into a new dataset `out`; both may be fsspec URLs. Safe to stop and to repeat.
+
+    shard_size_mb: largest size of a shard, in 10^6 bytes. progress: called with (clips copied, clips in all).
+    Raises ValueError for a selection that cannot be exported, DatasetError when `out` holds something else, or when a sample is not where
+    the selection says, or damaged. Until everything is in place `out` has no manifest.
+    """
+    if not out:
+        raise ValueError("--out is empty; name a folder")
+    if shard_size_mb <= 0:
+        raise ValueError(f"the shard size is {shard_size_mb}: expected more than 0")
+    rows = read_selection(selection)
+    samples, origins = _check_rows(rows, selection)
+    store = Store(out)
+    record = _record(selection, rows, shard_size_mb)
+    _require_own(store, record)  # before anything is made there
+    shards = list(fill_shards(samples, int(shard_size_mb * 1e6)))
+    with writing(store):
+        _require_own(store, record)
+        missing = _not_yet_written(store, shards)
+        _check_sources([origins[key] for _, _, keys in missing for key in keys])
+        store.write(EXPORT_RECORD, to_json(record))
+        done = len(samples) - sum(len(keys) for _, _, keys in missing)
+        progress(done, len(samples))
+        for name, language, keys in missing:
+            _write_shard(store, name, language, [(key, origins[key]) for key in keys])
+            done += len(keys)
+            progress(done, len(samples))
+        _write_rows(store, rows, record)
+    hours = sum(rows["duration_s"].to_pylist()) / 3600
+    return Exported(len(samples), hours, sum(shard["size"] for shard in Ledger(store).shards()), len(shards))
+
+
+# --- what is asked for -------------------------------------------------------------------------------------------------------------
+
+
+def _check_rows(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _Origin]]:
+    """Samples by language and key, and where each lies. A selection is a file that anybody may have written: nothing in it is trusted."""
+    names = ("key", "language", "status", "dataset", "shard", "sample_offset", "sample_size")
+    samples, origins = [], {}
+    for key, language, status, dataset, shard, offset, size in zip(*(rows[n].to_pylist() for n in names), strict=True):
+        language = language or "und"  # noqa: PLW2901
+        if status != Status.KEPT or shard is None or offset is None or size is None:
+            raise ValueError(f"{selection}: clip {key} is in no shard: only kept clips can be exported")
+        if not _KEY.fullmatch(key or "") or not LANGUAGE_CODE.fullmatch(language) or not _SHARD.fullmatch(shard):
+            raise ValueError(
+                f"{selection}: a clip with the key {key!r}, language {language!r}, shard {shard!r} is none of ours"
+            )
+        if ".." in shard or not dataset or offset < 0 or size <= 0:
+            raise ValueError(
+                f"{selection}: clip {key} lies nowhere: bytes {offset} to {offset + size} of {shard} in {dataset!r}"
+            )
+        if key in origins:
+            raise ValueError(
+                f"{selection}: clip {key} is in it twice; select again: a clip that several datasets hold counts once"
+            )
+        samples.append(Sample(key, "", language, size))
+        origins[key] = _Origin(dataset, shard, offset, size)
+    if not samples:
+        raise ValueError(f"{selection} holds no clips")
+    return sorted(samples, key=lambda sample: (sample.language, sample.key)), origins
+
+
+def _record(selection: str, rows: pa.Table, shard_size_mb: float) -> dict[str, Any]:
+    """What is exported and where it comes from. The same for the same selection, wherever that lies and whenever it is exported."""
+    fs, place = open_file(selection)
+    about = selection_request(rows, selection)
+    return {
+        "selection_sha256": hashlib.sha256(cast(bytes, fs.cat_file(place))).hexdigest(),
+        "request": about["request"],
+        "gave": about["gave"],
+        "lipforge": about["lipforge"],
+        "shard_size_mb": shard_size_mb,
+        "datasets": [_dataset_facts(root, rows) for root in sorted(set(rows["dataset"].to_pylist()))],
+    }
+
+
+def _dataset_facts(root: str, rows: pa.Table) -> dict[str, Any]:
+    own = rows.filter(pc.field("dataset") == root)
+    columns = ("config_hash", "models_hash", "sync_model", "quality_model")
+    facts = {name: sorted(set(own[name].to_pylist()) - {None}) for name in columns}
+    return {"dataset": root, "clips": own.num_rows, **facts}
+
+
+def _require_own(store: Store, record: dict[str, Any]) -> None:
+    """`out` is empty, or holds this very export, finished or not."""
+    if store.exists(EXPORT_RECORD):
+        try:
+            found = json.loads(store.read(EXPORT_RECORD))
+        except ValueError:
+            found = None
+        if found == json.loads(to_json(record)):
+            return
+        what = "the export of another selection, or of the same one with other settings"
+    else:
+        held = store.list("")
+        if not held:
+            return
+        what = f"something else ({held[0].lstrip('/')})"
+    raise DatasetError(f"{store.root} holds {what}. Nothing of it was touched: name a new folder.")
+
+
+# --- copying -----------------------------------------------------------------------------------------------------------------------
+
+
+def _not_yet_written(store: Store, shards: list[tuple[str, list[list[str]]]]) -> list[tuple[str, str, list[str]]]:
+    """(name, language, keys) of shards without a record, or whose file is not as the record says."""
+    records = {shard["name"]: shard for shard in Ledger(store).shards()}
+    numbers: dict[str, int] = {}
+    missing = []
+    for language, members in shards:
+        number = numbers[language] = numbers.get(language, -1) + 1
+        name, keys = f"{language}-{number:06d}", [key for key, _ in members]
+        record = records.get(name)
+        if record is None or list(record["samples"]) != keys or store.size(record["path"]) != record["size"]:
+            missing.append((name, language, keys))
+    return missing
+
+
+def _check_sources(origins: list[_Origin]) -> None:
+    """Every shard is there and long enough, before a byte is copied."""
+    needed: dict[tuple[str, str], int] = {}
+    for origin in origins:
+        place = (origin.dataset, origin.shard)
+        needed[place] = max(needed.get(place, 0), origin.offset + origin.size)
+    stores = {dataset: Store(dataset) for dataset, _ in needed}
+    bad = []
+    for (dataset, shard), end in sorted(needed.items()):
+        size = stores[dataset].size(shard)
+        if size is None or size < end:
+            bad.append(
+                f"{stores[dataset].path(shard)} " + ("is missing" if size is None else f"ends at byte {size} of {end}")
+            )
+    if bad:
+        raise DatasetError(
+            f"{len(bad)} of {len(needed)} shards are not as the selection says: {bad[0]}. If the dataset was moved or packed again, "
+            "make the selection anew where it lies now; if a shard was lost, put it back from a copy."
+        )
+
+
+def _write_shard(store: Store, name: str, language: str, clips: list[tuple[str, _Origin]]) -> None:
+    digest = hashlib.sha256()
+    places: dict[str, tuple[int, int]] = {}
+    offset = 0
+    path = shard_path(name, language)
+    with store.writing(path) as file:
+        for key, data in _read_samples(clips):
+            file.write(data)
+            digest.update(data)
+            places[key] = (offset, len(data))
+            offset += len(data)
+        file.write(END_OF_TAR)
+        digest.update(END_OF_TAR)
+    record = {"name": name, "language": language, "path": path, "size": offset + len(END_OF_TAR)}
+    Ledger(store).write_shard(name, {**record, "sha256": digest.hexdigest(), "samples": places})
+
+
+def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes]]:
+    """Checked samples in order, a few read ahead."""
+    stores = {origin.dataset: Store(origin.dataset) for _, origin in clips}
+
+    def read(clip: tuple[str, _Origin]) -> tuple[str, bytes]:
+        key, origin = clip
+        return key, _read_sample(stores[origin.dataset], key, origin)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for first in range(0, len(clips), _AT_ONCE):
+            yield from pool.map(read, clips[first : first + _AT_ONCE])
+
+
+def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
+    """One sample, once its headers, names and description say that it is this one. Raises DatasetError."""
+    where = f"{store.path(origin.shard)}, bytes {origin.offset} to {origin.offset + origin.size}"
+    try:
+        data = store.read(origin.shard, origin.offset, origin.size)
+        found = find_samples(io.BytesIO(data + END_OF_TAR))
+        if found != {key: (0, origin.size)}:
+            raise tarfile.ReadError(f"found {', '.join(found) or 'nothing'} there, {len(data)} bytes")
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            members = {member.name: member for member in tar}
+            if not {f"{key}.{suffix}" for suffix in _SUFFIXES} <= members.keys() or not all(
+                m.isreg() for m in members.values()
+            ):
+                raise tarfile.ReadError(f"it has the members {', '.join(members)}")
+            about = tar.extractfile(f"{key}.json")
+            if about is None or json.loads(about.read())["key"] != key:
+                raise tarfile.ReadError("its description is of another clip")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{store.path(origin.shard)} is missing: put it back from a copy") from error
+    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"clip {key} cannot be exported: {where} are damaged or hold something else ({error}). If the dataset was packed again since, "
+            "make the selection anew; else put the shard back from a copy, or leave the clip out: "
+            f"--where \"key <> '{key}'\""
+        ) from error
+    return data
+
+
+# --- what it holds -----------------------------------------------------------------------------------------------------------------
+
+
+def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
+    """The selection and the manifest at the new places; and the run, which is how `lipforge status` sees that it is done."""
+    shards = {
+        key: (shard["path"], *place) for shard in Ledger(store).shards() for key, place in shard["samples"].items()
+    }
+    places = [shards[key] for key in rows["key"].to_pylist()]
+    root = pa.array([store.root] * len(rows), pa.string())
+    columns = dict(zip(("shard", "sample_offset", "sample_size"), map(list, zip(*places, strict=True)), strict=True))
+    for name, values in columns.items():
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), COLUMNS.field(name), pa.array(values, COLUMNS.field(name).type)
+        )
+    index = rows.schema.get_field_index("dataset")
+    rows = rows.set_column(index, rows.schema.field(index), root)
+    path = f"{store.root}/{SELECTION_NAME}"
+    if store.exists(SELECTION_NAME):
+        store.delete(SELECTION_NAME)  # of the same selection, perhaps from a folder of another name
+    write_selection(path, rows, {**record["request"], "exported_from": record["selection_sha256"]})
+    manifest = rows.select(COLUMNS.names)
+    starts = range(0, len(manifest), _ROWS_AT_ONCE)
+    write_manifest(store.root, (row for first in starts for row in manifest.slice(first, _ROWS_AT_ONCE).to_pylist()))
+    _write_run(store, manifest, record)
+
+
+def _write_run(store: Store, manifest: pa.Table, record: dict[str, Any]) -> None:
+    name = f"export-{record['selection_sha256'][:16]}"
+    if store.exists(f"runs/{name}/summary.json"):
+        return
+    kept_s = round(sum(manifest["accounted_s"].to_pylist()), 2)
+    summary = Summary(run_id=name, started_at=now(), finished_at=now(), phase="done", versions=versions())
+    summary.num_sources = len(set(manifest["source_id"].to_pylist()))
+    summary.seconds_total = summary.seconds_kept = kept_s
+    summary.clips_by_outcome = {"kept": len(manifest)}
+    summary.notes = [
+        f"exported from {', '.join(facts['dataset'] for facts in record['datasets'])}: only kept clips are here"
+    ]
+    store.write(f"runs/{name}/summary.json", to_json(summary.as_record()))
