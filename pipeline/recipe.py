@@ -13,6 +13,8 @@ detect_speech  is anybody speaking
 measure_sync   how far is the sound from the lips
 measure_quality
 commit         media, then the ledger record
+--------- after all units, when `language.whisper` asks for it
+languages      (per unit) what is spoken; a source's clips vote
 """
 
 from collections.abc import Mapping
