@@ -7,7 +7,6 @@ turns them into a score. docs/models/quality.md says on what, and how well it do
 
 import json
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,9 +29,9 @@ class PictureQuality:
 
     name = "lipforge_nss"
 
-    def __init__(self) -> None:
-        self.model_file = Path(__file__).parent / "weights" / "quality.json"
-        weights = json.loads(self.model_file.read_text())
+    def __init__(self, content: bytes) -> None:
+        """content: the bytes of `quality.json`, as `train/quality.py` writes it."""
+        weights = json.loads(content)
         self._mean, self._scale, self._hidden, self._hidden_bias, self._output, self._output_bias = (
             np.array(weights[key]) for key in ("mean", "scale", "hidden", "hidden_bias", "output", "output_bias")
         )

@@ -182,6 +182,16 @@ MODEL_FILES = (
         origin=None,
     ),
     ModelFile(
+        name="quality.json",
+        profile="builtin",
+        purpose="the built-in score of picture quality",
+        source="this project: train/quality.py",
+        licence="Apache-2.0",
+        sha256="9a4af4ae385625a79103507f105d137b2f26ab44c25a821b1232ee2cbe7b3e5a",
+        size_bytes=10_601,
+        origin=None,
+    ),
+    ModelFile(
         name="syncnet_v2.model",
         profile="latentsync",
         purpose="SyncNet v2: AV offset and confidence",

@@ -80,14 +80,27 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
     )
     if "score" not in config.run.model_fields_set:
         config = config.model_copy(update={"run": config.run.model_copy(update={"score": profile.score_resources})})
-    files = (SpeechDetector().model_file, *profile.other_files())
-    everything = {**models, **{file.name: file.read_bytes() for file in files}}
+    speech = SpeechDetector().model_file
+    everything = {**models, speech.name: speech.read_bytes()}
     return config, {"config_hash": config.config_hash(), "models_hash": weights.models_hash(everything)[:16]}
 
 
 def _filled(section: C, defaults: Mapping[str, Any]) -> C:
     """Settings with defaults for those that are None."""
     return section.model_copy(update={name: v for name, v in defaults.items() if getattr(section, name) is None})
+
+
+def check_set(ledger: Ledger, config: PrepareConfig) -> None:
+    """Raises DatasetError when the dataset was made with the other set of models; asked before these must be there."""
+    record = ledger.read_dataset()
+    if record is None:
+        return
+    stored = PrepareConfig.model_validate(record["config"])
+    if stored.models != config.models:
+        raise DatasetError(
+            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: what they measure does "
+            f"not compare. Use a new folder, or `--models {stored.models}`."
+        )
 
 
 def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
@@ -185,10 +198,5 @@ def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
     if record is None:
         return config
     stored = PrepareConfig.model_validate(record["config"])
-    if stored.models != config.models:
-        raise DatasetError(
-            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: what they measure does "
-            f"not compare. Use a new folder, or `--models {stored.models}`."
-        )
     unset = {name: getattr(stored, name) for name in ("thresholds", "pack") if name not in config.model_fields_set}
     return config.model_copy(update=unset)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.faces import FaceBackend, MediaPipeFaces
@@ -46,10 +45,6 @@ class Profile(ABC):
     @abstractmethod
     def quality(self, models: Models) -> QualityModel: ...
 
-    def other_files(self) -> list[Path]:
-        """Files of this set that are no weights of their own in model/weights.py."""
-        return []
-
 
 class Builtin(Profile):
     """MediaPipe's faces, and judges of lip-sync and quality that this project made."""
@@ -74,12 +69,7 @@ class Builtin(Profile):
     def quality(self, models: Models) -> QualityModel:
         from model.quality import PictureQuality
 
-        return PictureQuality()
-
-    def other_files(self) -> list[Path]:
-        from model.quality import PictureQuality
-
-        return [PictureQuality().model_file]
+        return PictureQuality(models["quality.json"])
 
 
 class LatentSync(Profile):

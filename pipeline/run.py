@@ -17,6 +17,7 @@ from pipeline.accounts import Totals
 from pipeline.clip import Source, Unit, Video
 from pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
 from pipeline.dataset import (
+    check_set,
     load_models,
     open_dataset,
     require_dataset,
@@ -58,8 +59,9 @@ def prepare(
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
-    models = load_models(config)  # first: without them nothing can be done
     store = Store(out)
+    check_set(Ledger(store), config)
+    models = load_models(config)  # first: without them nothing can be done
     exclude = Path(store.root) if store.is_local else None
     sources, unreadable = find_sources(inputs, labels, exclude)
     if not sources and not unreadable:

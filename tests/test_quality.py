@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 from scipy.stats import spearmanr
 
+from model import weights
 from model.quality import PictureQuality, picture_statistics
 from train.quality import DAMAGES, fit
 
@@ -32,7 +33,7 @@ FACES = {  # clips that were not trained on: centre x, centre y and side of the 
 
 @pytest.fixture(scope="module")
 def quality() -> PictureQuality:
-    return PictureQuality()
+    return PictureQuality(weights.load("builtin")["quality.json"])
 
 
 def astronaut_face() -> np.ndarray:

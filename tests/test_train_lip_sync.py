@@ -57,6 +57,50 @@ def test_an_empty_cache_is_named(tmp_path: Path) -> None:
         next(load_clips(tmp_path))
 
 
+@pytest.mark.parametrize("damage", ["text", "cut off", "flipped bits", "other arrays", "empty"])
+def test_a_damaged_clip_is_named(tmp_path: Path, clips: list[Clip], damage: str) -> None:
+    path = tmp_path / "clip0.npz"
+    save_clip(clips[0], path)
+    content = path.read_bytes()
+    if damage == "other arrays":
+        np.savez(path, points=np.zeros(3))
+    else:
+        middle = len(content) // 2
+        flipped = (
+            content[:middle] + bytes(255 - byte for byte in content[middle : middle + 99]) + content[middle + 99 :]
+        )
+        path.write_bytes({"text": b"no clip", "cut off": content[:-99], "flipped bits": flipped, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"clip0\.npz: not a clip as `extract` writes it"):
+        list(load_clips(tmp_path))
+
+
+def test_what_the_end_of_training_needs_is_checked_before_it(tmp_path: Path, clips: list[Clip]) -> None:
+    table = tmp_path / "known.csv"
+    for content in ("file,offset\na.mp4,1\n", "source,offset_frames\na.mp4,early\n", "source,offset_frames\na.mp4\n"):
+        table.write_text(content)
+        with pytest.raises(ValueError, match="columns source and offset_frames"):
+            lip_sync.train(tmp_path, tmp_path / "weights.safetensors", "mine", table)
+    with pytest.raises(ValueError, match=r"there is no folder .*missing"):
+        lip_sync.train(tmp_path, tmp_path / "missing" / "weights.safetensors", "mine")
+
+
+def test_known_sources_that_no_clip_comes_from_are_named(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lip_sync, "prepare", lambda clips, config: (list(clips), None))
+    save_clip(clips[0], tmp_path / "clip0.npz")
+    table = tmp_path / "known.csv"
+    table.write_text("source,offset_frames\n0.mp4,1\nother.mp4,2\n")
+    with pytest.raises(ValueError, match=r"comes from other\.mp4$"):
+        lip_sync.train(tmp_path, tmp_path / "weights.safetensors", "mine", table)
+
+
+def test_one_speaker_is_not_enough(clips: list[Clip]) -> None:
+    seen, _ = prepare([replace(clip, speaker="anna") for clip in clips], SMALL)
+    with pytest.raises(ValueError, match="all clips are of one speaker"):
+        lip_sync.correct_offsets(seen, 0, SMALL)
+
+
 @pytest.mark.parametrize("offset", [-4.0, 0.0, 2.5])
 def test_lips_are_paired_with_the_sound_that_their_offset_says(
     clips: list[Clip], monkeypatch: pytest.MonkeyPatch, offset: float

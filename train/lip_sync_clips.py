@@ -4,6 +4,8 @@ Each kept clip becomes one small file of plain arrays: the points of the face, t
 """
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,11 +57,13 @@ class Clip:
 
 
 def extract_clips(dataset: str, cache: Path) -> None:
-    """Write one .npz for each kept clip of the dataset; those that exist are kept."""
+    """Write one .npz for each kept clip of the dataset; those that exist are kept. Raises ValueError when no clip was kept."""
     faces = MediaPipeFaces(weights.load("builtin"))
     cache.mkdir(parents=True, exist_ok=True)
     columns = ["key", "source_uri", "speaker", "av_offset_frames", "shard", "sample_offset", "sample_size"]
     rows = read_manifest(dataset, columns, pc.field("status") == "kept").sort_by("key").to_pylist()
+    if not rows:
+        raise ValueError(f"{dataset} has no kept clips: `lipforge report {dataset}` shows why")
     fs, root = open_folder(dataset)
     for number, row in enumerate(rows, start=1):
         target = cache / f"{row['key']}.npz"
@@ -134,18 +138,28 @@ def save_clip(clip: Clip, path: Path) -> None:
 
 
 def load_clips(cache: Path) -> Iterator[Clip]:
-    """The clips of a folder that `extract_clips` filled. Raises ValueError when there is none."""
+    """The clips of a folder that `extract_clips` filled. Raises ValueError when there is none, or another file."""
     paths = sorted(cache.glob("*.npz"))
     if not paths:
         raise ValueError(f"no .npz files in {cache}: run `python -m train.lip_sync extract DATASET {cache}` first")
     for path in paths:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield Clip(
-                name=path.stem,
-                source=str(arrays["source"]),
-                speaker=str(arrays["speaker"]) or None,
-                corrected_frames=int(arrays["corrected_frames"]),
-                points=arrays["points"],
-                mouths=arrays["mouths"],
-                audio=arrays["audio"],
-            )
+        try:
+            clip = _read_clip(path)
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: not a clip as `extract` writes it. Remove it and run `extract` again."
+            ) from error
+        yield clip
+
+
+def _read_clip(path: Path) -> Clip:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Clip(
+            name=path.stem,
+            source=str(arrays["source"]),
+            speaker=str(arrays["speaker"]) or None,
+            corrected_frames=int(arrays["corrected_frames"]),
+            points=arrays["points"],
+            mouths=arrays["mouths"],
+            audio=arrays["audio"],
+        )
