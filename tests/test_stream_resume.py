@@ -174,6 +174,7 @@ def test_a_pass_for_validation_shows_each_sample_once_in_equal_steps(data: Data,
     streams = [SampleStream(config_of(data), rank, num_ranks, num_epochs=1) for rank in range(num_ranks)]
     passes = [list(stream) for stream in streams]
     assert {len(batches) for batches in passes} == {-(-NUM_CLIPS // (3 * num_ranks))}
+    assert all((s.state_dict()["epoch"], s.state_dict()["num_consumed"]) == (1, 0) for s in streams)
     assert all(len(batch["key"]) == 3 for batches in passes for batch in batches)
     keys = [
         key

@@ -108,7 +108,8 @@ class SampleStream:
 
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch that was taken, the same on all ranks. Plain values, for JSON or torch.save."""
-        epoch, num_consumed = divmod(self._position, len(self._stored))
+        position = self._position if self._end is None else min(self._position, self._end)  # repeats do not count
+        epoch, num_consumed = divmod(position, len(self._stored))
         return {
             "version": STATE_VERSION,
             "selection": self._fingerprint,
