@@ -213,7 +213,7 @@ def identify_languages(
     with plain_errors():
         overrides = [f"run.workers={workers}"] if workers is not None else []
         overrides += [f"run.executor={executor}"] if executor is not None else []
-        with Bars(console=console, transient=True) as bars:
+        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
             bar = bars.add_task("hear clips", total=None)
 
             def show(done: int, total: int) -> None:
@@ -247,7 +247,7 @@ def export(
     from pipeline.export import export as run_export
 
     with plain_errors():
-        with Bars(console=console, transient=True) as bars:
+        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
             bar = bars.add_task("copy clips", total=None)
 
             def show(done: int, total: int) -> None:
