@@ -253,5 +253,6 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
         elif name == "key":
             batch[name] = values
         else:
-            batch[name] = torch.from_numpy(np.stack(values))
+            # the only sample of a batch need not be copied once more
+            batch[name] = torch.from_numpy(np.stack(values) if len(values) > 1 else np.asarray(values[0])[None])
     return batch
