@@ -226,16 +226,12 @@ class FeatureStore:
     def read_rows(self, wanted: Sequence[Rows]) -> list[np.ndarray]:
         """Windows of features, each [stop - start, ...] and read-only, in few requests that run at the same time where the storage can do that.
 
-        Raises MissingFeaturesError for a clip without features, IndexError for rows beyond its end, DamagedSampleError when a shard
-        is gone or its bytes are not those that were written, and what RangeReader.read raises else.
+        Raises MissingFeaturesError for a clip without features, IndexError for rows beyond its end, DamagedSampleError when the bytes are
+        not those that were written, FileNotFoundError when a shard is gone, and what RangeReader.read raises else.
         """
         found = [self._find(rows.key, rows.kind) for rows in wanted]
         spans = [self._span(rows, place) for rows, place in zip(wanted, found, strict=True)]
-        try:
-            data = self._ranges.read(spans)
-        except FileNotFoundError as error:
-            gone = next(at for at, place in enumerate(found) if not Store(self.folder).exists(place["shard"]))
-            raise self._damaged(wanted[gone], found[gone], "the shard is not there") from error
+        data = self._ranges.read(spans)
         return [self._decode(rows, place, data[span]) for rows, place, span in zip(wanted, found, spans, strict=True)]
 
     @cached_property

@@ -20,12 +20,11 @@ from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from model.sync_score import one_thread
 from model.vae import PIXELS_PER_LATENT, FrozenVae
 from model.whisper_features import WhisperFeatures
-from pipeline.config import FPS, SAMPLES_PER_FRAME
-from pipeline.media import MediaError, decode_flac
+from pipeline.config import FPS
 from pipeline.storage import CANNOT_WRITE, Store
 from train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
 from train.ranges import RangeReader, Span
-from train.samples import DamagedSampleError, decode_windows, sample_members
+from train.samples import DamagedSampleError, _decode_audio, decode_windows, sample_members
 
 UNIT_FRAMES = 4096
 """Frames of the clips of a unit, about: 164 s of video."""
@@ -136,8 +135,8 @@ class Outcome:
     size_bytes: Counter[str] = field(default_factory=Counter)
     """By kind."""
     damaged: list[DamagedSampleError] = field(default_factory=list)
-    cannot_write: str = ""
-    """Why nothing can be written; empty when all went well."""
+    fatal: str = ""
+    """Why the run cannot go on, though no clip is to blame; empty when all went well."""
 
     def add(self, other: "Outcome") -> None:
         self.num_clips += other.num_clips
@@ -181,10 +180,12 @@ class ComputeUnit:
         models = self.files.by_kind()
         try:
             index = write_shard(self.store, unit.name(models), self._clips(unit, outcome), models)
+        except FileNotFoundError as error:
+            return Outcome(fatal=f"a shard of the dataset is gone: {error.filename or error}")
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise
-            return Outcome(cannot_write=f"cannot write to {self.store.root}: {os.strerror(error.errno)}")
+            return Outcome(fatal=f"cannot write to {self.store.root}: {os.strerror(error.errno)}")
         for kind, size in zip(index["kind"].to_pylist(), index["size"].to_pylist(), strict=True):
             outcome.size_bytes[kind] += size
         outcome.seconds["writing"] += time.perf_counter() - start - sum(outcome.seconds.values())
@@ -259,21 +260,7 @@ def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool) -> np.nd
 
 def _read(ranges: RangeReader, clip: Clip) -> dict[str, bytes]:
     span = Span(clip.dataset, clip.shard, clip.offset, clip.offset + clip.size)
-    try:
-        data = ranges.read([span])[span]
-    except FileNotFoundError as error:
-        raise ValueError("the shard is not there") from error
-    return sample_members(data, clip.size, clip.key)
-
-
-def _decode_audio(flac: bytes, num_frames: int) -> np.ndarray:
-    try:
-        audio = decode_flac(flac)
-    except MediaError as error:
-        raise ValueError(error.detail) from error
-    if len(audio) != num_frames * SAMPLES_PER_FRAME:
-        raise ValueError(f"{len(audio)} samples of sound, {num_frames * SAMPLES_PER_FRAME} expected")
-    return audio
+    return sample_members(ranges.read([span])[span], clip.size, clip.key)
 
 
 def _half(array: np.ndarray, kind: str) -> np.ndarray:

@@ -91,7 +91,7 @@ def compute_features(
 ) -> "Outcome":
     """Make the features that the folder `out` lacks. Returns what this run did.
 
-    Raises FatalError when nothing can be written, FeatureError when the folder holds features of other models or other clips, ModelFileError
+    Raises FatalError when nothing can be written or a shard is gone, FeatureError when the folder holds features of other models or other clips, ModelFileError
     when a file is no such model, and as read_selection.
     """
     from datasets_manifest.selection import read_selection
@@ -130,8 +130,8 @@ def _run(
     try:
         said_at = time.monotonic()
         for number, outcome in enumerate(pool.map(compute, units), start=1):
-            if outcome.cannot_write:
-                raise FatalError(f"{outcome.cannot_write}. What is finished is safe; run the same command again.")
+            if outcome.fatal:
+                raise FatalError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
             total.add(outcome)
             for damaged in outcome.damaged:
                 errors.print(f"skipped: {damaged}")
