@@ -37,7 +37,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     fs, root = open_folder(dataset_dir)
     folder = f"{root}/manifest"
-    old_parts = set(_parts(fs, folder))
+    old_parts = set(manifest_parts(fs, folder))
     fs.makedirs(folder, exist_ok=True)
 
     table = pa.Table.from_batches(_batches(rows), COLUMNS)
@@ -49,7 +49,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
         encoded = io.BytesIO()
         pq.write_table(part, encoded, compression="zstd")
         path = f"{folder}/part-{number:05d}.parquet"
-        _publish(fs, path, encoded.getvalue())
+        publish(fs, path, encoded.getvalue())
         new_parts.add(path)
     for path in sorted(old_parts - new_parts):
         fs.rm_file(path)
@@ -64,7 +64,7 @@ def read_manifest(
     Raises FileNotFoundError when the dataset has no manifest.
     """
     fs, root = open_folder(dataset_dir)
-    parts = _parts(fs, f"{root}/manifest")
+    parts = manifest_parts(fs, f"{root}/manifest")
     if not parts:
         raise FileNotFoundError(
             f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "
@@ -74,7 +74,7 @@ def read_manifest(
     return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
 
 
-def _parts(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+def manifest_parts(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
     if not fs.isdir(folder):
         return []
     paths = fs.ls(folder, detail=False)  # not glob: a dataset's own path may hold `[` or `*`
@@ -100,7 +100,7 @@ def _valid_unicode(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
 
 
-def _publish(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+def publish(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
     """Make `path` hold `data`, all or nothing: rename on a local disk, one PUT in an object store."""
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)

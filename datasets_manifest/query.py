@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import _parts, open_folder
+from datasets_manifest.manifest import manifest_parts, open_folder
 from datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
 
 VIEW = "manifest"
@@ -32,7 +32,7 @@ def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow
     Raises FileNotFoundError without a manifest, ManifestError when it is damaged or of another schema version.
     """
     fs, root = open_folder(dataset_dir)
-    parts = _parts(fs, f"{root}/manifest")
+    parts = manifest_parts(fs, f"{root}/manifest")
     if not parts:
         raise FileNotFoundError(
             f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "

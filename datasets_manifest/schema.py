@@ -102,7 +102,11 @@ COLUMNS = pa.schema(
         _column("upscale_ratio", pa.float32(), "median stored pixels per source pixel; above 1 the crop was enlarged"),
         # sync
         _column("av_offset_frames", pa.int32(), "offset found in the source at 25 fps; positive: the audio is early"),
-        _column("sync_confidence", pa.float32(), "confidence, of the built-in judge that of the weakest 4 s; compare only within one sync_model"),
+        _column(
+            "sync_confidence",
+            pa.float32(),
+            "confidence, of the built-in judge that of the weakest 4 s; compare only within one sync_model",
+        ),
         _column("sync_distance", pa.float32(), "distance at the best offset, in sync_model's own unit"),
         _column("sync_model", pa.string(), "name of the sync scorer"),
         # quality

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import _publish
+from datasets_manifest.manifest import publish
 from datasets_manifest.schema import COLUMNS
 
 SELECTION_VERSION = 1
@@ -98,7 +98,7 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
         raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
     if isinstance(fs, LocalFileSystem):
         fs.makedirs(os.path.dirname(place), exist_ok=True)
-    _publish(fs, place, encoded.getvalue())
+    publish(fs, place, encoded.getvalue())
 
 
 def read_selection(path: str, split: str | None = None) -> pa.Table:

@@ -180,9 +180,7 @@ def test_tensors_match_a_module_exactly_or_the_difference_is_named() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrong = {f"module.{name}": value for name, value in before.items()}
-    with pytest.raises(
-        WrongLayoutError, match=r"net\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"
-    ):
+    with pytest.raises(WrongLayoutError, match=r"net\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"):
         load_strict(module, wrong, "net.pt")
     shaped = {**before, "0.weight": torch.ones(3, 5), "0.bias": torch.ones(3)}
     with pytest.raises(WrongLayoutError, match=r"1 of another shape: 0\.weight \[3, 5\] instead of \[3, 2\]"):
