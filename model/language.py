@@ -5,7 +5,7 @@ The published checkpoints of openai-whisper are read as they are; those whose na
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -84,8 +84,8 @@ class LanguageIdentifier:
         with one_thread(), torch.inference_mode():
             sound = pad_or_trim(np.ascontiguousarray(audio, dtype=np.float32), N_SAMPLES)
             mel = log_mel_spectrogram(sound, self._network.dims.n_mels)
-            _, probabilities = detect_language(self._network, mel)
-        assert isinstance(probabilities, dict)  # one spectrogram in, one mapping out
+            _, found = detect_language(self._network, mel)
+        probabilities = cast(dict[str, float], found)  # one spectrogram in, one mapping out
         language = max(sorted(probabilities), key=lambda code: probabilities[code])
         return _BCP47.get(language, language), probabilities[language]
 
