@@ -193,10 +193,10 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
     module = nn.Linear(2, 3)
     tensors = {**module.state_dict(), "bias": torch.ones(3, dtype=dtype)}
     with pytest.raises(WrongLayoutError, match=f"1 of another kind: bias {dtype} instead of torch.float32"):
-        load_strict(module, tensors, "tiny.pt")
+        load_strict(module, tensors, "net.pt")
     with pytest.raises(WrongLayoutError, match=r"num_batches_tracked torch.float32 instead of torch.int64"):
         load_strict(
-            norm := nn.BatchNorm1d(3), {**norm.state_dict(), "num_batches_tracked": torch.tensor(1.0)}, "tiny.pt"
+            norm := nn.BatchNorm1d(3), {**norm.state_dict(), "num_batches_tracked": torch.tensor(1.0)}, "net.pt"
         )
 
 
@@ -204,15 +204,15 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     module = nn.Linear(2, 3)
     tensors = {**module.state_dict(), "bias": torch.full((3,), value, dtype=torch.float64)}
-    with pytest.raises(BrokenModelError, match=r"tiny\.pt: bias holds numbers that are not finite"):
-        load_strict(module, tensors, "tiny.pt")
+    with pytest.raises(BrokenModelError, match=r"net\.pt: bias holds numbers that are not finite"):
+        load_strict(module, tensors, "net.pt")
     assert module.bias.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_precisions_are_read_as_the_networks(dtype: torch.dtype) -> None:
     source, module = nn.Linear(2, 3).to(dtype), nn.Linear(2, 3)
-    load_strict(module, read_state_dict(zipped(source.state_dict()), "tiny.pt"), "tiny.pt")
+    load_strict(module, read_state_dict(zipped(source.state_dict()), "net.pt"), "net.pt")
     assert module.weight.dtype == torch.float32
     assert torch.equal(module.weight, source.weight.float())
 
