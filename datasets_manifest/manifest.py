@@ -37,7 +37,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     fs, root = open_folder(dataset_dir)
     folder = f"{root}/manifest"
-    old_parts = set(manifest_parts(fs, folder))
+    old_parts = set(_parts(fs, folder))
     fs.makedirs(folder, exist_ok=True)
 
     table = pa.Table.from_batches(_batches(rows), COLUMNS)
@@ -63,18 +63,24 @@ def read_manifest(
     columns: names of schema.COLUMNS; all when None. filter: for example `pc.field("status") == "kept"`.
     Raises FileNotFoundError when the dataset has no manifest.
     """
+    fs, parts = find_parts(dataset_dir)
+    dataset = pyarrow.dataset.dataset(parts, schema=COLUMNS, format="parquet", filesystem=fs)
+    return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
+
+
+def find_parts(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
+    """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when the dataset has no manifest."""
     fs, root = open_folder(dataset_dir)
-    parts = manifest_parts(fs, f"{root}/manifest")
+    parts = _parts(fs, f"{root}/manifest")
     if not parts:
         raise FileNotFoundError(
             f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "
             "Is this the --out folder of `lipforge prepare`, and has its first run finished?"
         )
-    dataset = pyarrow.dataset.dataset(parts, schema=COLUMNS, format="parquet", filesystem=fs)
-    return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
+    return fs, parts
 
 
-def manifest_parts(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+def _parts(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
     if not fs.isdir(folder):
         return []
     paths = fs.ls(folder, detail=False)  # not glob: a dataset's own path may hold `[` or `*`

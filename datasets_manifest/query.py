@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import manifest_parts, open_folder
+from datasets_manifest.manifest import find_parts
 from datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
 
 VIEW = "manifest"
@@ -31,13 +31,7 @@ def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow
     dictionaries: text columns to read as dictionaries, which is small and fast where few values repeat.
     Raises FileNotFoundError without a manifest, ManifestError when it is damaged or of another schema version.
     """
-    fs, root = open_folder(dataset_dir)
-    parts = manifest_parts(fs, f"{root}/manifest")
-    if not parts:
-        raise FileNotFoundError(
-            f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "
-            "Is this the --out folder of `lipforge prepare`, and has its first run finished?"
-        )
+    fs, parts = find_parts(dataset_dir)
     schema = pa.schema([_as_dictionary(f) if f.name in dictionaries else f for f in COLUMNS])
     format_ = pyarrow.dataset.ParquetFileFormat(dictionary_columns=set(dictionaries))
     with plain_arrow_errors(dataset_dir):

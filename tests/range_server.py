@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.loopback import serving
 
 
 @dataclass
@@ -61,13 +63,6 @@ def range_server(folder: Path) -> Iterator[RangeServer]:
             pass
 
     lock = threading.Lock()
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = RangeServer(f"http://127.0.0.1:{http_server.server_address[1]}")
-    thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as url:
+        server = RangeServer(url)
         yield server
-    finally:
-        http_server.shutdown()
-        http_server.server_close()
-        thread.join()

@@ -1,11 +1,12 @@
 """A web server on this machine whose pages behave as badly as a test wants."""
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback import serving
 
 
 @dataclass
@@ -62,13 +63,6 @@ def web_server() -> Iterator[WebServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = WebServer(f"http://127.0.0.1:{http_server.server_address[1]}")
-    thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as url:
+        server = WebServer(url)
         yield server
-    finally:
-        http_server.shutdown()
-        http_server.server_close()
-        thread.join()
