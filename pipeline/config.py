@@ -21,7 +21,7 @@ SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
 SYNC_MARGIN_FRAMES = 15
 """Audio kept on both sides of a clip, in frames: offsets are searched, and corrected, within it."""
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raise it when a code change alters stored media or measures under the same settings."""
 
 

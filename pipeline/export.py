@@ -6,10 +6,8 @@ with the same bytes.
 """
 
 import hashlib
-import io
 import json
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from pipeline.dataset import EXPORT_RECORD, writing
 from pipeline.inputs import LANGUAGE_CODE
 from pipeline.ledger import DatasetError, Ledger, to_json
 from pipeline.pack import Sample, fill_shards, shard_path
-from pipeline.sample import END_OF_TAR, find_samples
+from pipeline.sample import END_OF_TAR, read_clip
 from pipeline.storage import Store
 from pipeline.summary import Summary, now, versions
 
@@ -35,7 +33,6 @@ SELECTION_NAME = "selection.parquet"
 _AT_ONCE = 8  # samples on their way at once: about 1 MB each, and an object store answers slowly
 _KEY = re.compile(r"[0-9A-Za-z_-]+")
 _SHARD = re.compile(r"shards/[^/]+/[^/]+\.tar")
-_SUFFIXES = ("mp4", "flac", "json")
 _ROWS_AT_ONCE = 20_000
 
 Progress = Callable[[int, int], None]
@@ -235,29 +232,17 @@ def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes
 
 
 def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
-    """One sample, once its headers, names and description say that it is this one. Raises DatasetError."""
-    where = f"{store.path(origin.shard)}, bytes {origin.offset} to {origin.offset + origin.size}"
+    """One sample, once it is this clip and whole. Raises DatasetError."""
     try:
         data = store.read(origin.shard, origin.offset, origin.size)
-        found = find_samples(io.BytesIO(data + END_OF_TAR))
-        if found != {key: (0, origin.size)}:
-            raise tarfile.ReadError(f"found {', '.join(found) or 'nothing'} there, {len(data)} bytes")
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            members = {member.name: member for member in tar}
-            if not {f"{key}.{suffix}" for suffix in _SUFFIXES} <= members.keys() or not all(
-                m.isreg() for m in members.values()
-            ):
-                raise tarfile.ReadError(f"it has the members {', '.join(members)}")
-            about = tar.extractfile(f"{key}.json")
-            if about is None or json.loads(about.read())["key"] != key:
-                raise tarfile.ReadError("its description is of another clip")
+        read_clip(data, origin.size, key)
     except FileNotFoundError as error:
         raise DatasetError(f"{store.path(origin.shard)} is missing: put it back from a copy") from error
-    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise DatasetError(
-            f"clip {key} cannot be exported: {where} are damaged or hold something else ({error}). If the dataset was packed again since, "
-            "make the selection anew; else put the shard back from a copy, or leave the clip out: "
-            f"--where \"key <> '{key}'\""
+            f"clip {key} cannot be exported: {store.path(origin.shard)}, bytes {origin.offset} to {origin.offset + origin.size}, are damaged or "
+            f"hold something else ({error}). If the dataset was packed again since, make the selection anew; else put the shard back from a "
+            f"copy, or leave the clip out: --where \"key <> '{key}'\""
         ) from error
     return data
 

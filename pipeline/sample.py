@@ -1,13 +1,79 @@
 """One clip as consecutive members of a tar: what a shard is made of.
 
-A sample's bytes depend on its content alone, so a shard is its samples one after another, and a part holds the same bytes.
+A sample's bytes depend on its content alone, so a shard is its samples one after another, and a part holds the same bytes. KEY.json has
+the hashes of the media, so whoever reads a sample can tell that it is whole.
 """
 
+import hashlib
 import io
+import json
 import tarfile
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
+
+from pipeline.ledger import to_json
 
 END_OF_TAR = bytes(1024)
+MEDIA = ("mp4", "flac")
+
+
+def clip_members(mp4: bytes, flac: bytes, about: Mapping[str, Any]) -> dict[str, bytes]:
+    """The members of a clip by suffix. about: what its JSON says besides the hashes of the media; `key` is the clip's."""
+    media = dict(zip(MEDIA, (mp4, flac), strict=True))
+    return {**media, "json": to_json({**about, "sha256": {suffix: _hash(data) for suffix, data in media.items()}})}
+
+
+def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
+    """The members of a clip by suffix, once they are what `clip_members` made.
+
+    data: what was read of the sample's `size` bytes. Raises ValueError, which says what is wrong.
+    """
+    if len(data) != size:
+        raise ValueError(f"the shard ends after {len(data)} of its {size} bytes")
+    members, end = {}, 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                name, _, suffix = member.name.partition(".")
+                if name != key:
+                    raise ValueError(
+                        f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
+                    )
+                content = tar.extractfile(member)
+                members[suffix] = b"" if content is None else content.read()
+                end = _end_of(member)
+    except tarfile.TarError as error:
+        raise ValueError(f"not a tar: {error}") from error
+    if missing := {*MEDIA, "json"} - members.keys():
+        raise ValueError(f"no {' and no '.join(sorted(missing))} in it")
+    if end != size:
+        raise ValueError(f"its members end after {end} of its {size} bytes")
+    _check_hashes(members, key)
+    return members
+
+
+def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
+    try:
+        about = json.loads(members["json"])
+        said, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in MEDIA}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            "its JSON is damaged, or of an older lipforge that stored no hashes: then prepare the dataset again"
+        ) from error
+    if said != key:
+        raise ValueError(f"its JSON is that of clip {said}")
+    for suffix, expected in hashes.items():
+        if _hash(members[suffix]) != expected:
+            raise ValueError(f"its {suffix} is not what was written: the hash differs")
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _end_of(member: tarfile.TarInfo) -> int:
+    """First byte after a member's blocks."""
+    return member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def sample_bytes(key: str, members: dict[str, bytes]) -> bytes:
@@ -30,7 +96,6 @@ def find_samples(data: IO[bytes]) -> dict[str, tuple[int, int]]:
     with tarfile.open(fileobj=data, mode="r:") as tar:
         for member in tar:
             key = member.name.partition(".")[0]
-            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             start = found[key][0] if key in found else member.offset
-            found[key] = (start, end - start)
+            found[key] = (start, _end_of(member) - start)
     return found

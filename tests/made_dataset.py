@@ -13,9 +13,9 @@ from pipeline.clip import Source, Unit, Video
 from pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
 from pipeline.executors import LocalExecutor
 from pipeline.finish import finish
-from pipeline.ledger import Ledger, to_json
+from pipeline.ledger import Ledger
 from pipeline.media import VideoInfo
-from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from pipeline.stages.commit import part_name
 from pipeline.stages.probe import to_record
 from pipeline.storage import Store
@@ -89,8 +89,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
         ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
         for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
             about = {"key": key, "language": unit.video.source.language}
-            members = {"mp4": key.encode() * 900, "flac": media.encode_flac(sound(key)), "json": to_json(about)}
-            data = sample_bytes(key, members)
+            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(sound(key)), about))
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}

@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
 from pipeline.media import encode_flac, encode_mp4
-from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from tests.coded import code_of, picture
 
 SIDE_PX = 128
@@ -47,8 +47,8 @@ def coded_sample(
     if audio is None:
         noise = np.random.default_rng(clip).uniform(-1, 1, num_frames * SAMPLES_PER_FRAME)
         audio = (noise * np.linspace(0.01, 0.5, len(noise))).astype(np.float32)
-    members = {"mp4": encode_mp4(frames, _FAST), "flac": encode_flac(audio), "json": b"{}"}
-    return sample_bytes(key_of(clip), members)
+    key = key_of(clip)
+    return sample_bytes(key, clip_members(encode_mp4(frames, _FAST), encode_flac(audio), {"key": key}))
 
 
 def write_shards(root: Path, shards: list[list[bytes]], num_frames: list[int], dataset: str | None = None) -> pa.Table:

@@ -317,10 +317,11 @@ def rename_all(data: bytearray) -> None:
         overwrite(b"ustar", b"XXXXX"),
         overwrite(b".flac", b".wave"),
         overwrite(b'"key":"', b'"yek":"'),
+        overwrite(b"fLaC", b"fLaX"),
         rename_all,
         lambda data: data.__setitem__(slice(None), bytes(len(data))),
     ],
-    ids=["header", "member", "description", "another clip", "zeros"],
+    ids=["header", "member", "description", "sound", "another clip", "zeros"],
 )
 def test_a_damaged_sample_stops_it_and_is_named(
     source: Store, selection: str, tmp_path: Path, change: Callable

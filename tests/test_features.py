@@ -19,6 +19,7 @@ from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from model.vae import FrozenVae, read_vae_files
 from model.whisper_features import WhisperFeatures
 from pipeline.media import decode_flac, decode_mp4
+from pipeline.sample import read_clip
 from pipeline.storage import Store
 from tests.conftest import snapshot
 from tests.range_server import range_server
@@ -38,7 +39,7 @@ from train.feature_shards import (
 )
 from train.feature_units import ComputeUnit, ModelFiles, plan
 from train.features import app, compute_features
-from train.samples import DamagedSampleError, sample_members
+from train.samples import DamagedSampleError
 
 pytest.importorskip("whisper", reason="the package openai-whisper is not installed")
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")
@@ -81,7 +82,7 @@ def members_of(rows: pa.Table, clip: int) -> dict[str, bytes]:
     row = rows.slice(clip, 1).to_pylist()[0]
     shard = (Path(row["dataset"]) / row["shard"]).read_bytes()
     data = shard[row["sample_offset"] : row["sample_offset"] + row["sample_size"]]
-    return sample_members(data, len(data), row["key"])
+    return read_clip(data, len(data), row["key"])
 
 
 def test_features_are_what_the_models_give(folder: Path, files: ModelFiles, rows: pa.Table) -> None:

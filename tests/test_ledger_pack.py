@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,36 +18,10 @@ from pipeline.sample import END_OF_TAR, find_samples, sample_bytes
 from pipeline.stages.commit import part_name
 from pipeline.storage import Store
 
-# --- samples -----------------------------------------------------------------------------------------------------------------------
-
 
 def make_members(seed: int, size: int = 3000) -> dict[str, bytes]:
     noise = hashlib.shake_256(str(seed).encode()).digest(size + seed)
     return {"mp4": noise, "flac": noise[::-1][:777], "json": to_json({"seed": seed})}
-
-
-def test_sample_bytes_are_plain_tar_members_without_dates_or_owners() -> None:
-    data = sample_bytes("0a", make_members(1))
-    assert data == sample_bytes("0a", make_members(1))
-    assert len(data) % 512 == 0
-    with tarfile.open(fileobj=io.BytesIO(data + END_OF_TAR)) as tar:
-        members = tar.getmembers()
-        assert [member.name for member in members] == ["0a.mp4", "0a.flac", "0a.json"]
-        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
-        for member in members:
-            file = tar.extractfile(member)
-            assert file is not None and file.read() == make_members(1)[member.name.partition(".")[2]]
-
-
-def test_samples_one_after_another_are_a_shard_and_are_found_in_it() -> None:
-    samples = {
-        f"{n:032x}": sample_bytes(f"{n:032x}", make_members(n, size)) for n, size in enumerate([0, 511, 512, 513, 9])
-    }
-    shard = b"".join(samples.values()) + END_OF_TAR
-    found = find_samples(io.BytesIO(shard))
-    assert list(found) == list(samples)
-    for key, (offset, size) in found.items():
-        assert shard[offset : offset + size] == samples[key]
 
 
 # --- storage -----------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.sample import END_OF_TAR
+from pipeline.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
 from tests.stream_clips import coded_dataset, key_of, select
 from train.data import SampleStream, StreamConfig
 from train.samples import DamagedSampleError
@@ -222,6 +222,12 @@ def damaged_copy(data: Data, tmp_path: Path, clip: int, damage: str) -> str:
     elif damage == "video":
         middle = start + video.offset_data + video.size // 2
         content[middle : middle + video.size // 4] = bytes(video.size // 4)
+    elif damage == "no H.264":  # but with the right hash
+        members = read_clip(bytes(content[start : start + size]), size, row["key"])
+        half = len(members["mp4"]) // 2
+        broken = members["mp4"][:half] + bytes(len(members["mp4"]) - half)
+        stored = sample_bytes(row["key"], clip_members(broken, members["flac"], {"key": row["key"]}))
+        content[start : start + size] = stored
     elif damage == "sound":
         middle = start + sound.offset_data + sound.size // 2
         content[middle : middle + 10] = bytes(10)
@@ -242,8 +248,9 @@ LAST = NUM_CLIPS - 1
     [
         ("tar header", "tar"),
         ("another sample", "select again"),
-        ("video", "video"),
-        ("sound", "sound"),
+        ("video", "mp4 is not what was written"),
+        ("no H.264", "the video"),
+        ("sound", "flac is not what was written"),
         ("frame count", "12160 expected"),
         ("cut off", "shard ends"),
     ],

@@ -10,7 +10,7 @@ from model.audio_windows import audio_rows
 from model.mel import mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
-from pipeline.media import decode_flac, decode_mp4, encode_mp4
+from pipeline.media import decode_mp4, encode_mp4
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (
     SIDE_PX,
@@ -18,7 +18,6 @@ from tests.stream_clips import (
     coded_dataset,
     coded_frame,
     coded_sample,
-    key_of,
     moment_of,
     select,
     write_shards,
@@ -26,7 +25,7 @@ from tests.stream_clips import (
 from train.contact_sheet import NUM_SHOWN, draw_sheet
 from train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
 from train.data import SampleStream, StreamConfig
-from train.samples import decode_windows, mel_window, sample_members
+from train.samples import decode_windows, mel_window
 from train.windows import ClipTooShortError, draw_window, mel_columns
 
 HOP_S = 1 / 80
@@ -198,14 +197,6 @@ def test_clips_too_short_for_two_windows_are_refused(tmp_path: Path) -> None:
     assert len(batches_of(selection, task="syncnet")) == 1
     with pytest.raises(ClipTooShortError, match="abc"):
         draw_window(0, 0, "abc", 16, 16)
-
-
-def test_members_of_another_sample_are_refused() -> None:
-    data = coded_sample(1, 5)
-    assert sample_members(data, len(data), key_of(1)).keys() == {"mp4", "flac", "json"}
-    assert len(decode_flac(sample_members(data, len(data), key_of(1))["flac"])) == 5 * SAMPLES_PER_FRAME
-    with pytest.raises(ValueError, match="select again"):
-        sample_members(data, len(data), key_of(2))
 
 
 def test_a_contact_sheet_has_a_line_for_each_sample(selection: str) -> None:

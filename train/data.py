@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets_manifest.selection import read_selection
 from model.mouth_mask import mouth_mask
 from pipeline.config import Config
+from pipeline.sample import read_clip
 from train.fetch import COLUMNS, Fetcher, StoredSamples
 from train.order import Order
-from train.samples import DamagedSampleError, diffusion_sample, sample_members, syncnet_sample
+from train.samples import DamagedSampleError, diffusion_sample, syncnet_sample
 from train.windows import ClipTooShortError, draw_window
 
 log = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class _StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
         window = draw_window(config.seed, epoch, key, num_starts, config.min_distance_frames)
         make = diffusion_sample if config.task == "diffusion" else syncnet_sample
         try:
-            members = sample_members(data, span.end - span.start, key)
+            members = read_clip(data, span.end - span.start, key)
             return {**make(members, clip_frames, window, config.num_frames), "key": key}
         except ValueError as error:
             return DamagedSampleError(key, f"{span.dataset}/{span.shard}", str(error))

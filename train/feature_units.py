@@ -21,10 +21,11 @@ from model.sync_score import one_thread
 from model.vae import PIXELS_PER_LATENT, FrozenVae
 from model.whisper_features import WhisperFeatures
 from pipeline.config import FPS
+from pipeline.sample import read_clip
 from pipeline.storage import CANNOT_WRITE, Store
 from train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
 from train.ranges import RangeReader, Span
-from train.samples import DamagedSampleError, _decode_audio, decode_windows, sample_members
+from train.samples import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
 """Frames of the clips of a unit, about: 164 s of video."""
@@ -212,7 +213,7 @@ class ComputeUnit:
         arrays: dict[str, np.ndarray] = {}
         if "whisper" in kinds or "mel" in kinds:
             with outcome.timed("decoding sound"):
-                audio = _decode_audio(members["flac"], clip.num_frames)
+                audio = decode_audio(members["flac"], clip.num_frames)
             if "whisper" in kinds:
                 with outcome.timed("whisper"):
                     arrays["whisper"] = self._whisper.encode(audio)
@@ -260,7 +261,7 @@ def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool) -> np.nd
 
 def _read(ranges: RangeReader, clip: Clip) -> dict[str, bytes]:
     span = Span(clip.dataset, clip.shard, clip.offset, clip.offset + clip.size)
-    return sample_members(ranges.read([span])[span], clip.size, clip.key)
+    return read_clip(ranges.read([span])[span], clip.size, clip.key)
 
 
 def _half(array: np.ndarray, kind: str) -> np.ndarray:

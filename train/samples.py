@@ -1,8 +1,6 @@
-"""Makes training samples of stored clips: opens the tar members, decodes what a window needs and nothing else."""
+"""Makes training samples of stored clips: decodes what a window needs and nothing else."""
 
-import hashlib
 import io
-import tarfile
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -14,13 +12,11 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from model.audio_windows import audio_rows
 from model.mel import HOP, mel_spectrogram
 from pipeline.config import FPS, SAMPLES_PER_FRAME
-from pipeline.media import PCM_SCALE, MediaError, decode_flac
+from pipeline.media import MediaError, decode_flac
 from train.windows import Window, mel_columns
 
 _MEL_MARGIN_COLUMNS = 3
 """A mel column hears 400 samples to each side and one more (pre-emphasis): 3 hops of 200 are more than that."""
-_FLAC_MD5 = slice(26, 42)
-"""Where a FLAC file names the MD5 of its samples (RFC 9639, section 8.2)."""
 _TO_RGB = VideoReformatter()  # setting one up for each frame would cost a fifth of the decoding
 _ONE_THREAD = 1  # the scaler's own threads would not survive the fork into a DataLoader's worker, which would wait for them for ever
 
@@ -69,8 +65,8 @@ class SyncNetSample(TypedDict):
 
 
 def diffusion_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> DiffusionSample:
-    """One sample. members: as `sample_members` gives them. Raises ValueError or MediaError when they are damaged."""
-    audio = _decode_audio(members["flac"], clip_frames)
+    """One sample. members: as `read_clip` gives them. Raises ValueError or MediaError when they are damaged."""
+    audio = decode_audio(members["flac"], clip_frames)
     target, reference = decode_windows(members["mp4"], clip_frames, (window.start, window.other_start), num_frames)
     return {
         "target": target,
@@ -85,7 +81,7 @@ def diffusion_sample(members: dict[str, bytes], clip_frames: int, window: Window
 
 def syncnet_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> SyncNetSample:
     """As `diffusion_sample`."""
-    audio = _decode_audio(members["flac"], clip_frames)
+    audio = decode_audio(members["flac"], clip_frames)
     (target,) = decode_windows(members["mp4"], clip_frames, (window.start,), num_frames)
     return {
         "target": target,
@@ -94,29 +90,6 @@ def syncnet_sample(members: dict[str, bytes], clip_frames: int, window: Window, 
         "start": window.start,
         "negative_start": window.other_start,
     }
-
-
-def sample_members(data: bytes, size: int, key: str) -> dict[str, bytes]:
-    """The files of a sample by extension. data: what was read of its `size` bytes. Raises ValueError when it is not that sample."""
-    if len(data) != size:
-        raise ValueError(f"the shard ends after {len(data)} of its {size} bytes")
-    members = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for member in tar:
-                name, _, extension = member.name.partition(".")
-                if name != key:
-                    raise ValueError(
-                        f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
-                    )
-                content = tar.extractfile(member)
-                members[extension] = b"" if content is None else content.read()
-    except tarfile.TarError as error:
-        raise ValueError(f"not a tar: {error}") from error
-    missing = {"mp4", "flac"} - members.keys()
-    if missing:
-        raise ValueError(f"no {' and no '.join(sorted(missing))} in it")
-    return members
 
 
 def decode_windows(mp4: bytes, clip_frames: int, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
@@ -158,15 +131,13 @@ def _decode_window(container: Any, stream: Any, start: int, num_frames: int) -> 
     raise ValueError(f"frame {start + len(frames)} of the video is missing")
 
 
-def _decode_audio(flac: bytes, clip_frames: int) -> np.ndarray:
+def decode_audio(flac: bytes, clip_frames: int) -> np.ndarray:
     try:
         audio = decode_flac(flac)
     except MediaError as error:
         raise ValueError(error.detail) from error
     if len(audio) != clip_frames * SAMPLES_PER_FRAME:
         raise ValueError(f"{len(audio)} samples of sound, {clip_frames * SAMPLES_PER_FRAME} expected")
-    if hashlib.md5((audio * PCM_SCALE).astype("<i2").tobytes(), usedforsecurity=False).digest() != flac[_FLAC_MD5]:
-        raise ValueError("the sound's samples do not have the hash that its file names")
     return audio
 
 

@@ -10,8 +10,8 @@ from pipeline import media
 from pipeline.clip import Clip, Unit
 from pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
 from pipeline.decide import decide
-from pipeline.ledger import Ledger, to_json
-from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.ledger import Ledger
+from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from pipeline.storage import Store
 
 
@@ -111,8 +111,5 @@ class Commit:
             **clip.measures,
             **self.hashes,
         }
-        return {
-            "mp4": clip.mp4,
-            "flac": media.encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"])),
-            "json": to_json(about),
-        }
+        flac = media.encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"]))
+        return clip_members(clip.mp4, flac, about)
