@@ -53,10 +53,12 @@ from pipeline.run import prepare
 from pipeline.sample import END_OF_TAR, sample_bytes
 from train.data import SampleStream, StreamConfig
 from train.fetch import COLUMNS, Fetcher, StoredSamples
-from train.samples import decode_windows, diffusion_sample
+from train.samples import ClipWindow, decode_parts, decode_windows
+from train.stream_config import DecodedPart
 from train.windows import draw_window, mel_columns
 
 NUM_FRAMES = 16
+PARTS: tuple[DecodedPart, ...] = ("target", "reference", "mel")
 SAMPLES_PER_SHARD = 100
 SPARSE_SHARE = 0.05
 SUBSET_SHARE = 0.02
@@ -203,7 +205,7 @@ class WebDataset:
             if row is not None:
                 num_frames = row["num_frames"]
                 window = draw_window(0, epoch, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
-                yield diffusion_sample(stored, num_frames, window, NUM_FRAMES)
+                yield decode_parts(stored, ClipWindow(row["key"], num_frames, window), NUM_FRAMES, PARTS)
 
 
 Side = Decord | Stream | WebDataset

@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+MEL_RECIPE = "mel-1"
+"""Name of what this file computes, which has no weights to be told by. Another recipe takes another name."""
 NUM_BANDS = 80
 HOP = 200
 """Samples between columns at 16 kHz: 80 columns a second, 3.2 for each frame at 25 fps."""

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from model.mel import mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
-from model.vae import FrozenVae, read_vae_files
+from model.vae import FrozenVae
 from model.whisper_features import WhisperFeatures
 from pipeline.media import decode_flac, decode_mp4
 from pipeline.sample import read_clip
@@ -24,7 +24,7 @@ from pipeline.storage import Store
 from tests.conftest import snapshot
 from tests.range_server import range_server
 from tests.stream_clips import coded_dataset, key_of, select
-from tests.tiny_vae import save_tiny_vae
+from tests.tiny_models import tiny_model_files
 from tests.whisper_file import whisper_file
 from train import feature_units
 from train.feature_shards import (
@@ -51,8 +51,7 @@ MEL_ONLY = ModelFiles(mel=True)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    vae = read_vae_files(save_tiny_vae(tmp_path_factory.mktemp("vae")))
-    return ModelFiles(("tiny.pt", whisper_file()), True, ("tiny", *vae))
+    return tiny_model_files(tmp_path_factory.mktemp("vae"))
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,7 @@ LAST = NUM_CLIPS - 1
         ("video", "mp4 is not what was written"),
         ("no H.264", "the video"),
         ("sound", "flac is not what was written"),
-        ("frame count", "12160 expected"),
+        ("frame count", "20 frames of video, 19 expected"),
         ("cut off", "shard ends"),
     ],
 )

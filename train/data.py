@@ -5,77 +5,54 @@
         ...
         save(stream.state_dict())             # resumes after this batch, on any number of ranks and workers
 
-What comes in which order is in order.py, what a sample shows in windows.py, how it is made in samples.py, how bytes are got in fetch.py.
+Settings are in stream_config.py, what comes in which order in order.py, what a sample shows in windows.py. Workers make batches in
+steps.py, of media (samples.py; fetch.py gets the bytes) and of cached features (cached_parts.py).
 Each rank makes its own stream, so the loader stays out of `accelerator.prepare()`.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from datasets_manifest.selection import read_selection
 from model.mouth_mask import mouth_mask
-from pipeline.config import Config
-from pipeline.sample import read_clip
-from train.fetch import COLUMNS, Fetcher, StoredSamples
+from train.feature_shards import FeatureStore
+from train.fetch import COLUMNS, StoredSamples
 from train.order import Order
-from train.samples import DamagedSampleError, diffusion_sample, syncnet_sample
-from train.windows import ClipTooShortError, draw_window
+from train.samples import DamagedSampleError
+from train.steps import StepDataset
+from train.stream_config import StreamConfig
+from train.windows import ClipTooShortError
 
 log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
-MAX_SUBSTITUTES = 8
-"""Damaged samples in a row that `skip` passes over before it takes the dataset for broken."""
 
 Batch = dict[str, Any]
-"""What a step of one rank trains on. B: samples.
+"""What a step of one rank trains on. B samples, T frames of a window, M = ceil(T / 5 * 16) mel columns:
 
-target, reference: uint8 tensor [B, T, H, W, 3];  mel, negative_mel: float32 [B, 80, M];  audio_rows: int64 [B, T, 10];  start,
-reference_start, negative_start: int64 [B]; as `DiffusionSample` or `SyncNetSample` say, and
-audio: list of B float32 tensors, each as long as its clip;
+target: uint8 tensor [B, T, H, W, 3] RGB: frames to reproduce;
+reference: uint8 [B, T, H, W, 3] RGB: another window of the clip; no frame is in both;
+mel: float32 [B, 80, M]: what StableSyncNet hears with the target;
+negative_mel: float32 [B, 80, M]: the sound of another moment of the clip;
+audio: list of B float32 tensors, sound of the whole clip at 16 kHz in [-1, 1]: Whisper's features of it are 2 rows a frame;
+audio_rows: int64 [B, T, 10]: which of these rows belong to each target frame;
 mouth_mask: float32 [1, H, W], 1 where the mouth is generated;
-key: list of B strings;
+key: list of B strings;  start, reference_start, negative_start: int64 [B], first frame of each window;
 position: int64 [B], place in the stream: sample `position % N` of epoch `position // N`;
 valid: bool [B], False for a repeat that only fills the batch: leave it out of losses and counts.
+
+Of cached features, with S states of D channels, R the side of the pictures, r = R / 8:
+
+audio_features: float16 [B, 2 (T + 4), S, D], in place of audio: audio_rows count from its first row;
+target_moments, reference_moments: float16 [B, T, 8, r, r], in place of target and reference: posterior moments of the VAE;
+masked_moments: float16 [B, T, 8, r, r]: of the target with the mouth hidden.
 """
-
-
-class StreamConfig(Config):
-    """Which samples, and how they are read."""
-
-    selection: str
-    """Parquet file that `lipforge select` wrote: a path or an fsspec URL."""
-    split: Literal["train", "val"] | None = "train"
-    """Rows of the selection to use; None: all."""
-    task: Literal["diffusion", "syncnet"] = "diffusion"
-    """diffusion: target and reference; syncnet: target, its sound and another moment's sound."""
-    num_frames: int = Field(default=16, ge=1)
-    """Frames of a window at 25 fps (LatentSync: 16; 5 for a SyncNet of 5 frames)."""
-    min_negative_distance_frames: int = Field(default=3, ge=1)
-    """Least distance of a SyncNet negative from its positive, in frames at 25 fps."""
-    batch_size: int = Field(default=1, ge=1)
-    """Samples of one rank in one step."""
-    num_workers: int = Field(default=2, ge=0)
-    """Processes of one rank that read ahead; 0: read in the trainer's own."""
-    seed: int = 0
-    on_damage: Literal["raise", "skip"] = "raise"
-    """skip: report a damaged sample and put the next one of the order in its place, marked as not valid."""
-    cache_dir: Path | None = None
-    """Folder on a local disk for samples of datasets behind a URL; None: they are read again in each epoch."""
-    cache_gb: float = Field(default=20.0, gt=0)
-    """Most that the cache folder may hold, in units of 10^9 bytes."""
-
-    @property
-    def min_distance_frames(self) -> int:
-        """Between the two windows of a sample."""
-        return self.num_frames if self.task == "diffusion" else self.min_negative_distance_frames
 
 
 class SampleStream:
@@ -84,13 +61,16 @@ class SampleStream:
     def __init__(self, config: StreamConfig, rank: int = 0, num_ranks: int = 1, num_epochs: int | None = None) -> None:
         """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid.
 
-        Raises ValueError for a selection that cannot be streamed, ClipTooShortError when it holds clips that are too short.
+        Raises ValueError for a selection that cannot be streamed, ClipTooShortError when it holds clips that are too short, and what
+        FeatureStore raises when features are missing or of another model.
         """
         if not 0 <= rank < num_ranks:
             raise ValueError(f"rank {rank} of {num_ranks} ranks: ranks count from 0")
         self.config = config
-        self._stored = StoredSamples(read_selection(config.selection, config.split).select(COLUMNS))
+        clips = read_selection(config.selection, config.split)
+        self._stored = StoredSamples(clips.select(COLUMNS))
         self._crop_px = _check(self._stored, config)
+        self._features = _open_features(clips, config)
         self._fingerprint = self._stored.fingerprint()
         self._order = Order(self._stored.shards, config.seed, config.batch_size, rank, num_ranks)
         self._end = None if num_epochs is None else num_epochs * len(self._stored)
@@ -141,7 +121,7 @@ class SampleStream:
     def _loader(self) -> DataLoader:
         steps = _Steps(self._position, self.step_size, self._end)
         return DataLoader(
-            _StepDataset(self.config, self._stored, self._order, self._end),
+            StepDataset(self.config, self._stored, self._order, self._end, self._features),
             sampler=steps,
             batch_size=None,  # a step of the sampler is a whole batch
             num_workers=self.config.num_workers,
@@ -150,6 +130,14 @@ class SampleStream:
             # after a resume differ from that of a run that was not interrupted.
             generator=torch.Generator(),
         )
+
+
+def _open_features(clips: pa.Table, config: StreamConfig) -> FeatureStore | None:
+    if config.features is None:
+        return None
+    store = FeatureStore(config.features.folder, {str(kind): model for kind, model in config.features.models.items()})
+    store.require(clips)
+    return store
 
 
 def _check(stored: StoredSamples, config: StreamConfig) -> int:
@@ -181,79 +169,3 @@ class _Steps(Sampler[int]):
         while self.end is None or position < self.end:
             yield position
             position += self.step_size
-
-
-class _StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
-    """Item p: this rank's batch of the step that begins at position p, and what was damaged in it.
-
-    Errors of samples travel as values, because a DataLoader would rob an exception of its attributes.
-    """
-
-    def __init__(self, config: StreamConfig, stored: StoredSamples, order: Order, end: int | None) -> None:
-        self.config, self.stored, self.order, self.end = config, stored, order, end
-        self.fetcher: Fetcher | None = None  # made in the worker: connections and locks do not survive a fork
-
-    def __getitem__(self, step_position: int) -> tuple[Batch | None, list[DamagedSampleError]]:
-        positions = self.order.share(step_position)
-        outcomes = self.make(positions, lambda: self.order.companions(step_position).tolist())
-        samples, damaged = [], []
-        for position, outcome in zip(positions.tolist(), outcomes, strict=True):
-            valid = self.end is None or position < self.end
-            if isinstance(outcome, DamagedSampleError):
-                if self.config.on_damage == "raise":
-                    return None, [outcome]
-                if valid:
-                    damaged.append(outcome)
-                substitute = self.substitute(position)
-                if substitute is None:
-                    more = f"{outcome.detail}; and the {MAX_SUBSTITUTES} samples after it are damaged, too"
-                    return None, [DamagedSampleError(outcome.key, outcome.where, more)]
-                samples.append({**substitute, "position": position, "valid": False})
-            else:
-                samples.append({**outcome, "position": position, "valid": valid})
-        return _collate(samples), damaged
-
-    def substitute(self, position: int) -> dict[str, Any] | None:
-        """The next sample of the order that is whole, or None: the same on any rank."""
-        for later in range(position + 1, position + 1 + MAX_SUBSTITUTES):
-            (outcome,) = self.make(np.array([later]), list)
-            if not isinstance(outcome, DamagedSampleError):
-                return outcome
-        return None
-
-    def make(
-        self, positions: np.ndarray, companions: Callable[[], list[int]]
-    ) -> list[dict[str, Any] | DamagedSampleError]:
-        """A sample, or why there is none, for each position. companions: asked for samples to read along."""
-        if self.fetcher is None:
-            self.fetcher = Fetcher(self.stored, self.config.cache_dir, int(self.config.cache_gb * 1e9))
-        numbers = self.order.samples(positions).tolist()
-        data = self.fetcher.fetch(numbers, companions)
-        epochs = (positions // len(self.stored)).tolist()
-        return [self._sample(number, epoch, data[number]) for number, epoch in zip(numbers, epochs, strict=True)]
-
-    def _sample(self, number: int, epoch: int, data: bytes) -> dict[str, Any] | DamagedSampleError:
-        config = self.config
-        key, clip_frames, span = self.stored.key(number), int(self.stored.num_frames[number]), self.stored.span(number)
-        num_starts = clip_frames - config.num_frames + 1
-        window = draw_window(config.seed, epoch, key, num_starts, config.min_distance_frames)
-        make = diffusion_sample if config.task == "diffusion" else syncnet_sample
-        try:
-            members = read_clip(data, span.end - span.start, key)
-            return {**make(members, clip_frames, window, config.num_frames), "key": key}
-        except ValueError as error:
-            return DamagedSampleError(key, f"{span.dataset}/{span.shard}", str(error))
-
-
-def _collate(samples: list[dict[str, Any]]) -> Batch:
-    batch: Batch = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name == "audio":
-            batch[name] = [torch.from_numpy(value) for value in values]
-        elif name == "key":
-            batch[name] = values
-        else:
-            # the only sample of a batch need not be copied once more
-            batch[name] = torch.from_numpy(np.stack(values) if len(values) > 1 else np.asarray(values[0])[None])
-    return batch

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.mel import mel_spectrogram
+from model.mel import MEL_RECIPE, mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from model.sync_score import one_thread
 from model.vae import PIXELS_PER_LATENT, FrozenVae
@@ -29,8 +29,6 @@ from train.samples import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
 """Frames of the clips of a unit, about: 164 s of video."""
-MEL_RECIPE = "mel-1"
-"""Name of the recipe in model/mel.py, which has no weights. Another recipe takes another name."""
 _VAE_BATCH_FRAMES = 8
 
 

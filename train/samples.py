@@ -1,18 +1,19 @@
 """Makes training samples of stored clips: decodes what a window needs and nothing else."""
 
 import io
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import av
 import av.error
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from model.audio_windows import audio_rows
 from model.mel import HOP, mel_spectrogram
 from pipeline.config import FPS, SAMPLES_PER_FRAME
 from pipeline.media import MediaError, decode_flac
+from train.stream_config import DecodedPart
 from train.windows import Window, mel_columns
 
 _MEL_MARGIN_COLUMNS = 3
@@ -34,62 +35,40 @@ class DamagedSampleError(Exception):
         return f"sample {self.key} in {self.where} is damaged: {self.detail}"
 
 
-class DiffusionSample(TypedDict):
-    """What the trainers of the denoiser take. T: frames of a window."""
-
-    target: np.ndarray
-    """uint8 [T, H, W, 3] RGB: frames to reproduce."""
-    reference: np.ndarray
-    """uint8 [T, H, W, 3] RGB: another window of the clip; no frame is in both."""
-    mel: np.ndarray
-    """float32 [80, M]: what StableSyncNet hears with the target."""
-    audio: np.ndarray
-    """float32 [N]: the sound of the whole clip, 16 kHz in [-1, 1]; Whisper's features of it are 2 rows a frame."""
-    audio_rows: np.ndarray
-    """int64 [T, 10]: which of these rows belong to each target frame."""
-    start: int
-    reference_start: int
+Outcome = dict[str, Any] | DamagedSampleError
+"""A sample, or a part of one, by name; or what is wrong with it."""
 
 
-class SyncNetSample(TypedDict):
-    """What the trainer of StableSyncNet takes."""
+@dataclass(frozen=True)
+class ClipWindow:
+    """A clip, and what a sample shows of it."""
 
-    target: np.ndarray
-    """uint8 [T, H, W, 3] RGB."""
-    mel: np.ndarray
-    """float32 [80, M]: the sound of the target."""
-    negative_mel: np.ndarray
-    """float32 [80, M]: the sound of another moment of the clip."""
-    start: int
-    negative_start: int
+    key: str
+    clip_frames: int
+    window: Window
 
 
-def diffusion_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> DiffusionSample:
-    """One sample. members: as `read_clip` gives them. Raises ValueError or MediaError when they are damaged."""
-    audio = decode_audio(members["flac"], clip_frames)
-    target, reference = decode_windows(members["mp4"], clip_frames, (window.start, window.other_start), num_frames)
-    return {
-        "target": target,
-        "reference": reference,
-        "mel": mel_window(audio, *mel_columns(window.start, num_frames)),
-        "audio": audio,
-        "audio_rows": audio_rows(window.start, num_frames, clip_frames),
-        "start": window.start,
-        "reference_start": window.other_start,
-    }
+def decode_parts(
+    members: Mapping[str, bytes], clip: ClipWindow, num_frames: int, parts: Collection[DecodedPart]
+) -> dict[str, np.ndarray]:
+    """Those parts of a sample that are wanted, by name, as `train.data.Batch` describes them.
 
-
-def syncnet_sample(members: dict[str, bytes], clip_frames: int, window: Window, num_frames: int) -> SyncNetSample:
-    """As `diffusion_sample`."""
-    audio = decode_audio(members["flac"], clip_frames)
-    (target,) = decode_windows(members["mp4"], clip_frames, (window.start,), num_frames)
-    return {
-        "target": target,
-        "mel": mel_window(audio, *mel_columns(window.start, num_frames)),
-        "negative_mel": mel_window(audio, *mel_columns(window.other_start, num_frames)),
-        "start": window.start,
-        "negative_start": window.other_start,
-    }
+    members: as `read_clip` gives them; num_frames: of a window. Raises ValueError when they are damaged.
+    """
+    found: dict[str, np.ndarray] = {}
+    start, other_start = clip.window.start, clip.window.other_start
+    pictures = [(name, first) for name, first in (("target", start), ("reference", other_start)) if name in parts]
+    if pictures:
+        names, starts = zip(*pictures, strict=True)
+        found |= zip(names, decode_windows(members["mp4"], clip.clip_frames, starts, num_frames), strict=True)
+    if {"mel", "negative_mel", "audio"} & set(parts):
+        audio = decode_audio(members["flac"], clip.clip_frames)
+        if "audio" in parts:
+            found["audio"] = audio
+        for name, first in (("mel", start), ("negative_mel", other_start)):
+            if name in parts:
+                found[name] = mel_window(audio, *mel_columns(first, num_frames))
+    return found
 
 
 def decode_windows(mp4: bytes, clip_frames: int, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
@@ -132,6 +111,7 @@ def _decode_window(container: Any, stream: Any, start: int, num_frames: int) -> 
 
 
 def decode_audio(flac: bytes, clip_frames: int) -> np.ndarray:
+    """Sound of a clip: float32 [clip_frames * 640] in [-1, 1]. Raises ValueError when it is damaged."""
     try:
         audio = decode_flac(flac)
     except MediaError as error:
