@@ -7,6 +7,9 @@ one process; each pass goes over every clip once, in random order. The clips of 
 handful of them would be over too soon.
 
 - `stream`: train/data.py on shards.
+- `stream, cached features`: train/data.py on feature shards, as stage 1 uses them: posterior moments of target, masked target and reference, Whisper
+  states, mel. Random numbers of the sizes for sd-vae-ft-mse and whisper-tiny: only reading is measured. The other sides leave it to the trainer to
+  compute these from frames and sound, which is not counted.
 - `latentsync`: an MP4 file per clip as its pipeline leaves them (H.264 with x264's own key frame distance, AAC), opened by decord,
   frames by random access; the mel of the whole clip is computed at first use and kept in a file.
 - `decord, our key frames`: the same on files whose key frames lie as in our shards.
@@ -44,22 +47,26 @@ from benchmarks.sources import find_videos
 from datasets_manifest.manifest import open_folder, read_manifest
 from datasets_manifest.samples import read_sample
 from datasets_manifest.selection import SELECTION_COLUMNS, write_selection
-from model.mel import mel_spectrogram
-from pipeline.config import FPS, SAMPLE_RATE_HZ, PrepareConfig
+from model.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
+from pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
 from pipeline.inputs import Labels
 from pipeline.media import decode_flac, decode_mp4
 from pipeline.progress import Progress
 from pipeline.run import prepare
-from pipeline.sample import END_OF_TAR, sample_bytes
+from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from pipeline.storage import Store
 from train.data import SampleStream, StreamConfig
+from train.feature_shards import ClipFeatures, write_index, write_shard
 from train.fetch import COLUMNS, Fetcher, StoredSamples
 from train.samples import ClipWindow, decode_parts, decode_windows
-from train.stream_config import DecodedPart
+from train.stream_config import DecodedPart, FeatureKind, FeaturesConfig
 from train.windows import draw_window, mel_columns
 
 NUM_FRAMES = 16
 PARTS: tuple[DecodedPart, ...] = ("target", "reference", "mel")
 SAMPLES_PER_SHARD = 100
+CLIPS_PER_FEATURE_SHARD = 22
+FEATURE_MODELS: dict[FeatureKind, str] = {"whisper": "w", "mel": MEL_RECIPE, "vae_target": "v", "vae_masked": "v"}
 SPARSE_SHARE = 0.05
 SUBSET_SHARE = 0.02
 OUT = Path("bench/stream.json")
@@ -77,7 +84,7 @@ class Clip:
 
 def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
     """Shards and MP4 files of all kept clips that are long enough, each so many times."""
-    columns = ["key", "num_frames", "crop_px", "shard", "sample_offset", "sample_size"]
+    columns = ["key", "num_frames", "crop_px", "config_hash", "shard", "sample_offset", "sample_size"]
     rows = read_manifest(dataset, columns, pc.field("status") == "kept").to_pylist()
     rows = [row for row in rows if row["num_frames"] >= 3 * NUM_FRAMES]
     if not rows:
@@ -95,7 +102,7 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
         row, members, published, gop = stored[number % len(stored)]
         key = f"{number:032x}"
         shard = f"shards/und/und-{number // SAMPLES_PER_SHARD:06d}.tar"
-        data = sample_bytes(key, members)
+        data = sample_bytes(key, clip_members(members["mp4"], members["flac"], {"key": key}))
         offset = sum(len(other) for other in shards.setdefault(shard, []))
         shards[shard].append(data)
         place = {"key": key, "shard": shard, "sample_offset": offset, "sample_size": len(data)}
@@ -168,22 +175,50 @@ class Decord:
 class Stream:
     """Ours."""
 
-    def __init__(self, clips: list[Clip], scratch: Path, name: str) -> None:
+    def __init__(self, clips: list[Clip], scratch: Path, name: str, features: Path | None = None) -> None:
         self.clips = clips
         self.folder = scratch
         self.selection = str(scratch / f"{name}.parquet")
         write_selection(self.selection, pa.Table.from_pylist([clip.row for clip in clips], SELECTION_COLUMNS), {})
+        self.features = features
 
     def files(self) -> list[Path]:
+        if self.features is not None:
+            return sorted(self.features.rglob("*.tar"))
         return sorted({self.folder / clip.row["shard"] for clip in self.clips})
 
     def forget(self) -> None:
         pass
 
     def samples(self, epoch: int) -> Iterator[Any]:
-        stream = SampleStream(StreamConfig(selection=self.selection, num_workers=0, seed=epoch), num_epochs=1)
-        for batch in stream:
-            yield batch["target"], batch["reference"], batch["mel"]
+        cached = None if self.features is None else FeaturesConfig(folder=str(self.features), models=FEATURE_MODELS)
+        config = StreamConfig(selection=self.selection, num_workers=0, seed=epoch, features=cached)
+        yield from SampleStream(config, num_epochs=1)
+
+
+def write_features(clips: list[Clip], folder: Path) -> Path:
+    """Random features of all kinds for each clip."""
+    rng = np.random.default_rng(0)
+    store = Store(str(folder))
+    models = {str(kind): model for kind, model in FEATURE_MODELS.items()}
+
+    def features_of(clip: Clip) -> ClipFeatures:
+        num_frames, latents = clip.row["num_frames"], (8, clip.row["crop_px"] // 8, clip.row["crop_px"] // 8)
+        shapes = {
+            "whisper": (2 * num_frames, 5, 384),
+            "mel": (1 + num_frames * SAMPLES_PER_FRAME // HOP, NUM_BANDS),
+            "vae_target": (num_frames, *latents),
+            "vae_masked": (num_frames, *latents),
+        }
+        arrays = {kind: rng.standard_normal(shape, np.float32).astype(np.float16) for kind, shape in shapes.items()}
+        return ClipFeatures(clip.row["key"], num_frames, clip.row["config_hash"], arrays)
+
+    shards = []
+    for first in range(0, len(clips), CLIPS_PER_FEATURE_SHARD):
+        members = (features_of(clip) for clip in clips[first : first + CLIPS_PER_FEATURE_SHARD])
+        shards.append(write_shard(store, f"{first:06d}", members, models))
+    write_index(store, pa.concat_tables(shards))
+    return folder
 
 
 class WebDataset:
@@ -249,11 +284,12 @@ def measure(sides: dict[str, Side], repeats: int) -> dict[str, Rates]:
 
 
 def show(title: str, results: dict[str, Rates]) -> None:
-    ours = results["stream"]
-    print(f"\n{title}: samples per second (and what the stream gives over it)")
-    print(f"{'':26}" + "".join(f"{state:>18}" for state in ours))
+    baseline_name = next(name for name in ("latentsync", "webdataset") if name in results)
+    baseline = results[baseline_name]
+    print(f"\n{title}: samples per second (and over {baseline_name})")
+    print(f"{'':26}" + "".join(f"{state:>18}" for state in baseline))
     for name, rate_of in results.items():
-        cells = (f"{rate_of[state]:.1f} ({ours[state] / rate_of[state]:.2f})" for state in ours)
+        cells = (f"{rate_of[state]:.1f} ({rate_of[state] / baseline[state]:.2f})" for state in baseline)
         print(f"{name:26}" + "".join(f"{cell:>18}" for cell in cells))
 
 
@@ -316,6 +352,7 @@ def main() -> None:
         shards = sorted((scratch / "shards").rglob("*.tar"))
         every: dict[str, Side] = {
             "stream": Stream(clips, scratch, "all"),
+            "stream, cached features": Stream(clips, scratch, "cached", write_features(clips, scratch / "features")),
             "latentsync": Decord(clips, [clip.published_mp4 for clip in clips]),
             "decord, our key frames": Decord(clips, [clip.gop_mp4 for clip in clips]),
             "webdataset": WebDataset(clips, shards),
