@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datasets_manifest.manifest import open_folder
 from datasets_manifest.query import connect, open_manifest, plain_arrow_errors, plain_sql_errors
@@ -52,7 +51,7 @@ ORDER BY hours DESC, language
 
 
 def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """LANGUAGE_COLUMNS for each language, most hours first, and warnings in words.
+    """LANGUAGE_COLUMNS for each language that a row has, also where nothing was kept; most hours first; and warnings in words.
 
     datasets: folders or fsspec URLs; a clip that several hold counts once. Case and `_` for `-` make no difference.
     Raises FileNotFoundError, ManifestError as open_manifest does, ValueError when no dataset is named.
@@ -61,11 +60,9 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
         raise ValueError("no dataset given: name at least one")
     roots = sorted({place if "://" in place else open_folder(place)[1] for place in datasets})
     wanted = NEEDED if len(roots) == 1 else (*NEEDED, "clip_id")
-    # Rows without a kept clip or a measure are spans of sources: nothing here counts them.
-    counted = (pc.field("status") == Status.KEPT) | pc.field("sync_confidence").is_valid()
     with connect() as connection, plain_sql_errors():
         for index, root in enumerate(roots):
-            scanner = open_manifest(root, DICTIONARIES).scanner(columns=list(wanted), filter=counted)
+            scanner = open_manifest(root, DICTIONARIES).scanner(columns=list(wanted))
             with plain_arrow_errors(root):
                 connection.register(f"rows_{index}", scanner.to_table())
         all_rows = " UNION ALL ".join(f"SELECT *, {index} AS place FROM rows_{index}" for index in range(len(roots)))  # noqa: S608

@@ -44,6 +44,14 @@ def test_each_language_adds_up(tmp_path: Path) -> None:
     )
 
 
+def test_a_language_of_which_nothing_was_measured_is_there_with_zeros(tmp_path: Path) -> None:
+    nothing = {"sync_confidence": None, "sync_model": None, "quality": None, "quality_model": None}
+    rows = [clip(0), *(refused(n, "no_face", language="ar", **nothing) for n in range(1, 4))]
+    found = by_name(dataset(tmp_path, rows))
+    assert found["ar"]["clips"] == found["ar"]["hours"] == found["ar"]["measured_hours"] == 0
+    assert found["ar"]["yield"] is None and found["ar"]["sync_confidence"] is None
+
+
 def test_unknown_languages_are_und_and_case_makes_no_difference(tmp_path: Path) -> None:
     tags = [None, "", "und", "pt-BR", "pt_br", "PT-br", "pt"]
     found = by_name(dataset(tmp_path, [clip(n, language=tag) for n, tag in enumerate(tags)]))
