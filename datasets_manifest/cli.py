@@ -1,6 +1,7 @@
 """The commands that ask a manifest, as `lipforge ...` and as `python -m datasets_manifest ...`."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,9 +46,14 @@ def plain_errors() -> Iterator[None]:
         _fail(str(error), 1, error)
     except ValueError as error:
         _fail(str(error), 2, error)
+    except BrokenPipeError:  # of `| head`: who reads has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes the old one at the end
+        raise typer.Exit(1) from None
     except OSError as error:
         # Our own have one text and no number; the system's have a number and a file.
-        _fail(str(error) if error.errno is None else f"{error.filename}: {error.strerror}", 1, error)
+        _fail(
+            str(error) if error.errno is None else ": ".join(filter(None, (error.filename, error.strerror))), 1, error
+        )
     except KeyboardInterrupt as error:
         _fail("stopped", 130, error)
 
@@ -66,21 +72,22 @@ def languages(datasets: Datasets) -> None:
     language far more than others: a scorer is weaker on languages that it has not seen.
     """
     from datasets_manifest.languages import languages as by_language
+    from datasets_manifest.selection import amount
 
     with plain_errors():
         rows, warnings = by_language(datasets)
         if not rows.num_rows:
             console.print("no clips yet")
-        table = _table("language", "hours", "clips", "speakers", "sync median", "quality median", "measured h", "yield")
+        table = _table("language", "kept", "clips", "speakers", "sync median", "quality median", "measured", "yield")
         for row in rows.to_pylist():
             table.add_row(
                 _visible(row["language"]),
-                f"{row['hours']:,.2f}",
+                amount(row["hours"]),
                 f"{row['clips']:,}",
                 f"{row['speakers']:,}",
                 _number(row["sync_confidence"], ".2f"),
                 _number(row["quality"], ".1f"),
-                f"{row['measured_hours']:,.2f}",
+                amount(row["measured_hours"]),
                 _number(row["yield"], ".0%"),
             )
         console.print(table)
@@ -102,8 +109,11 @@ def select(
         float, typer.Option(help="Hours for validation on top, of people who are not in training.")
     ] = 0.0,
     val_share: Annotated[
-        float, typer.Option(help="Share of people, by hash of the name, whom --val-hours keeps out of training.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Share of people, by hash of the name, whom --val-hours keeps out of training. Default: 0.1."
+        ),
+    ] = None,
     min_sync: Annotated[float | None, typer.Option(help="Least sync confidence.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="Least picture quality, 0..100.")] = None,
     min_face_px: Annotated[float | None, typer.Option(help="Least face height in the source, pixels.")] = None,
@@ -141,12 +151,14 @@ def select(
     with plain_errors():
         if not out.endswith(".parquet"):
             raise ValueError(f"--out is {out}: expected a name that ends in .parquet")
+        if val_share is not None and not val_hours:
+            raise ValueError("--val-share is for --val-hours: say how many hours validation gets")
         request = Request(
             datasets=tuple(datasets),
             languages=tuple(language or ()),
             hours=hours,
             val_hours=val_hours,
-            val_share=val_share,
+            **({} if val_share is None else {"val_share": val_share}),
             min_sync=min_sync,
             min_quality=min_quality,
             min_face_px=min_face_px,
@@ -169,16 +181,16 @@ def select(
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     import pyarrow.compute as pc
 
-    table = _table("", "hours", "clips", "speakers", "sync median", "quality median")
-    for split, amount in gave.items():
-        if amount["clips"]:
+    from datasets_manifest.selection import amount
+
+    table = _table("", "length", "clips", "speakers", "sync median", "quality median")
+    for split, given in gave.items():
+        if given["clips"]:
             here = rows.select(["split", "sync_confidence", "sync_model", "quality", "quality_model"])
             here = here.filter(pc.field("split") == split)
             sync = _median(here, "sync_confidence", "sync_model", ".2f")
             quality = _median(here, "quality", "quality_model", ".1f")
-            table.add_row(
-                split, f"{amount['hours']:,.2f}", f"{amount['clips']:,}", f"{amount['speakers']:,}", sync, quality
-            )
+            table.add_row(split, amount(given["hours"]), f"{given['clips']:,}", f"{given['speakers']:,}", sync, quality)
     console.print(table)
     spoken = rows["language"].fill_null("und").value_counts().to_pylist()
     words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
@@ -255,23 +267,33 @@ def _write_parquet(reader: Any, path: Path) -> None:
 
 
 def _print_rows(reader: Any) -> None:
+    """A table; or a line for each value where the terminal is too narrow for one, as cut cells can be neither read nor copied."""
     from itertools import chain, islice
 
-    rows = list(islice(chain.from_iterable(zip(*batch.columns, strict=True) for batch in reader), MAX_ROWS_SHOWN + 1))
+    values = list(islice(chain.from_iterable(zip(*batch.columns, strict=True) for batch in reader), MAX_ROWS_SHOWN + 1))
+    names = [_visible(field.name) for field in reader.schema]
+    rows = [[_cell(value.as_py()) for value in row] for row in values[:MAX_ROWS_SHOWN]]
     table = Table(box=None, pad_edge=False)
-    for field in reader.schema:
+    for name, field in zip(names, reader.schema, strict=True):
         number = str(field.type).startswith(("int", "uint", "float", "double", "decimal"))
-        table.add_column(Text(_visible(field.name)), justify="right" if number else "left", overflow="fold")
-    for row in rows[:MAX_ROWS_SHOWN]:
-        table.add_row(*(Text(_cell(value.as_py())) for value in row))
-    console.print(table)
-    if len(rows) > MAX_ROWS_SHOWN:
-        console.print(f"the first {MAX_ROWS_SHOWN} rows; --csv or --parquet FILE gives all", style="yellow")
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
+    if width > console.width and console.is_terminal:
+        for number, row in enumerate(rows, start=1):
+            console.print(f"--- row {number}", style="dim", highlight=False)
+            for name, cell in zip(names, row, strict=True):
+                console.print(f"{name}: {cell}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        Console(width=max(width, 1)).print(table)
+    if len(values) > MAX_ROWS_SHOWN:
+        errors.print(f"the first {MAX_ROWS_SHOWN} rows; --csv or --parquet FILE gives all", style="yellow")
 
 
 def _cell(value: Any) -> str:
     if value is None:
-        return ""
+        return "null"
     return f"{value:.6g}" if isinstance(value, float) else _visible(str(value))
 
 

@@ -147,6 +147,8 @@ def condition(sql: str) -> Condition:
     whose answer is not the same every time (random, now), and functions that are not plain ones of one row.
     """
     words = "--where is one condition over the manifest's columns"
+    if not sql.strip():
+        raise ValueError(f"{words}, and this is empty")
     with connect() as connection, plain_sql_errors():
         tree = _parse(connection, f"SELECT (\n{sql}\n)", words)
         select = tree["statements"][0]["node"]

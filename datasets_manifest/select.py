@@ -22,6 +22,7 @@ from datasets_manifest.query import Condition, ManifestError, condition, connect
 from datasets_manifest.schema import COLUMNS, Reason, Status
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
+    amount,
     open_file,
     selection_request,
     with_request,
@@ -310,7 +311,7 @@ def _filters(clips: Candidates, request: Request) -> dict[str, Mask]:
         filters[f'--where "{request.where}"'] = clips.where
     if request.exclude:
         excluded = pa.chunked_array([_keys_of(path) for path in request.exclude], pa.string())
-        filters["--exclude"] = _positions(clips.keys, excluded) < 0
+        filters[" ".join(f"--exclude {path}" for path in request.exclude)] = _positions(clips.keys, excluded) < 0
     return filters
 
 
@@ -375,6 +376,14 @@ def _refuse_mixed_models(clips: Candidates, filters: Mapping[str, Mask], request
             )
 
 
+def _compares_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> bool:
+    try:
+        _refuse_mixed_models(clips, filters, request)
+    except ValueError:
+        return True
+    return False
+
+
 # --- taking hours
 
 
@@ -383,8 +392,12 @@ def is_val_speaker(name: str, share: float) -> bool:
 
     name: as speaker_names() gives it. share: of all people, 0..1; a larger share keeps all people of a smaller one.
     """
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return place < share
+    return hash_place(name) < share
+
+
+def hash_place(name: str) -> float:
+    """A number from 0 to 1 that depends on a name alone: the first 8 bytes of its SHA-256, most significant first, over 2^64."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _pools(clips: Candidates, mask: Mask, request: Request) -> dict[str, Rows]:
@@ -450,32 +463,48 @@ def _refuse_too_little(
     if len(pool) and (request.allow_less or hours is None or found >= hours * (1 - TOLERANCE)):
         return
     what = "training" if split == "train" else "validation"
-    asked = "" if hours is None else f"{hours:g} h asked for, "
-    lines = [f"not enough data for {what}: {asked}{_amount(found)} there are."]
+    asked = "" if hours is None else f"{f'{hours:g} h' if hours >= 1 else amount(hours)} asked for, "
+    lines = [f"not enough data for {what}: {asked}{amount(found)} there are."]
     costs = _costs(clips, filters, split, request)
     costs = {name: there for name, there in costs.items() if there > found}
     if costs:
         lines.append("Without one of the filters there would be:")
-        lines += [f"  {_amount(there)} without {name}" for name, there in sorted(costs.items(), key=lambda c: -c[1])]
+        lines += [f"  {amount(there)} without {name}" for name, there in sorted(costs.items(), key=lambda c: -c[1])]
     elif filters:
-        lines.append(
-            f"No filter alone makes the difference; without all of them there are {_amount(clips.hours(clips.in_shard))}."
-        )
+        everything = float(clips.seconds[_pools(clips, clips.in_shard, request)[split]].sum()) / 3600
+        lines.append(f"No filter alone makes the difference; without all of them there are {amount(everything)}.")
     if request.languages and not (_language_mask(clips, request) & clips.in_shard).any():
         lines.append(f"Languages here: {_most_hours(clips)}.")
     lines += _refused(clips, _all(filters, len(clips.seconds)), request)
     if split == "val":
-        lines.append(
-            f"Validation may use {request.val_share:.0%} of all people, chosen by hash: a larger --val-share gives it more of them."
-        )
-    if len(pool):
-        lines.append("--allow-less takes what there is.")
+        lines.insert(1, _more_people(clips, _all(filters, len(clips.seconds)), hours, request))
+    lines.append(
+        "--allow-less takes what there is." if len(pool) else "--allow-less does not help: there is not one clip."
+    )
     raise NotEnoughDataError("\n".join(lines))
+
+
+def _more_people(clips: Candidates, passing: Mask, hours: float | None, request: Request) -> str:
+    """Which share of people would give validation its hours."""
+    words = f"Validation may use {request.val_share:.0%} of all people, chosen by hash of the name"
+    rows = _pools(clips, passing & clips.in_shard, replace(request, val_hours=0.0))["train"]
+    places = np.array([hash_place(name) for name in clips.speaker_names])[clips.speaker[rows]]
+    by_place = np.argsort(places, kind="stable")
+    total = np.cumsum(clips.seconds[rows][by_place])
+    enough = int(np.searchsorted(total, (hours or 0) * 3600 * (1 - TOLERANCE)))
+    if enough >= len(rows):
+        return f"{words}; all people together would not be enough."
+    share = math.floor(places[by_place][enough] * 1000 + 1) / 1000  # the next step above that person's place
+    return f"{words}; --val-share {share:g} would be enough, and would leave training the others."
 
 
 def _costs(clips: Candidates, filters: Mapping[str, Mask], split: str, request: Request) -> dict[str, float]:
     """Hours that a split could take without each filter alone."""
-    tries = {name: (_all(filters, len(clips.seconds), but=name), request) for name in filters}
+    tries = {
+        name: (_all(filters, len(clips.seconds), but=name), request)
+        for name in filters
+        if not _compares_models(clips, {other: mask for other, mask in filters.items() if other != name}, request)
+    }
     passing = _all(filters, len(clips.seconds))
     if request.max_hours_per_speaker is not None:
         name = f"--max-hours-per-speaker {request.max_hours_per_speaker:g}"
@@ -494,12 +523,8 @@ def _most_hours(clips: Candidates, count: int = 12) -> str:
     seconds = np.bincount(codes, clips.seconds[clips.in_shard], minlength=len(clips.language.values) + 1)
     names = ["und", *clips.language.values]
     ranked = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
-    words = [f"{names[i] or 'und'} {_amount(seconds[i] / 3600)}" for i in ranked[:count]]
+    words = [f"{names[i] or 'und'} {amount(seconds[i] / 3600)}" for i in ranked[:count]]
     return ", ".join(words) + (f", and {len(ranked) - count} more" if len(ranked) > count else "")
-
-
-def _amount(hours: float) -> str:
-    return f"{hours:.2f} h" if hours >= 1 or hours == 0 else f"{hours * 60:.1f} min"
 
 
 def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
@@ -509,8 +534,8 @@ def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
         hours = 0.0 if least is None else clips.hours(passing & ~clips.in_shard & clips.reason.equal(reason))
         if hours:
             lines.append(
-                f"{_amount(hours)} more pass, but the dataset's own threshold refused them ({reason}) and they are in no shard: "
-                f"lipforge pack DATASET --set {LOOSER[reason]}={least:g}"
+                f"up to {amount(hours)} more pass, but the dataset's own threshold refused them ({reason}) and they are in no shard: "
+                f"lipforge pack DATASET --set {LOOSER[reason]}={least:g} brings back those that its other thresholds keep"
             )
     return lines
 

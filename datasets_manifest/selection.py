@@ -60,6 +60,15 @@ def hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
     return np.sort(np.concatenate(seconds))[::-1] / 3600
 
 
+def amount(hours: float) -> str:
+    """Hours for people to read: 20.00 h, 2.6 min, 17 s."""
+    if hours == 0:
+        return "0 h"
+    if hours >= 1:
+        return f"{hours:,.2f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+
+
 def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
     """The same rows with what was asked for and what it gave in the schema's metadata.
 
@@ -110,6 +119,10 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
     fs, place = open_file(path)
     if not fs.isfile(place):
+        if fs.isdir(place):
+            raise FileNotFoundError(
+                f"{path} is a folder; a selection is a Parquet file: `lipforge select {path} --out NAME.parquet` makes one of a dataset"
+            )
         raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one")
     try:
         with fs.open(place, "rb") as file:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bars, selection_svg
-from datasets_manifest.selection import SPLITS, describe, hours_by_speaker, open_file
+from datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker, open_file
 
 MAX_BARS = 112
 NUM_BINS = 40
@@ -29,7 +29,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {gave[split]['hours']:,.2f} h, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
+        split: f"{split}: {amount(gave[split]['hours'])}, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
@@ -39,7 +39,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
         panels.append(
             _histogram(rows, shown, column, f"{title} ({', '.join(sorted(models)) or 'not measured'})", least)
         )
-    return selection_svg(f"Selection of {hours:,.2f} h", legend, panels)
+    return selection_svg(f"Selection of {amount(hours)}", legend, panels)
 
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
@@ -54,9 +54,8 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
         padded[split] = np.pad(means, (start, width - start - len(means)))
         start += len(means)
     tallest = max(float(means.max()) for means in heights.values())
-    unit = f"{tallest:.2f} h" if tallest >= 1 else f"{tallest * 60:.1f} min"
     each = "" if group == 1 else f" by {group}s"
-    return Bars("Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {unit}", ticks=False)
+    return Bars("Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {amount(tallest)}", ticks=False)
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:

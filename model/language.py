@@ -50,7 +50,7 @@ def read_whisper_file(whisper: str) -> tuple[str, bytes]:
         return path.stem, path.read_bytes()
     except OSError as error:
         raise weights.MissingModelError(
-            f"no Whisper checkpoint {whisper} ({error.strerror}): expected the path of a multilingual one of openai-whisper, or one of "
+            f"no Whisper checkpoint {whisper} ({error.strerror}): expected the path of one of openai-whisper, or one of "
             f"{', '.join(PUBLISHED)} after `lipforge models fetch whisper`"
         ) from error
 

@@ -64,7 +64,7 @@ def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
         raise ValueError(f"its JSON is that of clip {said}")
     for suffix, expected in hashes.items():
         if _hash(members[suffix]) != expected:
-            raise ValueError(f"its {suffix} is not what was written: the hash differs")
+            raise ValueError(f"its {suffix} and the hash in its JSON differ")
 
 
 def _hash(data: bytes) -> str:

@@ -1,5 +1,6 @@
 """Cached features: what is stored is what the models give, once, whatever is killed; what does not fit is refused."""
 
+import hashlib
 import io
 import pickle
 import tarfile
@@ -329,7 +330,7 @@ def test_a_dataset_without_its_shard_ends_the_run(tmp_path: Path) -> None:
     arguments = [select(tmp_path / "s.parquet", rows), "--out", str(tmp_path / "f"), "--mel", "--executor", "local"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    assert "a shard of the dataset is gone" in result.output
+    assert "en-000001.tar is missing" in result.output
 
 
 def test_the_command_says_what_it_costs(selection: str, tmp_path: Path) -> None:
@@ -343,6 +344,7 @@ def test_the_command_says_what_it_costs(selection: str, tmp_path: Path) -> None:
         line.split()[0]: line.split()[1] for line in result.output.splitlines() if line.startswith(("whisper", "mel"))
     }
     assert costs == {"whisper": f"{50 * 2 * 16 * 2:,}", "mel": f"{81 * 80 * 2:,}"}
+    assert f"  whisper: {hashlib.sha256(whisper_file()).hexdigest()}\n  mel: mel-1\n" in result.output
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert "4 clips, 0 to do" in result.output

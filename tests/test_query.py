@@ -210,6 +210,30 @@ def test_command_shows_a_table_and_says_when_it_is_cut(mixed: str) -> None:
     assert code == 0 and "the first 50 rows" in text and len(text.splitlines()) == 52
 
 
+def test_a_wide_table_is_whole_where_no_terminal_is(mixed: str) -> None:
+    code, text = run(mixed, "SELECT * FROM manifest LIMIT 3")
+    assert code == 0 and len(text.splitlines()) == 4 and "schema_version" in text.splitlines()[0]
+    (source, *_) = query(mixed, "SELECT source_id FROM manifest LIMIT 3")["source_id"].to_pylist()
+    assert source in text.splitlines()[1]
+
+
+def test_who_reads_the_first_lines_only_gets_no_complaint(mixed: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "datasets_manifest",
+        "query",
+        mixed,
+        "SELECT k.key FROM manifest k, manifest",
+        "--csv",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b'"key"\n'
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_command_shows_hostile_text_written_out(tmp_path: Path) -> None:
     root = dataset(tmp_path, [clip(1, source_uri="a\x1b[2J[bold]\n\u202eb")])
     assert r"a\x1b[2J[bold]\n\u202eb" in run(root, "SELECT source_uri FROM manifest")[1]

@@ -65,7 +65,7 @@ def test_one_wrong_byte_of_the_media_is_seen() -> None:
         for place in (first, first + len(content) // 2, first + len(content) - 1):
             data = bytearray(whole)
             data[place] ^= 1
-            with pytest.raises(ValueError, match=f"its {name} is not what was written"):
+            with pytest.raises(ValueError, match=f"its {name} and the hash"):
                 read_clip(bytes(data), len(data), KEY)
 
 

@@ -149,8 +149,8 @@ def test_only_clips_in_shards_are_taken_and_a_looser_threshold_is_explained(tmp_
     chosen = choose(Request((root,), min_sync=2.0))
     assert chosen.table.num_rows == 10
     assert [note for note in chosen.notes if "pack" in note] == [
-        "0.5 min more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
-        "lipforge pack DATASET --set min_sync_confidence=2"
+        "up to 30 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
+        "lipforge pack DATASET --set min_sync_confidence=2 brings back those that its other thresholds keep"
     ]
     assert not [note for note in choose(Request((root,), min_sync=3.0)).notes if "pack" in note]
     with pytest.raises(NotEnoughDataError, match="--set min_quality=30"):
@@ -254,8 +254,16 @@ def test_a_larger_share_only_adds_people_to_validation() -> None:
 
 
 def test_too_little_validation_is_said_with_what_to_do(mixed: str) -> None:
-    with pytest.raises(NotEnoughDataError, match=r"validation: 2 h asked for.*\n(.*\n)*.*--val-share"):
+    with pytest.raises(NotEnoughDataError, match=r"validation: 2 h asked for.*\n.*--val-share") as caught:
         select([mixed], hours=1, val_hours=2)
+    (enough,) = re.findall(r"--val-share ([0-9.]+) would be enough", str(caught.value))
+    assert hours_of(select([mixed], hours=0.5, val_hours=2, val_share=float(enough)), "val") == pytest.approx(
+        2, abs=0.02
+    )
+    with pytest.raises(NotEnoughDataError, match="validation"):
+        select([mixed], hours=0.5, val_hours=2, val_share=float(enough) - 0.002)
+    with pytest.raises(NotEnoughDataError, match="all people together would not be enough"):
+        select([mixed], hours=1, val_hours=2000)
     assert hours_of(select([mixed], hours=1, val_hours=1, val_share=0.5), "val") == pytest.approx(1, abs=0.01)
 
 
@@ -359,7 +367,7 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
     )
     code, text = run(*arguments)
     assert code == 0, text
-    assert "train 0.50" in text and "val 0.05" in text and "clips by language: " in text and "zh-CN" in text
+    assert "train 30.0 min" in text and "val 3.0 min" in text and "clips by language: " in text and "zh-CN" in text
     about = selection_request(read_selection(str(out)))
     assert about["request"]["languages"] == ["hi", "zh"] and about["gave"]["train"]["hours"] == pytest.approx(
         0.5, abs=0.003

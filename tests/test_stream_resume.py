@@ -169,6 +169,30 @@ def test_a_moved_dataset_and_reordered_rows_resume_and_other_ones_do_not(data: D
         SampleStream(config_of(data, seed=12)).load_state_dict(state)
 
 
+def test_a_state_that_is_none_is_refused(data: Data) -> None:
+    stream = SampleStream(config_of(data))
+    state = stream.state_dict()
+    for wrong in (
+        {},
+        [],
+        {**state, "num_consumed": -5},
+        {**state, "num_consumed": NUM_CLIPS},
+        {**state, "epoch": -1},
+        {**state, "epoch": "1"},
+        {**state, "version": 99},
+        {**state, "more": 1},
+    ):
+        with pytest.raises(ValueError, match="place"):
+            stream.load_state_dict(wrong)  # type: ignore[arg-type]
+    assert stream.state_dict() == state
+
+
+def test_a_pass_for_validation_can_be_made_again(data: Data) -> None:
+    stream = SampleStream(config_of(data), num_epochs=1)
+    first, second = ([batch["key"] for batch in stream] for _ in range(2))
+    assert first == second and len(first) > 1
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_a_pass_for_validation_shows_each_sample_once_in_equal_steps(data: Data, num_ranks: int) -> None:
     streams = [SampleStream(config_of(data), rank, num_ranks, num_epochs=1) for rank in range(num_ranks)]
@@ -248,9 +272,9 @@ LAST = NUM_CLIPS - 1
     [
         ("tar header", "tar"),
         ("another sample", "select again"),
-        ("video", "mp4 is not what was written"),
+        ("video", "mp4 and the hash"),
         ("no H.264", "the video"),
-        ("sound", "flac is not what was written"),
+        ("sound", "flac and the hash"),
         ("frame count", "20 frames of video, 19 expected"),
         ("cut off", "shard ends"),
     ],

@@ -22,7 +22,8 @@ from tests.stream_clips import (
     select,
     write_shards,
 )
-from train.contact_sheet import NUM_SHOWN, draw_sheet
+from train import contact_sheet
+from train.contact_sheet import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
 from train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
 from train.data import SampleStream, StreamConfig
 from train.samples import decode_windows, mel_window
@@ -201,7 +202,27 @@ def test_clips_too_short_for_two_windows_are_refused(tmp_path: Path) -> None:
 
 def test_a_contact_sheet_has_a_line_for_each_sample(selection: str) -> None:
     sheet = draw_sheet(selection, num_samples=3)
-    line_px = sheet.shape[0] // 3
-    assert sheet.dtype == np.uint8 and sheet.shape[0] == 3 * line_px
-    mouth = sheet[line_px - SHEET_SIDE_PX // 4, NUM_SHOWN * SHEET_SIDE_PX + 8 + SHEET_SIDE_PX // 2]
+    assert sheet.dtype == np.uint8 and sheet.shape[0] == TEXT_PX + 3 * (TEXT_PX + SHEET_SIDE_PX)
+    bottom_of_first_line = 2 * TEXT_PX + SHEET_SIDE_PX
+    mouth = sheet[bottom_of_first_line - SHEET_SIDE_PX // 4, NUM_SHOWN * SHEET_SIDE_PX + GAP_PX + SHEET_SIDE_PX // 2]
     assert (np.abs(mouth.astype(int) - 128) <= 1).all()  # hidden: grey
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.parquet", "a.png"], "no selection nowhere.parquet"),
+        (["{selection}", "a.png", "--samples", "0"], "expected 1 or more"),
+        (["{selection}", "a"], "ends in .png"),
+        (["{selection}", "no/such/folder/a.png", "--samples", "1"], "No such file or directory"),
+        (["{selection}", "a.png", "--split", "val"], "holds no clip"),
+    ],
+)
+def test_the_contact_sheet_says_in_words_what_is_wrong(
+    selection: str, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["contact_sheet", *(word.format(selection=selection) for word in arguments)])
+    with pytest.raises(SystemExit) as caught:
+        contact_sheet.main()
+    assert caught.value.code not in (0, None)
+    assert words in f"{caught.value.code} {capsys.readouterr().err}"

@@ -1,10 +1,12 @@
 """A picture of what a stream gives: python -m train.contact_sheet SELECTION OUT.png
 
-One line a sample: target frames, the same with the mouth hidden, the reference, and the mel of the target's time.
+One line a sample: target frames, the same with the mouth hidden, reference frames, each with its number in the clip, and the mel of the
+target with the moments of the shown frames.
 """
 
 import argparse
-from itertools import chain, islice
+import sys
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -13,17 +15,28 @@ import numpy as np
 from model.mouth_mask import hide_mouth, to_pixels
 from train.data import Batch, SampleStream, StreamConfig
 
-SIDE_PX = 112
+SIDE_PX = 128
 NUM_SHOWN = 4
-_GAP_PX = 8
-_TEXT_PX = 20
+GAP_PX = 8
+TEXT_PX = 18
+_MEL_COLUMNS_PER_FRAME = 3.2
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def draw_sheet(selection: str, num_samples: int, seed: int = 0) -> np.ndarray:
-    """uint8 [H, W, 3] RGB."""
-    config = StreamConfig(selection=selection, split=None, num_workers=0, seed=seed)
+def draw_sheet(selection: str, num_samples: int, split: str | None = None, seed: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3] RGB. num_samples: lines, at least 1. split: train or val; None: both. Raises what SampleStream raises."""
+    config = StreamConfig.model_validate({"selection": selection, "split": split, "num_workers": 0, "seed": seed})
     batches = islice(SampleStream(config, num_epochs=1), num_samples)
-    return np.concatenate([_line(batch) for batch in batches])
+    lines = [_line(batch) for batch in batches]
+    return np.concatenate([_captions(lines[0].shape[1]), *lines])
+
+
+def _captions(width: int) -> np.ndarray:
+    row = np.full((TEXT_PX, width, 3), 255, np.uint8)
+    strip_px = NUM_SHOWN * SIDE_PX + GAP_PX
+    for number, words in enumerate(("target", "target, mouth hidden", "reference", "mel of the target")):
+        _write(row, words, (number * strip_px + 2, 13), _BLACK)
+    return row
 
 
 def _line(batch: Batch) -> np.ndarray:
@@ -32,35 +45,47 @@ def _line(batch: Batch) -> np.ndarray:
     shown = np.linspace(0, len(target) - 1, NUM_SHOWN).round().astype(int)
     mask = batch["mouth_mask"]
     masked = hide_mouth(to_pixels(target[shown], mask.shape[-1]), mask)
-    pictures = [
-        target[shown].numpy(),
-        ((masked.movedim(1, -1).numpy() + 1) * 127.5).round().astype(np.uint8),
-        reference[shown].numpy(),
-    ]
-    gap = np.full((SIDE_PX, _GAP_PX, 3), 255, np.uint8)
-    parts = chain.from_iterable((_strip(frames), gap) for frames in pictures)
-    row = np.concatenate([*parts, _mel_picture(batch["mel"][0].numpy())], axis=1)
-    text = np.full((_TEXT_PX, row.shape[1], 3), 255, np.uint8)
     start, reference_start = int(batch["start"]), int(batch["reference_start"])
-    words = f"{batch['key'][0]}   target, masked: from frame {start}   reference: from {reference_start}   mel of the target"
-    cv2.putText(text, words, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    gap = np.full((SIDE_PX, GAP_PX, 3), 255, np.uint8)
+    strips = (
+        _strip(target[shown].numpy(), shown + start),
+        _strip(((masked.movedim(1, -1).numpy() + 1) * 127.5).round().astype(np.uint8), shown + start),
+        _strip(reference[shown].numpy(), shown + reference_start),
+        _mel_picture(batch["mel"][0].numpy(), shown, start),
+    )
+    row = np.concatenate([part for strip in strips for part in (strip, gap)], axis=1)
+    text = np.full((TEXT_PX, row.shape[1], 3), 255, np.uint8)
+    _write(text, batch["key"][0], (2, 13), _BLACK)
     return np.concatenate([text, row])
 
 
-def _strip(frames: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in frames], axis=1
-    )
+def _strip(frames: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    pictures = [cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in frames]
+    for picture, number in zip(pictures, numbers, strict=True):
+        _write(picture, str(number), (3, 13), _WHITE)
+    return np.concatenate(pictures, axis=1)
 
 
-def _mel_picture(mel: np.ndarray) -> np.ndarray:
-    """Low tones at the bottom, loud is bright."""
+def _mel_picture(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
+    """Low tones at the bottom, loud is bright; a line at the middle of each shown frame."""
     grey = ((mel[::-1] + 4) / 8 * 255).astype(np.uint8)
-    size = (2 * SIDE_PX, SIDE_PX)
-    return cv2.cvtColor(
-        cv2.applyColorMap(cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_VIRIDIS),
-        cv2.COLOR_BGR2RGB,
+    width = 2 * SIDE_PX
+    picture = cv2.applyColorMap(
+        cv2.resize(grey, (width, SIDE_PX), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_VIRIDIS
     )
+    picture = np.ascontiguousarray(picture[:, :, ::-1])
+    for frame in shown:
+        middle_px = round((frame + 0.5) * _MEL_COLUMNS_PER_FRAME / mel.shape[1] * width)
+        cv2.line(picture, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), _WHITE, 1)
+        _write(picture, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), _WHITE)
+    return picture
+
+
+def _write(picture: np.ndarray, words: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """With a dark edge where the colour is light, to be read on any ground."""
+    if colour == _WHITE:
+        cv2.putText(picture, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, _BLACK, 3, cv2.LINE_AA)
+    cv2.putText(picture, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 
 def main() -> None:
@@ -68,11 +93,19 @@ def main() -> None:
     parser.add_argument("selection", help="Parquet file of `lipforge select`")
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--samples", type=int, default=12, help="lines (default: 12)")
+    parser.add_argument("--split", choices=("train", "val"), help="(default: both)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    sheet = draw_sheet(arguments.selection, arguments.samples, arguments.seed)
-    if not cv2.imwrite(str(arguments.out), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise SystemExit(f"{arguments.out} cannot be written: give a name that ends in .png in a folder that exists")
+    if arguments.samples < 1:
+        parser.error(f"--samples is {arguments.samples}: expected 1 or more")
+    if arguments.out.suffix != ".png":
+        parser.error(f"{arguments.out}: expected a name that ends in .png")
+    try:
+        sheet = draw_sheet(arguments.selection, arguments.samples, arguments.split, arguments.seed)
+        _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+        arguments.out.write_bytes(encoded.tobytes())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{arguments.out}: {error.strerror}" if isinstance(error, OSError) and error.errno else str(error))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ class SampleStream:
     """Batches of one rank, from where the last one ended. See the module for how to use it."""
 
     def __init__(self, config: StreamConfig, rank: int = 0, num_ranks: int = 1, num_epochs: int | None = None) -> None:
-        """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid.
+        """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid. Iterating again
+        after the end begins a new pass.
 
         Raises ValueError for a selection that cannot be streamed, ClipTooShortError when it holds clips that are too short, and what
         FeatureStore raises when features are missing or of another model.
@@ -101,13 +102,27 @@ class SampleStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after that place; begin a new iteration afterwards. Raises ValueError when the state is of another stream."""
-        for name, own in {**self.state_dict(), "epoch": None, "num_consumed": None}.items():
-            if own is not None and state[name] != own:
-                raise ValueError(f"the saved place is of another stream: {name} was {state[name]!r} and is {own!r}")
-        self._position = state["epoch"] * len(self._stored) + state["num_consumed"]
+        own = self.state_dict()
+        if not isinstance(state, dict) or own.keys() != state.keys():
+            raise ValueError(f"not a place in a stream: expected {', '.join(own)}")
+        for name in ("version", "selection", "seed"):
+            if state[name] != own[name]:
+                raise ValueError(
+                    f"the saved place is of another stream: {name} was {state[name]!r} and is {own[name]!r}"
+                )
+        epoch, num_consumed = state["epoch"], state["num_consumed"]
+        if not (isinstance(epoch, int) and isinstance(num_consumed, int)):
+            raise ValueError(f"the saved place is no place: epoch {epoch!r}, num_consumed {num_consumed!r}")
+        if epoch < 0 or not 0 <= num_consumed < len(self._stored):
+            raise ValueError(
+                f"the saved place is no place: sample {num_consumed} of {len(self._stored)} in epoch {epoch}, which count from 0"
+            )
+        self._position = epoch * len(self._stored) + num_consumed
 
     def __iter__(self) -> Iterator[Batch]:
         mask = mouth_mask(self._crop_px)
+        if self._end is not None and self._position >= self._end:
+            self._position = 0
         for batch, damaged in self._loader():
             for error in damaged:
                 if batch is None:

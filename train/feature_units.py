@@ -180,7 +180,7 @@ class ComputeUnit:
         try:
             index = write_shard(self.store, unit.name(models), self._clips(unit, outcome), models)
         except FileNotFoundError as error:
-            return Outcome(fatal=f"a shard of the dataset is gone: {error.filename or error}")
+            return Outcome(fatal=str(error))
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise

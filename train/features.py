@@ -55,7 +55,8 @@ def features(
     from train.feature_shards import FeatureError
 
     try:
-        total = compute_features(selection, out, _read_models(whisper, mel, vae), executor, workers)
+        files = _read_models(whisper, mel, vae)
+        total = compute_features(selection, out, files, executor, workers)
     except (FatalError, FeatureError, FileNotFoundError, ModelFileError) as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(1) from error
@@ -67,6 +68,9 @@ def features(
         raise typer.Exit(130) from error
     for line in cost_lines(total):
         console.print(line)
+    console.print("models, as a stream names them:")
+    for kind, model in files.by_kind().items():
+        console.print(f"  {kind}: {model}")
     if total.damaged:
         errors.print(f"lipforge: {len(total.damaged)} clips are damaged and have no features; the others have theirs")
         raise typer.Exit(1)

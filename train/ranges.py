@@ -105,6 +105,11 @@ class RangeReader:
         return [self._checked(request.whole, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def _checked(self, whole: Span, answer: bytes | Exception) -> bytes:
+        if isinstance(answer, FileNotFoundError):
+            raise FileNotFoundError(
+                f"{whole.dataset}/{whole.shard} is missing. After its folder was moved or packed again, take a new selection of where it lies "
+                "now; when it was lost, put it back from a copy"
+            ) from answer
         if isinstance(answer, Exception):
             raise answer
         if len(answer) > whole.end - whole.start:
