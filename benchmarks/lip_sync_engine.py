@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks import lip_sync_media as made
 from benchmarks.lip_sync_clips import Track
 from benchmarks.lip_sync_measures import Judge
-from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.manifest import open_place, read_manifest
 from datasets_manifest.samples import read_sample
 from model import weights
 from model.faces import MediaPipeFaces
@@ -95,7 +95,7 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
     with open(os.devnull, "w") as nowhere, patch.object(weights, "load", return_value=models):
         summary = prepare([str(folder)], out, config, Labels(), Progress(Console(file=nowhere)))
     faces = MediaPipeFaces(models)
-    fs, root = open_folder(out)
+    fs, root = open_place(out)
     found = []
     for row in sorted(read_manifest(out).to_pylist(), key=lambda row: (row["source_uri"], row["start_s"])):
         track, way, frames = planted[row["source_uri"]]

@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ import webdataset.compat as wds
 from rich.console import Console
 
 from benchmarks.sources import find_videos
-from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.manifest import open_place, read_manifest
 from datasets_manifest.samples import read_sample
 from datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from model.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
@@ -89,7 +90,7 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
     rows = [row for row in rows if row["num_frames"] >= 3 * NUM_FRAMES]
     if not rows:
         sys.exit(f"{dataset} has no kept clip of at least {3 * NUM_FRAMES} frames")
-    fs, root = open_folder(dataset)
+    fs, root = open_place(dataset)
     stored = []
     for row in rows:
         members = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
@@ -240,7 +241,9 @@ class WebDataset:
             if row is not None:
                 num_frames = row["num_frames"]
                 window = draw_window(0, epoch, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
-                yield decode_parts(stored, ClipWindow(row["key"], num_frames, window), NUM_FRAMES, PARTS)
+                yield decode_parts(
+                    stored, ClipWindow(row["key"], num_frames, row["crop_px"], window), NUM_FRAMES, PARTS
+                )
 
 
 Side = Decord | Stream | WebDataset
@@ -295,25 +298,27 @@ def show(title: str, results: dict[str, Rates]) -> None:
 
 def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
     """Milliseconds for two windows of a clip, from memory, by way of decoding: medians over clips and repeats."""
-    ways: dict[str, list[float]] = {}
-
-    def timed(name: str, work: Callable[[], object]) -> None:
-        began_s = time.perf_counter()
-        work()
-        ways.setdefault(name, []).append((time.perf_counter() - began_s) * 1000)
-
+    times_ms: dict[str, list[float]] = {}
     for _ in range(repeats):
         for clip in clips[:40]:
             row = clip.row
-            fs, root = open_folder(row["dataset"])
+            fs, root = open_place(row["dataset"])
             mp4 = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])["mp4"]
             num_frames = row["num_frames"]
             window = draw_window(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
             starts = (window.start, window.other_start)
-            timed("PyAV, from the key frames before", lambda: decode_windows(mp4, num_frames, starts, NUM_FRAMES))  # noqa: B023
-            timed("PyAV, whole clip", lambda: decode_mp4(mp4))  # noqa: B023
-            timed("decord, random access", lambda: decord_windows(mp4, starts))  # noqa: B023
-    return {name: statistics.median(times_ms) for name, times_ms in ways.items()}
+            ways: dict[str, Callable[[], object]] = {
+                "PyAV, from the key frames before": partial(
+                    decode_windows, mp4, num_frames, row["crop_px"], starts, NUM_FRAMES
+                ),
+                "PyAV, whole clip": partial(decode_mp4, mp4),
+                "decord, random access": partial(decord_windows, mp4, starts),
+            }
+            for name, work in ways.items():
+                began_s = time.perf_counter()
+                work()
+                times_ms.setdefault(name, []).append((time.perf_counter() - began_s) * 1000)
+    return {name: statistics.median(times) for name, times in times_ms.items()}
 
 
 def decord_windows(mp4: bytes, starts: tuple[int, int]) -> list[np.ndarray]:

@@ -20,8 +20,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Ask what is in datasets, and choose clips from them.",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 MAX_ROWS_SHOWN = 50
 
@@ -146,7 +146,7 @@ def select(
     """
     from datasets_manifest.select import Request, choose
     from datasets_manifest.selection import write_selection
-    from datasets_manifest.selection_picture import write_picture
+    from datasets_manifest.selection_picture import refuse_foreign_picture, write_picture
 
     with plain_errors():
         if not out.endswith(".parquet"):
@@ -170,6 +170,7 @@ def select(
             allow_less=allow_less,
         )
         selection = choose(request)
+        refuse_foreign_picture(out)
         write_selection(out, selection.table, request.as_json())
         picture = write_picture(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
@@ -286,7 +287,7 @@ def _print_rows(reader: Any) -> None:
             for name, cell in zip(names, row, strict=True):
                 console.print(f"{name}: {cell}", markup=False, highlight=False, soft_wrap=True)
     else:
-        Console(width=max(width, 1)).print(table)
+        Console(width=max(width, 1), emoji=False).print(table)
     if len(values) > MAX_ROWS_SHOWN:
         errors.print(f"the first {MAX_ROWS_SHOWN} rows; --csv or --parquet FILE gives all", style="yellow")
 

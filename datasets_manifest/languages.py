@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from datasets_manifest.manifest import open_folder
+from datasets_manifest.manifest import open_place
 from datasets_manifest.query import connect, open_manifest, plain_arrow_errors, plain_sql_errors
 from datasets_manifest.schema import Reason, Status
 
@@ -58,7 +58,7 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
     """
     if not datasets:
         raise ValueError("no dataset given: name at least one")
-    roots = sorted({place if "://" in place else open_folder(place)[1] for place in datasets})
+    roots = sorted({place if "://" in place else open_place(place)[1] for place in datasets})
     wanted = NEEDED if len(roots) == 1 else (*NEEDED, "clip_id")
     with connect() as connection, plain_sql_errors():
         for index, root in enumerate(roots):

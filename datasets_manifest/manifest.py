@@ -19,10 +19,16 @@ MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
 
 
-def open_folder(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path in it) of a folder or an fsspec URL. A folder's name may hold anything, also what looks like a URL chain."""
+def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path in it) of a folder, a file or an fsspec URL. A local name may hold anything, also what looks like a URL chain.
+
+    Raises ValueError for a URL of a kind that is unknown, or whose package is not installed.
+    """
     if "://" in place:
-        return fsspec.url_to_fs(place)
+        try:
+            return fsspec.url_to_fs(place)
+        except ImportError as error:
+            raise ValueError(f"{place}: {error}") from error
     return LocalFileSystem(), os.path.abspath(place)
 
 
@@ -35,7 +41,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     The same rows give the same bytes, in whatever order they come. Each part appears whole or not at all; between the
     first and the last part a reader may see old parts next to new ones, so write once, when the rows are complete.
     """
-    fs, root = open_folder(dataset_dir)
+    fs, root = open_place(dataset_dir)
     folder = f"{root}/manifest"
     old_parts = set(_parts(fs, folder))
     fs.makedirs(folder, exist_ok=True)
@@ -44,15 +50,20 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
     new_parts = set()
     for number, first in enumerate(range(0, max(len(table), 1), MAX_ROWS_PER_PART)):
-        # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
-        part = table.slice(first, MAX_ROWS_PER_PART).combine_chunks()
-        encoded = io.BytesIO()
-        pq.write_table(part, encoded, compression="zstd")
+        part = table.slice(first, MAX_ROWS_PER_PART)
         path = f"{folder}/part-{number:05d}.parquet"
-        publish(fs, path, encoded.getvalue())
+        publish(fs, path, parquet_bytes(part))
         new_parts.add(path)
     for path in sorted(old_parts - new_parts):
         fs.rm_file(path)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file whose pages have checksums. The same rows give the same bytes."""
+    encoded = io.BytesIO()
+    # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
+    pq.write_table(table.combine_chunks(), encoded, compression="zstd", write_page_checksum=True)
+    return encoded.getvalue()
 
 
 def read_manifest(
@@ -70,7 +81,7 @@ def read_manifest(
 
 def find_parts(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when the dataset has no manifest."""
-    fs, root = open_folder(dataset_dir)
+    fs, root = open_place(dataset_dir)
     parts = _parts(fs, f"{root}/manifest")
     if not parts:
         raise FileNotFoundError(

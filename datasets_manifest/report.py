@@ -22,7 +22,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
-from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.manifest import open_place, read_manifest
 from datasets_manifest.reasons import HELP
 from datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
 from datasets_manifest.schema import STAGES, Reason, Status
@@ -115,7 +115,7 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     out_path: a local path; None means `report.html` of the newest run, or of the dataset when it holds no run.
     Raises FileNotFoundError when there is no manifest.
     """
-    fs, root = open_folder(dataset_dir)
+    fs, root = open_place(dataset_dir)
     runs = _runs(fs, root)
     page = _render(dataset_dir, fs, root, runs).encode("utf-8", "backslashreplace")  # the path may be any bytes
     if out_path is None:

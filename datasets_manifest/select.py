@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import open_folder
+from datasets_manifest.manifest import open_place
 from datasets_manifest.query import Condition, ManifestError, condition, connect, open_manifest, plain_arrow_errors
 from datasets_manifest.schema import COLUMNS, Reason, Status
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
     amount,
-    open_file,
     selection_request,
     with_request,
 )
@@ -104,7 +103,7 @@ class Request:
         return {**asdict(self), **lists, "datasets": list(self.roots())}
 
     def roots(self) -> tuple[str, ...]:
-        return tuple(sorted({place if "://" in place else open_folder(place)[1] for place in self.datasets}))
+        return tuple(sorted({place if "://" in place else open_place(place)[1] for place in self.datasets}))
 
 
 @dataclass(frozen=True)
@@ -306,7 +305,8 @@ def _filters(clips: Candidates, request: Request) -> dict[str, Mask]:
     ):
         if least is not None:
             # In the column's own precision: a clip of exactly 3.1 passes 3.1.
-            filters[f"{option} {least:g}"] = measured >= np.float32(least)
+            with np.errstate(over="ignore"):
+                filters[f"{option} {least:g}"] = measured >= np.float32(least)
     if request.where is not None:
         filters[f'--where "{request.where}"'] = clips.where
     if request.exclude:
@@ -331,7 +331,7 @@ def _speaks(tag: str, ranges: Sequence[str]) -> bool:
 
 
 def _keys_of(path: str) -> pa.Array:
-    fs, place = open_file(path)
+    fs, place = open_place(path)
     if not fs.isfile(place):
         raise FileNotFoundError(f"nothing to exclude at {path}: expected a Parquet file with a column `key`")
     try:

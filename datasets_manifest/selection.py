@@ -1,13 +1,12 @@
 """A selection: the clips to train on, as one Parquet file that says which bytes to read and what was asked for."""
 
-import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,12 +14,14 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import publish
+from datasets_manifest.manifest import open_place, parquet_bytes, publish
 from datasets_manifest.schema import COLUMNS
 
 SELECTION_VERSION = 1
 METADATA_KEY = b"lipforge.selection"
 SPLITS = ("train", "val")
+_KEY = re.compile(r"[0-9A-Za-z_-]+")
+_SHARD = re.compile(r"shards/[^/]+/[^/]+\.tar")
 
 SELECTION_COLUMNS = pa.schema(
     [
@@ -92,32 +93,38 @@ def _lipforge_version() -> str:
         return "not installed"
 
 
-def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
-    """Write a selection to a path or an fsspec URL. The same rows and request give the same bytes.
+def selection_bytes(table: pa.Table, request: Mapping[str, Any]) -> bytes:
+    """The file of a selection. request: what was asked for, as JSON values. The same rows and request give the same bytes.
 
-    request: what was asked for, as JSON values. A file that is there with the same bytes is left alone.
+    Raises SelectionError for wrong columns.
+    """
+    return parquet_bytes(with_request(table, request))
+
+
+def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
+    """Write a selection to a path or an fsspec URL. A file that is there with the same bytes is left alone.
+
     Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when it cannot be written.
     """
-    fs, place = open_file(path)
-    encoded = io.BytesIO()
-    pq.write_table(with_request(table, request).combine_chunks(), encoded, compression="zstd")
+    fs, place = open_place(path)
+    encoded = selection_bytes(table, request)
     if fs.exists(place):
-        if fs.isfile(place) and fs.cat_file(place) == encoded.getvalue():
+        if fs.isfile(place) and fs.cat_file(place) == encoded:
             return
         raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
     if isinstance(fs, LocalFileSystem):
         fs.makedirs(os.path.dirname(place), exist_ok=True)
-    publish(fs, place, encoded.getvalue())
+    publish(fs, place, encoded)
 
 
 def read_selection(path: str, split: str | None = None) -> pa.Table:
     """The rows of a selection, in its order, with its metadata; of one split, or of both.
 
-    Raises FileNotFoundError without the file, SelectionError when it is not a selection, ValueError for an unknown split.
+    Raises FileNotFoundError without the file, SelectionError when it is not a selection or is damaged, ValueError for an unknown split.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-    fs, place = open_file(path)
+    fs, place = open_place(path)
     if not fs.isfile(place):
         if fs.isdir(place):
             raise FileNotFoundError(
@@ -126,8 +133,10 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
         raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one")
     try:
         with fs.open(place, "rb") as file:
-            table = pq.read_table(file)
-    except pa.ArrowInvalid as error:
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
+            raise
         raise SelectionError(f"{path} is not a Parquet file, or damaged: {error}") from error
     about = selection_request(table, path)
     if about["version"] != SELECTION_VERSION:
@@ -136,7 +145,39 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
         )
     if not table.schema.equals(SELECTION_COLUMNS):
         raise SelectionError(f"{path} does not have the columns of a selection: select again")
+    _check_rows(table, path)
     return table if split is None else table.filter(pc.field("split") == split)
+
+
+def _check_rows(rows: pa.Table, path: str) -> None:
+    """A selection is a file that anybody may have written: each row must be able to lie somewhere, inside its dataset, and only once."""
+    for column, good, words in (
+        ("shard", lambda name: _SHARD.fullmatch(name) and ".." not in name, "is in no shard"),
+        ("dataset", bool, "is in no dataset"),
+        ("split", SPLITS.__contains__, "is in no split"),
+        ("key", _KEY.fullmatch, "has a key that is none of ours"),
+    ):
+        bad = [value for value in rows[column].unique().to_pylist() if value is None or not good(value)]
+        if bad:
+            first = rows.filter(pc.field(column).is_null() if bad[0] is None else pc.field(column) == bad[0])
+            raise SelectionError(f"{path}: clip {first['key'][0].as_py()!r} {words}: {column} is {bad[0]!r}")
+    for column, least, most in (
+        ("sample_offset", 0, 2**50),
+        ("sample_size", 1, 2**31),
+        ("num_frames", 1, 2**20),
+        ("crop_px", 1, 2**13),
+    ):
+        values = rows[column].fill_null(-1).to_numpy()
+        bad = np.flatnonzero((values < least) | (values > most))
+        if len(bad):
+            row = int(bad[0])
+            raise SelectionError(
+                f"{path}: clip {rows['key'][row].as_py()!r}: {column} is {rows[column][row].as_py()!r}"
+            )
+    if len(rows["key"].unique()) < len(rows):
+        raise SelectionError(
+            f"{path}: a clip is in it twice; select again: a clip that several datasets hold counts once"
+        )
 
 
 def selection_request(table: pa.Table, path: str = "this table") -> dict[str, Any]:
@@ -146,8 +187,3 @@ def selection_request(table: pa.Table, path: str = "this table") -> dict[str, An
         return {"version": about["version"], **about}
     except (KeyError, TypeError, ValueError) as error:
         raise SelectionError(f"{path} is not a selection: `lipforge select` writes them") from error
-
-
-def open_file(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path in it) of a file or an fsspec URL."""
-    return fsspec.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))

@@ -7,16 +7,31 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bars, selection_svg
-from datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker, open_file
+from datasets_manifest.manifest import open_place
+from datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
 
 MAX_BARS = 112
 NUM_BINS = 40
 
 
+def refuse_foreign_picture(selection_path: str) -> None:
+    """Raises FileExistsError when there is a picture beside a selection that is still to be written: it is of something else."""
+    path = _picture_path(selection_path)
+    fs, place = open_place(path)
+    if fs.exists(place) and not fs.exists(open_place(selection_path)[1]):
+        raise FileExistsError(
+            f"{path} exists, and is where the picture would go: give another name, or delete it first"
+        )
+
+
+def _picture_path(selection_path: str) -> str:
+    return f"{selection_path.removesuffix('.parquet')}.svg"
+
+
 def write_picture(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
     """Draw a selection beside its file, with the suffix .svg; returns where. Raises OSError when it cannot be written."""
-    path = f"{selection_path.removesuffix('.parquet')}.svg"
-    fs, place = open_file(path)
+    path = _picture_path(selection_path)
+    fs, place = open_place(path)
     fs.pipe_file(place, draw_selection(rows, min_sync, min_quality).encode())
     return path
 

@@ -25,8 +25,8 @@ PROFILES = (
 )
 Profile = Annotated[str | None, typer.Argument(metavar="[PROFILE]", help=f"{PROFILES} Default: all.")]
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that `lipforge prepare --out` made.")]
 
@@ -47,11 +47,14 @@ def plain_errors() -> Iterator[None]:
     except ValueError as error:
         errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+    except NotADirectoryError as error:
+        errors.print(f"lipforge: a file is where a folder is needed: {error.filename}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
         errors.print(
-            f"lipforge: cannot write: {error.strerror} ({error.filename}). What is finished is safe; run the same command again.",
+            f"lipforge: cannot write: {error.strerror}{f' ({error.filename})' if error.filename else ''}. What is finished is safe; run the same command again.",
             markup=False,
             soft_wrap=True,
         )

@@ -7,7 +7,6 @@ with the same bytes.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasets_manifest.manifest import write_manifest
+from datasets_manifest.manifest import open_place, write_manifest
 from datasets_manifest.schema import COLUMNS, Status
-from datasets_manifest.selection import open_file, read_selection, selection_request, write_selection
+from datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from pipeline.dataset import EXPORT_RECORD, writing
 from pipeline.inputs import LANGUAGE_CODE
 from pipeline.ledger import DatasetError, Ledger, to_json
@@ -31,8 +30,6 @@ SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, at their new places."""
 
 _AT_ONCE = 8  # samples on their way at once: about 1 MB each, and an object store answers slowly
-_KEY = re.compile(r"[0-9A-Za-z_-]+")
-_SHARD = re.compile(r"shards/[^/]+/[^/]+\.tar")
 _ROWS_AT_ONCE = 20_000
 
 Progress = Callable[[int, int], None]
@@ -73,7 +70,7 @@ def export(
     if shard_size_mb <= 0:
         raise ValueError(f"the shard size is {shard_size_mb}: expected more than 0")
     rows = read_selection(selection)
-    samples, origins = _check_rows(rows, selection)
+    samples, origins = _origins(rows, selection)
     store = Store(out)
     record = _record(selection, rows, shard_size_mb)
     _require_own(store, record)  # before anything is made there
@@ -97,25 +94,27 @@ def export(
 # --- what is asked for -------------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _Origin]]:
-    """Samples by language and key, and where each lies. A selection is a file that anybody may have written: nothing in it is trusted."""
-    names = ("key", "language", "status", "dataset", "shard", "sample_offset", "sample_size")
+def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _Origin]]:
+    """Samples by language and key, and where each lies. rows: as `read_selection` has checked them."""
+    names = (
+        "key",
+        "language",
+        "status",
+        "dataset",
+        "shard",
+        "sample_offset",
+        "sample_size",
+        "duration_s",
+        "accounted_s",
+    )
     samples, origins = [], {}
-    for key, language, status, dataset, shard, offset, size in zip(*(rows[n].to_pylist() for n in names), strict=True):
+    for key, language, status, dataset, shard, offset, size, *lengths in zip(
+        *(rows[n].to_pylist() for n in names), strict=True
+    ):
         language = language or "und"  # noqa: PLW2901
-        if status != Status.KEPT or shard is None or offset is None or size is None:
-            raise ValueError(f"{selection}: clip {key} is in no shard: only kept clips can be exported")
-        if not _KEY.fullmatch(key or "") or not LANGUAGE_CODE.fullmatch(language) or not _SHARD.fullmatch(shard):
+        if status != Status.KEPT or None in lengths or not LANGUAGE_CODE.fullmatch(language):
             raise ValueError(
-                f"{selection}: a clip with the key {key!r}, language {language!r}, shard {shard!r} is none of ours"
-            )
-        if ".." in shard or not dataset or offset < 0 or size <= 0:
-            raise ValueError(
-                f"{selection}: clip {key} lies nowhere: bytes {offset} to {offset + size} of {shard} in {dataset!r}"
-            )
-        if key in origins:
-            raise ValueError(
-                f"{selection}: clip {key} is in it twice; select again: a clip that several datasets hold counts once"
+                f"{selection}: clip {key} with status {status}, language {language!r}, seconds {lengths} is none of ours"
             )
         samples.append(Sample(key, "", language, size))
         origins[key] = _Origin(dataset, shard, offset, size)
@@ -126,7 +125,7 @@ def _check_rows(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str,
 
 def _record(selection: str, rows: pa.Table, shard_size_mb: float) -> dict[str, Any]:
     """What is exported and where it comes from. The same for the same selection, wherever that lies and whenever it is exported."""
-    fs, place = open_file(selection)
+    fs, place = open_place(selection)
     about = selection_request(rows, selection)
     return {
         "selection_sha256": hashlib.sha256(cast(bytes, fs.cat_file(place))).hexdigest(),
@@ -264,10 +263,9 @@ def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
         )
     index = rows.schema.get_field_index("dataset")
     rows = rows.set_column(index, rows.schema.field(index), root)
-    path = f"{store.root}/{SELECTION_NAME}"
-    if store.exists(SELECTION_NAME):
-        store.delete(SELECTION_NAME)  # of the same selection, perhaps from a folder of another name
-    write_selection(path, rows, {**record["request"], "exported_from": record["selection_sha256"]})
+    # In place of one that is there: that is of the same selection, perhaps from a folder of another name.
+    request = {**record["request"], "exported_from": record["selection_sha256"]}
+    store.write(SELECTION_NAME, selection_bytes(rows, request))
     manifest = rows.select(COLUMNS.names)
     starts = range(0, len(manifest), _ROWS_AT_ONCE)
     write_manifest(store.root, (row for first in starts for row in manifest.slice(first, _ROWS_AT_ONCE).to_pylist()))

@@ -612,6 +612,10 @@ def decode_flac(flac: bytes) -> np.ndarray:
     """The samples that `encode_flac` wrote: float32 [N], mono, 16 kHz. Raises MediaError when they cannot be decoded."""
     try:
         with av.open(io.BytesIO(flac), "r", format="flac") as container:
+            stream = container.streams.audio[0]
+            if (stream.rate, stream.channels) != (SAMPLE_RATE_HZ, 1):
+                words = f"the clip's sound has {stream.channels} channels at {stream.rate} Hz, 1 at {SAMPLE_RATE_HZ} expected"
+                raise MediaError(Reason.DECODE_ERROR, words)
             pieces = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
     except (av.error.FFmpegError, IndexError) as error:
         raise MediaError(Reason.DECODE_ERROR, f"the clip's sound: {_words(error)}") from error

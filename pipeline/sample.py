@@ -39,10 +39,12 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
                     raise ValueError(
                         f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
                     )
-                content = tar.extractfile(member)
-                members[suffix] = b"" if content is None else content.read()
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None or suffix in members:
+                    raise ValueError(f"{member.name} is no file, or there twice")
+                members[suffix] = content.read()
                 end = _end_of(member)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:  # the latter for a length of twenty digits
         raise ValueError(f"not a tar: {error}") from error
     if missing := {*MEDIA, "json"} - members.keys():
         raise ValueError(f"no {' and no '.join(sorted(missing))} in it")
@@ -56,7 +58,7 @@ def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
     try:
         about = json.loads(members["json"])
         said, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in MEDIA}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             "its JSON is damaged, or of an older lipforge that stored no hashes: then prepare the dataset again"
         ) from error

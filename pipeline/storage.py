@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from datasets_manifest.manifest import open_folder
+from datasets_manifest.manifest import open_place
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors that mean: no room, or no permission."""
@@ -24,7 +24,7 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self._fs, self._base = open_folder(root)
+        self._fs, self._base = open_place(root)
         self.root = root if "://" in root else self._base
 
     @property

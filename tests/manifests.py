@@ -23,6 +23,7 @@ def clip(number: int, **values: Any) -> dict[str, Any]:
         "track_index": 0,
         "source_fps": 25.0,
         "face_size_px": 200.0,
+        "crop_px": 256,
         "sync_confidence": 5.0,
         "sync_model": "syncnet_v2",
         "quality": 60.0,

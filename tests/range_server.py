@@ -19,6 +19,8 @@ class RangeServer:
     knows_ranges: bool = True
     failures_left: int = 0
     """Requests to answer with status 503 before all goes well."""
+    spoiled: list[str] = field(default_factory=list)
+    """How the next ranges are answered wrongly, with status 206: `zeros` of the right length, or a `short` answer."""
 
     @property
     def num_bytes(self) -> int:
@@ -51,7 +53,11 @@ def range_server(folder: Path) -> Iterator[RangeServer]:
                 return
             with lock:
                 server.requests.append((self.path, start, end))
-            self.answer(206, content[start:end])
+                spoil = server.spoiled.pop(0) if server.spoiled else ""
+            body = content[start:end]
+            if spoil:
+                body = bytes(len(body)) if spoil == "zeros" else body[: len(body) // 2]
+            self.answer(206, body)
 
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)

@@ -213,7 +213,7 @@ def test_stopped_anywhere_the_same_command_ends_with_the_same_bytes(
     assert (
         names[0] == "ledger/export.json"
         and names[-1].endswith("summary.json")
-        and len(names) == 2 + 2 * len(out.list("shards"))
+        and len(names) == 3 + 2 * len(out.list("shards"))
     )
 
     def full(self: Store, name: str) -> Any:
@@ -230,6 +230,18 @@ def test_stopped_anywhere_the_same_command_ends_with_the_same_bytes(
         monkeypatch.setattr(Store, "writing", writing)
         export(selection, out.root, SMALL_MB)
         assert content(out) == wanted
+
+
+def test_a_repeat_never_takes_the_selection_away(
+    selection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export(selection, str(out))
+    (out / "selection.parquet").write_bytes(b"of the folder's old name")
+    deleted = []
+    monkeypatch.setattr(Store, "delete", lambda self, name: deleted.append(name))
+    export(selection, str(out))
+    assert deleted == [] and len(read_selection(str(out / "selection.parquet"))) == 8
 
 
 def test_what_is_there_is_not_copied_again(
@@ -358,16 +370,21 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"key": "../../x"}, "is none of ours"),
-        ({"key": None}, "is none of ours"),
+        ({"key": "../../x"}, "key that is none of ours"),
+        ({"key": None}, "key that is none of ours"),
         ({"language": "../../../tmp"}, "is none of ours"),
-        ({"shard": "../../secret.tar"}, "is none of ours"),
-        ({"shard": "shards/../x.tar"}, "lies nowhere"),
+        ({"shard": "../../secret.tar"}, "is in no shard"),
+        ({"shard": "shards/../x.tar"}, "is in no shard"),
         ({"shard": None}, "is in no shard"),
-        ({"status": "rejected"}, "is in no shard"),
-        ({"sample_size": 0}, "lies nowhere"),
-        ({"sample_offset": -512}, "lies nowhere"),
-        ({"dataset": ""}, "lies nowhere"),
+        ({"status": "rejected"}, "is none of ours"),
+        ({"sample_size": 0}, "sample_size is 0"),
+        ({"sample_size": None}, "sample_size is None"),
+        ({"sample_offset": 2**62}, "sample_offset is"),
+        ({"num_frames": 2**31 - 1}, "num_frames is"),
+        ({"crop_px": None}, "crop_px is None"),
+        ({"duration_s": None}, "is none of ours"),
+        ({"sample_offset": -512}, "sample_offset is -512"),
+        ({"dataset": ""}, "is in no dataset"),
     ],
 )
 def test_a_selection_that_points_anywhere_else_is_refused(

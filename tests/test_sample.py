@@ -69,6 +69,20 @@ def test_one_wrong_byte_of_the_media_is_seen() -> None:
                 read_clip(bytes(data), len(data), KEY)
 
 
+def with_member(kind: bytes) -> bytes:
+    """A clip with one more member, which is no file."""
+    info = tarfile.TarInfo(f"{KEY}.more")
+    info.type, info.linkname = kind, "nowhere"
+    return clip_bytes() + info.tobuf()
+
+
+def with_header(name: str, value: str) -> bytes:
+    """A clip with an extended header (pax) in front."""
+    info = tarfile.TarInfo(f"{KEY}.mp4")
+    info.pax_headers = {name: value}
+    return info.tobuf(tarfile.PAX_FORMAT) + clip_bytes()
+
+
 def test_what_is_no_such_clip_says_so() -> None:
     whole = clip_bytes()
     cases: list[tuple[bytes, str]] = [
@@ -84,6 +98,12 @@ def test_what_is_no_such_clip_says_so() -> None:
         (sample_bytes(KEY, {"mp4": MP4, "json": b"{}"}), "no flac"),
         (whole + clip_bytes("ffff"), "select again"),
         (whole + END_OF_TAR, "its members end after"),
+        (clip_bytes(json=b"[" * 200_000), "prepare the dataset again"),
+        (with_member(tarfile.SYMTYPE), "is no file"),
+        (with_member(tarfile.LNKTYPE), "is no file"),
+        (with_member(tarfile.DIRTYPE), "is no file"),
+        (whole + sample_bytes(KEY, {"flac": FLAC}), "there twice"),
+        (with_header("size", "9" * 20), "not a tar"),
     ]
     for data, words in cases:
         size = len(whole) if words.startswith("the shard") else len(data)

@@ -14,7 +14,8 @@ from tests.stream_clips import coded_dataset, select
 from train import ranges
 from train.cache import SampleCache
 from train.data import SampleStream, StreamConfig
-from train.ranges import RangeReader, Span, merge
+from train.ranges import RangeReader, Span, UnreadableError, merge
+from train.samples import DamagedSampleError
 
 MAX_BYTES_RATIO = 1.05
 
@@ -87,7 +88,7 @@ def test_a_failed_request_is_sent_again(tmp_path: Path, monkeypatch: pytest.Monk
         server.failures_left = 2
         assert RangeReader().read([span]) == {span: bytes([5, 6, 7, 8])}
         server.failures_left = 3
-        with pytest.raises(Exception, match="503"):
+        with pytest.raises(UnreadableError, match=r"a.tar cannot be read: 503"):
             RangeReader().read([span])
 
 
@@ -95,7 +96,7 @@ def test_a_server_without_ranges_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(bytes(100))
     with range_server(tmp_path) as server:
         server.knows_ranges = False
-        with pytest.raises(ValueError, match="range requests"):
+        with pytest.raises(UnreadableError, match="range requests"):
             RangeReader().read([Span(server.url, "a.tar", 5, 9)])
 
 
@@ -134,6 +135,65 @@ def test_a_cache_too_small_for_the_samples_costs_only_time(tmp_path: Path) -> No
         )
         keys = drain(SampleStream(config, num_epochs=2))
     assert sorted(keys) == sorted(rows["key"].to_pylist() * 2)
+
+
+@pytest.mark.parametrize("how", ["zeros", "short"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_wrong_answer_is_asked_for_again_and_never_cached(tmp_path: Path, how: str, cached: bool) -> None:
+    rows = coded_dataset(tmp_path / "dataset", [9])
+    cache = tmp_path / "cache" if cached else None
+    with range_server(tmp_path / "dataset") as server:
+        selection = select(tmp_path / "all.parquet", at_url(rows, server.url))
+        config = StreamConfig(selection=selection, batch_size=3, num_workers=0, cache_dir=cache, num_frames=5)
+        server.spoiled = [how]
+        assert sorted(drain(SampleStream(config, num_epochs=1))) == sorted(rows["key"].to_pylist())
+        assert server.spoiled == []
+        server.spoiled = [how]
+        assert sorted(drain(SampleStream(config, num_epochs=2))) == sorted(rows["key"].to_pylist() * 2)
+        server.spoiled = [how] * 1000
+        whole_from_cache = cached and drain(SampleStream(config, num_epochs=1))
+        if not cached:
+            with pytest.raises(DamagedSampleError):
+                drain(SampleStream(config, num_epochs=1))
+    assert bool(whole_from_cache) == cached
+
+
+def test_a_forged_cache_entry_is_fetched_again(tmp_path: Path) -> None:
+    rows = coded_dataset(tmp_path / "dataset", [4])
+    with range_server(tmp_path / "dataset") as server:
+        selection = select(tmp_path / "all.parquet", at_url(rows, server.url))
+        cache = tmp_path / "cache"
+        config = StreamConfig(selection=selection, num_workers=0, cache_dir=cache, num_frames=5)
+        drain(SampleStream(config, num_epochs=1))
+        entries = [path for path in cache.iterdir() if not path.name.startswith(".")]
+        contents = [path.read_bytes() for path in entries]
+        for path, content in zip(entries, [*contents[1:], contents[0]], strict=True):
+            path.write_bytes(content)
+        assert sorted(drain(SampleStream(config, num_epochs=1))) == sorted(rows["key"].to_pylist())
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: SampleCache, name: str, content: bytes, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SampleCache, "_put", full)
+    rows = coded_dataset(tmp_path / "dataset", [6])
+    with range_server(tmp_path / "dataset") as server:
+        selection = select(tmp_path / "all.parquet", at_url(rows, server.url))
+        config = StreamConfig(selection=selection, num_workers=0, cache_dir=tmp_path / "cache", num_frames=5)
+        assert sorted(drain(SampleStream(config, num_epochs=1))) == sorted(rows["key"].to_pylist())
+    (said,) = [record.message for record in caplog.records if "cannot be written" in record.message]
+    assert str(tmp_path / "cache") in said and "No space left" in said
+
+
+def test_the_cache_does_not_write_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    cache = SampleCache(tmp_path / "cache", 10_000)
+    (tmp_path / "cache" / ".new").symlink_to(tmp_path / "mine")
+    cache.put("one", b"content")
+    assert (tmp_path / "mine").read_bytes() == b"mine" and cache.get("one") == b"content"
 
 
 def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a sample shows: windows of one clip, whose sound and picture are of the same moment."""
 
+import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from model.mel import mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
 from pipeline.media import decode_mp4, encode_mp4
+from pipeline.sample import clip_members, read_clip, sample_bytes
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (
     SIDE_PX,
@@ -18,6 +21,7 @@ from tests.stream_clips import (
     coded_dataset,
     coded_frame,
     coded_sample,
+    key_of,
     moment_of,
     select,
     write_shards,
@@ -26,7 +30,7 @@ from train import contact_sheet
 from train.contact_sheet import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
 from train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
 from train.data import SampleStream, StreamConfig
-from train.samples import decode_windows, mel_window
+from train.samples import DamagedSampleError, decode_windows, mel_window
 from train.windows import ClipTooShortError, draw_window, mel_columns
 
 HOP_S = 1 / 80
@@ -146,7 +150,7 @@ def test_pixels_of_a_batch_keep_its_leading_axes() -> None:
 def test_windows_are_decoded_as_the_whole_clip_is(starts: tuple[int, ...]) -> None:
     mp4 = encode_mp4(np.stack([coded_frame(3, frame) for frame in range(60)]), EncodeConfig())
     whole = decode_mp4(mp4)
-    for start, window in zip(starts, decode_windows(mp4, 60, starts, 16), strict=True):
+    for start, window in zip(starts, decode_windows(mp4, 60, SIDE_PX, starts, 16), strict=True):
         assert np.array_equal(window, whole[start : start + 16])
 
 
@@ -198,6 +202,34 @@ def test_clips_too_short_for_two_windows_are_refused(tmp_path: Path) -> None:
     assert len(batches_of(selection, task="syncnet")) == 1
     with pytest.raises(ClipTooShortError, match="abc"):
         draw_window(0, 0, "abc", 16, 16)
+
+
+def test_media_that_are_not_what_the_manifest_says_are_damaged(tmp_path: Path) -> None:
+    other_frames = np.zeros((32, 144, 160, 3), np.uint8)
+    at_8_khz = flac_at(8_000, 32 * SAMPLES_PER_FRAME)
+    whole = coded_sample(0, 32)
+    members = read_clip(whole, len(whole), key_of(0))
+    for mp4, flac, words in (
+        (encode_mp4(other_frames, EncodeConfig()), members["flac"], r"\(160, 144\) pixels, 128 x 128 expected"),
+        (members["mp4"], at_8_khz, "1 channels at 8000 Hz"),
+        (members["mp4"].replace(b"avc1", b"zzzz"), members["flac"], "video"),
+    ):
+        sample = sample_bytes(key_of(0), clip_members(mp4, flac, {"key": key_of(0)}))
+        rows = write_shards(tmp_path / "dataset", [[sample]], [32])
+        (tmp_path / "s.parquet").unlink(missing_ok=True)
+        with pytest.raises(DamagedSampleError, match=words):
+            batches_of(select(tmp_path / "s.parquet", rows), batch_size=1)
+
+
+def flac_at(sample_rate_hz: int, num_samples: int) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=sample_rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, num_samples), np.int16), format="s16", layout="mono")
+        frame.sample_rate = sample_rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
 
 
 def test_a_contact_sheet_has_a_line_for_each_sample(selection: str) -> None:

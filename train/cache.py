@@ -27,6 +27,7 @@ class SampleCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.max_bytes = max_bytes
+        self._has_complained = False
         # Byte 0 is the lock of the folder's size, the others are locks of entries. Closing any other handle of this file in this
         # process would drop them all (POSIX), so it stays open and private.
         self._locks = os.open(folder / ".locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -53,10 +54,18 @@ class SampleCache:
         return (self.folder / name).exists()
 
     def put(self, name: str, content: bytes) -> None:
-        """Store an entry; others make room. One larger than the whole cache is not stored."""
+        """Store an entry; others make room. One larger than the whole cache is not stored, and none where nothing can be written."""
         size = _DIGEST_BYTES + len(content)
         if size > self.max_bytes:
             return
+        try:
+            self._put(name, content, size)
+        except OSError as error:
+            if not self._has_complained:
+                log.warning("the cache %s cannot be written and is of no use: %s", self.folder, error.strerror)
+            self._has_complained = True
+
+    def _put(self, name: str, content: bytes, size: int) -> None:
         with self._locked([0]):
             # Only who holds this lock writes: what has a temporary name is left from one who died.
             total = self._total_bytes()
@@ -64,7 +73,9 @@ class SampleCache:
                 total = self._make_room(size)
             temporary, count = self.folder / ".new", self.folder / ".total"
             count.unlink(missing_ok=True)  # who dies from here on leaves no wrong count
-            temporary.write_bytes(_digest(content) + content)
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # never through a link that somebody left there
+                file.write(_digest(content) + content)
             path = self.folder / name
             replaced = path.stat().st_size if path.exists() else 0
             temporary.replace(path)

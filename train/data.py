@@ -70,7 +70,7 @@ class SampleStream:
         self.config = config
         clips = read_selection(config.selection, config.split)
         self._stored = StoredSamples(clips.select(COLUMNS))
-        self._crop_px = _check(self._stored, config)
+        _refuse_short_clips(self._stored, config)
         self._features = _open_features(clips, config)
         self._fingerprint = self._stored.fingerprint()
         self._order = Order(self._stored.shards, config.seed, config.batch_size, rank, num_ranks)
@@ -120,7 +120,7 @@ class SampleStream:
         self._position = epoch * len(self._stored) + num_consumed
 
     def __iter__(self) -> Iterator[Batch]:
-        mask = mouth_mask(self._crop_px)
+        mask = mouth_mask(self._stored.crop_px)
         if self._end is not None and self._position >= self._end:
             self._position = 0
         for batch, damaged in self._loader():
@@ -155,13 +155,7 @@ def _open_features(clips: pa.Table, config: StreamConfig) -> FeatureStore | None
     return store
 
 
-def _check(stored: StoredSamples, config: StreamConfig) -> int:
-    """The size of all pictures; ValueError when there are several, ClipTooShortError for clips too short."""
-    sizes_px = sorted(stored.rows["crop_px"].unique().to_pylist())
-    if len(sizes_px) > 1:
-        raise ValueError(
-            f"pictures of {sizes_px} pixels in one selection: select with --where 'crop_px = {sizes_px[-1]}'"
-        )
+def _refuse_short_clips(stored: StoredSamples, config: StreamConfig) -> None:
     least = config.num_frames + config.min_distance_frames
     short = np.flatnonzero(stored.num_frames < least)
     if len(short):
@@ -170,7 +164,6 @@ def _check(stored: StoredSamples, config: StreamConfig) -> int:
             f"{len(short)} clips are shorter than {least} frames, which two windows of {config.num_frames} frames need "
             f"(first: {stored.key(first)}, {stored.num_frames[first]}): select with --where 'num_frames >= {least}'"
         )
-    return sizes_px[0]
 
 
 class _Steps(Sampler[int]):

@@ -24,7 +24,7 @@ from pipeline.config import FPS
 from pipeline.sample import read_clip
 from pipeline.storage import CANNOT_WRITE, Store
 from train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
-from train.ranges import RangeReader, Span
+from train.ranges import RangeReader, Span, UnreadableError
 from train.samples import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
@@ -41,6 +41,7 @@ class Clip(NamedTuple):
     size: int
     key: str
     num_frames: int
+    crop_px: int
     config_hash: str | None
 
 
@@ -62,11 +63,9 @@ def plan(clips: pa.Table, stored: pa.Table, kinds: Sequence[str]) -> list[Unit]:
     """The units that are still to do. clips: rows of a selection; stored: the index of finished feature shards.
 
     Where a unit ends does not depend on what is done already, so a run that was interrupted goes on with the same units.
-    Raises ValueError for clips in no shard or pictures that the VAE cannot take, MissingFeaturesError when the features in the folder are
+    Raises ValueError for pictures that the VAE cannot take, MissingFeaturesError when the features in the folder are
     of a clip that was cut otherwise.
     """
-    if homeless := clips["sample_offset"].null_count:
-        raise ValueError(f"{homeless} clips of the selection are in no shard: select kept clips only")
     odd = [side for side in clips["crop_px"].unique().to_pylist() if side % PIXELS_PER_LATENT]
     if odd and "vae_target" in kinds:
         raise ValueError(f"pictures of {odd} pixels: the VAE takes multiples of {PIXELS_PER_LATENT}")
@@ -91,7 +90,7 @@ def plan(clips: pa.Table, stored: pa.Table, kinds: Sequence[str]) -> list[Unit]:
 
 def _each_once(clips: pa.Table) -> Iterator[Clip]:
     """In the order of storage. Datasets may share a clip."""
-    columns = ("dataset", "shard", "sample_offset", "sample_size", "key", "num_frames", "config_hash")
+    columns = ("dataset", "shard", "sample_offset", "sample_size", "key", "num_frames", "crop_px", "config_hash")
     ordered = clips.select(columns).sort_by([(name, "ascending") for name in columns[:3]])
     seen = set()
     for clip in map(Clip._make, zip(*(ordered[name].to_pylist() for name in columns), strict=True)):
@@ -179,7 +178,7 @@ class ComputeUnit:
         models = self.files.by_kind()
         try:
             index = write_shard(self.store, unit.name(models), self._clips(unit, outcome), models)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, UnreadableError) as error:
             return Outcome(fatal=str(error))
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
@@ -220,7 +219,7 @@ class ComputeUnit:
                     arrays["mel"] = mel_spectrogram(audio).T
         if "vae_target" in kinds or "vae_masked" in kinds:
             with outcome.timed("decoding video"):
-                (frames,) = decode_windows(members["mp4"], clip.num_frames, [0], clip.num_frames)
+                (frames,) = decode_windows(members["mp4"], clip.num_frames, clip.crop_px, [0], clip.num_frames)
             for kind in ("vae_target", "vae_masked"):
                 if kind in kinds:
                     with outcome.timed(kind):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from train.feature_units import ComputeUnit, ModelFiles, Outcome, Unit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-console = Console(soft_wrap=True, highlight=False, markup=False)
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 _SAY_EVERY_S = 10.0
 

@@ -1,13 +1,14 @@
-"""Gets the stored bytes of selected samples: from the cache of far-away datasets, else from the shards."""
+"""Gets the stored files of selected samples: from the cache of far-away datasets, else from the shards."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.sample import read_clip
 from train.cache import SampleCache
 from train.ranges import RangeReader, Span
 
@@ -22,15 +23,19 @@ class StoredSamples:
     """The rows of a selection in the order of storage. Sample n is row n."""
 
     def __init__(self, rows: pa.Table) -> None:
-        """rows: COLUMNS of a selection. Raises ValueError when there are none, or some are not in shards."""
+        """rows: COLUMNS of a selection. Raises ValueError when there are none, or their pictures differ in size."""
         if len(rows) == 0:
             raise ValueError("the selection holds no clip")
-        homeless = rows["sample_offset"].null_count
-        if homeless:
-            raise ValueError(f"{homeless} clips of the selection are in no shard: only kept clips can be trained on")
         rows = rows.select(COLUMNS).sort_by([(column, "ascending") for column in _STORAGE_ORDER]).combine_chunks()
         self.rows = rows
         self.num_frames = rows["num_frames"].to_numpy()
+        sizes_px = sorted(rows["crop_px"].unique().to_pylist())
+        if len(sizes_px) > 1:
+            raise ValueError(
+                f"pictures of {sizes_px} pixels in one selection: select with --where 'crop_px = {sizes_px[-1]}'"
+            )
+        self.crop_px: int = sizes_px[0]
+        """Side of all pictures."""
         self.shards = _run_numbers(rows["dataset"], rows["shard"])
         """int64 [N]: the shard of each sample, numbered."""
 
@@ -64,6 +69,10 @@ def _run_numbers(*columns: pa.ChunkedArray) -> np.ndarray:
     return np.cumsum(changed)
 
 
+Members = dict[str, bytes]
+"""The files of a sample by extension."""
+
+
 @dataclass
 class Fetcher:
     """Reads samples for one process."""
@@ -76,42 +85,72 @@ class Fetcher:
         self.ranges = RangeReader()
         self.cache = None if self.cache_dir is None else SampleCache(self.cache_dir, self.cache_bytes)
 
-    def fetch(self, samples: Sequence[int], companions: Callable[[], list[int]]) -> dict[int, bytes]:
-        """The bytes of `samples`; shorter than stored where a shard ends too early.
+    def fetch(self, samples: Sequence[int], companions: Callable[[], list[int]]) -> dict[int, Members | ValueError]:
+        """The members of each of `samples`, or what is wrong with it.
 
         companions: asked for samples that are wanted soon, the soonest first. When something has to come from far away, those of them
-        that are far away, too, are read into the cache along with it, up to `MAX_AHEAD_BYTES`.
+        that are far away, too, are read into the cache along with it, up to `MAX_AHEAD_BYTES`. What comes from far away and is not
+        that sample is asked for once more: servers err, too. Only whole samples are cached.
         Errors are those of RangeReader.read.
         """
         spans = {sample: self.stored.span(sample) for sample in samples}
-        far = {} if self.cache is None else {sample: span for sample, span in spans.items() if is_far(span.dataset)}
-        near = [span for sample, span in spans.items() if sample not in far]
-        data = self.ranges.read(near)
-        if far:
-            data |= self._fetch_far(far, companions)
-        return {sample: data[span] for sample, span in spans.items()}
+        found: dict[int, Members | ValueError] = {}
+        if self.cache is not None:
+            found = self._cached(spans)
+            if far := [sample for sample, span in spans.items() if sample not in found and is_far(span.dataset)]:
+                found |= self._fetch_far(far, companions)
+        found |= self._read({sample: span for sample, span in spans.items() if sample not in found})
+        doubtful = {
+            sample: spans[sample]
+            for sample, members in found.items()
+            if isinstance(members, ValueError) and is_far(spans[sample].dataset)
+        }
+        return found | self._read(doubtful)
 
-    def _fetch_far(self, wanted: dict[int, Span], companions: Callable[[], list[int]]) -> dict[Span, bytes]:
+    def _read(self, spans: Mapping[int, Span]) -> dict[int, Members | ValueError]:
+        data = self.ranges.read(list(spans.values()))
+        return {sample: self._opened(sample, span, data[span]) for sample, span in spans.items()}
+
+    def _opened(self, sample: int, span: Span, content: bytes) -> Members | ValueError:
+        try:
+            return read_clip(content, span.end - span.start, self.stored.key(sample))
+        except ValueError as error:
+            return error
+
+    def _cached(self, spans: Mapping[int, Span]) -> dict[int, Members | ValueError]:
+        """Those that the cache holds whole."""
         assert self.cache is not None
-        names = {span: self._name(sample, span) for sample, span in wanted.items()}
-        found = {span: self.cache.get(name) for span, name in names.items()}
-        missing = {span for span, content in found.items() if content is None}
-        if missing:
-            names |= self._ahead(companions())
-            with self.cache.fetching(names.values()):  # or workers that share companions would read them twice
-                absent = [span for span, name in names.items() if name not in self.cache]
-                for span, content in self.ranges.read(absent).items():
-                    if len(content) == span.end - span.start:
-                        self.cache.put(names[span], content)
-                    found[span] = content
-            found |= {span: self.cache.get(names[span]) for span in missing if found[span] is None}
-        gone = [span for span in wanted.values() if found[span] is None]  # evicted in between: the cache is too small
-        found |= self.ranges.read(gone)
-        return {span: content for span in wanted.values() if (content := found[span]) is not None}
+        found: dict[int, Members | ValueError] = {}
+        for sample, span in spans.items():
+            content = self.cache.get(self._name(sample, span)) if is_far(span.dataset) else None
+            if content is not None and not isinstance(members := self._opened(sample, span, content), ValueError):
+                found[sample] = members
+        return found
 
-    def _ahead(self, companions: list[int]) -> dict[Span, str]:
-        """Names in the cache of those that fit into the budget."""
-        names: dict[Span, str] = {}
+    def _fetch_far(self, wanted: Sequence[int], companions: Callable[[], list[int]]) -> dict[int, Members | ValueError]:
+        """Read what the cache lacks, and companions, into the cache."""
+        assert self.cache is not None
+        spans = {sample: self.stored.span(sample) for sample in wanted} | self._ahead(companions())
+        names = {sample: self._name(sample, span) for sample, span in spans.items()}
+        with self.cache.fetching(names.values()):  # or workers that share companions would read them twice
+            found = self._cached({sample: spans[sample] for sample in wanted})
+            absent = {
+                sample: span
+                for sample, span in spans.items()
+                if sample not in found and (sample in wanted or names[sample] not in self.cache)
+            }
+            data = self.ranges.read(list(absent.values()))
+            for sample, span in absent.items():
+                members = self._opened(sample, span, data[span])
+                if not isinstance(members, ValueError):
+                    self.cache.put(names[sample], data[span])
+                if sample in wanted:
+                    found[sample] = members
+        return found
+
+    def _ahead(self, companions: list[int]) -> dict[int, Span]:
+        """Those of them that fit into the budget."""
+        spans: dict[int, Span] = {}
         budget = min(MAX_AHEAD_BYTES, self.cache_bytes // 4)  # a small cache must not lose what it is given ahead
         for sample in companions:
             span = self.stored.span(sample)
@@ -119,8 +158,8 @@ class Fetcher:
             if budget < 0:
                 break
             if is_far(span.dataset):
-                names[span] = self._name(sample, span)
-        return names
+                spans[sample] = span
+        return spans
 
     def _name(self, sample: int, span: Span) -> str:
         """A sample whose shard was written anew at other offsets has another name; its key holds its content's hash."""

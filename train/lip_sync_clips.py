@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 
-from datasets_manifest.manifest import open_folder, read_manifest
+from datasets_manifest.manifest import open_place, read_manifest
 from datasets_manifest.samples import read_sample
 from model import weights
 from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
@@ -64,7 +64,7 @@ def extract_clips(dataset: str, cache: Path) -> None:
     rows = read_manifest(dataset, columns, pc.field("status") == "kept").sort_by("key").to_pylist()
     if not rows:
         raise ValueError(f"{dataset} has no kept clips: `lipforge report {dataset}` shows why")
-    fs, root = open_folder(dataset)
+    fs, root = open_place(dataset)
     for number, row in enumerate(rows, start=1):
         target = cache / f"{row['key']}.npz"
         if target.exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import fsspec
 
-from datasets_manifest.manifest import open_folder
+from datasets_manifest.manifest import open_place
 
 MAX_READ_BYTES = 32 * 2**20
 """A request for several samples is no larger than this."""
@@ -15,6 +15,10 @@ MAX_GAP_SHARE = 0.04
 _PAUSES_S = (1.0, 5.0)
 """Waits before a failed request is sent again."""
 _RANGE_NOT_SATISFIABLE = 416
+
+
+class UnreadableError(OSError):
+    """A dataset's storage does not answer, or not with what was asked for: nothing is said of any clip."""
 
 
 @dataclass(frozen=True, order=True)
@@ -72,8 +76,8 @@ class RangeReader:
         """The bytes of each span. One that reaches beyond the end of its shard comes out shorter.
 
         Requests of one dataset run at the same time where its file system can do that. A failed one is sent again twice.
-        Raises FileNotFoundError when a shard is not there, OSError or the file system's own error when it cannot be read, ValueError when
-        a server sends whole files instead of ranges.
+        Raises FileNotFoundError when a shard is not there, UnreadableError when it cannot be read: no such kind of URL, no permission, a
+        server that does not answer or that sends whole files instead of ranges.
         """
         found: dict[Span, bytes] = {}
         by_dataset: dict[str, list[Request]] = {}
@@ -87,7 +91,10 @@ class RangeReader:
 
     def _fetch(self, dataset: str, requests: Sequence[Request]) -> list[bytes]:
         if dataset not in self._folders:
-            self._folders[dataset] = open_folder(dataset)
+            try:
+                self._folders[dataset] = open_place(dataset)
+            except ValueError as error:
+                raise UnreadableError(f"{dataset} cannot be read: {error}") from error
         fs, root = self._folders[dataset]
         answers: list[bytes | Exception] = [b""] * len(requests)
         open_requests = list(range(len(requests)))
@@ -111,9 +118,9 @@ class RangeReader:
                 "now; when it was lost, put it back from a copy"
             ) from answer
         if isinstance(answer, Exception):
-            raise answer
+            raise UnreadableError(f"{whole.dataset}/{whole.shard} cannot be read: {answer or repr(answer)}") from answer
         if len(answer) > whole.end - whole.start:
-            raise ValueError(
+            raise UnreadableError(
                 f"{whole.dataset}/{whole.shard}: asked for {whole.end - whole.start} bytes, got {len(answer)}: "
                 "the server does not know range requests. Use one that does, or copy the dataset to a local disk"
             )

@@ -45,6 +45,7 @@ class ClipWindow:
 
     key: str
     clip_frames: int
+    crop_px: int
     window: Window
 
 
@@ -60,7 +61,9 @@ def decode_parts(
     pictures = [(name, first) for name, first in (("target", start), ("reference", other_start)) if name in parts]
     if pictures:
         names, starts = zip(*pictures, strict=True)
-        found |= zip(names, decode_windows(members["mp4"], clip.clip_frames, starts, num_frames), strict=True)
+        found |= zip(
+            names, decode_windows(members["mp4"], clip.clip_frames, clip.crop_px, starts, num_frames), strict=True
+        )
     if {"mel", "negative_mel", "audio"} & set(parts):
         audio = decode_audio(members["flac"], clip.clip_frames)
         if "audio" in parts:
@@ -71,10 +74,12 @@ def decode_parts(
     return found
 
 
-def decode_windows(mp4: bytes, clip_frames: int, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
-    """Windows of a clip's frames, each uint8 [num_frames, H, W, 3] RGB, decoding only from the key frames before them.
+def decode_windows(
+    mp4: bytes, clip_frames: int, crop_px: int, starts: Sequence[int], num_frames: int
+) -> list[np.ndarray]:
+    """Windows of a clip's frames, each uint8 [num_frames, crop_px, crop_px, 3] RGB, decoding only from the key frames before them.
 
-    starts: first frame of each window, in any order. Raises MediaError or ValueError when the video is damaged.
+    starts: first frame of each window, in any order. Raises ValueError when the video is damaged or another one.
     """
     windows: dict[int, np.ndarray] = {}
     try:
@@ -82,6 +87,9 @@ def decode_windows(mp4: bytes, clip_frames: int, starts: Sequence[int], num_fram
             stream = container.streams.video[0]
             if stream.frames != clip_frames:
                 raise ValueError(f"{stream.frames} frames of video, {clip_frames} expected")
+            size = (stream.width, stream.height) if stream.codec_context is not None else None
+            if size != (crop_px, crop_px):
+                raise ValueError(f"a video of {size} pixels, {crop_px} x {crop_px} expected")
             stream.codec_context.thread_count = 1
             # FFmpeg's default is to paint over what it cannot read
             stream.codec_context.options = {"err_detect": "explode+crccheck+bitstream+buffer"}
@@ -101,6 +109,8 @@ def _decode_window(container: Any, stream: Any, start: int, num_frames: int) -> 
             raise ValueError(f"the video is damaged before frame {start + num_frames}")
         index = round(picture.pts / ticks_per_frame)
         if index == start + len(frames):
+            if (picture.width, picture.height) != (stream.width, stream.height):
+                raise ValueError(f"a picture of {picture.width} x {picture.height} pixels in the video")
             rgb = _TO_RGB.reformat(picture, format="rgb24", src_colorspace=Colorspace.ITU709, threads=_ONE_THREAD)
             frames.append(rgb.to_ndarray())
             if len(frames) == num_frames:

@@ -8,10 +8,9 @@ import torch
 from torch.utils.data import Dataset
 
 from model.audio_windows import HALF_WINDOW_FRAMES, audio_rows
-from pipeline.sample import read_clip
 from train.cached_parts import CachedParts
 from train.feature_shards import FeatureStore
-from train.fetch import Fetcher, StoredSamples
+from train.fetch import Fetcher, Members, StoredSamples
 from train.order import Order
 from train.samples import ClipWindow, DamagedSampleError, Outcome, decode_parts
 from train.stream_config import StreamConfig
@@ -88,7 +87,7 @@ class StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
         config, key, clip_frames = self.config, self.stored.key(number), int(self.stored.num_frames[number])
         num_starts = clip_frames - config.num_frames + 1
         window = draw_window(config.seed, epoch, key, num_starts, config.min_distance_frames)
-        return ClipWindow(key, clip_frames, window)
+        return ClipWindow(key, clip_frames, self.stored.crop_px, window)
 
     def _places(self, clip: ClipWindow) -> dict[str, Any]:
         start, num_frames = clip.window.start, self.config.num_frames
@@ -104,16 +103,17 @@ class StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
     ) -> list[Outcome]:
         if self.fetcher is None:
             self.fetcher = Fetcher(self.stored, self.config.cache_dir, int(self.config.cache_gb * 1e9))
-        data = self.fetcher.fetch(numbers, companions)
-        decoded: list[Outcome] = []
-        for number, clip in zip(numbers, clips, strict=True):
+        fetched = self.fetcher.fetch(numbers, companions)
+        return [self._parts(number, clip, fetched[number]) for number, clip in zip(numbers, clips, strict=True)]
+
+    def _parts(self, number: int, clip: ClipWindow, members: Members | ValueError) -> Outcome:
+        try:
+            if isinstance(members, ValueError):
+                raise members
+            return decode_parts(members, clip, self.config.num_frames, self.decoded)
+        except ValueError as error:
             span = self.stored.span(number)
-            try:
-                members = read_clip(data[number], span.end - span.start, clip.key)
-                decoded.append(decode_parts(members, clip, self.config.num_frames, self.decoded))
-            except ValueError as error:
-                decoded.append(DamagedSampleError(clip.key, f"{span.dataset}/{span.shard}", str(error)))
-        return decoded
+            return DamagedSampleError(clip.key, f"{span.dataset}/{span.shard}", str(error))
 
 
 def _joined(sample: Outcome, more: Outcome) -> Outcome:
