@@ -158,7 +158,7 @@ def _require_own(store: Store, record: dict[str, Any]) -> None:
         held = store.list("")
         if not held:
             return
-        what = f"something else ({held[0].lstrip('/')})"
+        what = f"something else ({held[0].lstrip('/') or 'it is a file'})"
     raise DatasetError(f"{store.root} holds {what}. Nothing of it was touched: name a new folder.")
 
 

@@ -14,6 +14,7 @@ from datasets_manifest.manifest import open_place
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors that mean: no room, or no permission."""
+_OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 
 class Store:
@@ -123,12 +124,13 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what killed writers left under temporary names. Only the sole writer may."""
-        for folder in ("parts", "shards", "ledger", "runs", "manifest"):
-            for root, _, files in os.walk(self.path(folder)):
-                for file in files:
-                    if file.startswith(".tmp-"):
-                        with contextlib.suppress(OSError):
-                            os.unlink(os.path.join(root, file))
+        for root, folders, files in os.walk(self._base):
+            if root == self._base:
+                folders[:] = [name for name in folders if name in _OWN_FOLDERS]
+            for file in files:
+                if file.startswith(".tmp-"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(os.path.join(root, file))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root}

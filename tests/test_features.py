@@ -30,6 +30,7 @@ from tests.whisper_file import whisper_file
 from train import feature_units
 from train.feature_shards import (
     ClipFeatures,
+    FeatureError,
     FeatureStore,
     MissingFeaturesError,
     OtherModelError,
@@ -304,6 +305,100 @@ def test_damaged_features_are_found(folder: Path, files: ModelFiles, tmp_path: P
         store.read_rows([Rows(key_of(0), "vae_target", 0, 10)])
 
 
+def test_a_damaged_index_is_said_and_written_again(
+    folder: Path, files: ModelFiles, selection: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "features"
+    for name, content in contents(folder).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    index = copy / "index.parquet"
+    whole, rows = index.read_bytes(), pq.read_table(index)
+    seen = []
+    for change in (
+        lambda row: row.update(dtype="O"),
+        lambda row: row.update(shape=row["shape"][::-1]),
+        lambda row: row.update(shape=[]),
+        lambda row: row.update(offset=-1),
+        lambda row: row.update(size=row["size"] + 1),
+        lambda row: row.update(shard="../../secret.tar"),
+        lambda row: row.update(row_crc32=b""),
+        lambda row: row.update(key=None),
+    ):
+        wrong = rows.to_pylist()
+        change(wrong[0])
+        pq.write_table(pa.Table.from_pylist(wrong, rows.schema), index)
+        with pytest.raises(FeatureError, match=r"index.parquet: .*writes it again") as caught:
+            FeatureStore(str(copy), files.by_kind())
+        seen.append(str(caught.value))
+    for cut in (whole[:-100], whole[: len(whole) // 2], b"", whole[:200] + bytes(50) + whole[250:]):
+        index.write_bytes(cut)
+        with pytest.raises(FeatureError, match=r"index.parquet: .*writes it again"):
+            FeatureStore(str(copy), files.by_kind())
+    assert compute_features(selection, str(copy), files, "local", None).num_clips == 0
+    assert index.read_bytes() == whole
+
+
+def test_bytes_of_another_type_are_not_taken_for_features(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    clips = [ClipFeatures("k", 3, "h", {"a": np.ones((3, 4, 2), np.float32)})]
+    index = write_shard(store, "s", clips, {"a": "m"})
+    (row,) = index.to_pylist()
+    for wrong in ({"dtype": "<f2", "shape": [3, 16]}, {"shape": [3, 8]}, {"shape": [3, 2, 4]}):
+        write_index(store, pa.Table.from_pylist([{**row, **wrong}], index.schema))
+        with pytest.raises(DamagedSampleError, match="not what was written"):
+            FeatureStore(str(tmp_path), {"a": "m"}).read("k", ["a"])
+
+
+def test_a_shard_whose_own_index_is_damaged_is_made_again(rows: pa.Table, tmp_path: Path) -> None:
+    out, selection = tmp_path / "features", select(tmp_path / "s.parquet", rows)
+    compute_features(selection, str(out), MEL_ONLY, "local", None)
+    whole = contents(out)
+    first, second = sorted(out.glob("shards/*.parquet"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_bytes(b"")
+    assert compute_features(selection, str(out), MEL_ONLY, "local", None).num_clips == 4
+    assert contents(out) == whole
+
+
+def test_a_folder_with_anything_else_is_refused_and_left_alone(selection: str, rows: pa.Table, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    dataset = rows["dataset"][0].as_py()
+    for out, words in (
+        (str(tmp_path / "mine"), "holds something else (thesis.txt)"),
+        (dataset, "holds something else (shards/en/en-000000.tar)"),
+        (str(tmp_path / "mine" / "thesis.txt"), "is a file"),
+        ("", "--out is empty"),
+    ):
+        before = contents(Path(dataset)), contents(tmp_path)
+        result = CliRunner().invoke(app, [selection, "--out", out, "--mel", "--executor", "local"])
+        assert result.exit_code in (1, 2) and words in result.output, result.output
+        assert (contents(Path(dataset)), contents(tmp_path)) == before
+
+
+def test_a_server_that_fails_ends_the_run_and_blames_no_clip(
+    rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.ranges._PAUSES_S", (0.0, 0.0))
+    at = rows.schema.get_field_index("dataset")
+    with range_server(Path(rows["dataset"][0].as_py())) as server:
+        for url, words in ((server.url, "503"), ("foo://x", "foo"), (server.url, "range requests")):
+            server.failures_left, server.knows_ranges = (99, True) if words == "503" else (0, False)
+            far = rows.set_column(at, rows.schema.field(at), pa.array([url] * len(rows), pa.string()))
+            (tmp_path / "s.parquet").unlink(missing_ok=True)
+            arguments = [
+                select(tmp_path / "s.parquet", far),
+                "--out",
+                str(tmp_path / "f"),
+                "--mel",
+                "--executor",
+                "local",
+            ]
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 1 and words in result.output and "skipped" not in result.output, result.output
+
+
 def test_damaged_clips_are_reported_and_left_out(tmp_path: Path) -> None:
     rows = coded_dataset(tmp_path / "dataset", [3], NUM_FRAMES)
     second = rows.to_pylist()[1]
@@ -377,7 +472,7 @@ def test_two_writers_do_not_meet(selection: str, tmp_path: Path) -> None:
     with Store(str(tmp_path)).only_writer():
         result = CliRunner().invoke(app, [selection, "--out", str(tmp_path), "--mel", "--executor", "local"])
     assert result.exit_code == 1
-    assert "another `lipforge features` writes" in result.output
+    assert "is being written by another command" in result.output
 
 
 def test_a_folder_that_cannot_be_written_is_said_so(

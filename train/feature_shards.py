@@ -12,6 +12,8 @@ The first axis of every array is time, so a window of a clip is one range of byt
 """
 
 import io
+import math
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datasets_manifest.manifest import parquet_bytes
 from pipeline.sample import END_OF_TAR, sample_bytes
 from pipeline.storage import Store
 from train.ranges import RangeReader, Span
@@ -30,6 +34,9 @@ from train.samples import DamagedSampleError
 
 INDEX = "index.parquet"
 _TAR_BLOCK = 512
+_SHARD = re.compile(r"shards/[0-9A-Za-z_-]+\.tar")
+_OWN = re.compile(r"index\.parquet|shards/[0-9A-Za-z_-]+\.(tar|parquet)")
+_DTYPES = ("<f2", "<f4", "<f8", "<i2", "<i4")
 
 INDEX_COLUMNS = pa.schema(
     [
@@ -80,6 +87,15 @@ class Rows(NamedTuple):
     stop: int
 
 
+def refuse_foreign_folder(store: Store) -> None:
+    """Raises FeatureError when a folder holds anything but features."""
+    for name in store.list(""):
+        if not _OWN.fullmatch(name.lstrip("/")):
+            raise FeatureError(
+                f"{store.root} holds something else ({name.lstrip('/')}). Nothing of it was touched: name a new folder."
+            )
+
+
 def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: Mapping[str, str]) -> pa.Table:
     """Write shards/NAME.tar and then its index; returns that. Nothing is written when there are no clips. Same clips, same bytes."""
     iterator = iter(clips)
@@ -94,7 +110,7 @@ def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: 
                 rows += [{**row, "shard": shard} for row in found]
                 position += file.write(content)
             file.write(END_OF_TAR)
-        store.write(f"shards/{name}.parquet", _parquet(pa.Table.from_pylist(rows, INDEX_COLUMNS)))
+        store.write(f"shards/{name}.parquet", parquet_bytes(pa.Table.from_pylist(rows, INDEX_COLUMNS)))
     return pa.Table.from_pylist(rows, INDEX_COLUMNS)
 
 
@@ -125,29 +141,63 @@ def _encode(clip: ClipFeatures, position: int, models: Mapping[str, str]) -> tup
 
 
 def _checks(rows: np.ndarray) -> np.ndarray:
-    return np.array([zlib.crc32(row.tobytes()) for row in rows], "<u4")
+    """For each row a number that other bytes, another type or another shape would change."""
+    kind = zlib.crc32(f"{rows.dtype.str} {rows.shape[1:]}".encode())
+    return np.array([zlib.crc32(row.tobytes(), kind) for row in rows], "<u4")
 
 
 def finished_shards(store: Store) -> pa.Table:
-    """The index of all shards that are complete. Forgets those whose tar is gone or cut off, so that they are made again."""
+    """The index of all shards that are complete. Forgets those whose own index is damaged or whose tar is gone or cut off, so that they are
+    made again.
+    """
     tables = [INDEX_COLUMNS.empty_table()]
     for name in store.list("shards"):
         if not name.endswith(".parquet"):
             continue
-        table = pq.read_table(io.BytesIO(store.read(name)), schema=INDEX_COLUMNS)
-        end = max(
-            offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)
-        )
-        if (store.size(name.removesuffix(".parquet") + ".tar") or 0) >= end + len(END_OF_TAR):
+        try:
+            table = _read_index(store, name)
+        except FeatureError:
+            table = INDEX_COLUMNS.empty_table()
+        ends = [offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)]
+        if ends and (store.size(name.removesuffix(".parquet") + ".tar") or 0) >= max(ends) + len(END_OF_TAR):
             tables.append(table)
         else:
             store.delete(name)
     return pa.concat_tables(tables)
 
 
+def _read_index(store: Store, name: str) -> pa.Table:
+    """An index whose rows say of arrays what can be. Raises FeatureError."""
+    try:
+        table = pq.read_table(io.BytesIO(store.read(name)), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
+            raise
+        raise FeatureError(f"it is damaged: {error}") from error
+    if not table.schema.equals(INDEX_COLUMNS):
+        raise FeatureError("its columns are not those of an index")
+    numbers = table.select(["shard", "offset", "size", "dtype", "shape"]).to_pylist()
+    lengths = pc.call_function("binary_length", [table["row_crc32"]])
+    for row, num_check_bytes in zip(numbers, lengths.to_pylist(), strict=True):
+        if None in row.values() or not _SHARD.fullmatch(row["shard"]) or row["dtype"] not in _DTYPES:
+            raise FeatureError(f"it has a row that cannot be: {row}")
+        shape = row["shape"]
+        num_bytes = math.prod(shape) * np.dtype(row["dtype"]).itemsize
+        if (
+            not shape
+            or min(shape) < 1
+            or row["offset"] < 0
+            or (row["size"], num_check_bytes) != (num_bytes, 4 * shape[0])
+        ):
+            raise FeatureError(f"it has a row that cannot be: {row}")
+    if any(table[column].null_count for column in ("key", "kind", "model", "num_frames")):
+        raise FeatureError("it has rows without key, kind, model or frames")
+    return table
+
+
 def write_index(store: Store, table: pa.Table) -> None:
     """Make `table`, the index of all shards, what readers see."""
-    store.write(INDEX, _parquet(table.sort_by([("key", "ascending"), ("kind", "ascending")])))
+    store.write(INDEX, parquet_bytes(table.sort_by([("key", "ascending"), ("kind", "ascending")])))
 
 
 def models_of(table: pa.Table) -> dict[str, str]:
@@ -165,19 +215,13 @@ def check_models(folder: str, stored: Mapping[str, str], wanted: Mapping[str, st
             )
 
 
-def _parquet(table: pa.Table) -> bytes:
-    encoded = io.BytesIO()
-    pq.write_table(table.combine_chunks(), encoded, compression="zstd")
-    return encoded.getvalue()
-
-
 class FeatureStore:
     """Reads the features in a folder or behind an fsspec URL. Send it to another process before its first read, not after."""
 
     def __init__(self, folder: str, models: Mapping[str, str]) -> None:
         """models: by kind, the model whose features are wanted, as the index names it: sha256 of the weights.
 
-        Raises FileNotFoundError when there are no features, OtherModelError when another model made them, MissingFeaturesError when
+        Raises FileNotFoundError when there are no features, FeatureError when their index is damaged, OtherModelError when another model made them, MissingFeaturesError when
         there are none of a kind.
         """
         store = Store(folder)
@@ -185,7 +229,12 @@ class FeatureStore:
             raise FileNotFoundError(f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it")
         self.folder = folder
         self.models = dict(models)
-        index = pq.read_table(io.BytesIO(store.read(INDEX)), schema=INDEX_COLUMNS)
+        try:
+            index = _read_index(store, INDEX)
+        except FeatureError as error:
+            raise FeatureError(
+                f"{folder}/{INDEX}: {error}. Delete it: `lipforge features` writes it again, and computes nothing that is there"
+            ) from error
         check_models(folder, models_of(index), models)
         if missing := models.keys() - models_of(index).keys():
             raise MissingFeaturesError(

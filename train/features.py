@@ -52,12 +52,13 @@ def features(
     """
     from model.weights import ModelFileError
     from pipeline.executors import FatalError
+    from pipeline.ledger import DatasetError
     from train.feature_shards import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
         total = compute_features(selection, out, files, executor, workers)
-    except (FatalError, FeatureError, FileNotFoundError, ModelFileError) as error:
+    except (DatasetError, FatalError, FeatureError, FileNotFoundError, ModelFileError) as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(1) from error
     except ValueError as error:
@@ -95,27 +96,27 @@ def compute_features(
 ) -> "Outcome":
     """Make the features that the folder `out` lacks. Returns what this run did.
 
-    Raises FatalError when nothing can be written or a shard is gone, FeatureError when the folder holds features of other models or other clips, ModelFileError
-    when a file is no such model, and as read_selection.
+    Raises FatalError when nothing can be written or a shard is gone, DatasetError when another command writes there or nothing can be,
+    FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
     """
     from datasets_manifest.selection import read_selection
-    from pipeline.executors import FatalError
+    from pipeline.dataset import writing
     from pipeline.storage import Store
-    from train.feature_shards import check_models, finished_shards, models_of, write_index
+    from train.feature_shards import check_models, finished_shards, models_of, refuse_foreign_folder, write_index
     from train.feature_units import ComputeUnit, plan
 
+    if not out:
+        raise ValueError("--out is empty; name a folder")
     store = Store(out)
     clips = read_selection(selection)
-    try:
-        with store.only_writer():
-            stored = finished_shards(store)
-            check_models(out, models_of(stored), files.by_kind())
-            units = plan(clips, stored, tuple(files.by_kind()))
-            console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
-            total = _run(ComputeUnit(store, files), units, executor, workers)
-            write_index(store, finished_shards(store))
-    except BlockingIOError as error:
-        raise FatalError(f"another `lipforge features` writes to {out}: wait for it, or take another folder") from error
+    refuse_foreign_folder(store)  # before anything is made there
+    with writing(store):
+        stored = finished_shards(store)
+        check_models(out, models_of(stored), files.by_kind())
+        units = plan(clips, stored, tuple(files.by_kind()))
+        console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
+        total = _run(ComputeUnit(store, files), units, executor, workers)
+        write_index(store, finished_shards(store))
     return total
 
 
