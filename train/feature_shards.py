@@ -89,11 +89,10 @@ class Rows(NamedTuple):
 
 def refuse_foreign_folder(store: Store) -> None:
     """Raises FeatureError when a folder holds anything but features."""
-    for name in store.list(""):
-        if not _OWN.fullmatch(name.lstrip("/")):
-            raise FeatureError(
-                f"{store.root} holds something else ({name.lstrip('/')}). Nothing of it was touched: name a new folder."
-            )
+    for name in (name.lstrip("/") for name in store.list("")):
+        if not _OWN.fullmatch(name):
+            what = f"holds something else ({name})" if name else "is a file"
+            raise FeatureError(f"{store.root} {what}. Nothing of it was touched: name a new folder.")
 
 
 def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: Mapping[str, str]) -> pa.Table:
