@@ -157,6 +157,8 @@ def cost_lines(total: "Outcome") -> list[str]:
     lines = [f"{'per second of video':<20}{'bytes':>12}{'compute s':>12}"]
     for step, seconds in sorted(total.seconds.items()):
         size = f"{total.size_bytes[step] / total.video_s:,.0f}" if step in total.size_bytes else ""
+        if not size and seconds < total.video_s * 5e-5:
+            continue  # models that were loaded before
         lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
     return lines
 
