@@ -319,6 +319,8 @@ def test_a_damaged_index_is_said_and_written_again(
         lambda row: row.update(dtype="O"),
         lambda row: row.update(shape=row["shape"][::-1]),
         lambda row: row.update(shape=[]),
+        lambda row: row.update(shape=[None, 3]),
+        lambda row: row.update(shape=[2**62, 2**62]),
         lambda row: row.update(offset=-1),
         lambda row: row.update(size=row["size"] + 1),
         lambda row: row.update(shard="../../secret.tar"),
