@@ -246,11 +246,12 @@ def _write_csv(reader: Any) -> None:
         with csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
             for batch in reader:
                 writer.write_batch(batch)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"this cannot be CSV, use --parquet: {error}") from error
+    except pa.ArrowException as error:
+        raise ValueError(f"this cannot be CSV: {error}") from error
 
 
 def _write_parquet(reader: Any, path: Path) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,6 +263,8 @@ def _write_parquet(reader: Any, path: Path) -> None:
                 writer.write_batch(batch)
                 num_rows += len(batch)
         temporary.replace(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"this cannot be Parquet: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     console.print(f"{num_rows:,} rows: {_visible(str(path))}", markup=False, highlight=False, soft_wrap=True)

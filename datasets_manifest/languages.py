@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from datasets_manifest.manifest import open_place
-from datasets_manifest.query import connect, open_manifest, plain_arrow_errors, plain_sql_errors
+from datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
 from datasets_manifest.schema import Reason, Status
 
-DICTIONARIES = ("status", "reason", "language", "sync_model", "quality_model", "speaker", "source_id")
 NEEDED = (*DICTIONARIES, "duration_s", "sync_confidence", "quality")
 
 LANGUAGE_COLUMNS = pa.schema(

@@ -19,6 +19,10 @@ MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
 
 
+class UnreadableError(OSError):
+    """Storage does not answer, or not with what was asked for: nothing is said of what it holds."""
+
+
 def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(file system, path in it) of a folder, a file or an fsspec URL. A local name may hold anything, also what looks like a URL chain.
 
@@ -58,12 +62,44 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
         fs.rm_file(path)
 
 
+def checked_format(dictionaries: Sequence[str] = ()) -> pyarrow.dataset.ParquetFileFormat:
+    """How parts are read: with their checksums compared, and these text columns as dictionaries."""
+    options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return pyarrow.dataset.ParquetFileFormat(
+        dictionary_columns=set(dictionaries), default_fragment_scan_options=options
+    )
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """A Parquet file whose pages have checksums. The same rows give the same bytes."""
     encoded = io.BytesIO()
     # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
     pq.write_table(table.combine_chunks(), encoded, compression="zstd", write_page_checksum=True)
     return encoded.getvalue()
+
+
+def parse_parquet(data: bytes) -> pa.Table:
+    """The table in a Parquet file. Raises ValueError when it is none or damaged, as far as its checksums tell."""
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"not a Parquet file, or damaged: {error}") from error
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file, named by a path or an fsspec URL.
+
+    Raises FileNotFoundError, IsADirectoryError, UnreadableError when its storage fails, ValueError as open_place.
+    """
+    fs, place = open_place(path)
+    try:
+        data = fs.cat_file(place)
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except Exception as error:
+        raise UnreadableError(f"{path} cannot be read: {error or repr(error)}") from error
+    assert isinstance(data, bytes)  # fsspec also promises str, for text mode
+    return data
 
 
 def read_manifest(
@@ -75,7 +111,7 @@ def read_manifest(
     Raises FileNotFoundError when the dataset has no manifest.
     """
     fs, parts = find_parts(dataset_dir)
-    dataset = pyarrow.dataset.dataset(parts, schema=COLUMNS, format="parquet", filesystem=fs)
+    dataset = pyarrow.dataset.dataset(parts, schema=COLUMNS, format=checked_format(), filesystem=fs)
     return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
 
 

@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import find_parts
+from datasets_manifest.manifest import checked_format, find_parts
 from datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
 
 VIEW = "manifest"
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
 """All others are refused: they read files, pointers, settings, or SQL out of a string."""
 ROWS_PER_BATCH = 100_000
+DICTIONARIES = ("status", "reason", "language", "sync_model", "quality_model", "speaker", "source_id")
+"""Text columns in which few values repeat: small and fast to read as dictionaries."""
 
 
 class ManifestError(ValueError):
@@ -33,12 +35,8 @@ def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow
     """
     fs, parts = find_parts(dataset_dir)
     schema = pa.schema([_as_dictionary(f) if f.name in dictionaries else f for f in COLUMNS])
-    format_ = pyarrow.dataset.ParquetFileFormat(
-        dictionary_columns=set(dictionaries),
-        default_fragment_scan_options=pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True),
-    )
     with plain_arrow_errors(dataset_dir):
-        dataset = pyarrow.dataset.dataset(parts, schema=schema, format=format_, filesystem=fs)
+        dataset = pyarrow.dataset.dataset(parts, schema=schema, format=checked_format(dictionaries), filesystem=fs)
         for fragment in dataset.get_fragments():
             _check_columns(dataset_dir, fragment.physical_schema)
         versions = set(dataset.to_table(columns=["schema_version"])["schema_version"].unique().to_pylist())
@@ -74,8 +72,8 @@ def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
-            raise
+        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # of the system or the storage, not of Arrow's readers
         raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
 
 
@@ -110,12 +108,12 @@ def query(dataset_dir: str, sql: str) -> pa.Table:
 def open_query(dataset_dir: str, sql: str) -> Iterator[pa.RecordBatchReader]:
     """The same, batch by batch: for results that are larger than memory."""
     dataset = open_manifest(dataset_dir)
-    with connect() as connection, plain_sql_errors(), plain_arrow_errors(dataset_dir):
+    with connect() as connection, plain_sql_errors():
         _check_query(connection, sql)
         connection.register(VIEW, dataset)
         try:
             yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             if f"'{VIEW}' failed" in str(error):  # what Arrow said while DuckDB read from it
                 raise ManifestError(
                     f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}"

@@ -18,7 +18,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets_manifest.manifest import open_place
-from datasets_manifest.query import Condition, ManifestError, condition, connect, open_manifest, plain_arrow_errors
+from datasets_manifest.query import (
+    DICTIONARIES,
+    Condition,
+    ManifestError,
+    condition,
+    connect,
+    open_manifest,
+    plain_arrow_errors,
+)
 from datasets_manifest.schema import COLUMNS, Reason, Status
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
@@ -30,7 +38,6 @@ from datasets_manifest.selection import (
 ORDERS = ("random", "sync", "quality")
 TOLERANCE = 0.01
 """Hours may miss what was asked for by this share, or by one clip."""
-DICTIONARIES = ("status", "reason", "language", "sync_model", "quality_model", "speaker", "source_id")
 DECIDING = (*DICTIONARIES, "key", "duration_s", "sync_confidence", "quality", "face_size_px")
 LOOSER = {Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence", Reason.LOW_QUALITY: "min_quality"}
 """What a dataset's own threshold refused, and the threshold's name for `lipforge pack --set`. Media of these is in no shard."""
@@ -139,7 +146,8 @@ def choose(request: Request) -> Selection:
     """What select() returns, with notes."""
     clips = Candidates.load(request.roots(), None if request.where is None else condition(request.where))
     filters = _filters(clips, request)
-    _refuse_mixed_models(clips, filters, request)
+    if mixed := _mixed_models(clips, filters, request):
+        raise ValueError(mixed)
     passing = _all(filters, len(clips.seconds))
     pools = _pools(clips, passing & clips.in_shard, request)
     wanted = {"train": request.hours, "val": request.val_hours}
@@ -356,8 +364,8 @@ def _all(filters: Mapping[str, Mask], num_rows: int, but: str = "") -> Mask:
     return mask
 
 
-def _refuse_mixed_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> None:
-    """One threshold, or one order, is for one model's scores."""
+def _mixed_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> str:
+    """What is wrong when one threshold, or one order, is for scores of several models; empty when it is not."""
     for measure, least, scores, models in (
         ("sync", request.min_sync, clips.sync, clips.sync_model),
         ("quality", request.min_quality, clips.quality, clips.quality_model),
@@ -370,18 +378,11 @@ def _refuse_mixed_models(clips: Candidates, filters: Mapping[str, Mask], request
         found = {(["no name", *models.values])[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         if len(found) > 1:
             words = ", ".join(f"{name} ({count:,} clips)" for name, count in sorted(found.items()))
-            raise ValueError(
+            return (
                 f"{option} would compare scores of different models: {words}. "
                 f"Choose one, for example --where \"{measure}_model = '{max(found, key=lambda name: found[name])}'\""
             )
-
-
-def _compares_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> bool:
-    try:
-        _refuse_mixed_models(clips, filters, request)
-    except ValueError:
-        return True
-    return False
+    return ""
 
 
 # --- taking hours
@@ -495,6 +496,8 @@ def _more_people(clips: Candidates, passing: Mask, hours: float | None, request:
     if enough >= len(rows):
         return f"{words}; all people together would not be enough."
     share = math.floor(places[by_place][enough] * 1000 + 1) / 1000  # the next step above that person's place
+    if not (places >= share).any():
+        return f"{words}; it would take all people together, and leave training nobody."
     return f"{words}; --val-share {share:g} would be enough, and would leave training the others."
 
 
@@ -503,7 +506,7 @@ def _costs(clips: Candidates, filters: Mapping[str, Mask], split: str, request: 
     tries = {
         name: (_all(filters, len(clips.seconds), but=name), request)
         for name in filters
-        if not _compares_models(clips, {other: mask for other, mask in filters.items() if other != name}, request)
+        if not _mixed_models(clips, {other: mask for other, mask in filters.items() if other != name}, request)
     }
     passing = _all(filters, len(clips.seconds))
     if request.max_hours_per_speaker is not None:

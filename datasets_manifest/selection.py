@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import open_place, parquet_bytes, publish
+from datasets_manifest.manifest import open_place, parquet_bytes, parse_parquet, publish, read_file
 from datasets_manifest.schema import COLUMNS
 
 SELECTION_VERSION = 1
@@ -120,24 +119,21 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
 def read_selection(path: str, split: str | None = None) -> pa.Table:
     """The rows of a selection, in its order, with its metadata; of one split, or of both.
 
-    Raises FileNotFoundError without the file, SelectionError when it is not a selection or is damaged, ValueError for an unknown split.
+    Raises FileNotFoundError without the file, UnreadableError when its storage fails, SelectionError when it is not a selection or is
+    damaged, ValueError for an unknown split.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-    fs, place = open_place(path)
-    if not fs.isfile(place):
-        if fs.isdir(place):
-            raise FileNotFoundError(
-                f"{path} is a folder; a selection is a Parquet file: `lipforge select {path} --out NAME.parquet` makes one of a dataset"
-            )
-        raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one")
     try:
-        with fs.open(place, "rb") as file:
-            table = pq.read_table(file, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
-            raise
-        raise SelectionError(f"{path} is not a Parquet file, or damaged: {error}") from error
+        table = parse_parquet(read_file(path))
+    except IsADirectoryError as error:
+        raise FileNotFoundError(
+            f"{path} is a folder; a selection is a Parquet file: `lipforge select {path} --out NAME.parquet` makes one of a dataset"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one") from error
+    except ValueError as error:
+        raise SelectionError(f"{path} is {error}") from error
     about = selection_request(table, path)
     if about["version"] != SELECTION_VERSION:
         raise SelectionError(

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets_manifest.charts import Bars, selection_svg
-from datasets_manifest.manifest import open_place
+from datasets_manifest.manifest import open_place, publish
 from datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
 
 MAX_BARS = 112
@@ -32,7 +32,7 @@ def write_picture(selection_path: str, rows: pa.Table, min_sync: float | None, m
     """Draw a selection beside its file, with the suffix .svg; returns where. Raises OSError when it cannot be written."""
     path = _picture_path(selection_path)
     fs, place = open_place(path)
-    fs.pipe_file(place, draw_selection(rows, min_sync, min_quality).encode())
+    publish(fs, place, draw_selection(rows, min_sync, min_quality).encode())
     return path
 
 
