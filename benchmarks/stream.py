@@ -217,7 +217,7 @@ def write_features(clips: list[Clip], folder: Path) -> Path:
     shards = []
     for first in range(0, len(clips), CLIPS_PER_FEATURE_SHARD):
         members = (features_of(clip) for clip in clips[first : first + CLIPS_PER_FEATURE_SHARD])
-        shards.append(write_shard(store, f"{first:06d}", members, models))
+        shards.append(write_shard(store, f"{first:024x}", members, models))
     write_index(store, pa.concat_tables(shards))
     return folder
 

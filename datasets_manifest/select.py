@@ -487,12 +487,13 @@ def _refuse_too_little(
 
 def _more_people(clips: Candidates, passing: Mask, hours: float | None, request: Request) -> str:
     """Which share of people would give validation its hours."""
-    words = f"Validation may use {request.val_share:.0%} of all people, chosen by hash of the name"
+    words = f"Validation may use {100 * request.val_share:g} % of all people, chosen by hash of the name"
+    needed_s = 0.0 if request.allow_less else (hours or 0) * 3600 * (1 - TOLERANCE)
     rows = _pools(clips, passing & clips.in_shard, replace(request, val_hours=0.0))["train"]
     places = np.array([hash_place(name) for name in clips.speaker_names])[clips.speaker[rows]]
     by_place = np.argsort(places, kind="stable")
     total = np.cumsum(clips.seconds[rows][by_place])
-    enough = int(np.searchsorted(total, (hours or 0) * 3600 * (1 - TOLERANCE)))
+    enough = int(np.searchsorted(total, needed_s))
     if enough >= len(rows):
         return f"{words}; all people together would not be enough."
     share = math.floor(places[by_place][enough] * 1000 + 1) / 1000  # the next step above that person's place

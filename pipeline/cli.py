@@ -34,6 +34,7 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
+    from datasets_manifest.manifest import UnreadableError
     from model.weights import ModelFileError
     from pipeline.executors import FatalError
     from pipeline.ledger import DatasetError
@@ -41,7 +42,7 @@ def plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except (DatasetError, FatalError, FileNotFoundError, ModelFileError) as error:
+    except (DatasetError, FatalError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except ValueError as error:

@@ -39,12 +39,17 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
                     raise ValueError(
                         f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
                     )
-                content = tar.extractfile(member) if member.isreg() else None
+                is_plain = member.type == tarfile.REGTYPE and not member.issparse() and member.size <= size
+                content = tar.extractfile(member) if is_plain else None
                 if content is None or suffix in members:
-                    raise ValueError(f"{member.name} is no file, or there twice")
+                    raise ValueError(f"{member.name} is no plain file, or there twice")
                 members[suffix] = content.read()
                 end = _end_of(member)
-    except (tarfile.TarError, OverflowError) as error:  # the latter for a length of twenty digits
+    except (
+        tarfile.TarError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # for lengths of twenty digits, and chains of headers
         raise ValueError(f"not a tar: {error}") from error
     if missing := {*MEDIA, "json"} - members.keys():
         raise ValueError(f"no {' and no '.join(sorted(missing))} in it")

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -14,6 +15,8 @@ from datasets_manifest.manifest import open_place
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors that mean: no room, or no permission."""
+_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}")
+"""As mkstemp names them."""
 _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 
@@ -128,7 +131,7 @@ class Store:
             if root == self._base:
                 folders[:] = [name for name in folders if name in _OWN_FOLDERS]
             for file in files:
-                if file.startswith(".tmp-"):
+                if _TEMPORARY.fullmatch(file):
                     with contextlib.suppress(OSError):
                         os.unlink(os.path.join(root, file))
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from datasets_manifest.manifest import UnreadableError
 from model.mel import mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from model.vae import FrozenVae
@@ -29,12 +31,14 @@ from tests.tiny_models import tiny_model_files
 from tests.whisper_file import whisper_file
 from train import feature_units
 from train.feature_shards import (
+    INDEX_COLUMNS,
     ClipFeatures,
     FeatureError,
     FeatureStore,
     MissingFeaturesError,
     OtherModelError,
     Rows,
+    _read_index,
     finished_shards,
     write_index,
     write_shard,
@@ -264,7 +268,7 @@ def test_missing_features_are_named(rows: pa.Table, tmp_path: Path) -> None:
         FeatureStore(str(out), {"mel": "mel-1", "whisper": "x"})
     store = FeatureStore(str(out), MEL_ONLY.by_kind())
     store.require(rows.slice(0, 1))
-    with pytest.raises(MissingFeaturesError, match=f"{key_of(1)} has no mel features"):
+    with pytest.raises(MissingFeaturesError, match=rf"3 of 4 clips have no mel features .*\(first: {key_of(1)}\)"):
         store.require(rows)
     with pytest.raises(MissingFeaturesError, match=f"{key_of(1)} has no mel features"):
         store.read_rows([Rows(key_of(1), "mel", 0, 1)])
@@ -314,31 +318,100 @@ def test_a_damaged_index_is_said_and_written_again(
         (copy / name).write_bytes(content)
     index = copy / "index.parquet"
     whole, rows = index.read_bytes(), pq.read_table(index)
-    seen = []
-    for change in (
-        lambda row: row.update(dtype="O"),
-        lambda row: row.update(shape=row["shape"][::-1]),
-        lambda row: row.update(shape=[]),
-        lambda row: row.update(shape=[None, 3]),
-        lambda row: row.update(shape=[2**62, 2**62]),
-        lambda row: row.update(offset=-1),
-        lambda row: row.update(size=row["size"] + 1),
-        lambda row: row.update(shard="../../secret.tar"),
-        lambda row: row.update(row_crc32=b""),
-        lambda row: row.update(key=None),
+    for wrong, words in (
+        ({"dtype": "O"}, "dtype 'O'"),
+        ({"shape": lambda shape: shape[::-1]}, "do not fit"),
+        ({"shape": []}, "do not fit"),
+        ({"shape": [None, 3]}, "do not fit"),
+        ({"shape": [2**62, 2**62]}, "do not fit"),
+        ({"offset": -1}, "do not fit"),
+        ({"size": 1}, "do not fit"),
+        ({"row_crc32": b""}, "do not fit"),
+        ({"shard": "../../secret.tar"}, "shard '../../secret.tar'"),
+        ({"key": None}, "say nothing"),
     ):
-        wrong = rows.to_pylist()
-        change(wrong[0])
-        pq.write_table(pa.Table.from_pylist(wrong, rows.schema), index)
-        with pytest.raises(FeatureError, match=r"index.parquet: .*writes it again") as caught:
+        first, *others = rows.to_pylist()
+        for name, value in wrong.items():
+            first[name] = value(first[name]) if callable(value) else value
+        pq.write_table(pa.Table.from_pylist([first, *others], rows.schema), index)
+        with pytest.raises(FeatureError, match=rf"index.parquet: .*{re.escape(words)}.*writes it again"):
             FeatureStore(str(copy), files.by_kind())
-        seen.append(str(caught.value))
     for cut in (whole[:-100], whole[: len(whole) // 2], b"", whole[:200] + bytes(50) + whole[250:]):
         index.write_bytes(cut)
         with pytest.raises(FeatureError, match=r"index.parquet: .*writes it again"):
             FeatureStore(str(copy), files.by_kind())
     assert compute_features(selection, str(copy), files, "local", None).num_clips == 0
     assert index.read_bytes() == whole
+
+
+def test_one_wrong_bit_of_the_index_is_never_read_as_data(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "index.parquet").read_bytes()
+    rows = pq.read_table(folder / "index.parquet")
+    footer_bytes = int.from_bytes(whole[-8:-4], "little") + 8
+    num_refused = 0
+    for place in range(4, len(whole) - footer_bytes, max(1, len(whole) // 100)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        (tmp_path / "index.parquet").write_bytes(data)
+        try:
+            assert _read_index(Store(str(tmp_path)), "index.parquet").equals(rows)
+        except FeatureError:
+            num_refused += 1
+    assert num_refused > 50
+
+
+def test_storage_that_fails_is_not_taken_for_damage(
+    folder: Path, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "features"
+    for name, content in contents(folder).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+
+    def too_late(*_: Any, **__: Any) -> bytes:
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", too_late)
+        with pytest.raises(UnreadableError, match=r"index.parquet cannot be read"):
+            FeatureStore(str(copy), files.by_kind())
+        with pytest.raises(UnreadableError):
+            finished_shards(Store(str(copy)))
+    assert contents(copy) == contents(folder)
+    with range_server(folder) as server:
+        server.failures_left = 99
+        with pytest.raises(UnreadableError, match="503"):
+            FeatureStore(server.url, files.by_kind())
+
+
+def test_a_wrong_answer_of_a_server_is_asked_for_again(
+    rows: pa.Table, folder: Path, files: ModelFiles, tmp_path: Path
+) -> None:
+    with range_server(folder) as server:
+        store = FeatureStore(server.url, files.by_kind())
+        for how in ("zeros", "short"):
+            server.spoiled = [how]
+            (got,) = store.read_rows([Rows(key_of(2), "mel", 5, 21)])
+            assert got.shape == (16, 80) and got.any()
+    at = rows.schema.get_field_index("dataset")
+    with range_server(Path(rows["dataset"][0].as_py())) as server:
+        far = rows.set_column(at, rows.schema.field(at), pa.array([server.url] * len(rows), pa.string()))
+        server.spoiled = ["zeros"]
+        selection = select(tmp_path / "far.parquet", far)
+        assert compute_features(selection, str(tmp_path / "f"), MEL_ONLY, "local", None).damaged == []
+
+
+def test_features_that_are_not_as_long_as_the_clip_are_refused(
+    rows: pa.Table, folder: Path, files: ModelFiles, tmp_path: Path
+) -> None:
+    for kind, num_rows in (("whisper", 2 * NUM_FRAMES), ("mel", 81), ("vae_target", NUM_FRAMES)):
+        index = pq.read_table(folder / "index.parquet").to_pylist()
+        row = next(row for row in index if (row["key"], row["kind"]) == (key_of(2), kind))
+        assert row["shape"][0] == num_rows
+        row.update(shape=[4, *row["shape"][1:]], size=row["size"] // num_rows * 4, row_crc32=row["row_crc32"][:16])
+        write_index(Store(str(tmp_path)), pa.Table.from_pylist(index, INDEX_COLUMNS))
+        with pytest.raises(FeatureError, match=f"{kind} features of clip {key_of(2)} .* are 4 rows for 25 frames"):
+            FeatureStore(str(tmp_path), files.by_kind()).require(rows)
 
 
 def test_bytes_of_another_type_are_not_taken_for_features(tmp_path: Path) -> None:
@@ -367,16 +440,25 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(selection: str, r
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     dataset = rows["dataset"][0].as_py()
+    for name in ("tables/shards/0123456789abcdef01234567.parquet", "shards/shards/00000.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        pq.write_table(pa.table({"mine": [1, 2]}), tmp_path / name)
     for out, words in (
         (str(tmp_path / "mine"), "holds something else (thesis.txt)"),
+        (str(tmp_path / "tables"), "its columns are not those of an index of features"),
+        (str(tmp_path / "shards"), "holds something else (shards/00000.parquet)"),
         (dataset, "holds something else (shards/en/en-000000.tar)"),
         (str(tmp_path / "mine" / "thesis.txt"), "is a file"),
         ("", "--out is empty"),
     ):
-        before = contents(Path(dataset)), contents(tmp_path)
+        before = contents(Path(dataset)), without_locks(tmp_path)
         result = CliRunner().invoke(app, [selection, "--out", out, "--mel", "--executor", "local"])
         assert result.exit_code in (1, 2) and words in result.output, result.output
-        assert (contents(Path(dataset)), contents(tmp_path)) == before
+        assert (contents(Path(dataset)), without_locks(tmp_path)) == before
+
+
+def without_locks(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if not name.endswith(".lock")}
 
 
 def test_a_server_that_fails_ends_the_run_and_blames_no_clip(

@@ -73,9 +73,9 @@ def test_a_dataset_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: str) ->
 def test_only_one_command_writes_and_it_sweeps_up_after_killed_ones(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write("parts/u/a.tar", b"1")
-    (tmp_path / "parts" / "u" / ".tmp-x").write_bytes(b"half")
+    (tmp_path / "parts" / "u" / ".tmp-abcd_012").write_bytes(b"half")
     with store.only_writer():
-        assert not (tmp_path / "parts" / "u" / ".tmp-x").exists()
+        assert not (tmp_path / "parts" / "u" / ".tmp-abcd_012").exists()
         with pytest.raises(BlockingIOError), Store(str(tmp_path)).only_writer():
             pass
     with store.only_writer():

@@ -76,6 +76,13 @@ def with_member(kind: bytes) -> bytes:
     return clip_bytes() + info.tobuf()
 
 
+def chained_headers(count: int) -> bytes:
+    """Extended headers without content, of which each is about the next."""
+    info = tarfile.TarInfo("x")
+    info.type = tarfile.XHDTYPE
+    return info.tobuf() * count
+
+
 def with_header(name: str, value: str) -> bytes:
     """A clip with an extended header (pax) in front."""
     info = tarfile.TarInfo(f"{KEY}.mp4")
@@ -99,11 +106,13 @@ def test_what_is_no_such_clip_says_so() -> None:
         (whole + clip_bytes("ffff"), "select again"),
         (whole + END_OF_TAR, "its members end after"),
         (clip_bytes(json=b"[" * 200_000), "prepare the dataset again"),
-        (with_member(tarfile.SYMTYPE), "is no file"),
-        (with_member(tarfile.LNKTYPE), "is no file"),
-        (with_member(tarfile.DIRTYPE), "is no file"),
+        (with_member(tarfile.SYMTYPE), "is no plain file"),
+        (with_member(tarfile.LNKTYPE), "is no plain file"),
+        (with_member(tarfile.DIRTYPE), "is no plain file"),
         (whole + sample_bytes(KEY, {"flac": FLAC}), "there twice"),
-        (with_header("size", "9" * 20), "not a tar"),
+        (with_header("size", "9" * 20), "is no plain file"),
+        (with_header("GNU.sparse.size", str(10**12)), "is no plain file"),
+        (chained_headers(2000) + clip_bytes(), "not a tar"),
     ]
     for data, words in cases:
         size = len(whole) if words.startswith("the shard") else len(data)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datasets_manifest.manifest import UnreadableError
 from datasets_manifest.select import select
 from datasets_manifest.selection import (
     SELECTION_COLUMNS,
@@ -19,6 +20,7 @@ from datasets_manifest.selection import (
 )
 from datasets_manifest.selection_picture import draw_selection
 from tests.manifests import clip, dataset, varied
+from tests.range_server import range_server
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,32 @@ def test_other_versions_are_refused(chosen: pa.Table, tmp_path: Path, metadata: 
     pq.write_table(chosen.replace_schema_metadata({"lipforge.selection": metadata}), tmp_path / "later.parquet")
     with pytest.raises(SelectionError, match=words):
         read_selection(str(tmp_path / "later.parquet"))
+
+
+def test_one_wrong_bit_is_never_read_as_data(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_selection(str(path), select([dataset(tmp_path / "ds", varied(600))]), {})
+    whole, rows = path.read_bytes(), read_selection(str(path))
+    footer_bytes = int.from_bytes(whole[-8:-4], "little") + 8
+    num_refused = 0
+    for place in range(4, len(whole) - footer_bytes, max(1, len(whole) // 100)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            assert read_selection(str(path)).equals(rows)
+        except SelectionError:
+            num_refused += 1
+    assert num_refused > 50
+
+
+def test_storage_that_fails_is_not_taken_for_damage(tmp_path: Path) -> None:
+    write_selection(str(tmp_path / "s.parquet"), select([dataset(tmp_path / "ds", varied(6))]), {})
+    with range_server(tmp_path) as server:
+        assert read_selection(f"{server.url}/s.parquet").num_rows == 6
+        server.failures_left = 9
+        with pytest.raises(UnreadableError, match="503"):
+            read_selection(f"{server.url}/s.parquet")
+        server.failures_left = 0
+        with pytest.raises(FileNotFoundError, match="no selection"):
+            read_selection(f"{server.url}/other.parquet")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.range_server import range_server
-from tests.stream_clips import coded_dataset, select
+from tests.stream_clips import Moment, coded_dataset, moment_of, select
 from train import ranges
 from train.cache import SampleCache
 from train.data import SampleStream, StreamConfig
@@ -169,7 +169,12 @@ def test_a_forged_cache_entry_is_fetched_again(tmp_path: Path) -> None:
         contents = [path.read_bytes() for path in entries]
         for path, content in zip(entries, [*contents[1:], contents[0]], strict=True):
             path.write_bytes(content)
-        assert sorted(drain(SampleStream(config, num_epochs=1))) == sorted(rows["key"].to_pylist())
+        before = len(server.requests)
+        batches = list(SampleStream(config, num_epochs=1))
+        assert len(server.requests) > before
+    for batch in batches:
+        clip, start = int(batch["key"][0][8:], 16), int(batch["start"])
+        assert moment_of(batch["target"][0, 0].numpy()) == Moment(clip, start)
 
 
 def test_a_cache_that_cannot_be_written_is_said_once_and_costs_only_time(
@@ -183,7 +188,9 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_costs_only_time(
     with range_server(tmp_path / "dataset") as server:
         selection = select(tmp_path / "all.parquet", at_url(rows, server.url))
         config = StreamConfig(selection=selection, num_workers=0, cache_dir=tmp_path / "cache", num_frames=5)
-        assert sorted(drain(SampleStream(config, num_epochs=1))) == sorted(rows["key"].to_pylist())
+        assert sorted(drain(SampleStream(config, num_epochs=2))) == sorted(rows["key"].to_pylist() * 2)
+        # the first request brings companions along, in vain; then nothing is read that is not wanted
+        assert server.num_bytes <= 3.1 * sample_bytes_of(rows)
     (said,) = [record.message for record in caplog.records if "cannot be written" in record.message]
     assert str(tmp_path / "cache") in said and "No space left" in said
 
@@ -196,11 +203,42 @@ def test_the_cache_does_not_write_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_bytes() == b"mine" and cache.get("one") == b"content"
 
 
+def test_whatever_else_lies_in_the_cache_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_bytes(bytes(9000))
+    (tmp_path / "folder.sample").mkdir()
+    cache = SampleCache(tmp_path, 2500)
+    for number in range(5):
+        cache.put(f"entry{number}", bytes(1000))
+    assert cache.get("entry4") and cache.get("entry0") is None and cache.get("folder") is None
+    assert cache.is_writable and (tmp_path / "thesis.txt").exists() and (tmp_path / "folder.sample").is_dir()
+
+
+def test_a_cache_folder_that_cannot_be_is_said_before_training(tmp_path: Path) -> None:
+    selection = select(tmp_path / "all.parquet", coded_dataset(tmp_path / "dataset", [2]))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cache_dir .*file/cache cannot be made: Not a directory"):
+        SampleStream(StreamConfig(selection=selection, cache_dir=tmp_path / "file" / "cache"))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_server_that_fails_ends_the_stream_and_is_no_damage(
+    tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "_PAUSES_S", (0.0, 0.0))
+    rows = coded_dataset(tmp_path / "dataset", [4])
+    with range_server(tmp_path / "dataset") as server:
+        selection = select(tmp_path / "all.parquet", at_url(rows, server.url))
+        config = StreamConfig(selection=selection, num_workers=num_workers, on_damage="skip")
+        server.failures_left = 1000
+        with pytest.raises(UnreadableError, match="503"):
+            drain(SampleStream(config, num_epochs=1))
+
+
 def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path) -> None:
     cache = SampleCache(tmp_path, 10_000)
     cache.put("one", b"content")
     assert cache.get("one") == b"content"
-    path = tmp_path / "one"
+    (path,) = tmp_path.glob("*.sample")
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     assert cache.get("one") is None
     assert not path.exists()
@@ -210,7 +248,7 @@ def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None
     cache = SampleCache(tmp_path, 4 * 1016)
     for number in range(4):
         cache.put(f"entry{number}", bytes(1000))
-        os.utime(tmp_path / f"entry{number}", (number, number))
+        os.utime(tmp_path / f"entry{number}.sample", (number, number))
     cache.get("entry0")
     cache.put("entry4", bytes(1000))
     assert held_bytes(tmp_path) <= cache.max_bytes
@@ -253,7 +291,8 @@ def test_several_processes_share_a_cache_within_its_limit(tmp_path: Path) -> Non
     cache = SampleCache(tmp_path, 20_000)
     for path in tmp_path.iterdir():
         if path.name.startswith("shared"):
-            assert cache.get(path.name) == f"shared {path.name.removeprefix('shared')}".encode() * 100
+            number = path.stem.removeprefix("shared")
+            assert cache.get(path.stem) == f"shared {number}".encode() * 100
 
 
 def test_what_a_dead_process_left_does_not_count(tmp_path: Path) -> None:

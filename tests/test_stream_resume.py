@@ -191,6 +191,21 @@ def test_a_pass_for_validation_can_be_made_again(data: Data) -> None:
     stream = SampleStream(config_of(data), num_epochs=1)
     first, second = ([batch["key"] for batch in stream] for _ in range(2))
     assert first == second and len(first) > 1
+    assert [next(iter(stream))["key"] for _ in range(2)] == [first[0]] * 2  # also when it was left half-way
+
+
+def test_a_finite_stream_goes_on_from_a_state_and_not_beyond_its_end(data: Data) -> None:
+    whole = [batch["key"] for batch in SampleStream(config_of(data), num_epochs=1)]
+    stream = SampleStream(config_of(data), num_epochs=1)
+    next(iter(stream))
+    middle = stream.state_dict()
+    for state, expected in ((middle, whole[1:]), ({**middle, "epoch": 1, "num_consumed": 0}, [])):
+        resumed = SampleStream(config_of(data), num_epochs=1)
+        resumed.load_state_dict(state)
+        assert [batch["key"] for batch in resumed] == expected
+        assert [batch["key"] for batch in resumed] == whole
+    with pytest.raises(ValueError, match="beyond the end"):
+        SampleStream(config_of(data), num_epochs=1).load_state_dict({**middle, "epoch": 1, "num_consumed": 1})
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])

@@ -14,6 +14,8 @@ _DIGEST_BYTES = 16
 _EVICT_TO = 0.9
 """Share of the limit that stays when room is made, so that it need not be made at once again."""
 _NUM_LOCKS = 2**20
+_SUFFIX = ".sample"
+"""Of entries: whatever else lies in the folder is left alone."""
 
 
 class SampleCache:
@@ -27,7 +29,8 @@ class SampleCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.max_bytes = max_bytes
-        self._has_complained = False
+        self.is_writable = True
+        """False once writing failed: reading ahead is then in vain."""
         # Byte 0 is the lock of the folder's size, the others are locks of entries. Closing any other handle of this file in this
         # process would drop them all (POSIX), so it stays open and private.
         self._locks = os.open(folder / ".locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -37,21 +40,26 @@ class SampleCache:
 
     def get(self, name: str) -> bytes | None:
         """The content of an entry, or None. A damaged one is deleted."""
-        path = self.folder / name
+        path = self._path(name)
         try:
             stored = path.read_bytes()
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:
             return None
+        with suppress(OSError):  # of another user
+            os.utime(path)
         digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         if digest != _digest(content):
             log.warning("%s is damaged and is fetched again", path)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
         return content
 
     def __contains__(self, name: str) -> bool:
-        return (self.folder / name).exists()
+        return self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{_SUFFIX}"
 
     def put(self, name: str, content: bytes) -> None:
         """Store an entry; others make room. One larger than the whole cache is not stored, and none where nothing can be written."""
@@ -61,9 +69,9 @@ class SampleCache:
         try:
             self._put(name, content, size)
         except OSError as error:
-            if not self._has_complained:
+            if self.is_writable:
                 log.warning("the cache %s cannot be written and is of no use: %s", self.folder, error.strerror)
-            self._has_complained = True
+            self.is_writable = False
 
     def _put(self, name: str, content: bytes, size: int) -> None:
         with self._locked([0]):
@@ -76,7 +84,7 @@ class SampleCache:
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:  # never through a link that somebody left there
                 file.write(_digest(content) + content)
-            path = self.folder / name
+            path = self._path(name)
             replaced = path.stat().st_size if path.exists() else 0
             temporary.replace(path)
             count.write_text(str(total + size - replaced))
@@ -111,7 +119,7 @@ class SampleCache:
         entries = []
         with os.scandir(self.folder) as files:
             for file in files:
-                if not file.name.startswith("."):
+                if file.name.endswith(_SUFFIX) and file.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):  # a damaged entry that somebody deletes now
                         entries.append((file.stat().st_mtime_ns, file.name, file.stat().st_size))
         total = sum(entry[2] for entry in entries)

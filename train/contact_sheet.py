@@ -12,8 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets_manifest.manifest import open_place, publish
 from model.mouth_mask import hide_mouth, to_pixels
 from train.data import Batch, SampleStream, StreamConfig
+from train.samples import DamagedSampleError
 
 SIDE_PX = 128
 NUM_SHOWN = 4
@@ -82,9 +84,11 @@ def _mel_picture(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
 
 
 def _write(picture: np.ndarray, words: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """With a dark edge where the colour is light, to be read on any ground."""
+    """White words get a black ground, to be read on any picture."""
     if colour == _WHITE:
-        cv2.putText(picture, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, _BLACK, 3, cv2.LINE_AA)
+        (width, height), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+        x, y = place
+        cv2.rectangle(picture, (x - 2, y - height - 2), (x + width + 1, y + 2), _BLACK, cv2.FILLED)
     cv2.putText(picture, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 
@@ -103,9 +107,10 @@ def main() -> None:
     try:
         sheet = draw_sheet(arguments.selection, arguments.samples, arguments.split, arguments.seed)
         _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-        arguments.out.write_bytes(encoded.tobytes())
-    except (OSError, ValueError) as error:
-        sys.exit(f"{arguments.out}: {error.strerror}" if isinstance(error, OSError) and error.errno else str(error))
+        publish(*open_place(str(arguments.out)), encoded.tobytes())
+        print(arguments.out)  # noqa: T201
+    except (OSError, ValueError, DamagedSampleError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from train.feature_shards import FeatureStore
 from train.fetch import COLUMNS, StoredSamples
 from train.order import Order
 from train.samples import DamagedSampleError
-from train.steps import StepDataset
+from train.steps import Batch, StepDataset
 from train.stream_config import StreamConfig
 from train.windows import ClipTooShortError
 
@@ -33,34 +33,13 @@ log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
 
-Batch = dict[str, Any]
-"""What a step of one rank trains on. B samples, T frames of a window, M = ceil(T / 5 * 16) mel columns:
-
-target: uint8 tensor [B, T, H, W, 3] RGB: frames to reproduce;
-reference: uint8 [B, T, H, W, 3] RGB: another window of the clip; no frame is in both;
-mel: float32 [B, 80, M]: what StableSyncNet hears with the target;
-negative_mel: float32 [B, 80, M]: the sound of another moment of the clip;
-audio: list of B float32 tensors, sound of the whole clip at 16 kHz in [-1, 1]: Whisper's features of it are 2 rows a frame;
-audio_rows: int64 [B, T, 10]: which of these rows belong to each target frame;
-mouth_mask: float32 [1, H, W], 1 where the mouth is generated;
-key: list of B strings;  start, reference_start, negative_start: int64 [B], first frame of each window;
-position: int64 [B], place in the stream: sample `position % N` of epoch `position // N`;
-valid: bool [B], False for a repeat that only fills the batch: leave it out of losses and counts.
-
-Of cached features, with S states of D channels, R the side of the pictures, r = R / 8:
-
-audio_features: float16 [B, 2 (T + 4), S, D], in place of audio: audio_rows count from its first row;
-target_moments, reference_moments: float16 [B, T, 8, r, r], in place of target and reference: posterior moments of the VAE;
-masked_moments: float16 [B, T, 8, r, r]: of the target with the mouth hidden.
-"""
-
 
 class SampleStream:
     """Batches of one rank, from where the last one ended. See the module for how to use it."""
 
     def __init__(self, config: StreamConfig, rank: int = 0, num_ranks: int = 1, num_epochs: int | None = None) -> None:
-        """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid. Iterating again
-        after the end begins a new pass.
+        """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid. Each iteration
+        is a pass from the beginning, the first one after `load_state_dict` from there.
 
         Raises ValueError for a selection that cannot be streamed, ClipTooShortError when it holds clips that are too short, and what
         FeatureStore raises when features are missing or of another model.
@@ -69,13 +48,20 @@ class SampleStream:
             raise ValueError(f"rank {rank} of {num_ranks} ranks: ranks count from 0")
         self.config = config
         clips = read_selection(config.selection, config.split)
+        if not len(clips):
+            words = "" if config.split is None else f" of split {config.split}"
+            raise ValueError(
+                f"{config.selection} holds no clip{words}: `lipforge select --val-hours` makes a val split"
+            )
         self._stored = StoredSamples(clips.select(COLUMNS))
         _refuse_short_clips(self._stored, config)
         self._features = _open_features(clips, config)
         self._fingerprint = self._stored.fingerprint()
         self._order = Order(self._stored.shards, config.seed, config.batch_size, rank, num_ranks)
+        _make_cache_folder(config)
         self._end = None if num_epochs is None else num_epochs * len(self._stored)
-        self._position = 0
+        self._steps = StepDataset(config, self._stored, self._order, self._end, self._features)
+        self._position = self._begin = 0
         self.damaged: list[DamagedSampleError] = []
         """What this rank has skipped since it began."""
 
@@ -101,7 +87,7 @@ class SampleStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after that place; begin a new iteration afterwards. Raises ValueError when the state is of another stream."""
+        """Go on after that place; begin a new iteration afterwards, which is empty when that place is the end. Raises ValueError when the state is of another stream."""
         own = self.state_dict()
         if not isinstance(state, dict) or own.keys() != state.keys():
             raise ValueError(f"not a place in a stream: expected {', '.join(own)}")
@@ -117,12 +103,15 @@ class SampleStream:
             raise ValueError(
                 f"the saved place is no place: sample {num_consumed} of {len(self._stored)} in epoch {epoch}, which count from 0"
             )
-        self._position = epoch * len(self._stored) + num_consumed
+        position = epoch * len(self._stored) + num_consumed
+        if self._end is not None and position > self._end:
+            raise ValueError(f"the saved place is beyond the end of this stream: epoch {epoch}, sample {num_consumed}")
+        self._position = self._begin = position
 
     def __iter__(self) -> Iterator[Batch]:
         mask = mouth_mask(self._stored.crop_px)
-        if self._end is not None and self._position >= self._end:
-            self._position = 0
+        if self._end is not None:
+            self._position, self._begin = self._begin, 0
         for batch, damaged in self._loader():
             for error in damaged:
                 if batch is None:
@@ -136,7 +125,7 @@ class SampleStream:
     def _loader(self) -> DataLoader:
         steps = _Steps(self._position, self.step_size, self._end)
         return DataLoader(
-            StepDataset(self.config, self._stored, self._order, self._end, self._features),
+            self._steps,
             sampler=steps,
             batch_size=None,  # a step of the sampler is a whole batch
             num_workers=self.config.num_workers,
@@ -145,6 +134,14 @@ class SampleStream:
             # after a resume differ from that of a run that was not interrupted.
             generator=torch.Generator(),
         )
+
+
+def _make_cache_folder(config: StreamConfig) -> None:
+    if config.cache_dir is not None:
+        try:
+            config.cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cache_dir {config.cache_dir} cannot be made: {error.strerror}") from error
 
 
 def _open_features(clips: pa.Table, config: StreamConfig) -> FeatureStore | None:

@@ -14,7 +14,7 @@ The first axis of every array is time, so a window of a clip is one range of byt
 import io
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -23,19 +23,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from datasets_manifest.manifest import parquet_bytes
+from datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
+from model.audio_windows import ROWS_PER_FRAME
+from model.mel import HOP
+from pipeline.config import SAMPLES_PER_FRAME
 from pipeline.sample import END_OF_TAR, sample_bytes
 from pipeline.storage import Store
-from train.ranges import RangeReader, Span
+from train.ranges import RangeReader, Span, is_far
 from train.samples import DamagedSampleError
 
 INDEX = "index.parquet"
 _TAR_BLOCK = 512
 _SHARD = re.compile(r"shards/[0-9A-Za-z_-]+\.tar")
-_OWN = re.compile(r"index\.parquet|shards/[0-9A-Za-z_-]+\.(tar|parquet)")
+_OWN = re.compile(r"index\.parquet|shards/[0-9a-f]{24}\.(tar|parquet)")  # names of shards: Unit.name
 _DTYPES = ("<f2", "<f4", "<f8", "<i2", "<i4")
+
+_ROWS_OF: dict[str, Callable[[int], int]] = {
+    "whisper": lambda num_frames: ROWS_PER_FRAME * num_frames,
+    "mel": lambda num_frames: 1 + num_frames * SAMPLES_PER_FRAME // HOP,
+    "vae_target": lambda num_frames: num_frames,
+    "vae_masked": lambda num_frames: num_frames,
+}
+"""Rows of the features of a clip of so many frames."""
 
 INDEX_COLUMNS = pa.schema(
     [
@@ -66,6 +76,10 @@ class MissingFeaturesError(FeatureError):
     """Some clips have no features of a kind, or those of a clip that was cut otherwise."""
 
 
+class ForeignFolderError(FeatureError):
+    """A folder for features holds something else."""
+
+
 @dataclass(frozen=True)
 class ClipFeatures:
     """The features of one clip."""
@@ -87,11 +101,11 @@ class Rows(NamedTuple):
 
 
 def refuse_foreign_folder(store: Store) -> None:
-    """Raises FeatureError when a folder holds anything but features."""
+    """Raises ForeignFolderError when a folder holds anything but features."""
     for name in (name.lstrip("/") for name in store.list("")):
         if not _OWN.fullmatch(name):
             what = f"holds something else ({name})" if name else "is a file"
-            raise FeatureError(f"{store.root} {what}. Nothing of it was touched: name a new folder.")
+            raise ForeignFolderError(f"{store.root} {what}. Nothing of it was touched: name a new folder.")
 
 
 def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: Mapping[str, str]) -> pa.Table:
@@ -146,7 +160,7 @@ def _checks(rows: np.ndarray) -> np.ndarray:
 
 def finished_shards(store: Store) -> pa.Table:
     """The index of all shards that are complete. Forgets those whose own index is damaged or whose tar is gone or cut off, so that they are
-    made again.
+    made again. Raises ForeignFolderError for a whole Parquet file that is no index.
     """
     tables = [INDEX_COLUMNS.empty_table()]
     for name in store.list("shards"):
@@ -154,6 +168,8 @@ def finished_shards(store: Store) -> pa.Table:
             continue
         try:
             table = _read_index(store, name)
+        except ForeignFolderError as error:
+            raise ForeignFolderError(f"{store.root}/{name}: {error}. Nothing was touched: name a new folder") from error
         except FeatureError:
             table = INDEX_COLUMNS.empty_table()
         ends = [offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)]
@@ -165,15 +181,14 @@ def finished_shards(store: Store) -> pa.Table:
 
 
 def _read_index(store: Store, name: str) -> pa.Table:
-    """An index whose rows say of arrays what can be. Raises FeatureError."""
+    """An index whose rows say of arrays what can be. Raises FeatureError, FileNotFoundError, UnreadableError."""
+    content = read_file(f"{store.root}/{name}")
     try:
-        table = pq.read_table(io.BytesIO(store.read(name)), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Arrow's readers
-            raise
-        raise FeatureError(f"it is damaged: {error}") from error
+        table = parse_parquet(content)
+    except ValueError as error:
+        raise FeatureError(f"it is {error}") from error
     if not table.schema.equals(INDEX_COLUMNS):
-        raise FeatureError("its columns are not those of an index")
+        raise ForeignFolderError("its columns are not those of an index of features")
     if any(table[column].null_count for column in INDEX_COLUMNS.names if column != "config_hash"):
         raise FeatureError("it has rows that say nothing")
     for column, good in (("shard", _SHARD.fullmatch), ("dtype", _DTYPES.__contains__)):
@@ -225,16 +240,17 @@ class FeatureStore:
     def __init__(self, folder: str, models: Mapping[str, str]) -> None:
         """models: by kind, the model whose features are wanted, as the index names it: sha256 of the weights.
 
-        Raises FileNotFoundError when there are no features, FeatureError when their index is damaged, OtherModelError when another model made them, MissingFeaturesError when
-        there are none of a kind.
+        Raises FileNotFoundError when there are no features, UnreadableError when their storage fails, FeatureError when their index is
+        damaged, OtherModelError when another model made them, MissingFeaturesError when there are none of a kind.
         """
-        store = Store(folder)
-        if not store.exists(INDEX):
-            raise FileNotFoundError(f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it")
         self.folder = folder
         self.models = dict(models)
         try:
-            index = _read_index(store, INDEX)
+            index = _read_index(Store(folder), INDEX)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it"
+            ) from error
         except FeatureError as error:
             raise FeatureError(
                 f"{folder}/{INDEX}: {error}. Delete it: `lipforge features` writes it again, and computes nothing that is there"
@@ -251,16 +267,25 @@ class FeatureStore:
     def require(self, clips: pa.Table) -> None:
         """Check that each of these clips has all kinds. clips: columns key, num_frames, config_hash of a selection.
 
-        Raises MissingFeaturesError.
+        Raises MissingFeaturesError, FeatureError when they are not as long as the clip.
         """
         about = ("num_frames", "config_hash")
         stored = list(zip(*(self._index[column].to_pylist() for column in about), strict=True))
+        num_rows = [shape[0] for shape in self._index["shape"].to_pylist()]
         for kind in self.models:
+            count_rows = _ROWS_OF.get(kind, lambda num_frames: None)
             for key, *wanted in zip(*(clips[column].to_pylist() for column in ("key", *about)), strict=True):
                 row = self._row_of.get((key, kind))
                 if row is None:
+                    count = sum((other, kind) not in self._row_of for other in clips["key"].to_pylist())
                     raise MissingFeaturesError(
-                        f"clip {key} has no {kind} features in {self.folder}. {_make_them(self.folder)}"
+                        f"{count} of {len(clips)} clips have no {kind} features in {self.folder} (first: {key}). {_make_them(self.folder)}. "
+                        "Clips that it skips as damaged have to be left out of the selection"
+                    )
+                if count_rows(wanted[0]) not in (None, num_rows[row]):
+                    raise FeatureError(
+                        f"the {kind} features of clip {key} in {self.folder} are {num_rows[row]} rows for {wanted[0]} frames: "
+                        "delete its shard and run `lipforge features` again"
                     )
                 if list(stored[row]) != wanted:
                     raise MissingFeaturesError(
@@ -293,7 +318,15 @@ class FeatureStore:
         """As `read_rows`, with the error in the place of each window that is damaged."""
         found = [self._find(rows.key, rows.kind) for rows in wanted]
         spans = [self._span(rows, place) for rows, place in zip(wanted, found, strict=True)]
-        data = self._ranges.read(spans)
+        try:
+            data = self._ranges.read(spans)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"a shard of the features in {self.folder} is gone. {_make_them(self.folder)}"
+            ) from error
+        if is_far(self.folder):  # servers err, too: what is not whole is asked for once more
+            parts = zip(wanted, found, spans, strict=True)
+            data |= self._ranges.read([s for r, p, s in parts if isinstance(self._decode(r, p, data[s]), Exception)])
         return [self._decode(rows, place, data[span]) for rows, place, span in zip(wanted, found, spans, strict=True)]
 
     @cached_property
@@ -333,4 +366,4 @@ class FeatureStore:
 
 
 def _make_them(folder: str) -> str:
-    return f"`lipforge features SELECTION --out {folder}` makes what is missing"
+    return f"`lipforge features` with the same options and --out {folder} makes what is missing"

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from datasets_manifest.manifest import UnreadableError
 from model.mel import MEL_RECIPE, mel_spectrogram
 from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from model.sync_score import one_thread
@@ -24,7 +25,7 @@ from pipeline.config import FPS
 from pipeline.sample import read_clip
 from pipeline.storage import CANNOT_WRITE, Store
 from train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
-from train.ranges import RangeReader, Span, UnreadableError
+from train.ranges import RangeReader, Span, is_far
 from train.samples import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
@@ -122,7 +123,7 @@ class ModelFiles:
 
 
 @dataclass
-class Outcome:
+class UnitReport:
     """What became of one unit or several."""
 
     num_clips: int = 0
@@ -136,7 +137,7 @@ class Outcome:
     fatal: str = ""
     """Why the run cannot go on, though no clip is to blame; empty when all went well."""
 
-    def add(self, other: "Outcome") -> None:
+    def add(self, other: "UnitReport") -> None:
         self.num_clips += other.num_clips
         self.video_s += other.video_s
         for step, seconds in other.seconds.items():
@@ -170,8 +171,8 @@ class ComputeUnit:
         if self.files.vae is not None:
             self._vae  # noqa: B018
 
-    def __call__(self, unit: Unit) -> Outcome:
-        outcome = Outcome()
+    def __call__(self, unit: Unit) -> UnitReport:
+        outcome = UnitReport()
         with outcome.timed("loading models"):
             self.load_models()
         start = time.perf_counter() - sum(outcome.seconds.values())
@@ -179,17 +180,17 @@ class ComputeUnit:
         try:
             index = write_shard(self.store, unit.name(models), self._clips(unit, outcome), models)
         except (FileNotFoundError, UnreadableError) as error:
-            return Outcome(fatal=str(error))
+            return UnitReport(fatal=str(error))
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise
-            return Outcome(fatal=f"cannot write to {self.store.root}: {os.strerror(error.errno)}")
+            return UnitReport(fatal=f"cannot write to {self.store.root}: {os.strerror(error.errno)}")
         for kind, size in zip(index["kind"].to_pylist(), index["size"].to_pylist(), strict=True):
             outcome.size_bytes[kind] += size
         outcome.seconds["writing"] += time.perf_counter() - start - sum(outcome.seconds.values())
         return outcome
 
-    def _clips(self, unit: Unit, outcome: Outcome) -> Iterator[ClipFeatures]:
+    def _clips(self, unit: Unit, outcome: UnitReport) -> Iterator[ClipFeatures]:
         ranges = RangeReader()
         for clip in unit.clips:
             try:
@@ -204,7 +205,7 @@ class ComputeUnit:
             yield ClipFeatures(clip.key, clip.num_frames, clip.config_hash, arrays)
 
     def _compute(
-        self, members: dict[str, bytes], clip: Clip, kinds: Sequence[str], outcome: Outcome
+        self, members: dict[str, bytes], clip: Clip, kinds: Sequence[str], outcome: UnitReport
     ) -> dict[str, np.ndarray]:
         """Features by kind: float16, time first. Raises ValueError when the clip is damaged."""
         arrays: dict[str, np.ndarray] = {}
@@ -258,7 +259,12 @@ def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool) -> np.nd
 
 def _read(ranges: RangeReader, clip: Clip) -> dict[str, bytes]:
     span = Span(clip.dataset, clip.shard, clip.offset, clip.offset + clip.size)
-    return read_clip(ranges.read([span])[span], clip.size, clip.key)
+    try:
+        return read_clip(ranges.read([span])[span], clip.size, clip.key)
+    except ValueError:
+        if not is_far(clip.dataset):
+            raise
+        return read_clip(ranges.read([span])[span], clip.size, clip.key)  # servers err, too
 
 
 def _half(array: np.ndarray, kind: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from train.feature_units import ComputeUnit, ModelFiles, Outcome, Unit
+    from train.feature_units import ComputeUnit, ModelFiles, Unit, UnitReport
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -48,8 +48,9 @@ def features(
 
     Example:
 
-        lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae sd-vae-ft-mse
+        lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
+    from datasets_manifest.manifest import UnreadableError
     from model.weights import ModelFileError
     from pipeline.executors import FatalError
     from pipeline.ledger import DatasetError
@@ -58,7 +59,7 @@ def features(
     try:
         files = _read_models(whisper, mel, vae)
         total = compute_features(selection, out, files, executor, workers)
-    except (DatasetError, FatalError, FeatureError, FileNotFoundError, ModelFileError) as error:
+    except (DatasetError, FatalError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(1) from error
     except ValueError as error:
@@ -73,7 +74,11 @@ def features(
     for kind, model in files.by_kind().items():
         console.print(f"  {kind}: {model}")
     if total.damaged:
-        errors.print(f"lipforge: {len(total.damaged)} clips are damaged and have no features; the others have theirs")
+        keys = ", ".join(f"'{damaged.key}'" for damaged in total.damaged)
+        errors.print(
+            f"lipforge: {len(total.damaged)} clips are damaged and have no features; the others have theirs. A stream needs features of all: "
+            f'leave the damaged ones out of the selection: --where "key NOT IN ({keys})"'
+        )
         raise typer.Exit(1)
 
 
@@ -93,7 +98,7 @@ def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFile
 
 def compute_features(
     selection: str, out: str, files: "ModelFiles", executor: Literal["ray", "local"], workers: int | None
-) -> "Outcome":
+) -> "UnitReport":
     """Make the features that the folder `out` lacks. Returns what this run did.
 
     Raises FatalError when nothing can be written or a shard is gone, DatasetError when another command writes there or nothing can be,
@@ -122,12 +127,12 @@ def compute_features(
 
 def _run(
     compute: "ComputeUnit", units: "list[Unit]", executor: Literal["ray", "local"], workers: int | None
-) -> "Outcome":
+) -> "UnitReport":
     from pipeline.config import PrepareConfig
     from pipeline.executors import FatalError, make_executor
-    from train.feature_units import Outcome
+    from train.feature_units import UnitReport
 
-    total = Outcome()
+    total = UnitReport()
     if not units:
         return total
     compute.load_models()  # a file that is no such model ends the run before it begins
@@ -150,7 +155,7 @@ def _run(
     return total
 
 
-def cost_lines(total: "Outcome") -> list[str]:
+def cost_lines(total: "UnitReport") -> list[str]:
     """What a second of video costs, by feature and by step, of what this run computed."""
     if not total.num_clips:
         return []

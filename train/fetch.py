@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from pipeline.sample import read_clip
 from train.cache import SampleCache
-from train.ranges import RangeReader, Span
+from train.ranges import RangeReader, Span, is_far
 
 COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
-"""Columns of a selection that the stream reads."""
+"""Columns of a selection that say where samples lie."""
 MAX_AHEAD_BYTES = 128 * 2**20
 """What one process reads ahead at most, at once."""
 _STORAGE_ORDER = ("dataset", "shard", "sample_offset")
@@ -130,7 +130,9 @@ class Fetcher:
     def _fetch_far(self, wanted: Sequence[int], companions: Callable[[], list[int]]) -> dict[int, Members | ValueError]:
         """Read what the cache lacks, and companions, into the cache."""
         assert self.cache is not None
-        spans = {sample: self.stored.span(sample) for sample in wanted} | self._ahead(companions())
+        spans = {sample: self.stored.span(sample) for sample in wanted}
+        if self.cache.is_writable:
+            spans |= self._ahead(companions())
         names = {sample: self._name(sample, span) for sample, span in spans.items()}
         with self.cache.fetching(names.values()):  # or workers that share companions would read them twice
             found = self._cached({sample: spans[sample] for sample in wanted})
@@ -165,7 +167,3 @@ class Fetcher:
         """A sample whose shard was written anew at other offsets has another name; its key holds its content's hash."""
         place = f"{span.dataset}\n{span.shard}\n{span.start}\n{span.end}\n{self.stored.key(sample)}"
         return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
-
-
-def is_far(dataset: str) -> bool:
-    return "://" in dataset and not dataset.startswith(("file://", "local://"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import fsspec
 
-from datasets_manifest.manifest import open_place
+from datasets_manifest.manifest import UnreadableError, open_place
 
 MAX_READ_BYTES = 32 * 2**20
 """A request for several samples is no larger than this."""
@@ -15,10 +15,6 @@ MAX_GAP_SHARE = 0.04
 _PAUSES_S = (1.0, 5.0)
 """Waits before a failed request is sent again."""
 _RANGE_NOT_SATISFIABLE = 416
-
-
-class UnreadableError(OSError):
-    """A dataset's storage does not answer, or not with what was asked for: nothing is said of any clip."""
 
 
 @dataclass(frozen=True, order=True)
@@ -114,8 +110,8 @@ class RangeReader:
     def _checked(self, whole: Span, answer: bytes | Exception) -> bytes:
         if isinstance(answer, FileNotFoundError):
             raise FileNotFoundError(
-                f"{whole.dataset}/{whole.shard} is missing. After its folder was moved or packed again, take a new selection of where it lies "
-                "now; when it was lost, put it back from a copy"
+                f"{whole.dataset}/{whole.shard} is missing. If the dataset was moved or packed again, make the selection anew where it lies now; "
+                "if the file was lost, put it back from a copy"
             ) from answer
         if isinstance(answer, Exception):
             raise UnreadableError(f"{whole.dataset}/{whole.shard} cannot be read: {answer or repr(answer)}") from answer
@@ -127,6 +123,11 @@ class RangeReader:
         self.num_requests += 1
         self.num_bytes += len(answer)
         return answer
+
+
+def is_far(folder: str) -> bool:
+    """Whether it is behind a network, as far as its name tells."""
+    return "://" in folder and not folder.startswith(("file://", "local://"))
 
 
 def _may_pass(answer: bytes | Exception) -> bool:

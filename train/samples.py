@@ -87,9 +87,10 @@ def decode_windows(
             stream = container.streams.video[0]
             if stream.frames != clip_frames:
                 raise ValueError(f"{stream.frames} frames of video, {clip_frames} expected")
-            size = (stream.width, stream.height) if stream.codec_context is not None else None
-            if size != (crop_px, crop_px):
-                raise ValueError(f"a video of {size} pixels, {crop_px} x {crop_px} expected")
+            if stream.codec_context is None:
+                raise ValueError("the video is of a kind that no decoder knows")
+            if (stream.width, stream.height) != (crop_px, crop_px):
+                raise ValueError(f"a video of {stream.width} x {stream.height} pixels, {crop_px} x {crop_px} expected")
             stream.codec_context.thread_count = 1
             # FFmpeg's default is to paint over what it cannot read
             stream.codec_context.options = {"err_detect": "explode+crccheck+bitstream+buffer"}

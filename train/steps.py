@@ -20,7 +20,25 @@ MAX_SUBSTITUTES = 8
 """Damaged samples in a row that `skip` passes over before it takes the dataset for broken."""
 
 Batch = dict[str, Any]
-"""As train/data.py describes it, without the mask."""
+"""What a step of one rank trains on. B samples, T frames of a window, M = ceil(T / 5 * 16) mel columns:
+
+target: uint8 tensor [B, T, H, W, 3] RGB: frames to reproduce;
+reference: uint8 [B, T, H, W, 3] RGB: another window of the clip; no frame is in both;
+mel: float32 [B, 80, M]: what StableSyncNet hears with the target;
+negative_mel: float32 [B, 80, M]: the sound of another moment of the clip;
+audio: list of B float32 tensors, sound of the whole clip at 16 kHz in [-1, 1]: Whisper's features of it are 2 rows a frame;
+audio_rows: int64 [B, T, 10]: which of these rows belong to each target frame;
+mouth_mask: float32 [1, H, W], 1 where the mouth is generated;
+key: list of B strings;  start, reference_start, negative_start: int64 [B], first frame of each window;
+position: int64 [B], place in the stream: sample `position % N` of epoch `position // N`;
+valid: bool [B], False for a repeat that only fills the batch: leave it out of losses and counts.
+
+Of cached features, with S states of D channels, R the side of the pictures, r = R / 8:
+
+audio_features: float16 [B, 2 (T + 4), S, D], in place of audio: audio_rows count from its first row;
+target_moments, reference_moments: float16 [B, T, 8, r, r], in place of target and reference: posterior moments of the VAE;
+masked_moments: float16 [B, T, 8, r, r]: of the target with the mouth hidden.
+"""
 
 
 class StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
@@ -65,7 +83,7 @@ class StepDataset(Dataset[tuple[Batch | None, list[DamagedSampleError]]]):
     def substitute(self, position: int) -> dict[str, Any] | None:
         """The next sample of the order that is whole, or None: the same on any rank."""
         for later in range(position + 1, position + 1 + MAX_SUBSTITUTES):
-            (outcome,) = self.make(np.array([later]), list)
+            (outcome,) = self.make(np.array([later]), lambda: [])
             if not isinstance(outcome, DamagedSampleError):
                 return outcome
         return None
@@ -132,7 +150,7 @@ def _collate(samples: list[dict[str, Any]]) -> Batch:
         elif name == "key":
             batch[name] = values
         else:
-            # the only sample of a batch need not be copied once more, unless its bytes cannot be written to, which torch asks for
-            array = np.stack(values) if len(values) > 1 else np.require(values[0], requirements="W")[None]
+            # the only sample of a batch need not be copied once more, unless it is not as torch wants it
+            array = np.stack(values) if len(values) > 1 else np.require(values[0], requirements=["C", "W"])[None]
             batch[name] = torch.from_numpy(array)
     return batch
