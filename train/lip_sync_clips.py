@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from datasets_manifest.manifest import open_place, read_manifest
-from datasets_manifest.samples import read_sample
+from datasets_manifest.samples import read_bytes
 from model import weights
 from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
 from model.lip_points import SYNC_LANDMARKS, mouth_pictures
 from pipeline import media
+from pipeline.sample import read_clip
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Clip:
 
 
 def extract_clips(dataset: str, cache: Path) -> None:
-    """Write one .npz for each kept clip of the dataset; those that exist are kept. Raises ValueError when no clip was kept."""
+    """Write one .npz for each kept clip of the dataset; those that exist are kept. Raises ValueError when no clip was kept or a sample is damaged."""
     faces = MediaPipeFaces(weights.load("builtin"))
     cache.mkdir(parents=True, exist_ok=True)
     columns = ["key", "source_uri", "speaker", "av_offset_frames", "shard", "sample_offset", "sample_size"]
@@ -69,7 +70,8 @@ def extract_clips(dataset: str, cache: Path) -> None:
         target = cache / f"{row['key']}.npz"
         if target.exists():
             continue
-        sample = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+        offset, size = row["sample_offset"], row["sample_size"]
+        sample = read_clip(read_bytes(fs, f"{root}/{row['shard']}", offset, offset + size), size, row["key"])
         frames = media.decode_mp4(sample["mp4"])
         points = crop_points(frames, faces)
         if points is None:
