@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -287,9 +288,7 @@ def test_the_same_key_cut_otherwise_is_another_clip(
 
 def test_damaged_features_are_found(folder: Path, files: ModelFiles, tmp_path: Path) -> None:
     copy = tmp_path / "features"
-    for name, content in contents(folder).items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(content)
+    shutil.copytree(folder, copy)
     index = {(row["key"], row["kind"]): row for row in pq.read_table(copy / "index.parquet").to_pylist()}
     place = index[key_of(0), "vae_target"]
     path = copy / place["shard"]
@@ -313,9 +312,7 @@ def test_a_damaged_index_is_said_and_written_again(
     folder: Path, files: ModelFiles, selection: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / "features"
-    for name, content in contents(folder).items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(content)
+    shutil.copytree(folder, copy)
     index = copy / "index.parquet"
     whole, rows = index.read_bytes(), pq.read_table(index)
     for wrong, words in (
@@ -364,9 +361,7 @@ def test_storage_that_fails_is_not_taken_for_damage(
     folder: Path, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "features"
-    for name, content in contents(folder).items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(content)
+    shutil.copytree(folder, copy)
 
     def too_late(*_: Any, **__: Any) -> bytes:
         raise TimeoutError

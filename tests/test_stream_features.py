@@ -1,6 +1,7 @@
 """The stream takes from cached features what they hold, of the same moments as media would give, and decodes the rest."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,7 @@ def folder(selection: str, files: ModelFiles, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    for path in folder.rglob("*.*"):
-        if path.is_file():
-            (tmp_path / "copy" / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "copy" / path.relative_to(folder)).write_bytes(path.read_bytes())
-    return tmp_path / "copy"
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
 def config_of(selection: str, features: object = None, **settings: Any) -> StreamConfig:
