@@ -14,10 +14,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datasets_manifest.manifest import open_place
+from datasets_manifest.manifest import open_place, parse_parquet, read_file
 from datasets_manifest.query import (
     DICTIONARIES,
     Condition,
@@ -339,14 +338,11 @@ def _speaks(tag: str, ranges: Sequence[str]) -> bool:
 
 
 def _keys_of(path: str) -> pa.Array:
-    fs, place = open_place(path)
-    if not fs.isfile(place):
-        raise FileNotFoundError(f"nothing to exclude at {path}: expected a Parquet file with a column `key`")
     try:
-        with fs.open(place, "rb") as file:
-            keys = pq.read_table(file, columns=["key"])["key"]
-        return keys.cast(pa.string()).combine_chunks()
-    except (pa.ArrowException, KeyError) as error:
+        return parse_parquet(read_file(path))["key"].cast(pa.string()).combine_chunks()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(f"nothing to exclude at {path}: expected a Parquet file with a column `key`") from error
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be excluded, expected a Parquet file with a column `key`: {error}") from error
 
 

@@ -35,7 +35,7 @@ STATE_VERSION = 1
 
 
 class SampleStream:
-    """Batches of one rank, from where the last one ended. See the module for how to use it."""
+    """Batches of one rank, from where the last one ended, or pass by pass. See the module for how to use it."""
 
     def __init__(self, config: StreamConfig, rank: int = 0, num_ranks: int = 1, num_epochs: int | None = None) -> None:
         """num_epochs: end after so many, for validation; the last step is filled up with repeats that are not valid. Each iteration
@@ -87,7 +87,10 @@ class SampleStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after that place; begin a new iteration afterwards, which is empty when that place is the end. Raises ValueError when the state is of another stream."""
+        """Go on after that place; begin a new iteration afterwards, which is empty when that place is the end.
+
+        Raises ValueError when the state is of another stream, or none.
+        """
         own = self.state_dict()
         if not isinstance(state, dict) or own.keys() != state.keys():
             raise ValueError(f"not a place in a stream: expected {', '.join(own)}")
