@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import webdataset
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.ledger import DatasetError, Ledger, to_json
 from pipeline.pack import Sample, pack, read_part
 from pipeline.sample import END_OF_TAR, find_samples, sample_bytes
@@ -396,3 +398,10 @@ def test_stock_webdataset_reads_the_shards(tmp_path: Path) -> None:
     assert sorted(by_seed) == list(range(12))
     for seed, item in by_seed.items():
         assert {name: item[name] for name in ("mp4", "flac", "json")} == make_members(seed)
+
+
+@pytest.mark.parametrize("command", ["pack", "prune", "identify-languages"])
+def test_a_file_in_a_datasets_place_is_said_in_words(tmp_path: Path, command: str) -> None:
+    (tmp_path / "selection.parquet").write_bytes(b"PAR1")
+    result = CliRunner().invoke(app, [command, str(tmp_path / "selection.parquet")])
+    assert result.exit_code == 1 and "a file is where a folder is needed" in result.output, result.output

@@ -443,3 +443,15 @@ def test_request_is_stored_in_one_form(mixed: str) -> None:
     assert tables[0].equals(tables[1], check_metadata=True)
     about = json.loads(tables[0].schema.metadata[b"lipforge.selection"])
     assert about["version"] == 1 and about["request"]["datasets"] == [mixed] and about["request"]["hours"] == 0.1
+
+
+def test_a_picture_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
+    (tmp_path / "n.svg").write_text("mine")
+    code, text = run(mixed, "--hours", "0.1", "--out", str(tmp_path / "n.parquet"))
+    assert code == 1 and "n.svg exists" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["n.svg"] and (tmp_path / "n.svg").read_text() == "mine"
+
+
+def test_a_share_without_hours_for_validation_is_refused(mixed: str, tmp_path: Path) -> None:
+    code, text = run(mixed, "--val-share", "0.3", "--out", str(tmp_path / "n.parquet"))
+    assert code == 2 and "--val-share is for --val-hours" in text
