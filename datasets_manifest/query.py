@@ -124,14 +124,21 @@ def open_query(dataset_dir: str, sql: str) -> Iterator[pa.RecordBatchReader]:
 def _check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     nodes = list(_nodes(_parse(connection, sql, "a query is one SELECT statement")))
     own = {entry["key"].lower() for node in nodes for entry in (node.get("cte_map") or {}).get("map", ())}
+    # A name holds in its own part of a query only; elsewhere it would stand for the database's own view.
+    if taken := own & {
+        VIEW,
+        *(name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()),
+    }:
+        raise ValueError(f"WITH {min(taken)}: choose another name, this one is the database's own")
     for node in nodes:
         kind, name = node.get("type"), ""
         if kind == "TABLE_FUNCTION":
             name = str(node["function"]["function_name"]).lower()
             beyond = name not in TABLE_FUNCTIONS
         elif kind == "BASE_TABLE":
-            name = ".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"])))
-            beyond = name.lower() not in {VIEW, *own}
+            place = [part for part in (node["catalog_name"], node["schema_name"]) if part]
+            name = ".".join([*place, node["table_name"]])
+            beyond = bool(place) or name.lower() not in {VIEW, *own}
         else:
             beyond = node.get("show_type") == "SHOW_SPECIAL"  # not DESCRIBE and SUMMARIZE, which tell of a query
         if beyond:

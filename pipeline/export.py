@@ -10,12 +10,12 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasets_manifest.manifest import open_place, write_manifest
+from datasets_manifest.manifest import read_file, write_manifest
 from datasets_manifest.schema import COLUMNS, Status
 from datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from pipeline.dataset import EXPORT_RECORD, writing
@@ -125,10 +125,9 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
 
 def _record(selection: str, rows: pa.Table, shard_size_mb: float) -> dict[str, Any]:
     """What is exported and where it comes from. The same for the same selection, wherever that lies and whenever it is exported."""
-    fs, place = open_place(selection)
     about = selection_request(rows, selection)
     return {
-        "selection_sha256": hashlib.sha256(cast(bytes, fs.cat_file(place))).hexdigest(),
+        "selection_sha256": hashlib.sha256(read_file(selection)).hexdigest(),
         "request": about["request"],
         "gave": about["gave"],
         "lipforge": about["lipforge"],

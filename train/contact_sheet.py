@@ -14,14 +14,15 @@ import numpy as np
 
 from datasets_manifest.manifest import open_place, publish
 from model.mouth_mask import hide_mouth, to_pixels
+from pipeline.config import FPS
 from train.data import Batch, SampleStream, StreamConfig
 from train.samples import DamagedSampleError
+from train.windows import MEL_COLUMNS_PER_S
 
 SIDE_PX = 128
 NUM_SHOWN = 4
 GAP_PX = 8
 TEXT_PX = 18
-_MEL_COLUMNS_PER_FRAME = 3.2
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -77,7 +78,7 @@ def _mel_picture(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
     )
     picture = np.ascontiguousarray(picture[:, :, ::-1])
     for frame in shown:
-        middle_px = round((frame + 0.5) * _MEL_COLUMNS_PER_FRAME / mel.shape[1] * width)
+        middle_px = round((frame + 0.5) * MEL_COLUMNS_PER_S / FPS / mel.shape[1] * width)
         cv2.line(picture, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), _WHITE, 1)
         _write(picture, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), _WHITE)
     return picture

@@ -106,6 +106,19 @@ def refuse_foreign_folder(store: Store) -> None:
         if not _OWN.fullmatch(name):
             what = f"holds something else ({name})" if name else "is a file"
             raise ForeignFolderError(f"{store.root} {what}. Nothing of it was touched: name a new folder.")
+    for name in _some_indexes(store):
+        try:
+            _read_index(store, name)
+        except ForeignFolderError as error:
+            raise ForeignFolderError(f"{store.root}/{name}: {error}. Nothing was touched: name a new folder") from error
+        except FeatureError:
+            pass  # damaged, and so made again
+
+
+def _some_indexes(store: Store) -> list[str]:
+    """The index of all shards and that of one, as far as they are there."""
+    own = [name for name in store.list("shards") if name.endswith(".parquet")][:1]
+    return [INDEX, *own] if store.exists(INDEX) else own
 
 
 def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: Mapping[str, str]) -> pa.Table:
@@ -169,7 +182,7 @@ def finished_shards(store: Store) -> pa.Table:
         try:
             table = _read_index(store, name)
         except ForeignFolderError as error:
-            raise ForeignFolderError(f"{store.root}/{name}: {error}. Nothing was touched: name a new folder") from error
+            raise ForeignFolderError(f"{store.root}/{name}: {error}. It was left alone: name a new folder") from error
         except FeatureError:
             table = INDEX_COLUMNS.empty_table()
         ends = [offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)]
