@@ -10,7 +10,7 @@ help:            ## show this list
 
 setup: $(VENV)/.done ## make .venv, install everything, fetch the built-in models
 
-$(VENV)/.done: pyproject.toml
+$(VENV)/.done: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
@@ -24,7 +24,10 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types:
+types:           # pyright reads no import hooks, so it gets the packages where an install would put them
+	@mkdir -p build/typed/lipforge
+	@for file in lipforge/*.py; do ln -sfn "$(CURDIR)/$$file" build/typed/lipforge/; done
+	@for folder in datasets_manifest model pipeline train; do ln -sfn "$(CURDIR)/$$folder" build/typed/lipforge/$$folder; done
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test:

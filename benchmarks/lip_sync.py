@@ -17,6 +17,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import numpy as np
+from lipforge.model import weights
+from lipforge.model.lip_sync import DEFAULT_MIN_CONFIDENCE, LipSync
 
 from benchmarks import lip_sync_cases as cases
 from benchmarks import lip_sync_pictures as pictures
@@ -24,8 +26,6 @@ from benchmarks.lip_sync_clips import CLEAN, Follower, Track, kinds, read_about
 from benchmarks.lip_sync_engine import run_engine, usable
 from benchmarks.lip_sync_measures import Judge, Scores, Window, measure, windows
 from benchmarks.lip_sync_page import Evidence, write_page
-from model import weights
-from model.lip_sync import DEFAULT_MIN_CONFIDENCE, LipSync
 
 LENGTHS = (50, 75, 117, 125, 250)
 """Of windows, in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""

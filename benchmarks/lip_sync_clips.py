@@ -6,16 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-
-from model import weights
-from model.lip_points import SYNC_LANDMARKS
-from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
-from pipeline import media
-from pipeline.clip import Source
-from pipeline.config import PrepareConfig
-from pipeline.plan import plan_units
-from pipeline.recipe import CutOperator
-from pipeline.stages.probe import Probe
+from lipforge.model import weights
+from lipforge.model.lip_points import SYNC_LANDMARKS
+from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.pipeline import media
+from lipforge.pipeline.clip import Source
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.recipe import CutOperator
+from lipforge.pipeline.stages.probe import Probe
 
 MARGIN = 40
 """Frames of sound on each side of a track: room for a planted shift, and for the scorer's own search."""

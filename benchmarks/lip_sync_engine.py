@@ -7,23 +7,23 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from lipforge.datasets_manifest.manifest import open_place, read_manifest
+from lipforge.datasets_manifest.samples import read_sample
+from lipforge.model import weights
+from lipforge.model.faces import MediaPipeFaces
+from lipforge.model.lip_points import mouth_pictures
+from lipforge.model.sync_score import MAX_SHIFT
+from lipforge.pipeline import media
+from lipforge.pipeline.config import FPS, PrepareConfig
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.run import prepare
+from lipforge.train.lip_sync_clips import crop_points
 from rich.console import Console
 
 from benchmarks import lip_sync_media as made
 from benchmarks.lip_sync_clips import Track
 from benchmarks.lip_sync_measures import Judge
-from datasets_manifest.manifest import open_place, read_manifest
-from datasets_manifest.samples import read_sample
-from model import weights
-from model.faces import MediaPipeFaces
-from model.lip_points import mouth_pictures
-from model.sync_score import MAX_SHIFT
-from pipeline import media
-from pipeline.config import FPS, PrepareConfig
-from pipeline.inputs import Labels
-from pipeline.progress import Progress
-from pipeline.run import prepare
-from train.lip_sync_clips import crop_points
 
 PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
 AGAIN = (-10, -3, 0, 3, 10)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from lipforge.model.lip_sync import LipSync
+from lipforge.model.sync_score import MAX_SHIFT, SyncScore
 
 from benchmarks.lip_sync_clips import Track
-from model.lip_sync import LipSync
-from model.sync_score import MAX_SHIFT, SyncScore
 
 SHIFTS = range(-10, 11)
 """Planted, in frames: positive = the sound is made later."""

@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from datasets_manifest.manifest import MAX_ROWS_PER_PART
-from datasets_manifest.schema import COLUMNS, SCHEMA_VERSION, Reason, Status
+from lipforge.datasets_manifest.manifest import MAX_ROWS_PER_PART
+from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION, Reason, Status
 
 NUM_ROWS = 5_000_000
 NUM_LANGUAGES = 60
@@ -190,7 +189,7 @@ def run_one(kind: str, name: str, folder: Path, out: str) -> None:
 
         duckdb.connect().execute(BARE[name].format(folder=folder, out=out)).fetchall()
     else:
-        from datasets_manifest.cli import app
+        from lipforge.datasets_manifest.cli import app
 
         arguments = [*COMMANDS[name], str(folder)]
         app(arguments + (["--out", out] if arguments[0] == "select" else []), standalone_mode=False)

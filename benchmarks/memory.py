@@ -18,16 +18,16 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import av
+from lipforge.model import weights
+from lipforge.pipeline.clip import Source
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.recipe import CutOperator, ScoreOperator
+from lipforge.pipeline.run import resolve
+from lipforge.pipeline.stages.probe import Probe
+from lipforge.pipeline.storage import Store
 
 from benchmarks.sources import talking_photo
-from model import weights
-from pipeline.clip import Source
-from pipeline.config import PrepareConfig
-from pipeline.plan import plan_units
-from pipeline.recipe import CutOperator, ScoreOperator
-from pipeline.run import resolve
-from pipeline.stages.probe import Probe
-from pipeline.storage import Store
 
 CLIP_S = 16
 """A whole number of video frames (400 at 25 fps) and of AAC frames (750 of 1024 samples at 48 kHz), so repeats join without a gap."""

@@ -31,20 +31,20 @@ import cv2
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
+from lipforge.model import weights
+from lipforge.model.alignment import align, to_square
+from lipforge.model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.pipeline.clip import Clip, Video
+from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, EncodeConfig, PrepareConfig
+from lipforge.pipeline.pack import Sample, pack
+from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.recipe import CutOperator, ScoreOperator
+from lipforge.pipeline.run import resolve
+from lipforge.pipeline.stages.probe import Probe
+from lipforge.pipeline.storage import Store
 from scenedetect import AdaptiveDetector, FrameTimecode
 
 from benchmarks.sources import find_videos, name_of
-from model import weights
-from model.alignment import align, to_square
-from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
-from pipeline.clip import Clip, Video
-from pipeline.config import FPS, SAMPLE_RATE_HZ, EncodeConfig, PrepareConfig
-from pipeline.pack import Sample, pack
-from pipeline.plan import plan_units
-from pipeline.recipe import CutOperator, ScoreOperator
-from pipeline.run import resolve
-from pipeline.stages.probe import Probe
-from pipeline.storage import Store
 
 PAIRS = (
     ("resample", ("decode", "sound")),

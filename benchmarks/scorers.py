@@ -25,21 +25,21 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import cv2
 import numpy as np
 import torch
+from lipforge.model import weights
+from lipforge.model.hyperiqa import HyperIQA
+from lipforge.model.stable_syncnet import LAYOUTS, StableSyncNet
+from lipforge.model.sync_score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc
+from lipforge.pipeline.clip import Clip
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.media import decode_mp4
+from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.profiles import PROFILES
+from lipforge.pipeline.recipe import CutOperator
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.sources import find_videos
-from model import weights
-from model.hyperiqa import HyperIQA
-from model.stable_syncnet import LAYOUTS, StableSyncNet
-from model.sync_score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
-from model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc
-from pipeline.clip import Clip
-from pipeline.config import PrepareConfig
-from pipeline.media import decode_mp4
-from pipeline.plan import plan_units
-from pipeline.profiles import PROFILES
-from pipeline.recipe import CutOperator
 
 CLIP_S = 5.0
 REAL_TIME = "real time"

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from pipeline.clip import Source, Video
-from pipeline.config import FPS
-from pipeline.stages.probe import Probe
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.stages.probe import Probe
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
 MIN_CLIP_S = 5.0

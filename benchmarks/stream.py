@@ -42,26 +42,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import webdataset.compat as wds
+from lipforge.datasets_manifest.manifest import open_place, read_manifest
+from lipforge.datasets_manifest.samples import read_sample
+from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
+from lipforge.model.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
+from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.media import decode_flac, decode_mp4
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.run import prepare
+from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.pipeline.storage import Store
+from lipforge.train.data import SampleStream, StreamConfig
+from lipforge.train.feature_shards import ClipFeatures, write_index, write_shard
+from lipforge.train.fetch import COLUMNS, Fetcher, StoredSamples
+from lipforge.train.samples import ClipWindow, decode_parts, decode_windows
+from lipforge.train.stream_config import DecodedPart, FeatureKind, FeaturesConfig
+from lipforge.train.windows import draw_window, mel_columns
 from rich.console import Console
 
 from benchmarks.sources import find_videos
-from datasets_manifest.manifest import open_place, read_manifest
-from datasets_manifest.samples import read_sample
-from datasets_manifest.selection import SELECTION_COLUMNS, write_selection
-from model.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
-from pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
-from pipeline.inputs import Labels
-from pipeline.media import decode_flac, decode_mp4
-from pipeline.progress import Progress
-from pipeline.run import prepare
-from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
-from pipeline.storage import Store
-from train.data import SampleStream, StreamConfig
-from train.feature_shards import ClipFeatures, write_index, write_shard
-from train.fetch import COLUMNS, Fetcher, StoredSamples
-from train.samples import ClipWindow, decode_parts, decode_windows
-from train.stream_config import DecodedPart, FeatureKind, FeaturesConfig
-from train.windows import draw_window, mel_columns
 
 NUM_FRAMES = 16
 PARTS: tuple[DecodedPart, ...] = ("target", "reference", "mel")

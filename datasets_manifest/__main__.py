@@ -1,5 +1,5 @@
 """`python -m datasets_manifest select ...`."""
 
-from datasets_manifest.cli import main
+from lipforge.datasets_manifest.cli import main
 
 main()

@@ -36,9 +36,9 @@ Datasets = Annotated[
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from datasets_manifest.query import ManifestError
-    from datasets_manifest.select import NotEnoughDataError
-    from datasets_manifest.selection import SelectionError
+    from lipforge.datasets_manifest.query import ManifestError
+    from lipforge.datasets_manifest.select import NotEnoughDataError
+    from lipforge.datasets_manifest.selection import SelectionError
 
     try:
         yield
@@ -71,8 +71,8 @@ def languages(datasets: Datasets) -> None:
     Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning tells where the sync threshold costs a
     language far more than others: a scorer is weaker on languages that it has not seen.
     """
-    from datasets_manifest.languages import languages as by_language
-    from datasets_manifest.selection import amount
+    from lipforge.datasets_manifest.languages import languages as by_language
+    from lipforge.datasets_manifest.selection import amount
 
     with plain_errors():
         rows, warnings = by_language(datasets)
@@ -144,9 +144,9 @@ def select(
 
         lipforge select dataset --where "speech_ratio > 0.8 and max_faces = 1" --exclude zh20.parquet --out more.parquet
     """
-    from datasets_manifest.select import Request, choose
-    from datasets_manifest.selection import write_selection
-    from datasets_manifest.selection_picture import refuse_foreign_picture, write_picture
+    from lipforge.datasets_manifest.select import Request, choose
+    from lipforge.datasets_manifest.selection import write_selection
+    from lipforge.datasets_manifest.selection_picture import refuse_foreign_picture, write_picture
 
     with plain_errors():
         if not out.endswith(".parquet"):
@@ -181,8 +181,7 @@ def select(
 
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     import pyarrow.compute as pc
-
-    from datasets_manifest.selection import amount
+    from lipforge.datasets_manifest.selection import amount
 
     table = _table("", "length", "clips", "speakers", "sync median", "quality median")
     for split, given in gave.items():
@@ -222,7 +221,7 @@ def query(
 
         lipforge query dataset "SELECT key, sync_confidence FROM manifest WHERE status = 'kept'" --csv > kept.csv
     """
-    from datasets_manifest.query import open_query
+    from lipforge.datasets_manifest.query import open_query
 
     with plain_errors():
         if csv and parquet is not None:

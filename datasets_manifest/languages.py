@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-
-from datasets_manifest.manifest import open_place
-from datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
-from datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.manifest import open_place
+from lipforge.datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
+from lipforge.datasets_manifest.schema import Reason, Status
 
 NEEDED = (*DICTIONARIES, "duration_s", "sync_confidence", "quality")
 

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-
-from datasets_manifest.schema import COLUMNS
+from lipforge.datasets_manifest.schema import COLUMNS
 
 MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from datasets_manifest.manifest import open_place, parse_parquet, read_file
-from datasets_manifest.query import (
+from lipforge.datasets_manifest.manifest import open_place, parse_parquet, read_file
+from lipforge.datasets_manifest.query import (
     DICTIONARIES,
     Condition,
     ManifestError,
@@ -26,13 +24,14 @@ from datasets_manifest.query import (
     open_manifest,
     plain_arrow_errors,
 )
-from datasets_manifest.schema import COLUMNS, Reason, Status
-from datasets_manifest.selection import (
+from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,
     amount,
     selection_request,
     with_request,
 )
+from numpy.typing import NDArray
 
 ORDERS = ("random", "sync", "quality")
 TOLERANCE = 0.01

@@ -10,11 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from lipforge.model.state_dicts import load_strict, read_state_dict
+from lipforge.model.sync_score import one_thread
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
-
-from model.state_dicts import load_strict, read_state_dict
-from model.sync_score import one_thread
 
 WEIGHTS_FILE = "koniq_pretrained.pkl"
 INPUT_PX = 224

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-
-from model import weights
-from model.state_dicts import BrokenModelError, load_strict, read_checkpoint
-from model.sync_score import one_thread
-from model.weights import ModelFileError
+from lipforge.model import weights
+from lipforge.model.state_dicts import BrokenModelError, load_strict, read_checkpoint
+from lipforge.model.sync_score import one_thread
+from lipforge.model.weights import ModelFileError
 
 if TYPE_CHECKING:
     from whisper.model import Whisper

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lipforge.model.state_dicts import BrokenModelError, load_strict, read_state_dict
+from lipforge.model.weights import MissingModelError, ModelFileError
 from torch import Tensor
-
-from model.state_dicts import BrokenModelError, load_strict, read_state_dict
-from model.weights import MissingModelError, ModelFileError
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

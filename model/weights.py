@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from model.download import DownloadError, WrongContentError, download
+from lipforge.model.download import DownloadError, WrongContentError, download
 
 _SHIPPED_DIR = Path(__file__).parent / "weights"
 

@@ -1,5 +1,5 @@
 """`python -m pipeline prepare ...`: what `ray job submit` runs."""
 
-from pipeline.cli import main
+from lipforge.pipeline.cli import main
 
 main()

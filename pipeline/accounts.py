@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
-from pipeline.clip import Source, Video
-from pipeline.config import FPS, Thresholds
-from pipeline.decide import decide
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.config import FPS, Thresholds
+from lipforge.pipeline.decide import decide
 
 Row = dict[str, Any]
 

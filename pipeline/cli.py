@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import lipforge
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -34,11 +36,11 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from datasets_manifest.manifest import UnreadableError
-    from model.weights import ModelFileError
-    from pipeline.executors import FatalError
-    from pipeline.ledger import DatasetError
-    from pipeline.storage import CANNOT_WRITE
+    from lipforge.datasets_manifest.manifest import UnreadableError
+    from lipforge.model.weights import ModelFileError
+    from lipforge.pipeline.executors import FatalError
+    from lipforge.pipeline.ledger import DatasetError
+    from lipforge.pipeline.storage import CANNOT_WRITE
 
     try:
         yield
@@ -118,11 +120,11 @@ def prepare(
 
         ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
     """
-    from datasets_manifest.report import write_report
-    from pipeline.config import load_config
-    from pipeline.inputs import Labels
-    from pipeline.progress import Progress
-    from pipeline.run import prepare as run_prepare
+    from lipforge.datasets_manifest.report import write_report
+    from lipforge.pipeline.config import load_config
+    from lipforge.pipeline.inputs import Labels
+    from lipforge.pipeline.progress import Progress
+    from lipforge.pipeline.run import prepare as run_prepare
 
     with plain_errors():
         overrides = list(set_ or [])
@@ -141,7 +143,7 @@ def prepare(
 
 
 def _print_summary(summary, out: str, report: str) -> None:
-    from pipeline.progress import hours, outcome_table
+    from lipforge.pipeline.progress import hours, outcome_table
 
     console.print()
     console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
@@ -177,9 +179,9 @@ def pack(
     passes; its media goes back to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and on the scale of the models that the
     dataset was made with min_sync_confidence and min_quality.
     """
-    from datasets_manifest.report import write_report
-    from pipeline.progress import outcome_table
-    from pipeline.run import repack
+    from lipforge.datasets_manifest.report import write_report
+    from lipforge.pipeline.progress import outcome_table
+    from lipforge.pipeline.run import repack
 
     with plain_errors():
         thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
@@ -209,10 +211,9 @@ def identify_languages(
     Whisper hears every clip in which somebody speaks, kept or not; each votes for a language, and most votes win. Languages that you gave
     are left alone. Only the manifest is written again, no shard. Stop it whenever you like: the same command goes on where it stopped.
     """
+    from lipforge.pipeline.config import load_config
+    from lipforge.pipeline.run import identify_languages as run_identify
     from rich.progress import Progress as Bars
-
-    from pipeline.config import load_config
-    from pipeline.run import identify_languages as run_identify
 
     with plain_errors():
         overrides = [f"run.workers={workers}"] if workers is not None else []
@@ -245,10 +246,9 @@ def export(
 
         lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
     """
+    from lipforge.pipeline.export import SELECTION_NAME
+    from lipforge.pipeline.export import export as run_export
     from rich.progress import Progress as Bars
-
-    from pipeline.export import SELECTION_NAME
-    from pipeline.export import export as run_export
 
     with plain_errors():
         with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -271,9 +271,9 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 
     Their rows and measures stay. After this, a looser threshold can no longer bring them back.
     """
-    from pipeline.pack import parts_to_prune
-    from pipeline.run import prune as run_prune
-    from pipeline.storage import Store
+    from lipforge.pipeline.pack import parts_to_prune
+    from lipforge.pipeline.run import prune as run_prune
+    from lipforge.pipeline.storage import Store
 
     with plain_errors():
         names, size_bytes = parts_to_prune(Store(dataset))
@@ -289,8 +289,8 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 @app.command()
 def status(dataset: Dataset) -> None:
     """Say how a dataset stands: of the run in progress, or of the last one."""
-    from pipeline.progress import hours, outcome_table
-    from pipeline.status import read_status
+    from lipforge.pipeline.progress import hours, outcome_table
+    from lipforge.pipeline.status import read_status
 
     with plain_errors():
         state = read_status(dataset)
@@ -309,7 +309,7 @@ def explain(
     ],
 ) -> None:
     """Tell the whole story of one clip or source, in words."""
-    from pipeline.explain import explain as story
+    from lipforge.pipeline.explain import explain as story
 
     with plain_errors():
         for line in story(dataset, what):
@@ -322,7 +322,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write; default: in the last run's folder.")] = None,
 ) -> None:
     """Write the HTML report: where the seconds went, and what kept and refused clips look like."""
-    from datasets_manifest.report import write_report
+    from lipforge.datasets_manifest.report import write_report
 
     with plain_errors():
         console.print(write_report(dataset, out), markup=False, highlight=False, soft_wrap=True)
@@ -331,7 +331,7 @@ def report(
 @app.command(name="config")
 def show_config() -> None:
     """Print all settings with their defaults and meanings, as YAML for `--config`."""
-    from pipeline.config import describe
+    from lipforge.pipeline.config import describe
 
     console.print(describe(), markup=False, highlight=False, soft_wrap=True)
 
@@ -339,7 +339,7 @@ def show_config() -> None:
 @models_app.command("list")
 def models_list(profile: Profile = None) -> None:
     """Which model files there are: what for, how large, under which licence, and whether they are here."""
-    from model.weights import FileState, profiles, verify
+    from lipforge.model.weights import FileState, profiles, verify
 
     with plain_errors():
         for name in profiles() if profile is None else (profile,):
@@ -370,7 +370,7 @@ def models_fetch(
 
         lipforge models fetch latentsync --yes
     """
-    from model.weights import FileState, fetch, verify
+    from lipforge.model.weights import FileState, fetch, verify
 
     with plain_errors():
         restricted = [
@@ -391,7 +391,7 @@ def models_verify(profile: Profile = None) -> None:
 
     Exit code 1 when a file is damaged, or when one is missing of the profile named (without a name: of `builtin`).
     """
-    from model.weights import DEFAULT_PROFILE, FileState, profiles, verify
+    from lipforge.model.weights import DEFAULT_PROFILE, FileState, profiles, verify
 
     with plain_errors():
         good = True
@@ -415,9 +415,24 @@ def models_verify(profile: Profile = None) -> None:
 @models_app.command("where")
 def models_where() -> None:
     """Print the folder of fetched model files (set LIPFORGE_CACHE to move it)."""
-    from model.weights import where
+    from lipforge.model.weights import where
 
     console.print(str(where()), markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"lipforge {lipforge.__version__}", markup=False, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def lipforge_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

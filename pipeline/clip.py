@@ -5,11 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-
-from datasets_manifest.schema import Reason, Status
-from model.faces import FaceLandmarks
-from pipeline.config import FPS
-from pipeline.media import VideoInfo
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.model.faces import FaceLandmarks
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.media import VideoInfo
 
 
 @dataclass(frozen=True)

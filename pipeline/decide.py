@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_manifest.schema import Reason, Status
-from pipeline.config import Thresholds
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.pipeline.config import Thresholds
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from datasets_manifest.schema import Status
-from pipeline.clip import Unit
-from pipeline.config import PrepareConfig, StageResources
-from pipeline.ledger import Ledger
-from pipeline.quarantine import GivenUp, Quarantine
-from pipeline.quiet import off_terminal
-from pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
-from pipeline.storage import CANNOT_WRITE, Store
+from lipforge.datasets_manifest.schema import Status
+from lipforge.pipeline.clip import Unit
+from lipforge.pipeline.config import PrepareConfig, StageResources
+from lipforge.pipeline.ledger import Ledger
+from lipforge.pipeline.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.quiet import off_terminal
+from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
+from lipforge.pipeline.storage import CANNOT_WRITE, Store
 
 WAVE_UNITS = 4096
 """Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pyarrow.compute as pc
-
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.schema import Reason, Status
-from pipeline.config import FPS
-from pipeline.ledger import DatasetError, Ledger
-from pipeline.stages.commit import part_name
-from pipeline.stages.probe import from_record
-from pipeline.storage import Store
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.stages.probe import from_record
+from lipforge.pipeline.storage import Store
 
 Row = dict[str, Any]
 

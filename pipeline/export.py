@@ -14,17 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from datasets_manifest.manifest import read_file, write_manifest
-from datasets_manifest.schema import COLUMNS, Status
-from datasets_manifest.selection import read_selection, selection_bytes, selection_request
-from pipeline.dataset import EXPORT_RECORD, writing
-from pipeline.inputs import LANGUAGE_CODE
-from pipeline.ledger import DatasetError, Ledger, to_json
-from pipeline.pack import Sample, fill_shards, shard_path
-from pipeline.sample import END_OF_TAR, read_clip
-from pipeline.storage import Store
-from pipeline.summary import Summary, now, versions
+from lipforge.datasets_manifest.manifest import read_file, write_manifest
+from lipforge.datasets_manifest.schema import COLUMNS, Status
+from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
+from lipforge.pipeline.dataset import EXPORT_RECORD, writing
+from lipforge.pipeline.inputs import LANGUAGE_CODE
+from lipforge.pipeline.ledger import DatasetError, Ledger, to_json
+from lipforge.pipeline.pack import Sample, fill_shards, shard_path
+from lipforge.pipeline.sample import END_OF_TAR, read_clip
+from lipforge.pipeline.storage import Store
+from lipforge.pipeline.summary import Summary, now, versions
 
 SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, at their new places."""

@@ -7,18 +7,18 @@ is a few numbers for each clip.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datasets_manifest.manifest import write_manifest
-from datasets_manifest.schema import Reason, Status
-from pipeline.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
-from pipeline.clip import Video
-from pipeline.config import PrepareConfig
-from pipeline.executors import Executor
-from pipeline.languages import Votes
-from pipeline.ledger import Ledger
-from pipeline.pack import Sample, pack
-from pipeline.plan import plan_seams, split_duplicates
-from pipeline.stages.probe import from_record
-from pipeline.storage import Store
+from lipforge.datasets_manifest.manifest import write_manifest
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.pipeline.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
+from lipforge.pipeline.clip import Video
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.executors import Executor
+from lipforge.pipeline.languages import Votes
+from lipforge.pipeline.ledger import Ledger
+from lipforge.pipeline.pack import Sample, pack
+from lipforge.pipeline.plan import plan_seams, split_duplicates
+from lipforge.pipeline.stages.probe import from_record
+from lipforge.pipeline.storage import Store
 
 
 def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:

@@ -15,8 +15,7 @@ import fsspec
 import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.clip import Source
+from lipforge.pipeline.clip import Source
 
 VIDEO_SUFFIXES = frozenset(
     [

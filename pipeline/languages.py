@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from pipeline.accounts import ShardPlace, Spoken, is_measured, iter_places
-from pipeline.clip import Video
-from pipeline.ledger import DatasetError, Ledger, Record
-from pipeline.media import MediaError, decode_flac
-from pipeline.pack import Mapper
-from pipeline.stages.commit import part_name
-from pipeline.storage import Store
+from lipforge.pipeline.accounts import ShardPlace, Spoken, is_measured, iter_places
+from lipforge.pipeline.clip import Video
+from lipforge.pipeline.ledger import DatasetError, Ledger, Record
+from lipforge.pipeline.media import MediaError, decode_flac
+from lipforge.pipeline.pack import Mapper
+from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.storage import Store
 
 if TYPE_CHECKING:  # it loads torch
-    from model.language import LanguageIdentifier
+    from lipforge.model.language import LanguageIdentifier
 
 MIN_SPEECH_RATIO = 0.2
 """Share of speech that a clip needs to vote. Not the dataset's threshold, which may change: then the voters would, too."""
@@ -41,7 +40,7 @@ class WhisperFile:
 
     def opened(self) -> "LanguageIdentifier":
         """Opened once in each process, however many units that hears."""
-        from model.language import LanguageIdentifier
+        from lipforge.model.language import LanguageIdentifier
 
         if self.sha256 not in _opened:
             _opened[self.sha256] = LanguageIdentifier(self.content.tobytes(), self.name.removeprefix("whisper:"))
@@ -53,7 +52,7 @@ _opened: dict[str, "LanguageIdentifier"] = {}
 
 def open_whisper(whisper: str) -> WhisperFile:
     """whisper: `tiny`, `base`, `small`, or the path of a checkpoint. Raises ModelFileError, which says what to do."""
-    from model.language import read_whisper_file
+    from lipforge.model.language import read_whisper_file
 
     name, content = read_whisper_file(whisper)
     file = WhisperFile(f"whisper:{name}", hashlib.sha256(content).hexdigest(), np.frombuffer(content, dtype=np.uint8))

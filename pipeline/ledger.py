@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeline.storage import Store
+from lipforge.pipeline.storage import Store
 
 Record = dict[str, Any]
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_manifest.schema import Status
-from pipeline.accounts import is_measured
-from pipeline.config import Thresholds
-from pipeline.dataset import require_dataset
-from pipeline.decide import decide
-from pipeline.ledger import DatasetError, Ledger
-from pipeline.sample import END_OF_TAR, find_samples
-from pipeline.stages.commit import part_name
-from pipeline.storage import Store
+from lipforge.datasets_manifest.schema import Status
+from lipforge.pipeline.accounts import is_measured
+from lipforge.pipeline.config import Thresholds
+from lipforge.pipeline.dataset import require_dataset
+from lipforge.pipeline.decide import decide
+from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.sample import END_OF_TAR, find_samples
+from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.storage import Store
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
 """Applies a function to items, perhaps elsewhere, and gives the results in any order."""

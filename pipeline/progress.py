@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lipforge.pipeline.accounts import Totals, account
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.ledger import to_json
+from lipforge.pipeline.storage import Store
+from lipforge.pipeline.summary import Summary
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
-
-from pipeline.accounts import Totals, account
-from pipeline.config import FPS
-from pipeline.ledger import to_json
-from pipeline.storage import Store
-from pipeline.summary import Summary
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets_manifest.schema import Reason
-from pipeline.config import RunConfig
-from pipeline.storage import Store
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.pipeline.config import RunConfig
+from lipforge.pipeline.storage import Store
 
 
 class GivenUp(Exception):

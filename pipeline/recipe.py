@@ -22,21 +22,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
-
-from datasets_manifest.schema import Reason, Status
-from pipeline.clip import Clip, Unit
-from pipeline.config import PrepareConfig
-from pipeline.media import DecodeCount, MediaError
-from pipeline.profiles import PROFILES
-from pipeline.stage import ClipStage, StageClock, apply
-from pipeline.stages.align import AlignFace
-from pipeline.stages.commit import Commit
-from pipeline.stages.cut import CutRuns
-from pipeline.stages.encode import EncodeClip, poster_of
-from pipeline.stages.faces import TrackFaces
-from pipeline.stages.resample import Resample, audio_of
-from pipeline.stages.shots import SplitShots
-from pipeline.storage import Store
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.pipeline.clip import Clip, Unit
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.media import DecodeCount, MediaError
+from lipforge.pipeline.profiles import PROFILES
+from lipforge.pipeline.stage import ClipStage, StageClock, apply
+from lipforge.pipeline.stages.align import AlignFace
+from lipforge.pipeline.stages.commit import Commit
+from lipforge.pipeline.stages.cut import CutRuns
+from lipforge.pipeline.stages.encode import EncodeClip, poster_of
+from lipforge.pipeline.stages.faces import TrackFaces
+from lipforge.pipeline.stages.resample import Resample, audio_of
+from lipforge.pipeline.stages.shots import SplitShots
+from lipforge.pipeline.storage import Store
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ class ScoreOperator:
     def __init__(
         self, config: PrepareConfig, models: Mapping[str, bytes], store: Store, hashes: dict[str, str]
     ) -> None:
-        from pipeline.stages.quality import MeasureQuality
-        from pipeline.stages.speech import DetectSpeech
-        from pipeline.stages.sync import MeasureSync
+        from lipforge.pipeline.stages.quality import MeasureQuality
+        from lipforge.pipeline.stages.speech import DetectSpeech
+        from lipforge.pipeline.stages.sync import MeasureSync
 
         cv2.setNumThreads(1)
         profile = PROFILES[config.models]

@@ -9,14 +9,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 import yaml
-
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.schema import Reason
-from model.weights import ModelFileError
-from pipeline.accounts import Totals
-from pipeline.clip import Source, Unit, Video
-from pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
-from pipeline.dataset import (
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.weights import ModelFileError
+from lipforge.pipeline.accounts import Totals
+from lipforge.pipeline.clip import Source, Unit, Video
+from lipforge.pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
+from lipforge.pipeline.dataset import (
     check_set,
     load_models,
     open_dataset,
@@ -26,17 +25,17 @@ from pipeline.dataset import (
     with_thresholds,
     writing,
 )
-from pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
-from pipeline.finish import finish, finished_videos, write_rows
-from pipeline.inputs import Labels, Unreadable, find_sources
-from pipeline.languages import WhisperFile, identify, open_whisper
-from pipeline.ledger import DatasetError, Ledger
-from pipeline.pack import finish_interrupted, parts_to_prune
-from pipeline.plan import plan_seams, plan_units, split_duplicates
-from pipeline.progress import Progress
-from pipeline.stages.probe import Probe, fingerprint, from_record, to_record
-from pipeline.storage import Store
-from pipeline.summary import Summary, new_run_id, now, versions
+from lipforge.pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
+from lipforge.pipeline.finish import finish, finished_videos, write_rows
+from lipforge.pipeline.inputs import Labels, Unreadable, find_sources
+from lipforge.pipeline.languages import WhisperFile, identify, open_whisper
+from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.pack import finish_interrupted, parts_to_prune
+from lipforge.pipeline.plan import plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
+from lipforge.pipeline.storage import Store
+from lipforge.pipeline.summary import Summary, new_run_id, now, versions
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
 """Reasons of units that took their worker down."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from datasets_manifest.schema import Status
-from pipeline.clip import Clip
+from lipforge.datasets_manifest.schema import Status
+from lipforge.pipeline.clip import Clip
 
 T = TypeVar("T")
 

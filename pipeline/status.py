@@ -4,11 +4,10 @@ import json
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.schema import Status
-from pipeline.ledger import DatasetError
-from pipeline.storage import Store
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.schema import Status
+from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.storage import Store
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.model import weights
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.run import Summary, prepare
 from rich.console import Console
 
-from datasets_manifest.manifest import read_manifest
-from model import weights
-from pipeline.config import PrepareConfig
-from pipeline.inputs import Labels
-from pipeline.progress import Progress
-from pipeline.run import Summary, prepare
 from tests import media
 from tests.coded import noise, write_coded
 

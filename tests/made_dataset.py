@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from pipeline import media
-from pipeline.accounts import Totals
-from pipeline.clip import Source, Unit, Video
-from pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
-from pipeline.executors import LocalExecutor
-from pipeline.finish import finish
-from pipeline.ledger import Ledger
-from pipeline.media import VideoInfo
-from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
-from pipeline.stages.commit import part_name
-from pipeline.stages.probe import to_record
-from pipeline.storage import Store
+from lipforge.pipeline import media
+from lipforge.pipeline.accounts import Totals
+from lipforge.pipeline.clip import Source, Unit, Video
+from lipforge.pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
+from lipforge.pipeline.executors import LocalExecutor
+from lipforge.pipeline.finish import finish
+from lipforge.pipeline.ledger import Ledger
+from lipforge.pipeline.media import VideoInfo
+from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.stages.probe import to_record
+from lipforge.pipeline.storage import Store
 
 CLIP_FRAMES = 25
 HASHES = {"config_hash": "c" * 16, "models_hash": "m" * 16}

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets_manifest.manifest import write_manifest
-from datasets_manifest.schema import SCHEMA_VERSION
+from lipforge.datasets_manifest.manifest import write_manifest
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION
 
 
 def clip(number: int, **values: Any) -> dict[str, Any]:

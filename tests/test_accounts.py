@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
-from datasets_manifest.schema import COLUMNS, Reason, Status
-from pipeline.accounts import (
+from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.pipeline.accounts import (
     AccountsError,
     ShardPlace,
     Totals,
@@ -12,9 +11,9 @@ from pipeline.accounts import (
     single_row,
     video_rows,
 )
-from pipeline.clip import Source, Video
-from pipeline.config import Thresholds
-from pipeline.media import VideoInfo
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.config import Thresholds
+from lipforge.pipeline.media import VideoInfo
 
 HASHES = {"config_hash": "c", "models_hash": "m"}
 LIMITS = Thresholds(min_sync_confidence=2.0, min_quality=40.0)

@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from lipforge.pipeline import media
+from lipforge.pipeline.clip import Source, Unit, Video
+from lipforge.pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.pipeline.media import DecodeCount, MediaError, VideoInfo
+from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.stages.resample import Resample
 
-from pipeline import media
-from pipeline.clip import Source, Unit, Video
-from pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
-from pipeline.media import DecodeCount, MediaError, VideoInfo
-from pipeline.plan import plan_units
-from pipeline.stages.resample import Resample
 from tests.coded import SIZE, code_of, noise, picture, write_coded
 from tests.media import AUDIO_GAP_S, EDIT_START_S, click_clip, measure_click_offset_s
 

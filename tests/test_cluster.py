@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from lipforge.pipeline.config import load_config
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.run import prepare
 from rich.console import Console
 
-from pipeline.config import load_config
-from pipeline.inputs import Labels
-from pipeline.progress import Progress
-from pipeline.run import prepare
 from tests.talking_photo import make_talking_photo
 
 pytestmark = pytest.mark.slow

@@ -13,20 +13,20 @@ from typing import IO, Any
 
 import pytest
 import webdataset
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.report import write_report
+from lipforge.pipeline import run, storage
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.clip import Unit
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.executors import FatalError
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.recipe import CutOperator, CutUnit
+from lipforge.pipeline.run import prune, repack
+from lipforge.pipeline.status import read_status
 from typer.testing import CliRunner
 
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.report import write_report
-from pipeline import run, storage
-from pipeline.cli import app
-from pipeline.clip import Unit
-from pipeline.config import PrepareConfig
-from pipeline.executors import FatalError
-from pipeline.inputs import Labels
-from pipeline.ledger import DatasetError
-from pipeline.recipe import CutOperator, CutUnit
-from pipeline.run import prune, repack
-from pipeline.status import read_status
 from tests.coded import noise, write_coded
 from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
 
@@ -408,7 +408,7 @@ def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
 ) -> None:
     before = shards(own_copy), manifest_bytes(own_copy)
     original = json.loads((own_copy / "ledger" / "dataset.json").read_text())["config"]["thresholds"]
-    monkeypatch.setattr("pipeline.recipe.ScoreOperator.process", None)
+    monkeypatch.setattr("lipforge.pipeline.recipe.ScoreOperator.process", None)
     repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
     assert ("music.mp4", "kept") in outcome(own_copy)
     assert shards(own_copy).items() > before[0].items()

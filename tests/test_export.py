@@ -12,23 +12,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import webdataset
+from lipforge.datasets_manifest.languages import languages
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.report import write_report
+from lipforge.datasets_manifest.schema import COLUMNS
+from lipforge.datasets_manifest.select import Request, choose
+from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
+from lipforge.pipeline import export as export_module
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.explain import explain
+from lipforge.pipeline.export import Exported, export
+from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.run import repack
+from lipforge.pipeline.status import read_status
+from lipforge.pipeline.storage import Store
 from typer.testing import CliRunner
 
-import lipforge  # noqa: F401 - joins the commands of both apps
-from datasets_manifest.languages import languages
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.report import write_report
-from datasets_manifest.schema import COLUMNS
-from datasets_manifest.select import Request, choose
-from datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
-from pipeline import export as export_module
-from pipeline.cli import app
-from pipeline.explain import explain
-from pipeline.export import Exported, export
-from pipeline.ledger import DatasetError
-from pipeline.run import repack
-from pipeline.status import read_status
-from pipeline.storage import Store
+import lipforge.__main__  # noqa: F401 - joins the commands of both apps
 from tests.conftest import LOCAL, run_prepare
 from tests.made_dataset import MadeSource, make_dataset
 
@@ -318,7 +318,7 @@ def rename_all(data: bytearray) -> None:
     """A whole sample, but of another key."""
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
         members = [(member.name.partition(".")[2], tar.extractfile(member)) for member in tar]
-    from pipeline.sample import sample_bytes
+    from lipforge.pipeline.sample import sample_bytes
 
     data[:] = sample_bytes("f" * 12, {suffix: file.read() for suffix, file in members if file is not None})
 

@@ -3,10 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from lipforge.model import weights
+from lipforge.model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
 from skimage import data
-
-from model import weights
-from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
 

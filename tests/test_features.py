@@ -15,23 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
-
-from datasets_manifest.manifest import UnreadableError
-from model.mel import mel_spectrogram
-from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
-from model.vae import FrozenVae
-from model.whisper_features import WhisperFeatures
-from pipeline.media import decode_flac, decode_mp4
-from pipeline.sample import read_clip
-from pipeline.storage import Store
-from tests.conftest import snapshot
-from tests.range_server import range_server
-from tests.stream_clips import coded_dataset, key_of, select
-from tests.tiny_models import tiny_model_files
-from tests.whisper_file import whisper_file
-from train import feature_units
-from train.feature_shards import (
+from lipforge.datasets_manifest.manifest import UnreadableError
+from lipforge.model.mel import mel_spectrogram
+from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.model.vae import FrozenVae
+from lipforge.model.whisper_features import WhisperFeatures
+from lipforge.pipeline.media import decode_flac, decode_mp4
+from lipforge.pipeline.sample import read_clip
+from lipforge.pipeline.storage import Store
+from lipforge.train import feature_units
+from lipforge.train.feature_shards import (
     INDEX_COLUMNS,
     ClipFeatures,
     FeatureError,
@@ -44,9 +37,16 @@ from train.feature_shards import (
     write_index,
     write_shard,
 )
-from train.feature_units import ComputeUnit, ModelFiles, plan
-from train.features import app, compute_features
-from train.samples import DamagedSampleError
+from lipforge.train.feature_units import ComputeUnit, ModelFiles, plan
+from lipforge.train.features import app, compute_features
+from lipforge.train.samples import DamagedSampleError
+from typer.testing import CliRunner
+
+from tests.conftest import snapshot
+from tests.range_server import range_server
+from tests.stream_clips import coded_dataset, key_of, select
+from tests.tiny_models import tiny_model_files
+from tests.whisper_file import whisper_file
 
 pytest.importorskip("whisper", reason="the package openai-whisper is not installed")
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")
@@ -456,7 +456,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(selection: str, r
 def test_a_server_that_fails_ends_the_run_and_blames_no_clip(
     rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.ranges._PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("lipforge.train.ranges._PAUSES_S", (0.0, 0.0))
     at = rows.schema.get_field_index("dataset")
     with range_server(Path(rows["dataset"][0].as_py())) as server:
         for url, words in ((server.url, "503"), ("foo://x", "foo"), (server.url, "range requests")):
@@ -557,7 +557,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.feature_units.write_shard", full)
+    monkeypatch.setattr("lipforge.train.feature_units.write_shard", full)
     result = CliRunner().invoke(app, [selection, "--out", str(tmp_path / "f"), "--mel", "--executor", "local"])
     assert result.exit_code == 1
     assert "No space left on device" in result.output

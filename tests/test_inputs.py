@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from pipeline.clip import Source
-from pipeline.inputs import Labels, find_sources, path_labels
+from lipforge.pipeline.clip import Source
+from lipforge.pipeline.inputs import Labels, find_sources, path_labels
 
 
 def touch(*paths: Path) -> None:

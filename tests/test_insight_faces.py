@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+from lipforge.model.faces import FaceLandmarks
+from lipforge.model.insight_faces import InsightFaces
+from lipforge.model.weights import ModelFileError
 
-from model.faces import FaceLandmarks
-from model.insight_faces import InsightFaces
-from model.weights import ModelFileError
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 
 Box = tuple[int, int, int, int]

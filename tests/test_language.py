@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.model import weights
+from lipforge.model.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
+from lipforge.model.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
+from lipforge.model.weights import MissingModelError
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.config import PrepareConfig, RunConfig
+from lipforge.pipeline.languages import majority
+from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.run import identify_languages, repack
+from lipforge.pipeline.storage import Store
 from typer.testing import CliRunner
 
-from datasets_manifest.manifest import read_manifest
-from model import weights
-from model.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
-from model.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
-from model.weights import MissingModelError
-from pipeline.cli import app
-from pipeline.config import PrepareConfig, RunConfig
-from pipeline.languages import majority
-from pipeline.ledger import DatasetError, Ledger
-from pipeline.run import identify_languages, repack
-from pipeline.storage import Store
 from tests.conftest import run_prepare, snapshot
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset, sound
 from tests.whisper_file import DIMS, whisper_file

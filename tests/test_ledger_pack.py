@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import webdataset
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.ledger import DatasetError, Ledger, to_json
+from lipforge.pipeline.pack import Sample, pack, read_part
+from lipforge.pipeline.sample import END_OF_TAR, find_samples, sample_bytes
+from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.storage import Store
 from typer.testing import CliRunner
-
-from pipeline.cli import app
-from pipeline.ledger import DatasetError, Ledger, to_json
-from pipeline.pack import Sample, pack, read_part
-from pipeline.sample import END_OF_TAR, find_samples, sample_bytes
-from pipeline.stages.commit import part_name
-from pipeline.storage import Store
 
 
 def make_members(seed: int, size: int = 3000) -> dict[str, bytes]:

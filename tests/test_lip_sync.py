@@ -4,10 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
-from model import weights
-from model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
-from model.lip_sync import (
+from lipforge.model import weights
+from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.lip_sync import (
     DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
     LipSync,
@@ -19,7 +18,7 @@ from model.lip_sync import (
     similarity_by_shift,
     similarity_to,
 )
-from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 
 NUM_FRAMES = 125
 SPARE = 12  # frames of sound beyond what scoring needs, to shift it by

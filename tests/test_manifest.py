@@ -10,10 +10,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-
-from datasets_manifest import manifest
-from datasets_manifest.manifest import read_manifest, write_manifest
-from datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest import manifest
+from lipforge.datasets_manifest.manifest import read_manifest, write_manifest
+from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
 
 
 def make_rows(num_rows: int) -> list[dict]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lipforge.model import weights
+from lipforge.model.weights import ModelFile, WebFile
+from lipforge.pipeline.cli import app
 from typer.testing import CliRunner, Result
 
-from model import weights
-from model.weights import ModelFile, WebFile
-from pipeline.cli import app
 from tests.web_server import Page, WebServer, web_server
 
 CONTENT = b"seven little weights"

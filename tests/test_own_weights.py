@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.model.lip_sync import LipSync, SyncNetwork
+from lipforge.model.weights import ModelFileError
+from lipforge.pipeline.config import PrepareConfig, load_config
+from lipforge.pipeline.dataset import load_models
+from lipforge.train.lip_sync import pack
 
-from datasets_manifest.manifest import read_manifest
-from model.lip_sync import LipSync, SyncNetwork
-from model.weights import ModelFileError
-from pipeline.config import PrepareConfig, load_config
-from pipeline.dataset import load_models
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
-from train.lip_sync import pack
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_their_scale_needs_a_threshold(own: Path) -> None:
 
 
 def test_they_are_for_the_built_in_judge_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from model import weights
+    from lipforge.model import weights
 
     monkeypatch.setattr(weights, "load", lambda profile: {})
     with pytest.raises(ValueError, match="latentsync"):

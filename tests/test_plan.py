@@ -3,10 +3,9 @@
 import itertools
 
 import pytest
-
-from pipeline.clip import Source, Video
-from pipeline.media import VideoInfo
-from pipeline.plan import joint_share, plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.media import VideoInfo
+from lipforge.pipeline.plan import joint_share, plan_seams, plan_units, split_duplicates
 
 
 def make_video(

@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
-from datasets_manifest.manifest import read_manifest
-from datasets_manifest.schema import Reason, Status
-from model import weights
-from model.lip_sync import DEFAULT_MIN_CONFIDENCE
-from model.speech import SpeechDetector
-from model.syncnet import SyncNetScorer
-from pipeline.cli import app
-from pipeline.clip import Clip
-from pipeline.config import (
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.model import weights
+from lipforge.model.lip_sync import DEFAULT_MIN_CONFIDENCE
+from lipforge.model.speech import SpeechDetector
+from lipforge.model.syncnet import SyncNetScorer
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.clip import Clip
+from lipforge.pipeline.config import (
     SAMPLES_PER_FRAME,
     SYNC_MARGIN_FRAMES,
     EncodeConfig,
@@ -28,13 +26,15 @@ from pipeline.config import (
     Thresholds,
     load_config,
 )
-from pipeline.dataset import resolve
-from pipeline.decide import decide
-from pipeline.explain import explain
-from pipeline.ledger import DatasetError
-from pipeline.media import decode_mp4, encode_mp4
-from pipeline.profiles import PROFILES
-from pipeline.stages.sync import MeasureSync
+from lipforge.pipeline.dataset import resolve
+from lipforge.pipeline.decide import decide
+from lipforge.pipeline.explain import explain
+from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.media import decode_mp4, encode_mp4
+from lipforge.pipeline.profiles import PROFILES
+from lipforge.pipeline.stages.sync import MeasureSync
+from typer.testing import CliRunner
+
 from tests.conftest import LOCAL, run_prepare
 from tests.stand_ins import draw_face, latentsync_files
 from tests.talking_photo import render, write_clip

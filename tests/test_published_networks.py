@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lipforge.model import state_dicts, weights
+from lipforge.model.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
+from lipforge.model.mel import mel_spectrogram
+from lipforge.model.stable_syncnet import LAYOUTS, StableSyncNet
 from torch import nn
 from torchvision.transforms import CenterCrop
 
-from model import state_dicts, weights
-from model.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
-from model.mel import mel_spectrogram
-from model.stable_syncnet import LAYOUTS, StableSyncNet
 from tests.golden import difference, golden_arrays, golden_fill, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation

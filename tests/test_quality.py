@@ -7,11 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from lipforge.model import weights
+from lipforge.model.quality import PictureQuality, picture_statistics
+from lipforge.train.quality import DAMAGES, fit
 from scipy.stats import spearmanr
-
-from model import weights
-from model.quality import PictureQuality, picture_statistics
-from train.quality import DAMAGES, fit
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not next to the repository")

@@ -5,17 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from datasets_manifest.schema import Reason
-from pipeline.config import RunConfig
-from pipeline.quarantine import GivenUp, Quarantine
-from pipeline.storage import Store
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.pipeline.config import RunConfig
+from lipforge.pipeline.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.storage import Store
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time
-from pipeline.config import RunConfig
-from pipeline.quarantine import Quarantine
-from pipeline.storage import Store
+from lipforge.pipeline.config import RunConfig
+from lipforge.pipeline.quarantine import Quarantine
+from lipforge.pipeline.storage import Store
 
 folder, run_id, what = sys.argv[1:]
 config = RunConfig(max_attempts=2, max_kills=3, unit_timeout_s=0.5)

@@ -6,14 +6,14 @@ import shutil
 import time
 
 import pytest
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.pipeline import executors
+from lipforge.pipeline.config import load_config
+from lipforge.pipeline.inputs import Labels
+from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.run import prepare
 from rich.console import Console
 
-from datasets_manifest.manifest import read_manifest
-from pipeline import executors
-from pipeline.config import load_config
-from pipeline.inputs import Labels
-from pipeline.progress import Progress
-from pipeline.run import prepare
 from tests.talking_photo import make_talking_photo
 
 

@@ -17,15 +17,14 @@ import markupsafe
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from datasets_manifest import report
-from datasets_manifest.manifest import write_manifest
-from datasets_manifest.reasons import HELP
-from datasets_manifest.report import human_share, human_time, visible, write_report
-from datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
-from datasets_manifest.schema import Reason, Status
-from pipeline.config import PrepareConfig
-from pipeline.sample import END_OF_TAR, sample_bytes
+from lipforge.datasets_manifest import report
+from lipforge.datasets_manifest.manifest import write_manifest
+from lipforge.datasets_manifest.reasons import HELP
+from lipforge.datasets_manifest.report import human_share, human_time, visible, write_report
+from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
 
 HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
 CLIP_S = 5.2

@@ -7,10 +7,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from datasets_manifest.manifest import UnreadableError
-from datasets_manifest.select import select
-from datasets_manifest.selection import (
+from lipforge.datasets_manifest.manifest import UnreadableError
+from lipforge.datasets_manifest.select import select
+from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,
     SelectionError,
     describe,
@@ -18,7 +17,8 @@ from datasets_manifest.selection import (
     selection_request,
     write_selection,
 )
-from datasets_manifest.selection_picture import draw_selection
+from lipforge.datasets_manifest.selection_picture import draw_selection
+
 from tests.manifests import clip, dataset, varied
 from tests.range_server import range_server
 

@@ -9,14 +9,13 @@ import av
 import cv2
 import numpy as np
 import pytest
-
-from datasets_manifest.schema import Reason, Status
-from model.alignment import align, steady, template_points, template_size_px, to_square
-from model.faces import DetectedFace, FaceLandmarks, alignment_points
-from model.lip_points import SYNC_LANDMARKS
-from pipeline import accounts
-from pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
-from pipeline.config import (
+from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.model.alignment import align, steady, template_points, template_size_px, to_square
+from lipforge.model.faces import DetectedFace, FaceLandmarks, alignment_points
+from lipforge.model.lip_points import SYNC_LANDMARKS
+from lipforge.pipeline import accounts
+from lipforge.pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
+from lipforge.pipeline.config import (
     SAMPLES_PER_FRAME,
     SYNC_MARGIN_FRAMES,
     AlignConfig,
@@ -27,17 +26,17 @@ from pipeline.config import (
     ShotsConfig,
     Thresholds,
 )
-from pipeline.decide import decide
-from pipeline.media import SourceFrame, VideoInfo
-from pipeline.plan import joint_share
-from pipeline.stage import StageClock, apply
-from pipeline.stages.align import AlignFace, fill_gaps, warp
-from pipeline.stages.commit import shift_audio
-from pipeline.stages.cut import CutRuns, split_run
-from pipeline.stages.encode import EncodeClip
-from pipeline.stages.faces import TrackFaces
-from pipeline.stages.resample import audio_of
-from pipeline.stages.shots import SplitShots
+from lipforge.pipeline.decide import decide
+from lipforge.pipeline.media import SourceFrame, VideoInfo
+from lipforge.pipeline.plan import joint_share
+from lipforge.pipeline.stage import StageClock, apply
+from lipforge.pipeline.stages.align import AlignFace, fill_gaps, warp
+from lipforge.pipeline.stages.commit import shift_audio
+from lipforge.pipeline.stages.cut import CutRuns, split_run
+from lipforge.pipeline.stages.encode import EncodeClip
+from lipforge.pipeline.stages.faces import TrackFaces
+from lipforge.pipeline.stages.resample import audio_of
+from lipforge.pipeline.stages.shots import SplitShots
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 HEIGHT, WIDTH = 240, 480

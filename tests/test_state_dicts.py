@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from lipforge.model.state_dicts import (
+    BrokenModelError,
+    UnsafeModelError,
+    WrongLayoutError,
+    load_strict,
+    read_state_dict,
+)
+from lipforge.model.weights import ModelFileError
 from safetensors.torch import save
 from torch import nn
-
-from model.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError, load_strict, read_state_dict
-from model.weights import ModelFileError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
 TENSORS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 4), "conv.num_batches_tracked": torch.tensor(7)}

@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lipforge.model.audio_windows import audio_rows
+from lipforge.model.mel import MEL_RECIPE
+from lipforge.train.data import Batch, SampleStream, StreamConfig
+from lipforge.train.feature_shards import FeatureStore, MissingFeaturesError, OtherModelError
+from lipforge.train.feature_units import ModelFiles
+from lipforge.train.features import compute_features
+from lipforge.train.samples import DamagedSampleError
 from pydantic import ValidationError
 
-from model.audio_windows import audio_rows
-from model.mel import MEL_RECIPE
 from tests.range_server import range_server
 from tests.stream_clips import coded_dataset, key_of, select
 from tests.tiny_models import tiny_model_files
-from train.data import Batch, SampleStream, StreamConfig
-from train.feature_shards import FeatureStore, MissingFeaturesError, OtherModelError
-from train.feature_units import ModelFiles
-from train.features import compute_features
-from train.samples import DamagedSampleError
 
 pytest.importorskip("whisper", reason="the package openai-whisper is not installed")
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")

@@ -8,14 +8,14 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from lipforge.train import ranges
+from lipforge.train.cache import SampleCache
+from lipforge.train.data import SampleStream, StreamConfig
+from lipforge.train.ranges import RangeReader, Span, UnreadableError, merge
+from lipforge.train.samples import DamagedSampleError
 
 from tests.range_server import range_server
 from tests.stream_clips import Moment, coded_dataset, moment_of, select
-from train import ranges
-from train.cache import SampleCache
-from train.data import SampleStream, StreamConfig
-from train.ranges import RangeReader, Span, UnreadableError, merge
-from train.samples import DamagedSampleError
 
 MAX_BYTES_RATIO = 1.05
 

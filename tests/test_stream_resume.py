@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lipforge.pipeline.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
+from lipforge.train.data import SampleStream, StreamConfig
+from lipforge.train.samples import DamagedSampleError
 
-from pipeline.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
 from tests.stream_clips import coded_dataset, key_of, select
-from train.data import SampleStream, StreamConfig
-from train.samples import DamagedSampleError
 
 NUM_CLIPS = 23
 """Not a multiple of any step."""

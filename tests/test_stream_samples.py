@@ -7,13 +7,19 @@ import av
 import numpy as np
 import pytest
 import torch
+from lipforge.model.audio_windows import audio_rows
+from lipforge.model.mel import mel_spectrogram
+from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.pipeline.media import decode_mp4, encode_mp4
+from lipforge.pipeline.sample import clip_members, read_clip, sample_bytes
+from lipforge.train import contact_sheet
+from lipforge.train.contact_sheet import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
+from lipforge.train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
+from lipforge.train.data import SampleStream, StreamConfig
+from lipforge.train.samples import DamagedSampleError, decode_windows, mel_window
+from lipforge.train.windows import ClipTooShortError, draw_window, mel_columns
 
-from model.audio_windows import audio_rows
-from model.mel import mel_spectrogram
-from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
-from pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
-from pipeline.media import decode_mp4, encode_mp4
-from pipeline.sample import clip_members, read_clip, sample_bytes
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (
     SIDE_PX,
@@ -26,12 +32,6 @@ from tests.stream_clips import (
     select,
     write_shards,
 )
-from train import contact_sheet
-from train.contact_sheet import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
-from train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
-from train.data import SampleStream, StreamConfig
-from train.samples import DamagedSampleError, decode_windows, mel_window
-from train.windows import ClipTooShortError, draw_window, mel_columns
 
 HOP_S = 1 / 80
 

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lipforge.model import weights
+from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
 from torch import nn
 from torch.nn import functional
 
-from model import weights
-from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
-from model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lipforge.model import weights
+from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.lip_sync import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
+from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.pipeline.config import load_config
+from lipforge.train import lip_sync
+from lipforge.train.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
+from lipforge.train.lip_sync_clips import Clip, extract_clips, load_clips, save_clip
 
-from model import weights
-from model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from model.lip_sync import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
-from model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
-from pipeline.config import load_config
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 from tests.test_lip_sync import SPARE, talking_head
-from train import lip_sync
-from train.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
-from train.lip_sync_clips import Clip, extract_clips, load_clips, save_clip
 
 NUM_FRAMES = 50
 SMALL = TrainConfig(batch_size=12, dropout=0.0, num_framings=2)

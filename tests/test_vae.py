@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-from model.state_dicts import BrokenModelError, WrongLayoutError
-from model.vae import (
+from lipforge.model.state_dicts import BrokenModelError, WrongLayoutError
+from lipforge.model.vae import (
     CONFIG_NAME,
     LATENT_SCALE,
     WEIGHTS_NAME,
@@ -18,6 +16,8 @@ from model.vae import (
     read_vae_files,
     sample_latents,
 )
+from safetensors.torch import load_file, save_file
+
 from tests.tiny_vae import save_tiny_vae, tiny_network
 
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")

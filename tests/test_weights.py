@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from model import state_dicts, weights
-from model.weights import (
+from lipforge.model import state_dicts, weights
+from lipforge.model.weights import (
     FetchError,
     FileState,
     MissingModelError,
@@ -23,6 +22,7 @@ from model.weights import (
     WrongHashError,
     ZipMember,
 )
+
 from tests.web_server import Page, WebServer, web_server
 
 CONTENT = b"seven little weights"
@@ -324,7 +324,9 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
 
 
 def test_table_is_read_without_torch() -> None:
-    words = "import sys; from model import weights; weights.verify('builtin'); assert 'torch' not in sys.modules"
+    words = (
+        "import sys; from lipforge.model import weights; weights.verify('builtin'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", words], check=True)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lipforge.model.weights import ModelFileError
+from lipforge.model.whisper_features import WhisperFeatures
 
-from model.weights import ModelFileError
-from model.whisper_features import WhisperFeatures
 from tests.golden import difference, golden_arrays, golden_fill, golden_json
 from tests.whisper_file import DIMS, whisper_file
 

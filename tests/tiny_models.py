@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from model.vae import read_vae_files
+from lipforge.model.vae import read_vae_files
+from lipforge.train.feature_units import ModelFiles
+
 from tests.tiny_vae import save_tiny_vae
 from tests.whisper_file import whisper_file
-from train.feature_units import ModelFiles
 
 
 def tiny_model_files(folder: Path) -> ModelFiles:

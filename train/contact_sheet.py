@@ -11,13 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
-from datasets_manifest.manifest import open_place, publish
-from model.mouth_mask import hide_mouth, to_pixels
-from pipeline.config import FPS
-from train.data import Batch, SampleStream, StreamConfig
-from train.samples import DamagedSampleError
-from train.windows import MEL_COLUMNS_PER_S
+from lipforge.datasets_manifest.manifest import open_place, publish
+from lipforge.model.mouth_mask import hide_mouth, to_pixels
+from lipforge.pipeline.config import FPS
+from lipforge.train.data import Batch, SampleStream, StreamConfig
+from lipforge.train.samples import DamagedSampleError
+from lipforge.train.windows import MEL_COLUMNS_PER_S
 
 SIDE_PX = 128
 NUM_SHOWN = 4

@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from lipforge.datasets_manifest.selection import read_selection
+from lipforge.model.mouth_mask import mouth_mask
+from lipforge.train.feature_shards import FeatureStore
+from lipforge.train.fetch import COLUMNS, StoredSamples
+from lipforge.train.order import Order
+from lipforge.train.samples import DamagedSampleError
+from lipforge.train.steps import Batch, StepDataset
+from lipforge.train.stream_config import StreamConfig
+from lipforge.train.windows import ClipTooShortError
 from torch.utils.data import DataLoader, Sampler
-
-from datasets_manifest.selection import read_selection
-from model.mouth_mask import mouth_mask
-from train.feature_shards import FeatureStore
-from train.fetch import COLUMNS, StoredSamples
-from train.order import Order
-from train.samples import DamagedSampleError
-from train.steps import Batch, StepDataset
-from train.stream_config import StreamConfig
-from train.windows import ClipTooShortError
 
 log = logging.getLogger(__name__)
 

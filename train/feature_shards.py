@@ -23,15 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
-from model.audio_windows import ROWS_PER_FRAME
-from model.mel import HOP
-from pipeline.config import SAMPLES_PER_FRAME
-from pipeline.sample import END_OF_TAR, sample_bytes
-from pipeline.storage import Store
-from train.ranges import RangeReader, Span, is_far
-from train.samples import DamagedSampleError
+from lipforge.datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
+from lipforge.model.audio_windows import ROWS_PER_FRAME
+from lipforge.model.mel import HOP
+from lipforge.pipeline.config import SAMPLES_PER_FRAME
+from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
+from lipforge.pipeline.storage import Store
+from lipforge.train.ranges import RangeReader, Span, is_far
+from lipforge.train.samples import DamagedSampleError
 
 INDEX = "index.parquet"
 _TAR_BLOCK = 512

@@ -14,19 +14,18 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-
-from datasets_manifest.manifest import UnreadableError
-from model.mel import MEL_RECIPE, mel_spectrogram
-from model.mouth_mask import hide_mouth, mouth_mask, to_pixels
-from model.sync_score import one_thread
-from model.vae import PIXELS_PER_LATENT, FrozenVae
-from model.whisper_features import WhisperFeatures
-from pipeline.config import FPS
-from pipeline.sample import read_clip
-from pipeline.storage import CANNOT_WRITE, Store
-from train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
-from train.ranges import RangeReader, Span, is_far
-from train.samples import DamagedSampleError, decode_audio, decode_windows
+from lipforge.datasets_manifest.manifest import UnreadableError
+from lipforge.model.mel import MEL_RECIPE, mel_spectrogram
+from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.model.sync_score import one_thread
+from lipforge.model.vae import PIXELS_PER_LATENT, FrozenVae
+from lipforge.model.whisper_features import WhisperFeatures
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.sample import read_clip
+from lipforge.pipeline.storage import CANNOT_WRITE, Store
+from lipforge.train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
+from lipforge.train.ranges import RangeReader, Span, is_far
+from lipforge.train.samples import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
 """Frames of the clips of a unit, about: 164 s of video."""

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from train.feature_units import ComputeUnit, ModelFiles, Unit, UnitReport
+    from lipforge.train.feature_units import ComputeUnit, ModelFiles, Unit, UnitReport
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -50,11 +50,11 @@ def features(
 
         lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
-    from datasets_manifest.manifest import UnreadableError
-    from model.weights import ModelFileError
-    from pipeline.executors import FatalError
-    from pipeline.ledger import DatasetError
-    from train.feature_shards import FeatureError
+    from lipforge.datasets_manifest.manifest import UnreadableError
+    from lipforge.model.weights import ModelFileError
+    from lipforge.pipeline.executors import FatalError
+    from lipforge.pipeline.ledger import DatasetError
+    from lipforge.train.feature_shards import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
@@ -83,9 +83,9 @@ def features(
 
 
 def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFiles":
-    from model.language import read_whisper_file
-    from model.vae import read_vae_files
-    from train.feature_units import ModelFiles
+    from lipforge.model.language import read_whisper_file
+    from lipforge.model.vae import read_vae_files
+    from lipforge.train.feature_units import ModelFiles
 
     if whisper is None and not mel and vae is None:
         raise ValueError("nothing to compute: give --whisper, --mel or --vae")
@@ -104,11 +104,17 @@ def compute_features(
     Raises FatalError when nothing can be written or a shard is gone, DatasetError when another command writes there or nothing can be,
     FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
     """
-    from datasets_manifest.selection import read_selection
-    from pipeline.dataset import writing
-    from pipeline.storage import Store
-    from train.feature_shards import check_models, finished_shards, models_of, refuse_foreign_folder, write_index
-    from train.feature_units import ComputeUnit, plan
+    from lipforge.datasets_manifest.selection import read_selection
+    from lipforge.pipeline.dataset import writing
+    from lipforge.pipeline.storage import Store
+    from lipforge.train.feature_shards import (
+        check_models,
+        finished_shards,
+        models_of,
+        refuse_foreign_folder,
+        write_index,
+    )
+    from lipforge.train.feature_units import ComputeUnit, plan
 
     if not out:
         raise ValueError("--out is empty; name a folder")
@@ -128,9 +134,9 @@ def compute_features(
 def _run(
     compute: "ComputeUnit", units: "list[Unit]", executor: Literal["ray", "local"], workers: int | None
 ) -> "UnitReport":
-    from pipeline.config import PrepareConfig
-    from pipeline.executors import FatalError, make_executor
-    from train.feature_units import UnitReport
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.executors import FatalError, make_executor
+    from lipforge.train.feature_units import UnitReport
 
     total = UnitReport()
     if not units:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
-from pipeline.sample import read_clip
-from train.cache import SampleCache
-from train.ranges import RangeReader, Span, is_far
+from lipforge.pipeline.sample import read_clip
+from lipforge.train.cache import SampleCache
+from lipforge.train.ranges import RangeReader, Span, is_far
 
 COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
 """Columns of a selection that say where samples lie."""

@@ -23,14 +23,8 @@ import cv2
 import numpy as np
 import torch
 import typer
-from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save as save_safetensors
-from scipy.cluster.vq import kmeans2
-from torch import Tensor
-from torch.nn import functional
-
-from model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from model.lip_sync import (
+from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.lip_sync import (
     MEL_PER_FRAME,
     MOUTH_WAVES,
     LipSync,
@@ -44,8 +38,13 @@ from model.lip_sync import (
     similarity_to,
     sound_features,
 )
-from model.sync_score import FRAME_RATE_HZ
-from train.lip_sync_clips import Clip, extract_clips, load_clips
+from lipforge.model.sync_score import FRAME_RATE_HZ
+from lipforge.train.lip_sync_clips import Clip, extract_clips, load_clips
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save as save_safetensors
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+from torch.nn import functional
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

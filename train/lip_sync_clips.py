@@ -13,14 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow.compute as pc
-
-from datasets_manifest.manifest import open_place, read_manifest
-from datasets_manifest.samples import read_bytes
-from model import weights
-from model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
-from model.lip_points import SYNC_LANDMARKS, mouth_pictures
-from pipeline import media
-from pipeline.sample import read_clip
+from lipforge.datasets_manifest.manifest import open_place, read_manifest
+from lipforge.datasets_manifest.samples import read_bytes
+from lipforge.model import weights
+from lipforge.model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.lip_points import SYNC_LANDMARKS, mouth_pictures
+from lipforge.pipeline import media
+from lipforge.pipeline.sample import read_clip
 
 log = logging.getLogger(__name__)
 

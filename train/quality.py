@@ -15,8 +15,7 @@ import av
 import cv2
 import numpy as np
 import torch
-
-from model.quality import picture_statistics
+from lipforge.model.quality import picture_statistics
 
 BEST = 86.0
 """Score of an undamaged picture: sharp ones reach 90 and more, soft ones stay a little below."""

@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from lipforge.model.audio_windows import HALF_WINDOW_FRAMES, audio_rows
+from lipforge.train.cached_parts import CachedParts
+from lipforge.train.feature_shards import FeatureStore
+from lipforge.train.fetch import Fetcher, Members, StoredSamples
+from lipforge.train.order import Order
+from lipforge.train.samples import ClipWindow, DamagedSampleError, Outcome, decode_parts
+from lipforge.train.stream_config import StreamConfig
+from lipforge.train.windows import draw_window
 from torch.utils.data import Dataset
-
-from model.audio_windows import HALF_WINDOW_FRAMES, audio_rows
-from train.cached_parts import CachedParts
-from train.feature_shards import FeatureStore
-from train.fetch import Fetcher, Members, StoredSamples
-from train.order import Order
-from train.samples import ClipWindow, DamagedSampleError, Outcome, decode_parts
-from train.stream_config import StreamConfig
-from train.windows import draw_window
 
 MAX_SUBSTITUTES = 8
 """Damaged samples in a row that `skip` passes over before it takes the dataset for broken."""

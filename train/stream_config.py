@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from lipforge.pipeline.config import Config
 from pydantic import Field, field_validator, model_validator
-
-from pipeline.config import Config
 
 FeatureKind = Literal["whisper", "mel", "vae_target", "vae_masked"]
 DecodedPart = Literal["target", "reference", "mel", "negative_mel", "audio"]
@@ -28,7 +27,7 @@ class FeaturesConfig(Config):
     folder: str
     """What `lipforge features` wrote: a folder or an fsspec URL."""
     models: dict[FeatureKind, str] = Field(min_length=1)
-    """Features to use, and the model that must have made them: sha256 of its weights; for mel `model.mel.MEL_RECIPE`."""
+    """Features to use, and the model that must have made them: sha256 of its weights; for mel `lipforge.model.mel.MEL_RECIPE`."""
 
     @field_validator("models")
     @classmethod

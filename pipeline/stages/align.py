@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-
-from datasets_manifest.schema import Reason
-from model.alignment import align, steady, to_square
-from model.faces import FaceBackend
-from model.lip_points import mouth_pictures
-from pipeline.clip import Clip, FacePiece
-from pipeline.config import AlignConfig, FacesConfig
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.alignment import align, steady, to_square
+from lipforge.model.faces import FaceBackend
+from lipforge.model.lip_points import mouth_pictures
+from lipforge.pipeline.clip import Clip, FacePiece
+from lipforge.pipeline.config import AlignConfig, FacesConfig
 
 
 class AlignFace:

@@ -4,15 +4,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-
-from datasets_manifest.schema import SCHEMA_VERSION, Status
-from pipeline import media
-from pipeline.clip import Clip, Unit
-from pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
-from pipeline.decide import decide
-from pipeline.ledger import Ledger
-from pipeline.sample import END_OF_TAR, clip_members, sample_bytes
-from pipeline.storage import Store
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
+from lipforge.pipeline import media
+from lipforge.pipeline.clip import Clip, Unit
+from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
+from lipforge.pipeline.decide import decide
+from lipforge.pipeline.ledger import Ledger
+from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.pipeline.storage import Store
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:

@@ -6,13 +6,12 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-
-from datasets_manifest.schema import Reason
-from model.alignment import align, crop_corners, to_square
-from model.faces import FaceBackend
-from pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
-from pipeline.config import FPS, AlignConfig, CutConfig, FacePolicy, FacesConfig
-from pipeline.plan import SAME_FACE, joint_share
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.alignment import align, crop_corners, to_square
+from lipforge.model.faces import FaceBackend
+from lipforge.pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
+from lipforge.pipeline.config import FPS, AlignConfig, CutConfig, FacePolicy, FacesConfig
+from lipforge.pipeline.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12
 """Kept around the crop on each side, as a share of its size: smoothing moves the crop a little."""

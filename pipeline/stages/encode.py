@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from pipeline import media
-from pipeline.clip import Clip
-from pipeline.config import EncodeConfig
+from lipforge.pipeline import media
+from lipforge.pipeline.clip import Clip
+from lipforge.pipeline.config import EncodeConfig
 
 
 class EncodeClip:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from model.faces import DetectedFace, FaceBackend, FaceLandmarks
-from pipeline.clip import Box, Frame
-from pipeline.config import FacesConfig
-from pipeline.plan import SAME_FACE, joint_share
+from lipforge.model.faces import DetectedFace, FaceBackend, FaceLandmarks
+from lipforge.pipeline.clip import Box, Frame
+from lipforge.pipeline.config import FacesConfig
+from lipforge.pipeline.plan import SAME_FACE, joint_share
 
 OVERLAPPING = 0.5
 """Shared area over the smaller box: above it two boxes are one face."""

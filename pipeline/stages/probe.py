@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 import fsspec
-
-from datasets_manifest.schema import Reason
-from pipeline import media
-from pipeline.clip import Source, Video
-from pipeline.media import MediaError, VideoInfo
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.pipeline import media
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.media import MediaError, VideoInfo
 
 BLOCK_BYTES = 1 << 20
 

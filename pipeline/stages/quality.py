@@ -3,8 +3,7 @@
 from typing import Protocol
 
 import numpy as np
-
-from pipeline.clip import Clip
+from lipforge.pipeline.clip import Clip
 
 
 class QualityModel(Protocol):

@@ -1,8 +1,8 @@
 """Is anybody speaking?"""
 
-from model.speech import SpeechDetector
-from pipeline.clip import Clip
-from pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.speech import SpeechDetector
+from lipforge.pipeline.clip import Clip
+from lipforge.pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 
 
 class DetectSpeech:

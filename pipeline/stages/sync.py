@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.clip import Clip
+from lipforge.pipeline.clip import Clip
 
 if TYPE_CHECKING:  # it loads torch, which cut workers do without
-    from model.sync_score import SyncScore
+    from lipforge.model.sync_score import SyncScore
 
 
 class SyncJudge(Protocol):

@@ -1,8 +1,8 @@
 """The `lipforge` command: a thin front for what each folder also offers by itself."""
 
-from datasets_manifest.cli import app as manifest_app
-from pipeline.cli import app, main
-from train.features import app as features_app
+from lipforge.datasets_manifest.cli import app as manifest_app
+from lipforge.pipeline.cli import app, main
+from lipforge.train.features import app as features_app
 
 app.add_typer(manifest_app)
 app.add_typer(features_app)

@@ -1,0 +1,46 @@
+"""Lipforge: from talking-head video to train-ready lip-sync data. What a script of your own needs is imported from here.
+
+    from lipforge import SampleStream, StreamConfig, FeatureStore, select, read_selection, read_manifest
+
+Each name is loaded on first use, so `import lipforge` costs nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lipforge.datasets_manifest.manifest import read_manifest
+    from lipforge.datasets_manifest.select import select
+    from lipforge.datasets_manifest.selection import read_selection
+    from lipforge.train.data import SampleStream
+    from lipforge.train.feature_shards import FeatureStore
+    from lipforge.train.stream_config import StreamConfig
+
+__all__ = ["FeatureStore", "SampleStream", "StreamConfig", "read_manifest", "read_selection", "select"]
+
+_HERE = Path(__file__).parent
+if not (_HERE / "pipeline").is_dir():
+    # A checkout: `lipforge.pipeline` and its siblings are folders beside this one. Installed, they are inside it.
+    __path__.append(str(_HERE.parent))
+
+_HOMES = {
+    "FeatureStore": "lipforge.train.feature_shards",
+    "SampleStream": "lipforge.train.data",
+    "StreamConfig": "lipforge.train.stream_config",
+    "read_manifest": "lipforge.datasets_manifest.manifest",
+    "read_selection": "lipforge.datasets_manifest.selection",
+    "select": "lipforge.datasets_manifest.select",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return version("lipforge")
+        except PackageNotFoundError:  # a checkout that nobody installed
+            return "0+unknown"
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lipforge' has no attribute {name!r}")
