@@ -18,7 +18,7 @@ from lipforge.pipeline.config import FPS, PrepareConfig
 from lipforge.pipeline.inputs import Labels
 from lipforge.pipeline.progress import Progress
 from lipforge.pipeline.run import prepare
-from lipforge.train.lip_sync_clips import crop_points
+from lipforge.train.scorers.clips import crop_points
 from rich.console import Console
 
 from benchmarks import lip_sync_media as made

@@ -6,8 +6,8 @@ A sample is 16 target frames, 16 reference frames and the mel of the target. All
 one process; each pass goes over every clip once, in random order. The clips of the dataset are stored several times over, or a
 handful of them would be over too soon.
 
-- `stream`: train/data.py on shards.
-- `stream, cached features`: train/data.py on feature shards, as stage 1 uses them: posterior moments of target, masked target and reference, Whisper
+- `stream`: train/stream/stream.py on shards.
+- `stream, cached features`: train/stream/stream.py on feature shards, as stage 1 uses them: posterior moments of target, masked target and reference, Whisper
   states, mel. Random numbers of the sizes for sd-vae-ft-mse and whisper-tiny: only reading is measured. The other sides leave it to the trainer to
   compute these from frames and sound, which is not counted.
 - `latentsync`: an MP4 file per clip as its pipeline leaves them (H.264 with x264's own key frame distance, AAC), opened by decord,
@@ -53,12 +53,12 @@ from lipforge.pipeline.progress import Progress
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.storage import Store
-from lipforge.train.data import SampleStream, StreamConfig
-from lipforge.train.feature_shards import ClipFeatures, write_index, write_shard
-from lipforge.train.fetch import COLUMNS, Fetcher, StoredSamples
-from lipforge.train.samples import ClipWindow, decode_parts, decode_windows
-from lipforge.train.stream_config import DecodedPart, FeatureKind, FeaturesConfig
-from lipforge.train.windows import draw_window, mel_columns
+from lipforge.train.features.store import ClipFeatures, write_index, write_shard
+from lipforge.train.stream.config import DecodedPart, FeatureKind, FeaturesConfig
+from lipforge.train.stream.decode import ClipWindow, decode_parts, decode_windows
+from lipforge.train.stream.fetch import COLUMNS, Fetcher, StoredSamples
+from lipforge.train.stream.stream import SampleStream, StreamConfig
+from lipforge.train.stream.windows import draw_window, mel_columns
 from rich.console import Console
 
 from benchmarks.sources import find_videos

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lipforge.datasets_manifest.manifest import read_manifest
     from lipforge.datasets_manifest.select import select
     from lipforge.datasets_manifest.selection import read_selection
-    from lipforge.train.data import SampleStream
-    from lipforge.train.feature_shards import FeatureStore
-    from lipforge.train.stream_config import StreamConfig
+    from lipforge.train.features.store import FeatureStore
+    from lipforge.train.stream.config import StreamConfig
+    from lipforge.train.stream.stream import SampleStream
 
 __all__ = ["FeatureStore", "SampleStream", "StreamConfig", "read_manifest", "read_selection", "select"]
 
@@ -26,9 +26,9 @@ if not (_HERE / "pipeline").is_dir():
     __path__.append(str(_HERE.parent))
 
 _HOMES = {
-    "FeatureStore": "lipforge.train.feature_shards",
-    "SampleStream": "lipforge.train.data",
-    "StreamConfig": "lipforge.train.stream_config",
+    "FeatureStore": "lipforge.train.features.store",
+    "SampleStream": "lipforge.train.stream.stream",
+    "StreamConfig": "lipforge.train.stream.config",
     "read_manifest": "lipforge.datasets_manifest.manifest",
     "read_selection": "lipforge.datasets_manifest.selection",
     "select": "lipforge.datasets_manifest.select",

@@ -2,7 +2,7 @@
 
 from lipforge.datasets_manifest.cli import app as manifest_app
 from lipforge.pipeline.cli import app, main
-from lipforge.train.features import app as features_app
+from lipforge.train.features.command import app as features_app
 
 app.add_typer(manifest_app)
 app.add_typer(features_app)

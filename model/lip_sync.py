@@ -3,7 +3,7 @@
 Two small towers look at half a second (13 frames) each: one at the points of lips and chin and at the picture of the
 mouth, one at the log-mel spectrum of the sound. What belongs together gets similar unit vectors. The mean similarity
 over a clip, for each shift between sound and picture, is the curve from which offset and confidence are read (after
-SyncNet: Chung and Zisserman, "Out of time", 2016). `train/lip_sync.py` makes the weights; docs/models/lip_sync.md says what they are worth.
+SyncNet: Chung and Zisserman, "Out of time", 2016). `train/scorers/lip_sync.py` makes the weights; docs/models/lip_sync.md says what they are worth.
 """
 
 import json
@@ -166,7 +166,7 @@ class LipSync:
     """Scores clips on one core; the same clip gets the same numbers on every call."""
 
     def __init__(self, weights: bytes) -> None:
-        """weights: a safetensors file as `train/lip_sync.py` writes it."""
+        """weights: a safetensors file as `train/scorers/lip_sync.py` writes it."""
         tensors = {key: tensor.float() for key, tensor in load_safetensors(weights).items()}
         header_size = int.from_bytes(weights[:8], "little")
         self.name: str = json.loads(weights[8 : 8 + header_size])["__metadata__"]["name"]

@@ -1,7 +1,7 @@
 """How good a face crop looks, without a reference: natural-scene statistics mapped to 0..100.
 
 The statistics are those of BRISQUE (Mittal, Moorthy, Bovik: No-Reference Image Quality Assessment in the Spatial
-Domain, IEEE TIP 2012) plus the energy of neighbouring frequency bands; a small network, fitted by `train/quality.py`,
+Domain, IEEE TIP 2012) plus the energy of neighbouring frequency bands; a small network, fitted by `train/scorers/quality.py`,
 turns them into a score. docs/models/quality.md says on what, and how well it does.
 """
 
@@ -30,7 +30,7 @@ class PictureQuality:
     name = "lipforge_nss"
 
     def __init__(self, content: bytes) -> None:
-        """content: the bytes of `quality.json`, as `train/quality.py` writes it."""
+        """content: the bytes of `quality.json`, as `train/scorers/quality.py` writes it."""
         weights = json.loads(content)
         self._mean, self._scale, self._hidden, self._hidden_bias, self._output, self._output_bias = (
             np.array(weights[key]) for key in ("mean", "scale", "hidden", "hidden_bias", "output", "output_bias")

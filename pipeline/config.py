@@ -158,7 +158,7 @@ class SyncConfig(Config):
     """The built-in judge of lip-sync."""
 
     weights: Path | None = None
-    """Weights that `python -m train.lip_sync train` wrote; unset: the shipped ones. Their scale is their own: set
+    """Weights that `python -m train.scorers.lip_sync train` wrote; unset: the shipped ones. Their scale is their own: set
     `thresholds.min_sync_confidence` with them."""
 
 

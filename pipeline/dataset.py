@@ -43,7 +43,7 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
         raise weights.ModelFileError(f"sync.weights: {config.sync.weights}: {error.strerror}") from error
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise weights.ModelFileError(
-            f"sync.weights: {config.sync.weights} holds no weights of `python -m train.lip_sync train`: {error}"
+            f"sync.weights: {config.sync.weights} holds no weights of `python -m train.scorers.lip_sync train`: {error}"
         ) from error
     if name == LipSync(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
         raise ValueError(

@@ -23,8 +23,10 @@ from lipforge.model.whisper_features import WhisperFeatures
 from lipforge.pipeline.media import decode_flac, decode_mp4
 from lipforge.pipeline.sample import read_clip
 from lipforge.pipeline.storage import Store
-from lipforge.train import feature_units
-from lipforge.train.feature_shards import (
+from lipforge.train.features import extract as feature_units
+from lipforge.train.features.command import app, compute_features
+from lipforge.train.features.extract import ComputeUnit, ModelFiles, plan
+from lipforge.train.features.store import (
     INDEX_COLUMNS,
     ClipFeatures,
     FeatureError,
@@ -37,9 +39,7 @@ from lipforge.train.feature_shards import (
     write_index,
     write_shard,
 )
-from lipforge.train.feature_units import ComputeUnit, ModelFiles, plan
-from lipforge.train.features import app, compute_features
-from lipforge.train.samples import DamagedSampleError
+from lipforge.train.stream.decode import DamagedSampleError
 from typer.testing import CliRunner
 
 from tests.conftest import snapshot
@@ -557,7 +557,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lipforge.train.feature_units.write_shard", full)
+    monkeypatch.setattr("lipforge.train.features.extract.write_shard", full)
     result = CliRunner().invoke(app, [selection, "--out", str(tmp_path / "f"), "--mel", "--executor", "local"])
     assert result.exit_code == 1
     assert "No space left on device" in result.output

@@ -10,7 +10,7 @@ from lipforge.model.lip_sync import LipSync, SyncNetwork
 from lipforge.model.weights import ModelFileError
 from lipforge.pipeline.config import PrepareConfig, load_config
 from lipforge.pipeline.dataset import load_models
-from lipforge.train.lip_sync import pack
+from lipforge.train.scorers.lip_sync import pack
 
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo

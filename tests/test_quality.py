@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from lipforge.model import weights
 from lipforge.model.quality import PictureQuality, picture_statistics
-from lipforge.train.quality import DAMAGES, fit
+from lipforge.train.scorers.quality import DAMAGES, fit
 from scipy.stats import spearmanr
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"

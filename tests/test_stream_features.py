@@ -11,11 +11,11 @@ import pytest
 import torch
 from lipforge.model.audio_windows import audio_rows
 from lipforge.model.mel import MEL_RECIPE
-from lipforge.train.data import Batch, SampleStream, StreamConfig
-from lipforge.train.feature_shards import FeatureStore, MissingFeaturesError, OtherModelError
-from lipforge.train.feature_units import ModelFiles
-from lipforge.train.features import compute_features
-from lipforge.train.samples import DamagedSampleError
+from lipforge.train.features.command import compute_features
+from lipforge.train.features.extract import ModelFiles
+from lipforge.train.features.store import FeatureStore, MissingFeaturesError, OtherModelError
+from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
 from pydantic import ValidationError
 
 from tests.range_server import range_server

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
-from lipforge.train.data import SampleStream, StreamConfig
-from lipforge.train.samples import DamagedSampleError
+from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.stream import SampleStream, StreamConfig
 
 from tests.stream_clips import coded_dataset, key_of, select
 

@@ -13,12 +13,12 @@ from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
 from lipforge.pipeline.media import decode_mp4, encode_mp4
 from lipforge.pipeline.sample import clip_members, read_clip, sample_bytes
-from lipforge.train import contact_sheet
-from lipforge.train.contact_sheet import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
-from lipforge.train.contact_sheet import SIDE_PX as SHEET_SIDE_PX
-from lipforge.train.data import SampleStream, StreamConfig
-from lipforge.train.samples import DamagedSampleError, decode_windows, mel_window
-from lipforge.train.windows import ClipTooShortError, draw_window, mel_columns
+from lipforge.train.stream import preview as contact_sheet
+from lipforge.train.stream.decode import DamagedSampleError, decode_windows, mel_window
+from lipforge.train.stream.preview import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
+from lipforge.train.stream.preview import SIDE_PX as SHEET_SIDE_PX
+from lipforge.train.stream.stream import SampleStream, StreamConfig
+from lipforge.train.stream.windows import ClipTooShortError, draw_window, mel_columns
 
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (

@@ -11,9 +11,9 @@ from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.lip_sync import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
 from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.pipeline.config import load_config
-from lipforge.train import lip_sync
-from lipforge.train.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
-from lipforge.train.lip_sync_clips import Clip, extract_clips, load_clips, save_clip
+from lipforge.train.scorers import lip_sync
+from lipforge.train.scorers.clips import Clip, extract_clips, load_clips, save_clip
+from lipforge.train.scorers.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
 
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lipforge.model.vae import read_vae_files
-from lipforge.train.feature_units import ModelFiles
+from lipforge.train.features.extract import ModelFiles
 
 from tests.tiny_vae import save_tiny_vae
 from tests.whisper_file import whisper_file

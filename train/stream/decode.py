@@ -12,8 +12,8 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from lipforge.model.mel import HOP, mel_spectrogram
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME
 from lipforge.pipeline.media import MediaError, decode_flac
-from lipforge.train.stream_config import DecodedPart
-from lipforge.train.windows import Window, mel_columns
+from lipforge.train.stream.config import DecodedPart
+from lipforge.train.stream.windows import Window, mel_columns
 
 _MEL_MARGIN_COLUMNS = 3
 """A mel column hears 400 samples to each side and one more (pre-emphasis): 3 hops of 200 are more than that."""
@@ -51,7 +51,7 @@ class ClipWindow:
 def decode_parts(
     members: Mapping[str, bytes], clip: ClipWindow, num_frames: int, parts: Collection[DecodedPart]
 ) -> dict[str, np.ndarray]:
-    """Those parts of a sample that are wanted, by name, as `lipforge.train.data.Batch` describes them.
+    """Those parts of a sample that are wanted, by name, as `lipforge.train.stream.stream.Batch` describes them.
 
     members: as `read_clip` gives them; num_frames: of a window. Raises ValueError when they are damaged.
     """

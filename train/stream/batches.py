@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from lipforge.model.audio_windows import HALF_WINDOW_FRAMES, audio_rows
-from lipforge.train.cached_parts import CachedParts
-from lipforge.train.feature_shards import FeatureStore
-from lipforge.train.fetch import Fetcher, Members, StoredSamples
-from lipforge.train.order import Order
-from lipforge.train.samples import ClipWindow, DamagedSampleError, Outcome, decode_parts
-from lipforge.train.stream_config import StreamConfig
-from lipforge.train.windows import draw_window
+from lipforge.train.features.store import FeatureStore
+from lipforge.train.stream.cached import CachedParts
+from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.decode import ClipWindow, DamagedSampleError, Outcome, decode_parts
+from lipforge.train.stream.fetch import Fetcher, Members, StoredSamples
+from lipforge.train.stream.order import Order
+from lipforge.train.stream.windows import draw_window
 from torch.utils.data import Dataset
 
 MAX_SUBSTITUTES = 8

@@ -1,8 +1,8 @@
 """Train the built-in judge of lip-sync (`model/lip_sync.py`) on a dataset that `lipforge prepare` made.
 
-    python -m train.lip_sync extract DATASET CACHE            kept clips -> one .npz each: points, mouths, sound
-    python -m train.lip_sync train CACHE --out W --name NAME  .npz files -> weights W (safetensors)
-    python -m train.lip_sync validate CACHE                   how well speakers are judged that training leaves out
+    python -m train.scorers.lip_sync extract DATASET CACHE            kept clips -> one .npz each: points, mouths, sound
+    python -m train.scorers.lip_sync train CACHE --out W --name NAME  .npz files -> weights W (safetensors)
+    python -m train.scorers.lip_sync validate CACHE                   how well speakers are judged that training leaves out
 
 Real videos are themselves off by a few frames, and a network that is taught to call that "in time" learns less. What
 `prepare` corrected is a good start; what is left is estimated first, for each clip by a network that never saw the clip or
@@ -39,7 +39,7 @@ from lipforge.model.lip_sync import (
     sound_features,
 )
 from lipforge.model.sync_score import FRAME_RATE_HZ
-from lipforge.train.lip_sync_clips import Clip, extract_clips, load_clips
+from lipforge.train.scorers.clips import Clip, extract_clips, load_clips
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save as save_safetensors
 from scipy.cluster.vq import kmeans2
@@ -545,7 +545,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        sys.exit(f"train.lip_sync: {error}")
+        sys.exit(f"train.scorers.lip_sync: {error}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import pyarrow as pa
 import torch
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.mouth_mask import mouth_mask
-from lipforge.train.feature_shards import FeatureStore
-from lipforge.train.fetch import COLUMNS, StoredSamples
-from lipforge.train.order import Order
-from lipforge.train.samples import DamagedSampleError
-from lipforge.train.steps import Batch, StepDataset
-from lipforge.train.stream_config import StreamConfig
-from lipforge.train.windows import ClipTooShortError
+from lipforge.train.features.store import FeatureStore
+from lipforge.train.stream.batches import Batch, StepDataset
+from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.fetch import COLUMNS, StoredSamples
+from lipforge.train.stream.order import Order
+from lipforge.train.stream.windows import ClipTooShortError
 from torch.utils.data import DataLoader, Sampler
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from lipforge.pipeline.config import SAMPLES_PER_FRAME
 from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
 from lipforge.pipeline.storage import Store
 from lipforge.train.ranges import RangeReader, Span, is_far
-from lipforge.train.samples import DamagedSampleError
+from lipforge.train.stream.decode import DamagedSampleError
 
 INDEX = "index.parquet"
 _TAR_BLOCK = 512

@@ -1,4 +1,4 @@
-"""Fit the score of `model/quality.py`: python -m train.quality REFERENCES --out model/weights/quality.json
+"""Fit the score of `model/quality.py`: python -m train.scorers.quality REFERENCES --out model/weights/quality.json
 
 REFERENCES: a folder of PNG pictures of faces that nothing is wrong with at their own size (96 to 256 px). Each is
 damaged in known ways and strengths; `LEVELS` says what score a person would give. The network learns to say the same

@@ -23,9 +23,9 @@ from lipforge.model.whisper_features import WhisperFeatures
 from lipforge.pipeline.config import FPS
 from lipforge.pipeline.sample import read_clip
 from lipforge.pipeline.storage import CANNOT_WRITE, Store
-from lipforge.train.feature_shards import ClipFeatures, MissingFeaturesError, write_shard
+from lipforge.train.features.store import ClipFeatures, MissingFeaturesError, write_shard
 from lipforge.train.ranges import RangeReader, Span, is_far
-from lipforge.train.samples import DamagedSampleError, decode_audio, decode_windows
+from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
 """Frames of the clips of a unit, about: 164 s of video."""

@@ -142,7 +142,9 @@ def load_clips(cache: Path) -> Iterator[Clip]:
     """The clips of a folder that `extract_clips` filled. Raises ValueError when there is none, or another file."""
     paths = sorted(cache.glob("*.npz"))
     if not paths:
-        raise ValueError(f"no .npz files in {cache}: run `python -m train.lip_sync extract DATASET {cache}` first")
+        raise ValueError(
+            f"no .npz files in {cache}: run `python -m train.scorers.lip_sync extract DATASET {cache}` first"
+        )
     for path in paths:
         try:
             clip = _read_clip(path)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from lipforge.model.audio_windows import HALF_WINDOW_FRAMES, NUM_ROWS, ROWS_PER_FRAME
-from lipforge.train.feature_shards import FeatureStore, Rows
-from lipforge.train.samples import ClipWindow, DamagedSampleError, Outcome
-from lipforge.train.stream_config import FeatureKind, StreamConfig
-from lipforge.train.windows import mel_columns
+from lipforge.train.features.store import FeatureStore, Rows
+from lipforge.train.stream.config import FeatureKind, StreamConfig
+from lipforge.train.stream.decode import ClipWindow, DamagedSampleError, Outcome
+from lipforge.train.stream.windows import mel_columns
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CachedParts:
         self._num_frames = config.num_frames
 
     def read(self, clips: Sequence[ClipWindow]) -> list[Outcome]:
-        """The parts of each sample by name, as `lipforge.train.data.Batch` describes them; or what is wrong with a sample's features.
+        """The parts of each sample by name, as `lipforge.train.stream.stream.Batch` describes them; or what is wrong with a sample's features.
 
         All are read at once. Errors of a shard that is gone are those of FeatureStore.read_rows.
         """

@@ -1,4 +1,4 @@
-"""A picture of what a stream gives: python -m train.contact_sheet SELECTION OUT.png
+"""A picture of what a stream gives: python -m train.stream.preview SELECTION OUT.png
 
 One line a sample: target frames, the same with the mouth hidden, reference frames, each with its number in the clip, and the mel of the
 target with the moments of the shown frames.
@@ -14,9 +14,9 @@ import numpy as np
 from lipforge.datasets_manifest.manifest import open_place, publish
 from lipforge.model.mouth_mask import hide_mouth, to_pixels
 from lipforge.pipeline.config import FPS
-from lipforge.train.data import Batch, SampleStream, StreamConfig
-from lipforge.train.samples import DamagedSampleError
-from lipforge.train.windows import MEL_COLUMNS_PER_S
+from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
+from lipforge.train.stream.windows import MEL_COLUMNS_PER_S
 
 SIDE_PX = 128
 NUM_SHOWN = 4

@@ -1,7 +1,7 @@
 """Compute once what stage 1 would compute at each step: `lipforge features SELECTION`, or `python -m train.features SELECTION`.
 
-Units of work (train/feature_units.py) run in this process or on Ray, by way of pipeline/executors.py, where all Ray code is. Each ends with
-a feature shard (train/feature_shards.py), which appears whole or not at all.
+Units of work (train/features/extract.py) run in this process or on Ray, by way of pipeline/executors.py, where all Ray code is. Each ends with
+a feature shard (train/features/store.py), which appears whole or not at all.
 """
 
 import time
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from lipforge.train.feature_units import ComputeUnit, ModelFiles, Unit, UnitReport
+    from lipforge.train.features.extract import ComputeUnit, ModelFiles, Unit, UnitReport
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -54,7 +54,7 @@ def features(
     from lipforge.model.weights import ModelFileError
     from lipforge.pipeline.executors import FatalError
     from lipforge.pipeline.ledger import DatasetError
-    from lipforge.train.feature_shards import FeatureError
+    from lipforge.train.features.store import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
@@ -85,7 +85,7 @@ def features(
 def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFiles":
     from lipforge.model.language import read_whisper_file
     from lipforge.model.vae import read_vae_files
-    from lipforge.train.feature_units import ModelFiles
+    from lipforge.train.features.extract import ModelFiles
 
     if whisper is None and not mel and vae is None:
         raise ValueError("nothing to compute: give --whisper, --mel or --vae")
@@ -107,14 +107,14 @@ def compute_features(
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.pipeline.dataset import writing
     from lipforge.pipeline.storage import Store
-    from lipforge.train.feature_shards import (
+    from lipforge.train.features.extract import ComputeUnit, plan
+    from lipforge.train.features.store import (
         check_models,
         finished_shards,
         models_of,
         refuse_foreign_folder,
         write_index,
     )
-    from lipforge.train.feature_units import ComputeUnit, plan
 
     if not out:
         raise ValueError("--out is empty; name a folder")
@@ -136,7 +136,7 @@ def _run(
 ) -> "UnitReport":
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.executors import FatalError, make_executor
-    from lipforge.train.feature_units import UnitReport
+    from lipforge.train.features.extract import UnitReport
 
     total = UnitReport()
     if not units:
@@ -172,7 +172,3 @@ def cost_lines(total: "UnitReport") -> list[str]:
             continue  # models that were loaded before
         lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
     return lines
-
-
-if __name__ == "__main__":
-    app()
