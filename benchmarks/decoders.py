@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import av
 import cv2
 import numpy as np
-from lipforge.model import weights
+from lipforge.model.weights import sources as weights
 
 from benchmarks.sources import find_videos
 
@@ -95,7 +95,7 @@ def faces_with_opencv(model: bytes) -> Callable[[np.ndarray], object]:
 
 
 def speech_with_onnx() -> Callable[[np.ndarray], object]:
-    from lipforge.model.speech import SpeechDetector
+    from lipforge.model.audio.speech import SpeechDetector
 
     return SpeechDetector().speech_ratio
 

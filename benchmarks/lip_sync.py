@@ -17,8 +17,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import numpy as np
-from lipforge.model import weights
-from lipforge.model.lip_sync import DEFAULT_MIN_CONFIDENCE, LipSync
+from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSync
+from lipforge.model.weights import sources as weights
 
 from benchmarks import lip_sync_cases as cases
 from benchmarks import lip_sync_pictures as pictures

@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from lipforge.model.lip_sync import VIEW
-from lipforge.model.speech import SpeechDetector
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
+from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.sync.builtin import VIEW
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.decide import decide
 

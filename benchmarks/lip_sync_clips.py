@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from lipforge.model import weights
-from lipforge.model.lip_points import SYNC_LANDMARKS
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline import media
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig

@@ -9,10 +9,10 @@ from unittest.mock import patch
 import numpy as np
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
-from lipforge.model import weights
-from lipforge.model.faces import MediaPipeFaces
-from lipforge.model.lip_points import mouth_pictures
-from lipforge.model.sync_score import MAX_SHIFT
+from lipforge.model.faces.lip_points import mouth_pictures
+from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.sync.score import MAX_SHIFT
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline import media
 from lipforge.pipeline.config import FPS, PrepareConfig
 from lipforge.pipeline.inputs import Labels

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from lipforge.model.lip_sync import LipSync
-from lipforge.model.sync_score import MAX_SHIFT, SyncScore
+from lipforge.model.sync.builtin import LipSync
+from lipforge.model.sync.score import MAX_SHIFT, SyncScore
 
 from benchmarks.lip_sync_clips import Track
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lipforge.model.sync_score import SyncScore
+from lipforge.model.sync.score import SyncScore
 
 from benchmarks.lip_sync_cases import Case, Chance, Change, Turn, verdict
 from benchmarks.lip_sync_clips import CLEAN, MAX_YAW_DEG, MIN_EYES_PX, Track

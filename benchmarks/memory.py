@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import av
-from lipforge.model import weights
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.plan import plan_units

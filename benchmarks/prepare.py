@@ -31,9 +31,9 @@ import cv2
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
-from lipforge.model import weights
-from lipforge.model.alignment import align, to_square
-from lipforge.model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.faces.alignment import align, to_square
+from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, EncodeConfig, PrepareConfig
 from lipforge.pipeline.pack import Sample, pack

@@ -25,11 +25,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import cv2
 import numpy as np
 import torch
-from lipforge.model import weights
-from lipforge.model.hyperiqa import HyperIQA
-from lipforge.model.stable_syncnet import LAYOUTS, StableSyncNet
-from lipforge.model.sync_score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
-from lipforge.model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc
+from lipforge.model.quality.hyperiqa import HyperIQA
+from lipforge.model.sync.score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media import decode_mp4

@@ -45,7 +45,7 @@ import webdataset.compat as wds
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
-from lipforge.model.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
+from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
 from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
 from lipforge.pipeline.inputs import Labels
 from lipforge.pipeline.media import decode_flac, decode_mp4

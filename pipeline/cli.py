@@ -37,7 +37,7 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
     from lipforge.datasets_manifest.manifest import UnreadableError
-    from lipforge.model.weights import ModelFileError
+    from lipforge.model.weights.sources import ModelFileError
     from lipforge.pipeline.executors import FatalError
     from lipforge.pipeline.ledger import DatasetError
     from lipforge.pipeline.storage import CANNOT_WRITE
@@ -339,7 +339,7 @@ def show_config() -> None:
 @models_app.command("list")
 def models_list(profile: Profile = None) -> None:
     """Which model files there are: what for, how large, under which licence, and whether they are here."""
-    from lipforge.model.weights import FileState, profiles, verify
+    from lipforge.model.weights.sources import FileState, profiles, verify
 
     with plain_errors():
         for name in profiles() if profile is None else (profile,):
@@ -370,7 +370,7 @@ def models_fetch(
 
         lipforge models fetch latentsync --yes
     """
-    from lipforge.model.weights import FileState, fetch, verify
+    from lipforge.model.weights.sources import FileState, fetch, verify
 
     with plain_errors():
         restricted = [
@@ -391,7 +391,7 @@ def models_verify(profile: Profile = None) -> None:
 
     Exit code 1 when a file is damaged, or when one is missing of the profile named (without a name: of `builtin`).
     """
-    from lipforge.model.weights import DEFAULT_PROFILE, FileState, profiles, verify
+    from lipforge.model.weights.sources import DEFAULT_PROFILE, FileState, profiles, verify
 
     with plain_errors():
         good = True
@@ -415,7 +415,7 @@ def models_verify(profile: Profile = None) -> None:
 @models_app.command("where")
 def models_where() -> None:
     """Print the folder of fetched model files (set LIPFORGE_CACHE to move it)."""
-    from lipforge.model.weights import where
+    from lipforge.model.weights.sources import where
 
     console.print(str(where()), markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lipforge.datasets_manifest.schema import Reason, Status
-from lipforge.model.faces import FaceLandmarks
+from lipforge.model.faces.mediapipe import FaceLandmarks
 from lipforge.pipeline.config import FPS
 from lipforge.pipeline.media import VideoInfo
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from lipforge.model import weights
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import Config, PrepareConfig, parse_value, validated
 from lipforge.pipeline.ledger import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
@@ -27,7 +27,7 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
     models = weights.load(config.models)
     if config.sync.weights is None:
         return models
-    from lipforge.model.lip_sync import LipSync
+    from lipforge.model.sync.builtin import LipSync
 
     if config.models != "builtin":
         raise ValueError(f"sync.weights are for the built-in judge of lip-sync: models is {config.models}")
@@ -58,7 +58,7 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
 
     Opens each model once, so that a file that cannot be used is told here, and not by a worker.
     """
-    from lipforge.model.speech import SpeechDetector
+    from lipforge.model.audio.speech import SpeechDetector
 
     profile = PROFILES[config.models]
     profile.faces(models)

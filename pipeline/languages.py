@@ -22,7 +22,7 @@ from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.storage import Store
 
 if TYPE_CHECKING:  # it loads torch
-    from lipforge.model.language import LanguageIdentifier
+    from lipforge.model.audio.language import LanguageIdentifier
 
 MIN_SPEECH_RATIO = 0.2
 """Share of speech that a clip needs to vote. Not the dataset's threshold, which may change: then the voters would, too."""
@@ -40,7 +40,7 @@ class WhisperFile:
 
     def opened(self) -> "LanguageIdentifier":
         """Opened once in each process, however many units that hears."""
-        from lipforge.model.language import LanguageIdentifier
+        from lipforge.model.audio.language import LanguageIdentifier
 
         if self.sha256 not in _opened:
             _opened[self.sha256] = LanguageIdentifier(self.content.tobytes(), self.name.removeprefix("whisper:"))
@@ -52,7 +52,7 @@ _opened: dict[str, "LanguageIdentifier"] = {}
 
 def open_whisper(whisper: str) -> WhisperFile:
     """whisper: `tiny`, `base`, `small`, or the path of a checkpoint. Raises ModelFileError, which says what to do."""
-    from lipforge.model.language import read_whisper_file
+    from lipforge.model.audio.language import read_whisper_file
 
     name, content = read_whisper_file(whisper)
     file = WhisperFile(f"whisper:{name}", hashlib.sha256(content).hexdigest(), np.frombuffer(content, dtype=np.uint8))

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lipforge.model.faces import FaceBackend, MediaPipeFaces
+from lipforge.model.faces.mediapipe import FaceBackend, MediaPipeFaces
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import StageResources
 from lipforge.pipeline.media import decode_mp4
@@ -18,7 +18,7 @@ from lipforge.pipeline.stages.quality import QualityModel
 from lipforge.pipeline.stages.sync import SyncJudge
 
 if TYPE_CHECKING:  # it loads torch, which cut workers do without
-    from lipforge.model.sync_score import SyncScore
+    from lipforge.model.sync.score import SyncScore
 
 Models = Mapping[str, bytes]
 """Contents of the set's files by name, as `weights.load(name)` returns them."""
@@ -55,7 +55,7 @@ class Builtin(Profile):
 
     @property
     def min_sync_confidence(self) -> float:
-        from lipforge.model.lip_sync import DEFAULT_MIN_CONFIDENCE
+        from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
 
         return DEFAULT_MIN_CONFIDENCE
 
@@ -67,7 +67,7 @@ class Builtin(Profile):
         return _LipJudge(models["lip_sync.safetensors"])
 
     def quality(self, models: Models) -> QualityModel:
-        from lipforge.model.quality import PictureQuality
+        from lipforge.model.quality.builtin import PictureQuality
 
         return PictureQuality(models["quality.json"])
 
@@ -81,7 +81,7 @@ class LatentSync(Profile):
     score_resources = StageResources(cpus=0.25, memory_mb=2200)
 
     def faces(self, models: Models) -> FaceBackend:
-        from lipforge.model.insight_faces import InsightFaces
+        from lipforge.model.faces.insight import InsightFaces
 
         return InsightFaces(models)
 
@@ -89,7 +89,7 @@ class LatentSync(Profile):
         return _FrameJudge(models["syncnet_v2.model"])
 
     def quality(self, models: Models) -> QualityModel:
-        from lipforge.model.hyperiqa import HyperIQAQuality
+        from lipforge.model.quality.hyperiqa import HyperIQAQuality
 
         return HyperIQAQuality(models["koniq_pretrained.pkl"])
 
@@ -101,7 +101,7 @@ class _LipJudge:
     """The built-in judge, on points of the lips and pictures of the mouth."""
 
     def __init__(self, weights: bytes) -> None:
-        from lipforge.model.lip_sync import LipSync
+        from lipforge.model.sync.builtin import LipSync
 
         self.model = LipSync(weights)
         self.name = self.model.name
@@ -115,7 +115,7 @@ class _FrameJudge:
     """SyncNet v2, on the pictures of the stored clip: those that training will see."""
 
     def __init__(self, weights: bytes) -> None:
-        from lipforge.model.syncnet import SyncNetScorer
+        from lipforge.model.sync.syncnet_v2 import SyncNetScorer
 
         self.model = SyncNetScorer(weights)
         self.name = self.model.name

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import yaml
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
-from lipforge.model.weights import ModelFileError
+from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.accounts import Totals
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds

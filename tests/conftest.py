@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model import weights
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.inputs import Labels
 from lipforge.pipeline.progress import Progress

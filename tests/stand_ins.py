@@ -129,14 +129,14 @@ def face_files() -> dict[str, bytes]:
 
 def syncnet_file() -> bytes:
     """Like syncnet_v2.model: the published keys and shapes, with random numbers."""
-    from lipforge.model.syncnet import SyncNetV2
+    from lipforge.model.sync.syncnet_v2 import SyncNetV2
 
     return _saved(SyncNetV2)
 
 
 def hyperiqa_file() -> bytes:
     """Like koniq_pretrained.pkl: the published keys and shapes, with random numbers whose scores lie about 50."""
-    from lipforge.model.hyperiqa import HyperIQA
+    from lipforge.model.quality.hyperiqa import HyperIQA
 
     return _saved(HyperIQA, **{"fc5b_fc.bias": 50.0})
 

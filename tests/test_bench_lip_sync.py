@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from lipforge.model.lip_points import SYNC_LANDMARKS
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 
 from benchmarks import lip_sync_cases, lip_sync_clips, lip_sync_media, lip_sync_page
 from benchmarks.lip_sync_clips import CLEAN, MARGIN, Track

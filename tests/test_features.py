@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lipforge.datasets_manifest.manifest import UnreadableError
-from lipforge.model.mel import mel_spectrogram
-from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
-from lipforge.model.vae import FrozenVae
-from lipforge.model.whisper_features import WhisperFeatures
+from lipforge.model.audio.mel import mel_spectrogram
+from lipforge.model.audio.whisper import WhisperFeatures
+from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.model.denoiser.vae import FrozenVae
 from lipforge.pipeline.media import decode_flac, decode_mp4
 from lipforge.pipeline.sample import read_clip
 from lipforge.pipeline.storage import Store

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from lipforge.model.faces import FaceLandmarks
-from lipforge.model.insight_faces import InsightFaces
-from lipforge.model.weights import ModelFileError
+from lipforge.model.faces.insight import InsightFaces
+from lipforge.model.faces.mediapipe import FaceLandmarks
+from lipforge.model.weights.sources import ModelFileError
 
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model import weights
-from lipforge.model.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
-from lipforge.model.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
-from lipforge.model.weights import MissingModelError
+from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
+from lipforge.model.weights import sources as weights
+from lipforge.model.weights.sources import MissingModelError
+from lipforge.model.weights.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.languages import majority

@@ -4,9 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lipforge.model import weights
-from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
-from lipforge.model.lip_sync import (
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
     LipSync,
@@ -18,7 +17,8 @@ from lipforge.model.lip_sync import (
     similarity_by_shift,
     similarity_to,
 )
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.weights import sources as weights
 
 NUM_FRAMES = 125
 SPARE = 12  # frames of sound beyond what scoring needs, to shift it by

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lipforge.model import weights
-from lipforge.model.weights import ModelFile, WebFile
+from lipforge.model.weights import sources as weights
+from lipforge.model.weights.sources import ModelFile, WebFile
 from lipforge.pipeline.cli import app
 from typer.testing import CliRunner, Result
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model.lip_sync import LipSync, SyncNetwork
-from lipforge.model.weights import ModelFileError
+from lipforge.model.sync.builtin import LipSync, SyncNetwork
+from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.config import PrepareConfig, load_config
 from lipforge.pipeline.dataset import load_models
 from lipforge.train.scorers.lip_sync import pack
@@ -44,7 +44,7 @@ def test_their_scale_needs_a_threshold(own: Path) -> None:
 
 
 def test_they_are_for_the_built_in_judge_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lipforge.model import weights
+    from lipforge.model.weights import sources as weights
 
     monkeypatch.setattr(weights, "load", lambda profile: {})
     with pytest.raises(ValueError, match="latentsync"):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
-from lipforge.model import weights
-from lipforge.model.lip_sync import DEFAULT_MIN_CONFIDENCE
-from lipforge.model.speech import SpeechDetector
-from lipforge.model.syncnet import SyncNetScorer
+from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import (

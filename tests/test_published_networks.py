@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lipforge.model import state_dicts, weights
-from lipforge.model.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
-from lipforge.model.mel import mel_spectrogram
-from lipforge.model.stable_syncnet import LAYOUTS, StableSyncNet
+from lipforge.model.audio.mel import mel_spectrogram
+from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
+from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
+from lipforge.model.weights import sources as weights
+from lipforge.model.weights import state_dicts
 from torch import nn
 from torchvision.transforms import CenterCrop
 

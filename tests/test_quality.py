@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from lipforge.model import weights
-from lipforge.model.quality import PictureQuality, picture_statistics
+from lipforge.model.quality.builtin import PictureQuality, picture_statistics
+from lipforge.model.weights import sources as weights
 from lipforge.train.scorers.quality import DAMAGES, fit
 from scipy.stats import spearmanr
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from lipforge.model.speech import SpeechDetector
+from lipforge.model.audio.speech import SpeechDetector
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not next to the repository")

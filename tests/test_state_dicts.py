@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from lipforge.model.state_dicts import (
+from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.state_dicts import (
     BrokenModelError,
     UnsafeModelError,
     WrongLayoutError,
     load_strict,
     read_state_dict,
 )
-from lipforge.model.weights import ModelFileError
 from safetensors.torch import save
 from torch import nn
 

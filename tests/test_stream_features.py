@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lipforge.model.audio_windows import audio_rows
-from lipforge.model.mel import MEL_RECIPE
+from lipforge.model.audio.mel import MEL_RECIPE
+from lipforge.model.audio.windows import audio_rows
 from lipforge.train.features.command import compute_features
 from lipforge.train.features.extract import ModelFiles
 from lipforge.train.features.store import FeatureStore, MissingFeaturesError, OtherModelError

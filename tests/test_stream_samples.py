@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from lipforge.model.audio_windows import audio_rows
-from lipforge.model.mel import mel_spectrogram
-from lipforge.model.mouth_mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.model.audio.mel import mel_spectrogram
+from lipforge.model.audio.windows import audio_rows
+from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
 from lipforge.pipeline.media import decode_mp4, encode_mp4
 from lipforge.pipeline.sample import clip_members, read_clip, sample_bytes

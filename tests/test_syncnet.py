@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lipforge.model import weights
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
-from lipforge.model.syncnet import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
+from lipforge.model.weights import sources as weights
 from torch import nn
 from torch.nn import functional
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lipforge.model import weights
-from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.lip_sync import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.sync.builtin import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import load_config
 from lipforge.train.scorers import lip_sync
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips, save_clip

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipforge.model.state_dicts import BrokenModelError, WrongLayoutError
-from lipforge.model.vae import (
+from lipforge.model.denoiser.vae import (
     CONFIG_NAME,
     LATENT_SCALE,
     WEIGHTS_NAME,
@@ -16,6 +15,7 @@ from lipforge.model.vae import (
     read_vae_files,
     sample_latents,
 )
+from lipforge.model.weights.state_dicts import BrokenModelError, WrongLayoutError
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_vae import save_tiny_vae, tiny_network

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lipforge.model import state_dicts, weights
-from lipforge.model.weights import (
+from lipforge.model.weights import sources as weights
+from lipforge.model.weights import state_dicts
+from lipforge.model.weights.sources import (
     FetchError,
     FileState,
     MissingModelError,
@@ -324,9 +325,7 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
 
 
 def test_table_is_read_without_torch() -> None:
-    words = (
-        "import sys; from lipforge.model import weights; weights.verify('builtin'); assert 'torch' not in sys.modules"
-    )
+    words = "import sys; from lipforge.model.weights import sources as weights; weights.verify('builtin'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", words], check=True)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lipforge.model.vae import read_vae_files
+from lipforge.model.denoiser.vae import read_vae_files
 from lipforge.train.features.extract import ModelFiles
 
 from tests.tiny_vae import save_tiny_vae

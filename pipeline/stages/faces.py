@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lipforge.model.faces import DetectedFace, FaceBackend, FaceLandmarks
+from lipforge.model.faces.mediapipe import DetectedFace, FaceBackend, FaceLandmarks
 from lipforge.pipeline.clip import Box, Frame
 from lipforge.pipeline.config import FacesConfig
 from lipforge.pipeline.plan import SAME_FACE, joint_share

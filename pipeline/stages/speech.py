@@ -1,6 +1,6 @@
 """Is anybody speaking?"""
 
-from lipforge.model.speech import SpeechDetector
+from lipforge.model.audio.speech import SpeechDetector
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from lipforge.pipeline.clip import Clip
 
 if TYPE_CHECKING:  # it loads torch, which cut workers do without
-    from lipforge.model.sync_score import SyncScore
+    from lipforge.model.sync.score import SyncScore
 
 
 class SyncJudge(Protocol):

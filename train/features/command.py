@@ -51,7 +51,7 @@ def features(
         lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
     from lipforge.datasets_manifest.manifest import UnreadableError
-    from lipforge.model.weights import ModelFileError
+    from lipforge.model.weights.sources import ModelFileError
     from lipforge.pipeline.executors import FatalError
     from lipforge.pipeline.ledger import DatasetError
     from lipforge.train.features.store import FeatureError
@@ -83,8 +83,8 @@ def features(
 
 
 def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFiles":
-    from lipforge.model.language import read_whisper_file
-    from lipforge.model.vae import read_vae_files
+    from lipforge.model.audio.language import read_whisper_file
+    from lipforge.model.denoiser.vae import read_vae_files
     from lipforge.train.features.extract import ModelFiles
 
     if whisper is None and not mel and vae is None:

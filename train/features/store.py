@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lipforge.datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
-from lipforge.model.audio_windows import ROWS_PER_FRAME
-from lipforge.model.mel import HOP
+from lipforge.model.audio.mel import HOP
+from lipforge.model.audio.windows import ROWS_PER_FRAME
 from lipforge.pipeline.config import SAMPLES_PER_FRAME
 from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
 from lipforge.pipeline.storage import Store

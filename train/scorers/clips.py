@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_bytes
-from lipforge.model import weights
-from lipforge.model.faces import DetectedFace, FaceLandmarks, MediaPipeFaces
-from lipforge.model.lip_points import SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.weights import sources as weights
 from lipforge.pipeline import media
 from lipforge.pipeline.sample import read_clip
 

@@ -1,4 +1,4 @@
-"""Train the built-in judge of lip-sync (`model/lip_sync.py`) on a dataset that `lipforge prepare` made.
+"""Train the built-in judge of lip-sync (`model/sync/builtin.py`) on a dataset that `lipforge prepare` made.
 
     python -m train.scorers.lip_sync extract DATASET CACHE            kept clips -> one .npz each: points, mouths, sound
     python -m train.scorers.lip_sync train CACHE --out W --name NAME  .npz files -> weights W (safetensors)
@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import torch
 import typer
-from lipforge.model.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.lip_sync import (
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.sync.builtin import (
     MEL_PER_FRAME,
     MOUTH_WAVES,
     LipSync,
@@ -38,7 +38,7 @@ from lipforge.model.lip_sync import (
     similarity_to,
     sound_features,
 )
-from lipforge.model.sync_score import FRAME_RATE_HZ
+from lipforge.model.sync.score import FRAME_RATE_HZ
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save as save_safetensors

@@ -1,4 +1,4 @@
-"""Fit the score of `model/quality.py`: python -m train.scorers.quality REFERENCES --out model/weights/quality.json
+"""Fit the score of `model/quality/builtin.py`: python -m train.scorers.quality REFERENCES --out model/weights/files/quality.json
 
 REFERENCES: a folder of PNG pictures of faces that nothing is wrong with at their own size (96 to 256 px). Each is
 damaged in known ways and strengths; `LEVELS` says what score a person would give. The network learns to say the same
@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 import torch
-from lipforge.model.quality import picture_statistics
+from lipforge.model.quality.builtin import picture_statistics
 
 BEST = 86.0
 """Score of an undamaged picture: sharp ones reach 90 and more, soft ones stay a little below."""
@@ -128,7 +128,7 @@ def _vary_light(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def fit(features: np.ndarray, scores: np.ndarray, num_steps: int = NUM_STEPS) -> dict[str, list]:
-    """features: [N, F]; scores: [N], 0..100. Returns the weights as `model/quality.py` reads them."""
+    """features: [N, F]; scores: [N], 0..100. Returns the weights as `model/quality/builtin.py` reads them."""
     torch.manual_seed(0)
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-3
     inputs = torch.from_numpy(np.clip((features - mean) / scale, -4, 4)).float()

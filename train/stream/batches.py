@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lipforge.model.audio_windows import HALF_WINDOW_FRAMES, audio_rows
+from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, audio_rows
 from lipforge.train.features.store import FeatureStore
 from lipforge.train.stream.cached import CachedParts
 from lipforge.train.stream.config import StreamConfig

@@ -27,7 +27,7 @@ class FeaturesConfig(Config):
     folder: str
     """What `lipforge features` wrote: a folder or an fsspec URL."""
     models: dict[FeatureKind, str] = Field(min_length=1)
-    """Features to use, and the model that must have made them: sha256 of its weights; for mel `lipforge.model.mel.MEL_RECIPE`."""
+    """Features to use, and the model that must have made them: sha256 of its weights; for mel `lipforge.model.audio.mel.MEL_RECIPE`."""
 
     @field_validator("models")
     @classmethod

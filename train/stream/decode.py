@@ -9,7 +9,7 @@ import av
 import av.error
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
-from lipforge.model.mel import HOP, mel_spectrogram
+from lipforge.model.audio.mel import HOP, mel_spectrogram
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME
 from lipforge.pipeline.media import MediaError, decode_flac
 from lipforge.train.stream.config import DecodedPart

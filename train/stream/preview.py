@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from lipforge.datasets_manifest.manifest import open_place, publish
-from lipforge.model.mouth_mask import hide_mouth, to_pixels
+from lipforge.model.denoiser.mask import hide_mouth, to_pixels
 from lipforge.pipeline.config import FPS
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig

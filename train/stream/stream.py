@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lipforge.datasets_manifest.selection import read_selection
-from lipforge.model.mouth_mask import mouth_mask
+from lipforge.model.denoiser.mask import mouth_mask
 from lipforge.train.features.store import FeatureStore
 from lipforge.train.stream.batches import Batch, StepDataset
 from lipforge.train.stream.config import StreamConfig

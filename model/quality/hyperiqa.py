@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from lipforge.model.state_dicts import load_strict, read_state_dict
-from lipforge.model.sync_score import one_thread
+from lipforge.model.sync.score import one_thread
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 

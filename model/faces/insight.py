@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
-from lipforge.model.faces import DetectedFace, FaceLandmarks
-from lipforge.model.weights import ModelFileError
+from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks
+from lipforge.model.weights.sources import ModelFileError
 
 _LEFT_BROW = (43, 48, 49, 51, 50)
 _RIGHT_BROW = (101, 102, 103, 104, 105)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lipforge.model import weights
-from lipforge.model.state_dicts import BrokenModelError, load_strict, read_checkpoint
-from lipforge.model.sync_score import one_thread
-from lipforge.model.weights import ModelFileError
+from lipforge.model.sync.score import one_thread
+from lipforge.model.weights import sources as weights
+from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_checkpoint
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
 
 PUBLISHED = ("tiny", "base", "small")
-"""Names that stand for files of the profile `whisper` in model/weights.py."""
+"""Names that stand for files of the profile `whisper` in model/weights/sources.py."""
 
 _NUM_AUDIO_STATES = 1500  # of the 30 s that every Whisper hears
 _MAX_TEXT_STATES = 448
@@ -60,7 +60,7 @@ class LanguageIdentifier:
     def __init__(self, content: bytes, name: str) -> None:
         """content: a file of openai-whisper; name: for `self.name` and messages.
 
-        Raises EnglishOnlyError, NoWhisperError, and as model/state_dicts.py does for files that are damaged, unsafe or something else.
+        Raises EnglishOnlyError, NoWhisperError, and as model/weights/state_dicts.py does for files that are damaged, unsafe or something else.
         """
         self.name = f"whisper:{name}"
         self._network = load_whisper(content, name)

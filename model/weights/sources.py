@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from lipforge.model.download import DownloadError, WrongContentError, download
+from lipforge.model.weights.download import DownloadError, WrongContentError, download
 
-_SHIPPED_DIR = Path(__file__).parent / "weights"
+_SHIPPED_DIR = Path(__file__).parent / "files"
 
 
 class ModelFileError(ValueError):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lipforge.model.state_dicts import BrokenModelError, load_strict, read_state_dict
-from lipforge.model.weights import MissingModelError, ModelFileError
+from lipforge.model.weights.sources import MissingModelError, ModelFileError
+from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_state_dict
 from torch import Tensor
 
 if TYPE_CHECKING:

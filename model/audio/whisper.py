@@ -8,8 +8,8 @@ import hashlib
 
 import numpy as np
 import torch
-from lipforge.model.language import load_whisper
-from lipforge.model.sync_score import one_thread
+from lipforge.model.audio.language import load_whisper
+from lipforge.model.sync.score import one_thread
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ class WhisperFeatures:
     """One checkpoint of openai-whisper, on one CPU thread: the same samples always give the same features."""
 
     def __init__(self, content: bytes, name: str) -> None:
-        """content: the file; name: for messages. Raises ModelFileError as model.language.load_whisper does."""
+        """content: the file; name: for messages. Raises ModelFileError as model.audio.language.load_whisper does."""
         network = load_whisper(content, name)
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._encoder = network.encoder

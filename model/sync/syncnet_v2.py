@@ -11,8 +11,8 @@ import functools
 import cv2
 import numpy as np
 import torch
-from lipforge.model.state_dicts import load_strict, read_state_dict
-from lipforge.model.sync_score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
 
