@@ -11,7 +11,7 @@ from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.sync.builtin import VIEW
 from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.decide import decide
+from lipforge.pipeline.publish.decide import decide
 
 from benchmarks import lip_sync_media as made
 from benchmarks.lip_sync_clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg

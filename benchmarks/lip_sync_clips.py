@@ -9,11 +9,11 @@ import numpy as np
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline import media
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.recipe import CutOperator
+from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 
 MARGIN = 40

@@ -13,11 +13,11 @@ from lipforge.model.faces.lip_points import mouth_pictures
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.sync.score import MAX_SHIFT
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline import media
 from lipforge.pipeline.config import FPS, PrepareConfig
-from lipforge.pipeline.inputs import Labels
-from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.sources.inputs import Labels
 from lipforge.train.scorers.clips import crop_points
 from rich.console import Console
 

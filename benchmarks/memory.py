@@ -21,9 +21,9 @@ import av
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.plan import plan_units
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
+from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 from lipforge.pipeline.storage import Store
 

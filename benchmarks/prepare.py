@@ -36,10 +36,10 @@ from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPip
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, EncodeConfig, PrepareConfig
-from lipforge.pipeline.pack import Sample, pack
-from lipforge.pipeline.plan import plan_units
+from lipforge.pipeline.publish.pack import Sample, pack
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
+from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 from lipforge.pipeline.storage import Store
 from scenedetect import AdaptiveDetector, FrameTimecode

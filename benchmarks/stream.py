@@ -47,11 +47,11 @@ from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
 from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
-from lipforge.pipeline.inputs import Labels
-from lipforge.pipeline.media import decode_flac, decode_mp4
-from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.media.reader import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.pipeline.sources.inputs import Labels
 from lipforge.pipeline.storage import Store
 from lipforge.train.features.store import ClipFeatures, write_index, write_shard
 from lipforge.train.stream.config import DecodedPart, FeatureKind, FeaturesConfig

@@ -38,8 +38,8 @@ def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
     from lipforge.datasets_manifest.manifest import UnreadableError
     from lipforge.model.weights.sources import ModelFileError
-    from lipforge.pipeline.executors import FatalError
-    from lipforge.pipeline.ledger import DatasetError
+    from lipforge.pipeline.ledger.records import DatasetError
+    from lipforge.pipeline.running.executors import FatalError
     from lipforge.pipeline.storage import CANNOT_WRITE
 
     try:
@@ -122,9 +122,9 @@ def prepare(
     """
     from lipforge.datasets_manifest.report import write_report
     from lipforge.pipeline.config import load_config
-    from lipforge.pipeline.inputs import Labels
-    from lipforge.pipeline.progress import Progress
     from lipforge.pipeline.run import prepare as run_prepare
+    from lipforge.pipeline.running.progress import Progress
+    from lipforge.pipeline.sources.inputs import Labels
 
     with plain_errors():
         overrides = list(set_ or [])
@@ -143,7 +143,7 @@ def prepare(
 
 
 def _print_summary(summary, out: str, report: str) -> None:
-    from lipforge.pipeline.progress import hours, outcome_table
+    from lipforge.pipeline.running.progress import hours, outcome_table
 
     console.print()
     console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
@@ -180,8 +180,8 @@ def pack(
     dataset was made with min_sync_confidence and min_quality.
     """
     from lipforge.datasets_manifest.report import write_report
-    from lipforge.pipeline.progress import outcome_table
     from lipforge.pipeline.run import repack
+    from lipforge.pipeline.running.progress import outcome_table
 
     with plain_errors():
         thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
@@ -246,8 +246,8 @@ def export(
 
         lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
     """
-    from lipforge.pipeline.export import SELECTION_NAME
-    from lipforge.pipeline.export import export as run_export
+    from lipforge.pipeline.publish.export import SELECTION_NAME
+    from lipforge.pipeline.publish.export import export as run_export
     from rich.progress import Progress as Bars
 
     with plain_errors():
@@ -271,7 +271,7 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 
     Their rows and measures stay. After this, a looser threshold can no longer bring them back.
     """
-    from lipforge.pipeline.pack import parts_to_prune
+    from lipforge.pipeline.publish.pack import parts_to_prune
     from lipforge.pipeline.run import prune as run_prune
     from lipforge.pipeline.storage import Store
 
@@ -289,8 +289,8 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 @app.command()
 def status(dataset: Dataset) -> None:
     """Say how a dataset stands: of the run in progress, or of the last one."""
-    from lipforge.pipeline.progress import hours, outcome_table
-    from lipforge.pipeline.status import read_status
+    from lipforge.pipeline.running.progress import hours, outcome_table
+    from lipforge.pipeline.running.status import read_status
 
     with plain_errors():
         state = read_status(dataset)
@@ -309,7 +309,7 @@ def explain(
     ],
 ) -> None:
     """Tell the whole story of one clip or source, in words."""
-    from lipforge.pipeline.explain import explain as story
+    from lipforge.pipeline.running.explain import explain as story
 
     with plain_errors():
         for line in story(dataset, what):

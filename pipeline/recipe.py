@@ -25,7 +25,7 @@ import cv2
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media import DecodeCount, MediaError
+from lipforge.pipeline.media.reader import DecodeCount, MediaError
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.stage import ClipStage, StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace

@@ -12,10 +12,10 @@ import yaml
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.weights.sources import ModelFileError
-from lipforge.pipeline.accounts import Totals
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
-from lipforge.pipeline.dataset import (
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.settings import (
     check_set,
     load_models,
     open_dataset,
@@ -25,17 +25,17 @@ from lipforge.pipeline.dataset import (
     with_thresholds,
     writing,
 )
-from lipforge.pipeline.executors import Executor, FatalError, Job, LocalExecutor, make_executor
-from lipforge.pipeline.finish import finish, finished_videos, write_rows
-from lipforge.pipeline.inputs import Labels, Unreadable, find_sources
-from lipforge.pipeline.languages import WhisperFile, identify, open_whisper
-from lipforge.pipeline.ledger import DatasetError, Ledger
-from lipforge.pipeline.pack import finish_interrupted, parts_to_prune
-from lipforge.pipeline.plan import plan_seams, plan_units, split_duplicates
-from lipforge.pipeline.progress import Progress
+from lipforge.pipeline.publish.accounts import Totals
+from lipforge.pipeline.publish.languages import WhisperFile, identify, open_whisper
+from lipforge.pipeline.publish.pack import finish_interrupted, parts_to_prune
+from lipforge.pipeline.publish.publish import finish, finished_videos, write_rows
+from lipforge.pipeline.running.executors import Executor, FatalError, Job, LocalExecutor, make_executor
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
+from lipforge.pipeline.sources.inputs import Labels, Unreadable, find_sources
+from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
 from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
 from lipforge.pipeline.storage import Store
-from lipforge.pipeline.summary import Summary, new_run_id, now, versions
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
 """Reasons of units that took their worker down."""

@@ -9,9 +9,9 @@ import pytest
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.inputs import Labels
-from lipforge.pipeline.progress import Progress
 from lipforge.pipeline.run import Summary, prepare
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.sources.inputs import Labels
 from rich.console import Console
 
 from tests import media

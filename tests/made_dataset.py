@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lipforge.pipeline import media
-from lipforge.pipeline.accounts import Totals
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
-from lipforge.pipeline.executors import LocalExecutor
-from lipforge.pipeline.finish import finish
-from lipforge.pipeline.ledger import Ledger
-from lipforge.pipeline.media import VideoInfo
+from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.publish.accounts import Totals
+from lipforge.pipeline.publish.publish import finish
+from lipforge.pipeline.running.executors import LocalExecutor
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record

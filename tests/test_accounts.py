@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
-from lipforge.pipeline.accounts import (
+from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.config import Thresholds
+from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.publish.accounts import (
     AccountsError,
     ShardPlace,
     Totals,
@@ -11,9 +14,6 @@ from lipforge.pipeline.accounts import (
     single_row,
     video_rows,
 )
-from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.media import VideoInfo
 
 HASHES = {"config_hash": "c", "models_hash": "m"}
 LIMITS = Thresholds(min_sync_confidence=2.0, min_quality=40.0)

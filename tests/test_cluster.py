@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from lipforge.pipeline.config import load_config
-from lipforge.pipeline.inputs import Labels
-from lipforge.pipeline.progress import Progress
 from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.sources.inputs import Labels
 from rich.console import Console
 
 from tests.talking_photo import make_talking_photo

@@ -19,12 +19,12 @@ from lipforge.pipeline import run, storage
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.executors import FatalError
-from lipforge.pipeline.inputs import Labels
-from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.recipe import CutOperator, CutUnit
 from lipforge.pipeline.run import prune, repack
-from lipforge.pipeline.status import read_status
+from lipforge.pipeline.running.executors import FatalError
+from lipforge.pipeline.running.status import read_status
+from lipforge.pipeline.sources.inputs import Labels
 from typer.testing import CliRunner
 
 from tests.coded import noise, write_coded

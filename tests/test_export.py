@@ -20,11 +20,11 @@ from lipforge.datasets_manifest.select import Request, choose
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
 from lipforge.pipeline import export as export_module
 from lipforge.pipeline.cli import app
-from lipforge.pipeline.explain import explain
-from lipforge.pipeline.export import Exported, export
-from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.publish.export import Exported, export
 from lipforge.pipeline.run import repack
-from lipforge.pipeline.status import read_status
+from lipforge.pipeline.running.explain import explain
+from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.storage import Store
 from typer.testing import CliRunner
 

@@ -20,7 +20,7 @@ from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import FrozenVae
-from lipforge.pipeline.media import decode_flac, decode_mp4
+from lipforge.pipeline.media.reader import decode_flac, decode_mp4
 from lipforge.pipeline.sample import read_clip
 from lipforge.pipeline.storage import Store
 from lipforge.train.features import extract as feature_units

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
-from lipforge.pipeline.explain import explain
+from lipforge.pipeline.running.explain import explain
 
 from tests.conftest import NASTY_NAMES, Prepared, snapshot
 from tests.media import BASE_DURATION_S

@@ -15,7 +15,7 @@ import yaml
 from lipforge.datasets_manifest.reasons import HELP
 from lipforge.datasets_manifest.schema import COLUMNS, Reason
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media import encode_flac, encode_mp4
+from lipforge.pipeline.media.reader import encode_flac, encode_mp4
 from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lipforge.pipeline.clip import Source
-from lipforge.pipeline.inputs import Labels, find_sources, path_labels
+from lipforge.pipeline.sources.inputs import Labels, find_sources, path_labels
 
 
 def touch(*paths: Path) -> None:

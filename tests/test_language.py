@@ -14,8 +14,8 @@ from lipforge.model.weights.sources import MissingModelError
 from lipforge.model.weights.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
-from lipforge.pipeline.languages import majority
-from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.publish.languages import majority
 from lipforge.pipeline.run import identify_languages, repack
 from lipforge.pipeline.storage import Store
 from typer.testing import CliRunner

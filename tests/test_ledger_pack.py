@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import webdataset
 from lipforge.pipeline.cli import app
-from lipforge.pipeline.ledger import DatasetError, Ledger, to_json
-from lipforge.pipeline.pack import Sample, pack, read_part
+from lipforge.pipeline.ledger.records import DatasetError, Ledger, to_json
+from lipforge.pipeline.publish.pack import Sample, pack, read_part
 from lipforge.pipeline.sample import END_OF_TAR, find_samples, sample_bytes
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.storage import Store

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.media import VideoInfo
-from lipforge.pipeline.plan import joint_share, plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.sources.plan import joint_share, plan_seams, plan_units, split_duplicates
 
 
 def make_video(

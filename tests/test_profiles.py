@@ -26,12 +26,12 @@ from lipforge.pipeline.config import (
     Thresholds,
     load_config,
 )
-from lipforge.pipeline.dataset import resolve
-from lipforge.pipeline.decide import decide
-from lipforge.pipeline.explain import explain
-from lipforge.pipeline.ledger import DatasetError
-from lipforge.pipeline.media import decode_mp4, encode_mp4
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.ledger.settings import resolve
+from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
 from lipforge.pipeline.profiles import PROFILES
+from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.stages.sync import MeasureSync
 from typer.testing import CliRunner
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
 from lipforge.pipeline.storage import Store
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.quarantine import Quarantine
+from lipforge.pipeline.ledger.quarantine import Quarantine
 from lipforge.pipeline.storage import Store
 
 folder, run_id, what = sys.argv[1:]

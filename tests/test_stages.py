@@ -13,7 +13,6 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.faces.alignment import align, steady, template_points, template_size_px, to_square
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points
-from lipforge.pipeline import accounts
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
 from lipforge.pipeline.config import (
     SAMPLES_PER_FRAME,
@@ -26,9 +25,10 @@ from lipforge.pipeline.config import (
     ShotsConfig,
     Thresholds,
 )
-from lipforge.pipeline.decide import decide
-from lipforge.pipeline.media import SourceFrame, VideoInfo
-from lipforge.pipeline.plan import joint_share
+from lipforge.pipeline.media.reader import SourceFrame, VideoInfo
+from lipforge.pipeline.publish import accounts
+from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.sources.plan import joint_share
 from lipforge.pipeline.stage import StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace, fill_gaps, warp
 from lipforge.pipeline.stages.commit import shift_audio

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
-from lipforge.pipeline import media
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
-from lipforge.pipeline.decide import decide
-from lipforge.pipeline.ledger import Ledger
+from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.storage import Store
 

@@ -11,7 +11,7 @@ from lipforge.model.faces.alignment import align, crop_corners, to_square
 from lipforge.model.faces.mediapipe import FaceBackend
 from lipforge.pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
 from lipforge.pipeline.config import FPS, AlignConfig, CutConfig, FacePolicy, FacesConfig
-from lipforge.pipeline.plan import SAME_FACE, joint_share
+from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12
 """Kept around the crop on each side, as a share of its size: smoothing moves the crop a little."""

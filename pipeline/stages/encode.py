@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from lipforge.pipeline import media
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig
+from lipforge.pipeline.media import reader as media
 
 
 class EncodeClip:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lipforge.model.faces.mediapipe import DetectedFace, FaceBackend, FaceLandmarks
 from lipforge.pipeline.clip import Box, Frame
 from lipforge.pipeline.config import FacesConfig
-from lipforge.pipeline.plan import SAME_FACE, joint_share
+from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 OVERLAPPING = 0.5
 """Shared area over the smaller box: above it two boxes are one face."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import fsspec
 from lipforge.datasets_manifest.schema import Reason
-from lipforge.pipeline import media
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.media import MediaError, VideoInfo
+from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.reader import MediaError, VideoInfo
 
 BLOCK_BYTES = 1 << 20
 

@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from lipforge.pipeline import media
 from lipforge.pipeline.config import FPS, ShotsConfig
-from lipforge.pipeline.media import SourceFrame
-from lipforge.pipeline.quiet import off_terminal
+from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.reader import SourceFrame
+from lipforge.pipeline.running.quiet import off_terminal
 
 with off_terminal(0):  # it starts ffmpeg when it is imported, which would stop a background process at the terminal
     from scenedetect import AdaptiveDetector, FrameTimecode

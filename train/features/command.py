@@ -1,6 +1,6 @@
 """Compute once what stage 1 would compute at each step: `lipforge features SELECTION`, or `python -m train.features SELECTION`.
 
-Units of work (train/features/extract.py) run in this process or on Ray, by way of pipeline/executors.py, where all Ray code is. Each ends with
+Units of work (train/features/extract.py) run in this process or on Ray, by way of pipeline/running/executors.py, where all Ray code is. Each ends with
 a feature shard (train/features/store.py), which appears whole or not at all.
 """
 
@@ -52,8 +52,8 @@ def features(
     """
     from lipforge.datasets_manifest.manifest import UnreadableError
     from lipforge.model.weights.sources import ModelFileError
-    from lipforge.pipeline.executors import FatalError
-    from lipforge.pipeline.ledger import DatasetError
+    from lipforge.pipeline.ledger.records import DatasetError
+    from lipforge.pipeline.running.executors import FatalError
     from lipforge.train.features.store import FeatureError
 
     try:
@@ -105,7 +105,7 @@ def compute_features(
     FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
     """
     from lipforge.datasets_manifest.selection import read_selection
-    from lipforge.pipeline.dataset import writing
+    from lipforge.pipeline.ledger.settings import writing
     from lipforge.pipeline.storage import Store
     from lipforge.train.features.extract import ComputeUnit, plan
     from lipforge.train.features.store import (
@@ -135,7 +135,7 @@ def _run(
     compute: "ComputeUnit", units: "list[Unit]", executor: Literal["ray", "local"], workers: int | None
 ) -> "UnitReport":
     from lipforge.pipeline.config import PrepareConfig
-    from lipforge.pipeline.executors import FatalError, make_executor
+    from lipforge.pipeline.running.executors import FatalError, make_executor
     from lipforge.train.features.extract import UnitReport
 
     total = UnitReport()

@@ -18,7 +18,7 @@ from lipforge.datasets_manifest.samples import read_bytes
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline import media
+from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.sample import read_clip
 
 log = logging.getLogger(__name__)

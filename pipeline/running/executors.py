@@ -14,10 +14,10 @@ from typing import Any, Protocol, cast
 from lipforge.datasets_manifest.schema import Status
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig, StageResources
-from lipforge.pipeline.ledger import Ledger
-from lipforge.pipeline.quarantine import GivenUp, Quarantine
-from lipforge.pipeline.quiet import off_terminal
+from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
+from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.pipeline.storage import CANNOT_WRITE, Store
 
 WAVE_UNITS = 4096

@@ -9,7 +9,7 @@ import numpy as np
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import FPS, Thresholds
-from lipforge.pipeline.decide import decide
+from lipforge.pipeline.publish.decide import decide
 
 Row = dict[str, Any]
 

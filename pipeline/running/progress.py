@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lipforge.pipeline.accounts import Totals, account
 from lipforge.pipeline.config import FPS
-from lipforge.pipeline.ledger import to_json
+from lipforge.pipeline.ledger.records import to_json
+from lipforge.pipeline.publish.accounts import Totals, account
+from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.storage import Store
-from lipforge.pipeline.summary import Summary
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn

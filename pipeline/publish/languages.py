@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lipforge.pipeline.accounts import ShardPlace, Spoken, is_measured, iter_places
 from lipforge.pipeline.clip import Video
-from lipforge.pipeline.ledger import DatasetError, Ledger, Record
-from lipforge.pipeline.media import MediaError, decode_flac
-from lipforge.pipeline.pack import Mapper
+from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
+from lipforge.pipeline.media.reader import MediaError, decode_flac
+from lipforge.pipeline.publish.accounts import ShardPlace, Spoken, is_measured, iter_places
+from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.storage import Store
 

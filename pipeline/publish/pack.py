@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipforge.datasets_manifest.schema import Status
-from lipforge.pipeline.accounts import is_measured
 from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.dataset import require_dataset
-from lipforge.pipeline.decide import decide
-from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.settings import require_dataset
+from lipforge.pipeline.publish.accounts import is_measured
+from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.sample import END_OF_TAR, find_samples
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.storage import Store

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
-from lipforge.pipeline.ledger import DatasetError
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.storage import Store
 
 

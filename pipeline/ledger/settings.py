@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import Config, PrepareConfig, parse_value, validated
-from lipforge.pipeline.ledger import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
+from lipforge.pipeline.running.summary import versions
 from lipforge.pipeline.storage import Store
-from lipforge.pipeline.summary import versions
 from safetensors import SafetensorError
 
 SYNC_WEIGHTS = "lip_sync.safetensors"

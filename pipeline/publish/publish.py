@@ -9,14 +9,14 @@ from typing import Any
 
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
-from lipforge.pipeline.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.executors import Executor
-from lipforge.pipeline.languages import Votes
-from lipforge.pipeline.ledger import Ledger
-from lipforge.pipeline.pack import Sample, pack
-from lipforge.pipeline.plan import plan_seams, split_duplicates
+from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.publish.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
+from lipforge.pipeline.publish.languages import Votes
+from lipforge.pipeline.publish.pack import Sample, pack
+from lipforge.pipeline.running.executors import Executor
+from lipforge.pipeline.sources.plan import plan_seams, split_duplicates
 from lipforge.pipeline.stages.probe import from_record
 from lipforge.pipeline.storage import Store
 
