@@ -20,9 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import av
 import cv2
 import numpy as np
-from lipforge.model.weights import sources as weights
 
 from benchmarks.sources import find_videos
+from lipforge.model.weights import sources as weights
 
 Decoder = Callable[[str], int]
 """Decodes a file to RGB arrays and returns how many there were."""

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lipforge.datasets_manifest.manifest import MAX_ROWS_PER_PART
 from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION, Reason, Status
 

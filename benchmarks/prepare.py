@@ -31,6 +31,9 @@ import cv2
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
+from scenedetect import AdaptiveDetector, FrameTimecode
+
+from benchmarks.sources import find_videos, name_of
 from lipforge.model.faces.alignment import align, to_square
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
 from lipforge.model.weights import sources as weights
@@ -42,9 +45,6 @@ from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 from lipforge.pipeline.storage import Store
-from scenedetect import AdaptiveDetector, FrameTimecode
-
-from benchmarks.sources import find_videos, name_of
 
 PAIRS = (
     ("resample", ("decode", "sound")),

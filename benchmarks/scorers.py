@@ -25,6 +25,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import cv2
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.sources import find_videos
 from lipforge.model.quality.hyperiqa import HyperIQA
 from lipforge.model.sync.score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
@@ -36,10 +40,6 @@ from lipforge.pipeline.media.reader import decode_mp4
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.sources.plan import plan_units
-from torch import nn
-from torch.nn import functional
-
-from benchmarks.sources import find_videos
 
 CLIP_S = 5.0
 REAL_TIME = "real time"

@@ -42,6 +42,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import webdataset.compat as wds
+from rich.console import Console
+
+from benchmarks.sources import find_videos
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
@@ -59,9 +62,6 @@ from lipforge.train.stream.decode import ClipWindow, decode_parts, decode_window
 from lipforge.train.stream.fetch import COLUMNS, Fetcher, StoredSamples
 from lipforge.train.stream.stream import SampleStream, StreamConfig
 from lipforge.train.stream.windows import draw_window, mel_columns
-from rich.console import Console
-
-from benchmarks.sources import find_videos
 
 NUM_FRAMES = 16
 PARTS: tuple[DecodedPart, ...] = ("target", "reference", "mel")

@@ -37,7 +37,7 @@ Datasets = Annotated[
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
     from lipforge.datasets_manifest.query import ManifestError
-    from lipforge.datasets_manifest.select import NotEnoughDataError
+    from lipforge.datasets_manifest.select.choose import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
 
     try:
@@ -144,9 +144,9 @@ def select(
 
         lipforge select dataset --where "speech_ratio > 0.8 and max_faces = 1" --exclude zh20.parquet --out more.parquet
     """
-    from lipforge.datasets_manifest.select import Request, choose
+    from lipforge.datasets_manifest.report.selection_picture import refuse_foreign_picture, write_picture
+    from lipforge.datasets_manifest.select.choose import Request, choose
     from lipforge.datasets_manifest.selection import write_selection
-    from lipforge.datasets_manifest.selection_picture import refuse_foreign_picture, write_picture
 
     with plain_errors():
         if not out.endswith(".parquet"):
@@ -181,6 +181,7 @@ def select(
 
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     import pyarrow.compute as pc
+
     from lipforge.datasets_manifest.selection import amount
 
     table = _table("", "length", "clips", "speakers", "sync median", "quality median")

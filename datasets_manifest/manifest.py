@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
 from lipforge.datasets_manifest.schema import COLUMNS
 
 MAX_ROWS_PER_PART = 500_000

@@ -10,9 +10,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+from numpy.typing import NDArray
+
 from lipforge.datasets_manifest.manifest import checked_format, find_parts
 from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
-from numpy.typing import NDArray
 
 VIEW = "manifest"
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
 from lipforge.datasets_manifest.manifest import open_place, parquet_bytes, parse_parquet, publish, read_file
 from lipforge.datasets_manifest.schema import COLUMNS
-from numpy.typing import NDArray
 
 SELECTION_VERSION = 1
 METADATA_KEY = b"lipforge.selection"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lipforge.datasets_manifest.manifest import read_manifest
-    from lipforge.datasets_manifest.select import select
+    from lipforge.datasets_manifest.select.choose import select
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.train.features.store import FeatureStore
     from lipforge.train.stream.config import StreamConfig
@@ -31,7 +31,7 @@ _HOMES = {
     "StreamConfig": "lipforge.train.stream.config",
     "read_manifest": "lipforge.datasets_manifest.manifest",
     "read_selection": "lipforge.datasets_manifest.selection",
-    "select": "lipforge.datasets_manifest.select",
+    "select": "lipforge.datasets_manifest.select.choose",
 }
 
 

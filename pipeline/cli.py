@@ -120,7 +120,7 @@ def prepare(
 
         ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
     """
-    from lipforge.datasets_manifest.report import write_report
+    from lipforge.datasets_manifest.report.page import write_report
     from lipforge.pipeline.config import load_config
     from lipforge.pipeline.run import prepare as run_prepare
     from lipforge.pipeline.running.progress import Progress
@@ -179,7 +179,7 @@ def pack(
     passes; its media goes back to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and on the scale of the models that the
     dataset was made with min_sync_confidence and min_quality.
     """
-    from lipforge.datasets_manifest.report import write_report
+    from lipforge.datasets_manifest.report.page import write_report
     from lipforge.pipeline.run import repack
     from lipforge.pipeline.running.progress import outcome_table
 
@@ -211,9 +211,10 @@ def identify_languages(
     Whisper hears every clip in which somebody speaks, kept or not; each votes for a language, and most votes win. Languages that you gave
     are left alone. Only the manifest is written again, no shard. Stop it whenever you like: the same command goes on where it stopped.
     """
+    from rich.progress import Progress as Bars
+
     from lipforge.pipeline.config import load_config
     from lipforge.pipeline.run import identify_languages as run_identify
-    from rich.progress import Progress as Bars
 
     with plain_errors():
         overrides = [f"run.workers={workers}"] if workers is not None else []
@@ -246,9 +247,10 @@ def export(
 
         lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
     """
+    from rich.progress import Progress as Bars
+
     from lipforge.pipeline.publish.export import SELECTION_NAME
     from lipforge.pipeline.publish.export import export as run_export
-    from rich.progress import Progress as Bars
 
     with plain_errors():
         with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -322,7 +324,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write; default: in the last run's folder.")] = None,
 ) -> None:
     """Write the HTML report: where the seconds went, and what kept and refused clips look like."""
-    from lipforge.datasets_manifest.report import write_report
+    from lipforge.datasets_manifest.report.page import write_report
 
     with plain_errors():
         console.print(write_report(dataset, out), markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.faces.mediapipe import FaceLandmarks
 from lipforge.pipeline.config import FPS

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
+
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import yaml
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.weights.sources import ModelFileError

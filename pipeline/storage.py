@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
+
 from lipforge.datasets_manifest.manifest import open_place
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

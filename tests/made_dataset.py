@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds

@@ -5,12 +5,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 
-from benchmarks import lip_sync_cases, lip_sync_clips, lip_sync_media, lip_sync_page
-from benchmarks.lip_sync_clips import CLEAN, MARGIN, Track
-from benchmarks.lip_sync_measures import (
+from benchmarks.lip_sync import cases as lip_sync_cases
+from benchmarks.lip_sync import clips as lip_sync_clips
+from benchmarks.lip_sync import media as lip_sync_media
+from benchmarks.lip_sync import page as lip_sync_page
+from benchmarks.lip_sync.clips import CLEAN, MARGIN, Track
+from benchmarks.lip_sync.measures import (
     SHIFTS,
     Judge,
     Pairs,
@@ -27,6 +28,8 @@ from benchmarks.lip_sync_measures import (
     windows,
     within,
 )
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 
 ABOUT = {"trainable": "no", "natural_sync": "yes", "native_av_offset_frames": "2", "language": "en"}
 

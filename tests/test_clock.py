@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import DecodeCount, MediaError, VideoInfo
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.resample import Resample
-
 from tests.coded import SIZE, code_of, noise, picture, write_coded
 from tests.media import AUDIO_GAP_S, EDIT_START_S, click_clip, measure_click_offset_s
 

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from lipforge.pipeline.config import load_config
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
-from rich.console import Console
-
 from tests.talking_photo import make_talking_photo
 
 pytestmark = pytest.mark.slow

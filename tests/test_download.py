@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from lipforge.model.weights.download import DownloadError, WrongContentError, download
 
+from lipforge.model.weights.download import DownloadError, WrongContentError, download
 from tests.web_server import Page, WebServer, web_server
 
 CONTENT = os.urandom(3_000_000)

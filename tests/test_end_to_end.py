@@ -13,8 +13,10 @@ from typing import IO, Any
 
 import pytest
 import webdataset
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.report import write_report
+from lipforge.datasets_manifest.report.page import write_report
 from lipforge.pipeline import run, storage
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
@@ -25,8 +27,6 @@ from lipforge.pipeline.run import prune, repack
 from lipforge.pipeline.running.executors import FatalError
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.sources.inputs import Labels
-from typer.testing import CliRunner
-
 from tests.coded import noise, write_coded
 from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
 

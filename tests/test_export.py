@@ -12,11 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import webdataset
+from typer.testing import CliRunner
+
+import lipforge.__main__  # noqa: F401 - joins the commands of both apps
 from lipforge.datasets_manifest.languages import languages
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.report import write_report
+from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.schema import COLUMNS
-from lipforge.datasets_manifest.select import Request, choose
+from lipforge.datasets_manifest.select.choose import Request, choose
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
 from lipforge.pipeline import export as export_module
 from lipforge.pipeline.cli import app
@@ -26,9 +29,6 @@ from lipforge.pipeline.run import repack
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.storage import Store
-from typer.testing import CliRunner
-
-import lipforge.__main__  # noqa: F401 - joins the commands of both apps
 from tests.conftest import LOCAL, run_prepare
 from tests.made_dataset import MadeSource, make_dataset
 

@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from skimage import data
+
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
 from lipforge.model.weights import sources as weights
-from skimage import data
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
 

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest.manifest import UnreadableError
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
@@ -40,8 +42,6 @@ from lipforge.train.features.store import (
     write_shard,
 )
 from lipforge.train.stream.decode import DamagedSampleError
-from typer.testing import CliRunner
-
 from tests.conftest import snapshot
 from tests.range_server import range_server
 from tests.stream_clips import coded_dataset, key_of, select

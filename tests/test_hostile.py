@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
 from lipforge.pipeline.running.explain import explain
-
 from tests.conftest import NASTY_NAMES, Prepared, snapshot
 from tests.media import BASE_DURATION_S
 

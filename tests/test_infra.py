@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from lipforge.datasets_manifest.reasons import HELP
+
+from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.schema import COLUMNS, Reason
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import encode_flac, encode_mp4

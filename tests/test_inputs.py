@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.sources.inputs import Labels, find_sources, path_labels
 

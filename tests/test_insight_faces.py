@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+
 from lipforge.model.faces.insight import InsightFaces
 from lipforge.model.faces.mediapipe import FaceLandmarks
 from lipforge.model.weights.sources import ModelFileError
-
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 
 Box = tuple[int, int, int, int]

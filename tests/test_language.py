@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
 from lipforge.model.weights import sources as weights
@@ -18,8 +20,6 @@ from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.publish.languages import majority
 from lipforge.pipeline.run import identify_languages, repack
 from lipforge.pipeline.storage import Store
-from typer.testing import CliRunner
-
 from tests.conftest import run_prepare, snapshot
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset, sound
 from tests.whisper_file import DIMS, whisper_file

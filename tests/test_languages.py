@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from lipforge.datasets_manifest.cli import app
-from lipforge.datasets_manifest.languages import LANGUAGE_COLUMNS, languages
 from typer.testing import CliRunner
 
+from lipforge.datasets_manifest.cli import app
+from lipforge.datasets_manifest.languages import LANGUAGE_COLUMNS, languages
 from tests.manifests import clip, dataset, refused
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,

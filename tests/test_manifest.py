@@ -10,6 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.manifest import read_manifest, write_manifest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status

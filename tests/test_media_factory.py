@@ -8,8 +8,8 @@ import av
 import av.error
 import numpy as np
 import pytest
-from lipforge.model.audio.speech import SpeechDetector
 
+from lipforge.model.audio.speech import SpeechDetector
 from tests import media
 from tests.talking_photo import FPS, SAMPLE_RATE_HZ, make_talking_photo, render
 

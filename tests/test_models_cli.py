@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
+
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights.sources import ModelFile, WebFile
 from lipforge.pipeline.cli import app
-from typer.testing import CliRunner, Result
-
 from tests.web_server import Page, WebServer, web_server
 
 CONTENT = b"seven little weights"

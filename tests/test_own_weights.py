@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.sync.builtin import LipSync, SyncNetwork
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.config import PrepareConfig, load_config
 from lipforge.pipeline.ledger.settings import load_models
 from lipforge.train.scorers.lip_sync import pack
-
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.audio.speech import SpeechDetector
@@ -33,8 +35,6 @@ from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.stages.sync import MeasureSync
-from typer.testing import CliRunner
-
 from tests.conftest import LOCAL, run_prepare
 from tests.stand_ins import draw_face, latentsync_files
 from tests.talking_photo import render, write_clip

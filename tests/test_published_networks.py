@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torchvision.transforms import CenterCrop
+
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights import state_dicts
-from torch import nn
-from torchvision.transforms import CenterCrop
-
 from tests.golden import difference, golden_arrays, golden_fill, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation

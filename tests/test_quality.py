@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from scipy.stats import spearmanr
+
 from lipforge.model.quality.builtin import PictureQuality, picture_statistics
 from lipforge.model.weights import sources as weights
 from lipforge.train.scorers.quality import DAMAGES, fit
-from scipy.stats import spearmanr
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not next to the repository")

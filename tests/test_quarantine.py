@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import RunConfig
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine

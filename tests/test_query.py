@@ -10,14 +10,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest.cli import app
 from lipforge.datasets_manifest.languages import languages
 from lipforge.datasets_manifest.manifest import read_manifest, write_manifest
 from lipforge.datasets_manifest.query import ManifestError, condition, query
 from lipforge.datasets_manifest.schema import COLUMNS
-from lipforge.datasets_manifest.select import select
-from typer.testing import CliRunner
-
+from lipforge.datasets_manifest.select.choose import select
 from tests.manifests import clip, dataset, varied
 
 

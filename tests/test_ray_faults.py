@@ -6,14 +6,14 @@ import shutil
 import time
 
 import pytest
+from rich.console import Console
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.pipeline.config import load_config
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running import executors
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
-from rich.console import Console
-
 from tests.talking_photo import make_talking_photo
 
 

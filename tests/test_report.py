@@ -17,10 +17,11 @@ import markupsafe
 import numpy as np
 import pyarrow as pa
 import pytest
-from lipforge.datasets_manifest import report
+
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.reasons import HELP
-from lipforge.datasets_manifest.report import human_share, human_time, visible, write_report
+from lipforge.datasets_manifest.report import page as report
+from lipforge.datasets_manifest.report.page import human_share, human_time, visible, write_report
+from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.config import PrepareConfig

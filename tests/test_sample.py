@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lipforge.pipeline.ledger.records import to_json
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, find_samples, read_clip, sample_bytes
 

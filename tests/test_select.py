@@ -11,13 +11,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
+
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.cli import app
 from lipforge.datasets_manifest.query import ManifestError
-from lipforge.datasets_manifest.select import NotEnoughDataError, Request, choose, is_val_speaker, select
+from lipforge.datasets_manifest.select.choose import NotEnoughDataError, Request, choose, is_val_speaker, select
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, selection_request
-from typer.testing import CliRunner
-
 from tests.manifests import clip, dataset, refused, varied
 
 

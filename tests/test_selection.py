@@ -7,8 +7,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lipforge.datasets_manifest.manifest import UnreadableError
-from lipforge.datasets_manifest.select import select
+from lipforge.datasets_manifest.report.selection_picture import draw_selection
+from lipforge.datasets_manifest.select.choose import select
 from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,
     SelectionError,
@@ -17,8 +19,6 @@ from lipforge.datasets_manifest.selection import (
     selection_request,
     write_selection,
 )
-from lipforge.datasets_manifest.selection_picture import draw_selection
-
 from tests.manifests import clip, dataset, varied
 from tests.range_server import range_server
 

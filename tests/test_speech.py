@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from lipforge.model.audio.speech import SpeechDetector
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"

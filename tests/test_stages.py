@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.faces.alignment import align, steady, template_points, template_size_px, to_square
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS

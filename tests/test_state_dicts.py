@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
+from torch import nn
+
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.model.weights.state_dicts import (
     BrokenModelError,
@@ -18,8 +21,6 @@ from lipforge.model.weights.state_dicts import (
     load_strict,
     read_state_dict,
 )
-from safetensors.torch import save
-from torch import nn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
 TENSORS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 4), "conv.num_batches_tracked": torch.tensor(7)}

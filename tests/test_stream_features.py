@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
+
 from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.model.audio.windows import audio_rows
 from lipforge.train.features.command import compute_features
@@ -16,8 +18,6 @@ from lipforge.train.features.extract import ModelFiles
 from lipforge.train.features.store import FeatureStore, MissingFeaturesError, OtherModelError
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
-from pydantic import ValidationError
-
 from tests.range_server import range_server
 from tests.stream_clips import coded_dataset, key_of, select
 from tests.tiny_models import tiny_model_files

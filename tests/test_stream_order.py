@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lipforge.train.stream.order import BLOCK_GROUPS, GROUP_SAMPLES, Order, epoch_order
 
 SHARDS = np.repeat(np.arange(40), 250)

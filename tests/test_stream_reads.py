@@ -8,12 +8,12 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+
 from lipforge.train import ranges
 from lipforge.train.cache import SampleCache
 from lipforge.train.ranges import RangeReader, Span, UnreadableError, merge
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import SampleStream, StreamConfig
-
 from tests.range_server import range_server
 from tests.stream_clips import Moment, coded_dataset, moment_of, select
 

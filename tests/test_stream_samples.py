@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.windows import audio_rows
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
@@ -19,7 +20,6 @@ from lipforge.train.stream.preview import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
 from lipforge.train.stream.preview import SIDE_PX as SHEET_SIDE_PX
 from lipforge.train.stream.stream import SampleStream, StreamConfig
 from lipforge.train.stream.windows import ClipTooShortError, draw_window, mel_columns
-
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (
     SIDE_PX,

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
-from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
-from lipforge.model.weights import sources as weights
 from torch import nn
 from torch.nn import functional
 
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
+from lipforge.model.weights import sources as weights
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation

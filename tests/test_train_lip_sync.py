@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
 from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
@@ -14,7 +15,6 @@ from lipforge.pipeline.config import load_config
 from lipforge.train.scorers import lip_sync
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips, save_clip
 from lipforge.train.scorers.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
-
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 from tests.test_lip_sync import SPARE, talking_head

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from lipforge.model.denoiser.vae import (
     CONFIG_NAME,
     LATENT_SCALE,
@@ -16,8 +18,6 @@ from lipforge.model.denoiser.vae import (
     sample_latents,
 )
 from lipforge.model.weights.state_dicts import BrokenModelError, WrongLayoutError
-from safetensors.torch import load_file, save_file
-
 from tests.tiny_vae import save_tiny_vae, tiny_network
 
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights import state_dicts
 from lipforge.model.weights.sources import (
@@ -23,7 +24,6 @@ from lipforge.model.weights.sources import (
     WrongHashError,
     ZipMember,
 )
-
 from tests.web_server import Page, WebServer, web_server
 
 CONTENT = b"seven little weights"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.weights.sources import ModelFileError
-
 from tests.golden import difference, golden_arrays, golden_fill, golden_json
 from tests.whisper_file import DIMS, whisper_file
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from lipforge.model.denoiser.vae import read_vae_files
 from lipforge.train.features.extract import ModelFiles
-
 from tests.tiny_vae import save_tiny_vae
 from tests.whisper_file import whisper_file
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import fsspec
+
 from lipforge.datasets_manifest.manifest import UnreadableError, open_place
 
 MAX_READ_BYTES = 32 * 2**20

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
 from lipforge.model.weights.sources import MissingModelError, ModelFileError
 from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_state_dict
-from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks
 from lipforge.model.weights.sources import ModelFileError
 

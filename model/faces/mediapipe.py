@@ -15,6 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 
 # Indices of the FaceMesh points, which are the same for every face. "Left" is always the left of the picture.

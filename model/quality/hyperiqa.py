@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from lipforge.model.sync.score import one_thread
-from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
+
+from lipforge.model.sync.score import one_thread
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "koniq_pretrained.pkl"
 INPUT_PX = 224

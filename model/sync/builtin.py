@@ -11,11 +11,12 @@ import json
 import cv2
 import numpy as np
 import torch
-from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
 
 VIEW = 13
 """Frames that one vector sees."""

@@ -11,10 +11,11 @@ import functools
 import cv2
 import numpy as np
 import torch
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
-from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "syncnet_v2.model"
 WINDOW = 5

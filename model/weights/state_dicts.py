@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lipforge.model.weights.sources import ModelFileError, list_models
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
+
+from lipforge.model.weights.sources import ModelFileError, list_models
 
 
 class BrokenModelError(ModelFileError):

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import Config, PrepareConfig, parse_value, validated
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.running.summary import versions
 from lipforge.pipeline.storage import Store
-from safetensors import SafetensorError
 
 SYNC_WEIGHTS = "lip_sync.safetensors"
 C = TypeVar("C", bound=Config)

@@ -20,6 +20,7 @@ import cv2
 import fsspec
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, EncodeConfig
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import FPS, Thresholds

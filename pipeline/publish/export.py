@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from lipforge.datasets_manifest.manifest import read_file, write_manifest
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request

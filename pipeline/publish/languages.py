@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
 from lipforge.pipeline.media.reader import MediaError, decode_flac

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lipforge.pipeline.config import FPS
-from lipforge.pipeline.ledger.records import to_json
-from lipforge.pipeline.publish.accounts import Totals, account
-from lipforge.pipeline.running.summary import Summary
-from lipforge.pipeline.storage import Store
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+
+from lipforge.pipeline.config import FPS
+from lipforge.pipeline.ledger.records import to_json
+from lipforge.pipeline.publish.accounts import Totals, account
+from lipforge.pipeline.running.summary import Summary
+from lipforge.pipeline.storage import Store
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0

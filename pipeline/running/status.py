@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
 from lipforge.pipeline.ledger.records import DatasetError

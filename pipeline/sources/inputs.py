@@ -15,6 +15,7 @@ import fsspec
 import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lipforge.pipeline.clip import Source
 
 VIDEO_SUFFIXES = frozenset(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, steady, to_square
 from lipforge.model.faces.lip_points import mouth_pictures

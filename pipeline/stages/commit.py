@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, crop_corners, to_square
 from lipforge.model.faces.mediapipe import FaceBackend

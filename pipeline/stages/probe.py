@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import fsspec
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media import reader as media

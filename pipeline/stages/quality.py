@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import numpy as np
+
 from lipforge.pipeline.clip import Clip
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+
 from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.media import reader as media

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+
 from lipforge.datasets_manifest.manifest import UnreadableError
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures

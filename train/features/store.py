@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from lipforge.datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
 from lipforge.model.audio.mel import HOP
 from lipforge.model.audio.windows import ROWS_PER_FRAME

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow.compute as pc
+
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_bytes
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures

@@ -23,6 +23,12 @@ import cv2
 import numpy as np
 import torch
 import typer
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save as save_safetensors
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+from torch.nn import functional
+
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import (
     MEL_PER_FRAME,
@@ -40,11 +46,6 @@ from lipforge.model.sync.builtin import (
 )
 from lipforge.model.sync.score import FRAME_RATE_HZ
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips
-from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save as save_safetensors
-from scipy.cluster.vq import kmeans2
-from torch import Tensor
-from torch.nn import functional
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

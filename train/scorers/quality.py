@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import torch
+
 from lipforge.model.quality.builtin import picture_statistics
 
 BEST = 86.0

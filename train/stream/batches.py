@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
+
 from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, audio_rows
 from lipforge.train.features.store import FeatureStore
 from lipforge.train.stream.cached import CachedParts
@@ -13,7 +15,6 @@ from lipforge.train.stream.decode import ClipWindow, DamagedSampleError, Outcome
 from lipforge.train.stream.fetch import Fetcher, Members, StoredSamples
 from lipforge.train.stream.order import Order
 from lipforge.train.stream.windows import draw_window
-from torch.utils.data import Dataset
 
 MAX_SUBSTITUTES = 8
 """Damaged samples in a row that `skip` passes over before it takes the dataset for broken."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, NUM_ROWS, ROWS_PER_FRAME
 from lipforge.train.features.store import FeatureStore, Rows
 from lipforge.train.stream.config import FeatureKind, StreamConfig

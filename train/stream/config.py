@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from lipforge.pipeline.config import Config
 from pydantic import Field, field_validator, model_validator
+
+from lipforge.pipeline.config import Config
 
 FeatureKind = Literal["whisper", "mel", "vae_target", "vae_masked"]
 DecodedPart = Literal["target", "reference", "mel", "negative_mel", "audio"]

@@ -9,6 +9,7 @@ import av
 import av.error
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
+
 from lipforge.model.audio.mel import HOP, mel_spectrogram
 from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME
 from lipforge.pipeline.media.reader import MediaError, decode_flac

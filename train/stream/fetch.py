@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
 from lipforge.pipeline.sample import read_clip
 from lipforge.train.cache import SampleCache
 from lipforge.train.ranges import RangeReader, Span, is_far

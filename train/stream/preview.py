@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from lipforge.datasets_manifest.manifest import open_place, publish
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
 from lipforge.pipeline.config import FPS

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.utils.data import DataLoader, Sampler
+
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import mouth_mask
 from lipforge.train.features.store import FeatureStore
@@ -26,7 +28,6 @@ from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.fetch import COLUMNS, StoredSamples
 from lipforge.train.stream.order import Order
 from lipforge.train.stream.windows import ClipTooShortError
-from torch.utils.data import DataLoader, Sampler
 
 log = logging.getLogger(__name__)
 

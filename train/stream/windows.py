@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+
 from lipforge.pipeline.config import FPS
 
 MEL_COLUMNS_PER_S = 80

@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
-from lipforge.datasets_manifest.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
-from lipforge.datasets_manifest.manifest import open_place, read_manifest
-from lipforge.datasets_manifest.reasons import HELP
-from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
-from lipforge.datasets_manifest.schema import STAGES, Reason, Status
 from markupsafe import Markup
 from numpy.typing import NDArray
+
+from lipforge.datasets_manifest.manifest import open_place, read_manifest
+from lipforge.datasets_manifest.report.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
+from lipforge.datasets_manifest.report.reasons import HELP
+from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
+from lipforge.datasets_manifest.schema import STAGES, Reason, Status
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+
 from lipforge.model.sync.score import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from benchmarks.lip_sync.clips import Track
 from lipforge.model.sync.builtin import LipSync
 from lipforge.model.sync.score import MAX_SHIFT, SyncScore
-
-from benchmarks.lip_sync_clips import Track
 
 SHIFTS = range(-10, 11)
 """Planted, in frames: positive = the sound is made later."""

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from benchmarks.lip_sync_cases import Chance, Turn
-from benchmarks.lip_sync_engine import EngineRun, residuals
-from benchmarks.lip_sync_measures import Scores, kept_at
+from benchmarks.lip_sync.cases import Chance, Turn
+from benchmarks.lip_sync.engine import EngineRun, residuals
+from benchmarks.lip_sync.measures import Scores, kept_at
 
 mpl.rcParams.update(
     {

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lipforge.model.sync.score import SyncScore
 
-from benchmarks.lip_sync_cases import Case, Chance, Change, Turn, verdict
-from benchmarks.lip_sync_clips import CLEAN, MAX_YAW_DEG, MIN_EYES_PX, Track
-from benchmarks.lip_sync_engine import EngineRun, Found, residuals
-from benchmarks.lip_sync_measures import (
+from benchmarks.lip_sync.cases import Case, Chance, Change, Turn, verdict
+from benchmarks.lip_sync.clips import CLEAN, MAX_YAW_DEG, MIN_EYES_PX, Track
+from benchmarks.lip_sync.engine import EngineRun, Found, residuals
+from benchmarks.lip_sync.measures import (
     SHIFTS,
     Estimate,
     Judge,
@@ -24,6 +23,7 @@ from benchmarks.lip_sync_measures import (
     share,
     within,
 )
+from lipforge.model.sync.score import SyncScore
 
 
 @dataclass(frozen=True)

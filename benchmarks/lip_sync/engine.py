@@ -7,6 +7,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from rich.console import Console
+
+from benchmarks.lip_sync import media as made
+from benchmarks.lip_sync.clips import Track
+from benchmarks.lip_sync.measures import Judge
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.model.faces.lip_points import mouth_pictures
@@ -19,11 +24,6 @@ from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from lipforge.train.scorers.clips import crop_points
-from rich.console import Console
-
-from benchmarks import lip_sync_media as made
-from benchmarks.lip_sync_clips import Track
-from benchmarks.lip_sync_measures import Judge
 
 PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
 AGAIN = (-10, -3, 0, 3, 10)

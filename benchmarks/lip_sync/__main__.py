@@ -17,15 +17,15 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import numpy as np
+
+from benchmarks import lip_sync_pictures as pictures
+from benchmarks.lip_sync import cases
+from benchmarks.lip_sync.clips import CLEAN, Follower, Track, kinds, read_about
+from benchmarks.lip_sync.engine import run_engine, usable
+from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows
+from benchmarks.lip_sync.page import Evidence, write_page
 from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSync
 from lipforge.model.weights import sources as weights
-
-from benchmarks import lip_sync_cases as cases
-from benchmarks import lip_sync_pictures as pictures
-from benchmarks.lip_sync_clips import CLEAN, Follower, Track, kinds, read_about
-from benchmarks.lip_sync_engine import run_engine, usable
-from benchmarks.lip_sync_measures import Judge, Scores, Window, measure, windows
-from benchmarks.lip_sync_page import Evidence, write_page
 
 LENGTHS = (50, 75, 117, 125, 250)
 """Of windows, in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""

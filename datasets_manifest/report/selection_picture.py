@@ -3,11 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lipforge.datasets_manifest.charts import Bars, selection_svg
-from lipforge.datasets_manifest.manifest import open_place, publish
-from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
 from markupsafe import Markup
 from numpy.typing import NDArray
+
+from lipforge.datasets_manifest.manifest import open_place, publish
+from lipforge.datasets_manifest.report.charts import Bars, selection_svg
+from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
 
 MAX_BARS = 112
 NUM_BINS = 40

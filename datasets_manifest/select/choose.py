@@ -14,6 +14,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from lipforge.datasets_manifest.manifest import open_place, parse_parquet, read_file
 from lipforge.datasets_manifest.query import (
     DICTIONARIES,
@@ -31,7 +33,6 @@ from lipforge.datasets_manifest.selection import (
     selection_request,
     with_request,
 )
-from numpy.typing import NDArray
 
 ORDERS = ("random", "sync", "quality")
 TOLERANCE = 0.01

@@ -7,15 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.lip_sync import media as made
+from benchmarks.lip_sync.clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg
+from benchmarks.lip_sync.measures import Judge, Window, windows
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.sync.builtin import VIEW
 from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.decide import decide
-
-from benchmarks import lip_sync_media as made
-from benchmarks.lip_sync_clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg
-from benchmarks.lip_sync_measures import Judge, Window, windows
 
 YAW_BINS_DEG = (0, 10, 20, 30, 90)
 PIECE = 125

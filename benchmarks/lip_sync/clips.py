@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.weights import sources as weights
