@@ -34,11 +34,12 @@ from av.video.reformatter import VideoReformatter
 from scenedetect import AdaptiveDetector, FrameTimecode
 
 from benchmarks.sources import find_videos, name_of
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.model.faces.alignment import align, to_square
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Clip, Video
-from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, EncodeConfig, PrepareConfig
+from lipforge.pipeline.config import EncodeConfig, PrepareConfig
 from lipforge.pipeline.publish.pack import Sample, pack
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve

@@ -29,8 +29,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.sources import find_videos
+from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.quality.hyperiqa import HyperIQA
-from lipforge.model.sync.score import FRAME_RATE_HZ, MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc
 from lipforge.model.weights import sources as weights
@@ -75,7 +75,7 @@ def cut_clip(folder: Path | None) -> Clip:
         for video in find_videos(folder, 6, Path(scratch)):
             for unit in plan_units(video, config.resample.max_span_s):
                 for clip in cut.process(unit).clips:
-                    if clip.mp4 and clip.num_frames == CLIP_S * FRAME_RATE_HZ:
+                    if clip.mp4 and clip.num_frames == CLIP_S * FPS:
                         return clip
     raise SystemExit("no video has 5 s of one face")
 
@@ -89,7 +89,7 @@ def as_file(network: nn.Module) -> bytes:
 @torch.inference_mode()
 def published_syncnet(network: SyncNetV2, frames: np.ndarray, audio: np.ndarray) -> None:
     """The loop of `SyncNetInstance.evaluate` (github joonson/syncnet_python), without its files."""
-    margin = MAX_SHIFT * SAMPLES_PER_FRAME
+    margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
     rows = mfcc((audio[margin:-margin] * 32767).astype(np.int16))
     sound = torch.from_numpy(rows).float().T[None, None]
     video = torch.from_numpy(np.ascontiguousarray(lip_crops(frames).transpose(3, 0, 1, 2))).float()[None]
@@ -98,9 +98,14 @@ def published_syncnet(network: SyncNetV2, frames: np.ndarray, audio: np.ndarray)
         batch = range(first, min(len(frames) - 5, first + 20))
         lips_vectors.append(network.embed_lips(torch.cat([video[:, :, i : i + 5] for i in batch])))
         sound_vectors.append(network.embed_audio(torch.cat([sound[..., 4 * i : 4 * i + 20] for i in batch])))
-    lips, padded = torch.cat(lips_vectors), functional.pad(torch.cat(sound_vectors), (0, 0, MAX_SHIFT, MAX_SHIFT))
+    lips, padded = (
+        torch.cat(lips_vectors),
+        functional.pad(torch.cat(sound_vectors), (0, 0, SYNC_MARGIN_FRAMES, SYNC_MARGIN_FRAMES)),
+    )
     for i, vector in enumerate(lips):
-        functional.pairwise_distance(vector.repeat(2 * MAX_SHIFT + 1, 1), padded[i : i + 2 * MAX_SHIFT + 1])
+        functional.pairwise_distance(
+            vector.repeat(2 * SYNC_MARGIN_FRAMES + 1, 1), padded[i : i + 2 * SYNC_MARGIN_FRAMES + 1]
+        )
 
 
 def cpu_s(call: Callable[[], object]) -> float:
@@ -125,8 +130,8 @@ def measure(clip: Clip, repeats: int) -> list[Cost]:
     syncnet = SyncNetScorer(as_file(network))
     hyperiqa = PROFILES["latentsync"].quality({"koniq_pretrained.pkl": as_file(HyperIQA())})
     stable, inputs = StableSyncNet(LAYOUTS["syncnet_16_pixel_attn"]).eval().requires_grad_(False), stable_inputs()
-    seconds = len(frames) / FRAME_RATE_HZ
-    window_s = 16 / FRAME_RATE_HZ
+    seconds = len(frames) / FPS
+    window_s = 16 / FPS
     times = medians(
         {
             "lip_sync": lambda: lip_sync.score(clip),

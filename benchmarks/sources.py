@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.config import FPS
 from lipforge.pipeline.stages.probe import Probe
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"

@@ -49,7 +49,8 @@ from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
-from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, PrepareConfig
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.reader import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.model.clock import FPS
 from lipforge.model.faces.mediapipe import FaceLandmarks
-from lipforge.pipeline.config import FPS
 from lipforge.pipeline.media.reader import VideoInfo
 
 

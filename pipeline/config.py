@@ -14,12 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FPS = 25
-"""Frame rate of everything after `resample`, in frames per second."""
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
-SYNC_MARGIN_FRAMES = 15
-"""Audio kept on both sides of a clip, in frames: offsets are searched, and corrected, within it."""
+from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 
 RECIPE_VERSION = 3
 """Raise it when a code change alters stored media or measures under the same settings."""

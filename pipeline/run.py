@@ -12,9 +12,10 @@ import yaml
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.clock import FPS
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.clip import Source, Unit, Video
-from lipforge.pipeline.config import FPS, PrepareConfig, RunConfig, Thresholds
+from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import (
     check_set,

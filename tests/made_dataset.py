@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
-from lipforge.pipeline.config import SAMPLES_PER_FRAME, PrepareConfig
+from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import VideoInfo

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
-from lipforge.pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.model.clock import SAMPLES_PER_FRAME
+from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import encode_flac, encode_mp4
 from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
 from tests.coded import code_of, picture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tests.conftest import run_prepare
 from tests.media import shift_container, shift_samples
 

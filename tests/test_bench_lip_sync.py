@@ -28,8 +28,9 @@ from benchmarks.lip_sync.measures import (
     windows,
     within,
 )
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
+from lipforge.model.sync.score import SyncScore
 
 ABOUT = {"trainable": "no", "natural_sync": "yes", "native_av_offset_frames": "2", "language": "en"}
 
@@ -57,8 +58,8 @@ class Oracle:
         return audio
 
     def match(self, window: Any, audio: np.ndarray) -> SyncScore:
-        shift = int(audio[0]) - (window.start + MARGIN - MAX_SHIFT)
-        near = abs(shift) <= MAX_SHIFT
+        shift = int(audio[0]) - (window.start + MARGIN - SYNC_MARGIN_FRAMES)
+        near = abs(shift) <= SYNC_MARGIN_FRAMES
         return SyncScore(2 + shift if near else 0, 3.0 if near else 1.0, 0.0, np.zeros(31, np.float32))
 
 
@@ -99,7 +100,7 @@ def test_the_same_person_at_another_time_is_out_of_reach_of_any_shift() -> None:
     parts = windows([track(num_frames=300)], 75)
     found = measure(cast(Judge, Oracle()), parts)
     apart = [abs(parts[i].start - parts[j].start) for i, j in zip(found.same.picture, found.same.sound, strict=True)]
-    assert min(apart) >= 75 + MAX_SHIFT
+    assert min(apart) >= 75 + SYNC_MARGIN_FRAMES
     assert (found.same.confidence == 1.0).all()
     assert len(found.other.confidence) == 0
 

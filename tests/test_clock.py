@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
-from lipforge.pipeline.config import SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import DecodeCount, MediaError, VideoInfo
 from lipforge.pipeline.sources.plan import plan_units

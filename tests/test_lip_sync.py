@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,
@@ -18,7 +19,6 @@ from lipforge.model.sync.builtin import (
     similarity_by_shift,
     similarity_to,
 )
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.weights import sources as weights
 
 NUM_FRAMES = 125
@@ -52,9 +52,9 @@ def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndar
 def talking_head(
     scorer: LipSync, num_frames: int = NUM_FRAMES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points and mouth pictures as `score` wants them, and their sound with MAX_SHIFT + SPARE frames of margin."""
+    """Points and mouth pictures as `score` wants them, and their sound with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
     rng = np.random.default_rng(seed)
-    margin = MAX_SHIFT + SPARE
+    margin = SYNC_MARGIN_FRAMES + SPARE
     opening, audio = synthetic_speech(rng, num_frames + 2 * margin)
     gap = opening[(np.arange(num_frames) + margin) * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2][:, None]
     head = np.zeros((num_frames, len(SYNC_LANDMARKS), 3))
@@ -100,9 +100,11 @@ def test_early_audio_has_positive_offset(scorer: LipSync, early_by: int) -> None
 def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSync) -> None:
     points, mouths, audio = talking_head(scorer)
     score = scorer.score(points, mouths, heard(audio, 3))
-    assert score.curve.shape == (2 * MAX_SHIFT + 1,)
+    assert score.curve.shape == (2 * SYNC_MARGIN_FRAMES + 1,)
     assert score.curve.dtype == np.float32
-    assert abs(int(score.curve.argmax()) - MAX_SHIFT - score.offset_frames) <= 1  # 0 is where known clips have it
+    assert (
+        abs(int(score.curve.argmax()) - SYNC_MARGIN_FRAMES - score.offset_frames) <= 1
+    )  # 0 is where known clips have it
     assert score.distance == pytest.approx(1 - score.curve.max())
 
 

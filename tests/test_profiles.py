@@ -15,19 +15,13 @@ from typer.testing import CliRunner
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Clip
-from lipforge.pipeline.config import (
-    SAMPLES_PER_FRAME,
-    SYNC_MARGIN_FRAMES,
-    EncodeConfig,
-    PrepareConfig,
-    Thresholds,
-    load_config,
-)
+from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds, load_config
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import resolve
 from lipforge.pipeline.media.reader import decode_mp4, encode_mp4

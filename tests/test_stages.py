@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.alignment import align, steady, template_points, template_size_px, to_square
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
 from lipforge.pipeline.config import (
-    SAMPLES_PER_FRAME,
-    SYNC_MARGIN_FRAMES,
     AlignConfig,
     CutConfig,
     EncodeConfig,

@@ -10,8 +10,9 @@ import torch
 
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.windows import audio_rows
+from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
-from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
 from lipforge.pipeline.sample import clip_members, read_clip, sample_bytes
 from lipforge.train.stream import preview as contact_sheet

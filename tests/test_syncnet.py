@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
 from lipforge.model.weights import sources as weights
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation
-MARGIN = MAX_SHIFT * SAMPLES_PER_FRAME
+MARGIN = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
 
 
 def test_embeddings_and_keys_are_the_published_ones() -> None:
@@ -49,7 +49,7 @@ def test_early_sound_has_a_positive_offset(early_frames: int) -> None:
     first = 15 + early_frames  # what belongs to the first picture lies this much before its own place
     score = sync_score(lips, everything[first : first + 130])
     assert score.offset_frames == early_frames
-    assert score.curve.argmax() == early_frames + MAX_SHIFT
+    assert score.curve.argmax() == early_frames + SYNC_MARGIN_FRAMES
     assert score.curve.max() == pytest.approx(-score.distance)
     assert score.confidence == pytest.approx(-np.median(score.curve) - score.distance, abs=1e-4)
     assert score.confidence > 5
@@ -180,7 +180,7 @@ def test_a_clip_is_scored_as_the_published_evaluation_does(network: SyncNetV2, s
     samples = np.rint(audio[MARGIN:-MARGIN] * 32768).astype(np.int16)
     published = published_distances(network, lip_crops(frames), samples)
     score = scorer.score(frames, audio)
-    assert -score.curve[MAX_SHIFT] == pytest.approx(published[MAX_SHIFT], rel=1e-5)
+    assert -score.curve[SYNC_MARGIN_FRAMES] == pytest.approx(published[SYNC_MARGIN_FRAMES], rel=1e-5)
     # At other offsets the published evaluation compares with zeros, here with the sound of the margin.
     assert not np.isclose(-score.curve[0], published[-1], rtol=1e-3)
 
@@ -190,8 +190,10 @@ def test_the_sound_of_the_margin_counts(scorer: SyncNetScorer) -> None:
     before = scorer.score(frames, audio).curve
     audio[:MARGIN] = np.random.default_rng(0).normal(scale=0.1, size=MARGIN)
     after = scorer.score(frames, audio).curve
-    assert after[MAX_SHIFT + 10] != before[MAX_SHIFT + 10]
-    assert after[MAX_SHIFT - 10] == before[MAX_SHIFT - 10]  # late sound is looked for in the other margin
+    assert after[SYNC_MARGIN_FRAMES + 10] != before[SYNC_MARGIN_FRAMES + 10]
+    assert (
+        after[SYNC_MARGIN_FRAMES - 10] == before[SYNC_MARGIN_FRAMES - 10]
+    )  # late sound is looked for in the other margin
 
 
 def test_sound_that_is_moved_moves_the_curve(scorer: SyncNetScorer) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import load_config
 from lipforge.train.scorers import lip_sync
@@ -31,7 +31,7 @@ def talkers() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def own_sound(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
-    first = (MAX_SHIFT + SPARE + early_by) * SAMPLES_PER_FRAME
+    first = (SYNC_MARGIN_FRAMES + SPARE + early_by) * SAMPLES_PER_FRAME
     return audio[first : first + NUM_FRAMES * SAMPLES_PER_FRAME]
 
 

@@ -12,8 +12,9 @@ from benchmarks.lip_sync import media as made
 from benchmarks.lip_sync.clips import CLEAN, MARGIN, Follower, Track, eyes_px, yaw_deg
 from benchmarks.lip_sync.measures import Judge, Window, windows
 from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.builtin import VIEW
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME, SyncScore
+from lipforge.model.sync.score import SyncScore
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.decide import decide
 
@@ -116,7 +117,7 @@ def changed_sound(judge: Judge, clean: Sequence[Track], listeners: Sequence[Trac
         place = Path(folder)
         yield changed("MP3 at 32 kbit/s", lambda sound: made.through_codec(sound, place, "mp3", "-b:a", "32k"))
         yield changed("8 kHz sampling rate", lambda sound: made.through_codec(sound, place, "wav", "-ar", "8000"))
-    silence = np.zeros((length + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME, np.float32)
+    silence = np.zeros((length + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME, np.float32)
     yield _change(judge, "digital silence", parts, [silence] * len(parts), match=False)
     still = [replace(track, points=np.repeat(track.points[:1], track.num_frames, axis=0)) for track in clean]
     still = [replace(track, mouths=np.repeat(track.mouths[:1], track.num_frames, axis=0)) for track in still]
@@ -132,7 +133,7 @@ def partly_off_screen(judge: Judge, clean: Sequence[Track], length: int) -> Iter
     """Clips of natural speech whose voice becomes another person's for a part of the time."""
     parts = windows(clean, length)
     for name, share in (("second half", 1 / 2), ("last third", 2 / 3), ("last fifth", 4 / 5)):
-        begin = round((MAX_SHIFT + share * length) * SAMPLES_PER_FRAME)
+        begin = round((SYNC_MARGIN_FRAMES + share * length) * SAMPLES_PER_FRAME)
         pairs = [
             (face, np.concatenate([face.audio()[:begin], voice.audio()[begin:]]))
             for face in parts
@@ -216,7 +217,7 @@ def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
         length = 25 + VIEW - 1  # so many frames give the vectors of one second
         starts = range(0, track.num_frames - length + 1, 10)
         curves = [judge.score(track, start, length).curve for start in starts]
-        rises = [curve[closest.offset_frames + MAX_SHIFT] - np.median(curve) for curve in curves]
+        rises = [curve[closest.offset_frames + SYNC_MARGIN_FRAMES] - np.median(curve) for curve in curves]
         times_s = [(track.start_frame + start + length / 2) / 25 for start in starts]
         pieces = [
             ((track.start_frame + start) / 25, judge.score(track, start, PIECE))
@@ -249,7 +250,7 @@ def chance_by_length(judge: Judge, kinds: dict[Track, str], lengths_s: Sequence[
         values, shown = [], set()
         for track in faces:
             sound = np.concatenate([voice for speaker, voice in voices.items() if speaker != track.speaker])
-            span = (length + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME
+            span = (length + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
             begins = np.linspace(0, len(sound) - span, 12).astype(int)
             for part in windows([track], length)[:4]:
                 seen = judge.see(part)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLES_PER_FRAME
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
@@ -74,9 +74,9 @@ class Track:
         return int(text) if (text := self.about["native_av_offset_frames"]) else None
 
     def audio(self, first_frame: int, num_frames: int, late_by: int = 0) -> np.ndarray:
-        """The sound of a span with MAX_SHIFT frames of margin, heard `late_by` frames later than in the clip."""
-        begin = (first_frame + MARGIN - MAX_SHIFT - late_by) * SAMPLES_PER_FRAME
-        return self.sound[begin : begin + (num_frames + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME]
+        """The sound of a span with SYNC_MARGIN_FRAMES frames of margin, heard `late_by` frames later than in the clip."""
+        begin = (first_frame + MARGIN - SYNC_MARGIN_FRAMES - late_by) * SAMPLES_PER_FRAME
+        return self.sound[begin : begin + (num_frames + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME]
 
 
 def eyes_px(points: np.ndarray) -> float:

@@ -14,11 +14,11 @@ from benchmarks.lip_sync.clips import Track
 from benchmarks.lip_sync.measures import Judge
 from lipforge.datasets_manifest.manifest import open_place, read_manifest
 from lipforge.datasets_manifest.samples import read_sample
+from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import mouth_pictures
 from lipforge.model.faces.mediapipe import MediaPipeFaces
-from lipforge.model.sync.score import MAX_SHIFT
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline.config import FPS, PrepareConfig
+from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
@@ -89,7 +89,7 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
                     planted[str(shift(base, path, frames))] = (track, way, frames)
     out = str(scratch / "dataset")
     config = PrepareConfig.model_validate(
-        {"run": {"executor": "local"}, "thresholds": {"max_av_offset_frames": MAX_SHIFT}}
+        {"run": {"executor": "local"}, "thresholds": {"max_av_offset_frames": SYNC_MARGIN_FRAMES}}
     )
     models = {**weights.load("builtin"), "lip_sync.safetensors": content}  # what is judged need not be what ships
     with open(os.devnull, "w") as nowhere, patch.object(weights, "load", return_value=models):
@@ -132,7 +132,7 @@ def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFac
     points = crop_points(frames, faces)
     if points is None:
         return None
-    inner = slice(MAX_SHIFT, -MAX_SHIFT)
+    inner = slice(SYNC_MARGIN_FRAMES, -SYNC_MARGIN_FRAMES)
     seen = judge.model.see(points[inner], mouth_pictures(frames[inner]))
     return judge.match(seen, judge.hear(media.decode_flac(sample["flac"]))).offset_frames
 

@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.lip_sync.clips import Track
+from lipforge.model.clock import SYNC_MARGIN_FRAMES
 from lipforge.model.sync.builtin import LipSync
-from lipforge.model.sync.score import MAX_SHIFT, SyncScore
+from lipforge.model.sync.score import SyncScore
 
 SHIFTS = range(-10, 11)
 """Planted, in frames: positive = the sound is made later."""
@@ -128,7 +129,7 @@ def measure(judge: Judge, parts: Sequence[Window]) -> Scores:
         for j, source in enumerate(parts):
             if part.track.speaker != source.track.speaker:
                 other.append((i, j, judge.match(seen[i], heard[j]).confidence))
-            elif part.track is source.track and abs(part.start - source.start) >= part.num_frames + MAX_SHIFT:
+            elif part.track is source.track and abs(part.start - source.start) >= part.num_frames + SYNC_MARGIN_FRAMES:
                 same.append((i, j, judge.match(seen[i], heard[j]).confidence))
     speakers = [part.track.speaker for part in parts]
     return Scores(parts[0].num_frames, speakers, np.array(own), errors, _pairs(other), _pairs(same))

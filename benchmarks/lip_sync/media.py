@@ -6,7 +6,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from lipforge.model.sync.score import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 
 
 def _ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
@@ -30,7 +30,7 @@ def base_file(source: Path, path: Path, duration_s: float) -> Path:
 
 def shift_samples(base: Path, path: Path, frames: int) -> Path:
     """Move the sound itself. frames: of 25 fps, positive = the sound becomes early."""
-    shift_s = abs(frames) / FRAME_RATE_HZ
+    shift_s = abs(frames) / FPS
     if frames > 0:
         move = f"atrim=start={shift_s},asetpts=PTS-STARTPTS"
     else:
@@ -41,7 +41,7 @@ def shift_samples(base: Path, path: Path, frames: int) -> Path:
 
 def shift_container(base: Path, path: Path, frames: int) -> Path:
     """Move only the time stamps of the sound: no byte of it changes. frames: as in shift_samples."""
-    late = ["-itsoffset", str(-frames / FRAME_RATE_HZ), "-i", str(base)]
+    late = ["-itsoffset", str(-frames / FPS), "-i", str(base)]
     _ffmpeg("-i", str(base), *late, "-map", "0:v", "-map", "1:a", "-c", "copy", str(path))
     return path
 

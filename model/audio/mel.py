@@ -9,12 +9,13 @@ import functools
 
 import numpy as np
 
+from lipforge.model.clock import SAMPLE_RATE_HZ
+
 MEL_RECIPE = "mel-1"
 """Name of what this file computes, which has no weights to be told by. Another recipe takes another name."""
 NUM_BANDS = 80
 HOP = 200
 """Samples between columns at 16 kHz: 80 columns a second, 3.2 for each frame at 25 fps."""
-_SAMPLE_RATE_HZ = 16_000
 _WINDOW = 800
 _LOWEST_HZ, _HIGHEST_HZ = 55.0, 7600.0
 _PRE_EMPHASIS = 0.97
@@ -47,7 +48,7 @@ def mel_spectrogram(audio: np.ndarray) -> np.ndarray:
 def _mel_filters() -> np.ndarray:
     """float64 [80, 401]: triangles on Slaney's mel scale, each of unit area over frequency."""
     edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(_LOWEST_HZ), _hz_to_mel(_HIGHEST_HZ), NUM_BANDS + 2))
-    bins_hz = np.arange(_WINDOW // 2 + 1) * _SAMPLE_RATE_HZ / _WINDOW
+    bins_hz = np.arange(_WINDOW // 2 + 1) * SAMPLE_RATE_HZ / _WINDOW
     low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising, falling = (bins_hz - low) / (middle - low), (high - bins_hz) / (high - middle)
     return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)

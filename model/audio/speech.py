@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-SAMPLE_RATE_HZ = 16_000
+from lipforge.model.clock import SAMPLE_RATE_HZ
+
 _WINDOW = 512  # samples per step of the network: 32 ms
 _CONTEXT = 64  # samples of the previous window that it wants in front
 _STATE_SHAPE = (2, 1, 128)

@@ -15,8 +15,9 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipforge.model.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
+from lipforge.model.sync.score import SyncScore, one_thread
 
 VIEW = 13
 """Frames that one vector sees."""
@@ -186,7 +187,7 @@ class LipSync:
         audio: float32 [(T + 30) * 640] mono at 16 kHz: the clip's sound with 15 frames of margin on each side, zeros
         where the source has none. The margin lets every shift be judged on the same number of frames.
         """
-        expected = (len(points) + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME
+        expected = (len(points) + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
         if audio.shape != (expected,):
             raise ValueError(f"audio: expected [{expected}] for {len(points)} frames, got {audio.shape}")
         return self.match(self.see(points, mouths), self.hear(audio))
@@ -217,9 +218,9 @@ class LipSync:
         # turned round: sound that comes later than its picture is late, a negative offset
         similar = similarity_by_shift(seen, heard)[:, ::-1]
         curve = similar.mean(axis=0)
-        offset_frames = round(peak(curve) - MAX_SHIFT - self._zero_frames)
+        offset_frames = round(peak(curve) - SYNC_MARGIN_FRAMES - self._zero_frames)
         return SyncScore(
-            offset_frames=int(np.clip(offset_frames, -MAX_SHIFT, MAX_SHIFT)),
+            offset_frames=int(np.clip(offset_frames, -SYNC_MARGIN_FRAMES, SYNC_MARGIN_FRAMES)),
             confidence=confidence(similar),
             distance=float(1 - curve.max()),
             curve=curve,

@@ -1,4 +1,4 @@
-"""What every judge of lip-sync answers, and the clock that they share."""
+"""What every scorer of lip-sync answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-FRAME_RATE_HZ = 25
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
-MAX_SHIFT = 15
-"""Largest shift that is tried, in frames either way; also the margin of sound on each side of a clip."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipforge.model.sync.score import MAX_SHIFT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SyncScore, one_thread
+from lipforge.model.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.sync.score import SyncScore, one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "syncnet_v2.model"
@@ -116,18 +117,18 @@ def sync_score(lips: Tensor, sound: Tensor) -> SyncScore:
     it lies from the curve's median.
     """
     if len(sound) == len(lips):
-        sound = functional.pad(sound, (0, 0, MAX_SHIFT, MAX_SHIFT))
-    if len(lips) == 0 or len(sound) != len(lips) + 2 * MAX_SHIFT:
+        sound = functional.pad(sound, (0, 0, SYNC_MARGIN_FRAMES, SYNC_MARGIN_FRAMES))
+    if len(lips) == 0 or len(sound) != len(lips) + 2 * SYNC_MARGIN_FRAMES:
         raise ValueError(
-            f"{len(lips)} vectors of lips need {2 * MAX_SHIFT} more of sound, or as many, got {len(sound)}"
+            f"{len(lips)} vectors of lips need {2 * SYNC_MARGIN_FRAMES} more of sound, or as many, got {len(sound)}"
         )
-    shifts = range(2 * MAX_SHIFT + 1)
+    shifts = range(2 * SYNC_MARGIN_FRAMES + 1)
     # The sound i - 15 frames after the picture goes with it: the sound is late, a negative offset.
     distances = torch.stack([functional.pairwise_distance(lips, sound[i : i + len(lips)]).mean() for i in shifts])
     best = int(distances.argmin())
     distance = float(distances[best])
     curve = -distances.flip(0).numpy().astype(np.float32)
-    return SyncScore(MAX_SHIFT - best, float(distances.median()) - distance, distance, curve)
+    return SyncScore(SYNC_MARGIN_FRAMES - best, float(distances.median()) - distance, distance, curve)
 
 
 _WINDOW_SAMPLES, _HOP_SAMPLES, _FFT_SAMPLES = 400, 160, 512
@@ -224,13 +225,13 @@ class SyncNetScorer:
             raise ValueError(
                 f"uint8 frames [T >= {WINDOW + 1}, R, R, 3], R = 256 or 512, expected, got {frames.dtype} {frames.shape}"
             )
-        num_samples = (len(frames) + 2 * MAX_SHIFT) * SAMPLES_PER_FRAME
+        num_samples = (len(frames) + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
         if audio.shape != (num_samples,) or not np.isfinite(audio).all():
             raise ValueError(
                 f"audio: {num_samples} finite samples expected for {len(frames)} frames, got {audio.shape}"
             )
         with torch.inference_mode(), one_thread():
-            return sync_score(self._lips(frames[:-1]), self._sound(audio, num_windows + 2 * MAX_SHIFT))
+            return sync_score(self._lips(frames[:-1]), self._sound(audio, num_windows + 2 * SYNC_MARGIN_FRAMES))
 
     def _lips(self, frames: np.ndarray) -> Tensor:
         """[T - 4, 1024]: every window once."""

@@ -22,7 +22,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from lipforge.datasets_manifest.schema import Reason
-from lipforge.pipeline.config import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, EncodeConfig
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from lipforge.pipeline.config import EncodeConfig
 
 T = TypeVar("T")
 

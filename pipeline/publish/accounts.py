@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
+from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.config import FPS, Thresholds
+from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.decide import decide
 
 Row = dict[str, Any]

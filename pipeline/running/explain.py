@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
-from lipforge.pipeline.config import FPS
+from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import from_record

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from lipforge.pipeline.config import FPS
+from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import to_json
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.running.summary import Summary

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Box, OpenEnd, Seam, Unit, Video
-from lipforge.pipeline.config import FPS
 
 LONGEST_SPAN = 1.5
 """A video up to this many spans long is not cut."""

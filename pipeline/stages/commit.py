@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
+from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
-from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES, Thresholds
+from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.publish.decide import decide

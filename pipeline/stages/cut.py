@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, to_square
 from lipforge.model.faces.mediapipe import FaceBackend
 from lipforge.pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
-from lipforge.pipeline.config import FPS, AlignConfig, CutConfig, FacePolicy, FacesConfig
+from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
 from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
-from lipforge.pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import SourceFrame
 

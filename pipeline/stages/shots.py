@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from lipforge.pipeline.config import FPS, ShotsConfig
+from lipforge.model.clock import FPS
+from lipforge.pipeline.config import ShotsConfig
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import SourceFrame
 from lipforge.pipeline.running.quiet import off_terminal

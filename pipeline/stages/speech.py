@@ -1,8 +1,8 @@
 """Is anybody speaking?"""
 
 from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip
-from lipforge.pipeline.config import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 
 
 class DetectSpeech:

@@ -18,10 +18,10 @@ import torch
 from lipforge.datasets_manifest.manifest import UnreadableError
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
+from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, FrozenVae
 from lipforge.model.sync.score import one_thread
-from lipforge.pipeline.config import FPS
 from lipforge.pipeline.sample import read_clip
 from lipforge.pipeline.storage import CANNOT_WRITE, Store
 from lipforge.train.features.store import ClipFeatures, MissingFeaturesError, write_shard

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from lipforge.datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
 from lipforge.model.audio.mel import HOP
 from lipforge.model.audio.windows import ROWS_PER_FRAME
-from lipforge.pipeline.config import SAMPLES_PER_FRAME
+from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
 from lipforge.pipeline.storage import Store
 from lipforge.train.ranges import RangeReader, Span, is_far

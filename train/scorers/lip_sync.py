@@ -29,6 +29,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch.nn import functional
 
+from lipforge.model.clock import FPS
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import (
     MEL_PER_FRAME,
@@ -44,7 +45,6 @@ from lipforge.model.sync.builtin import (
     similarity_to,
     sound_features,
 )
-from lipforge.model.sync.score import FRAME_RATE_HZ
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips
 
 log = logging.getLogger(__name__)
@@ -211,8 +211,8 @@ class Deck:
         self.clips = [clip for clip in clips if clip.offset_frames is not None]
         if not self.clips:
             raise ValueError("no clip is left whose sound fits its picture")
-        frames = np.array([min(clip.num_frames, config.longest_s * FRAME_RATE_HZ) for clip in self.clips])
-        odds = frames * np.where(frames > 2.5 * FRAME_RATE_HZ, config.long_clip_weight, 1.0)
+        frames = np.array([min(clip.num_frames, config.longest_s * FPS) for clip in self.clips])
+        odds = frames * np.where(frames > 2.5 * FPS, config.long_clip_weight, 1.0)
         self.odds = odds / odds.sum()
         self.groups: dict[int, list[int]] = {}
         for index, clip in enumerate(self.clips):

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from lipforge.model.audio.mel import HOP, mel_spectrogram
-from lipforge.pipeline.config import FPS, SAMPLES_PER_FRAME
+from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
 from lipforge.pipeline.media.reader import MediaError, decode_flac
 from lipforge.train.stream.config import DecodedPart
 from lipforge.train.stream.windows import Window, mel_columns

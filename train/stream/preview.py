@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from lipforge.datasets_manifest.manifest import open_place, publish
+from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
-from lipforge.pipeline.config import FPS
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
 from lipforge.train.stream.windows import MEL_COLUMNS_PER_S

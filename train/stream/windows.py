@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lipforge.pipeline.config import FPS
+from lipforge.model.clock import FPS
 
 MEL_COLUMNS_PER_S = 80
 
