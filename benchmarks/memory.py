@@ -27,7 +27,7 @@ from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 CLIP_S = 16
 """A whole number of video frames (400 at 25 fps) and of AAC frames (750 of 1024 samples at 48 kHz), so repeats join without a gap."""

@@ -45,7 +45,7 @@ from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 PAIRS = (
     ("resample", ("decode", "sound")),

@@ -14,26 +14,11 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lipforge.datasets_manifest.schema import COLUMNS
+from lipforge.datasets_manifest.storage.files import open_place, publish
+from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 
 MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
-
-
-class UnreadableError(OSError):
-    """Storage does not answer, or not with what was asked for: nothing is said of what it holds."""
-
-
-def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path in it) of a folder, a file or an fsspec URL. A local name may hold anything, also what looks like a URL chain.
-
-    Raises ValueError for a URL of a kind that is unknown, or whose package is not installed.
-    """
-    if "://" in place:
-        try:
-            return fsspec.url_to_fs(place)
-        except ImportError as error:
-            raise ValueError(f"{place}: {error}") from error
-    return LocalFileSystem(), os.path.abspath(place)
 
 
 def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -60,46 +45,6 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
         new_parts.add(path)
     for path in sorted(old_parts - new_parts):
         fs.rm_file(path)
-
-
-def checked_format(dictionaries: Sequence[str] = ()) -> pyarrow.dataset.ParquetFileFormat:
-    """How parts are read: with their checksums compared, and these text columns as dictionaries."""
-    options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pyarrow.dataset.ParquetFileFormat(
-        dictionary_columns=set(dictionaries), default_fragment_scan_options=options
-    )
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A Parquet file whose pages have checksums. The same rows give the same bytes."""
-    encoded = io.BytesIO()
-    # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
-    pq.write_table(table.combine_chunks(), encoded, compression="zstd", write_page_checksum=True)
-    return encoded.getvalue()
-
-
-def parse_parquet(data: bytes) -> pa.Table:
-    """The table in a Parquet file. Raises ValueError when it is none or damaged, as far as its checksums tell."""
-    try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"not a Parquet file, or damaged: {error}") from error
-
-
-def read_file(path: str) -> bytes:
-    """The bytes of a file, named by a path or an fsspec URL.
-
-    Raises FileNotFoundError, IsADirectoryError, UnreadableError when its storage fails, ValueError as open_place.
-    """
-    fs, place = open_place(path)
-    try:
-        data = fs.cat_file(place)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except Exception as error:
-        raise UnreadableError(f"{path} cannot be read: {error or repr(error)}") from error
-    assert isinstance(data, bytes)  # fsspec also promises str, for text mode
-    return data
 
 
 def read_manifest(
@@ -151,22 +96,3 @@ def _batches(rows: Iterable[Mapping[str, Any]], rows_per_batch: int = 20_000) ->
 
 def _valid_unicode(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
-
-
-def publish(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
-    """Make `path` hold `data`, all or nothing: rename on a local disk, one PUT in an object store."""
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
-        return
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):  # a full disk: give the space back
-            os.remove(temporary)
-        raise

@@ -13,7 +13,11 @@ import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.manifest import open_place, parquet_bytes, parse_parquet, publish, read_file
+from lipforge.datasets_manifest.parquet import (parse_parquet)
+from lipforge.datasets_manifest.parquet import (parquet_bytes)
+from lipforge.datasets_manifest.storage.files import (publish)
+from lipforge.datasets_manifest.storage.files import (read_file)
+from lipforge.datasets_manifest.storage.files import (open_place)
 from lipforge.datasets_manifest.schema import COLUMNS
 
 SELECTION_VERSION = 1

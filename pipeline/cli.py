@@ -36,11 +36,11 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.manifest import UnreadableError
+    from lipforge.datasets_manifest.storage.files import (UnreadableError)
     from lipforge.model.weights.sources import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
-    from lipforge.pipeline.storage import CANNOT_WRITE
+    from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
 
     try:
         yield
@@ -275,7 +275,7 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
     """
     from lipforge.pipeline.publish.pack import parts_to_prune
     from lipforge.pipeline.run import prune as run_prune
-    from lipforge.pipeline.storage import Store
+    from lipforge.datasets_manifest.storage.store import Store
 
     with plain_errors():
         names, size_bytes = parts_to_prune(Store(dataset))

@@ -36,7 +36,7 @@ from lipforge.pipeline.stages.encode import EncodeClip, poster_of
 from lipforge.pipeline.stages.faces import TrackFaces
 from lipforge.pipeline.stages.resample import Resample, audio_of
 from lipforge.pipeline.stages.shots import SplitShots
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
 from lipforge.pipeline.sources.inputs import Labels, Unreadable, find_sources
 from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
 from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
 """Reasons of units that took their worker down."""

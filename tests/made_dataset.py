@@ -16,10 +16,10 @@ from lipforge.pipeline.media.reader import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.publish import finish
 from lipforge.pipeline.running.executors import LocalExecutor
-from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 CLIP_FRAMES = 25
 HASHES = {"config_hash": "c" * 16, "models_hash": "m" * 16}

@@ -28,7 +28,7 @@ from lipforge.pipeline.publish.export import Exported, export
 from lipforge.pipeline.run import repack
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 from tests.conftest import LOCAL, run_prepare
 from tests.made_dataset import MadeSource, make_dataset
 
@@ -318,7 +318,7 @@ def rename_all(data: bytearray) -> None:
     """A whole sample, but of another key."""
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
         members = [(member.name.partition(".")[2], tar.extractfile(member)) for member in tar]
-    from lipforge.pipeline.sample import sample_bytes
+    from lipforge.datasets_manifest.sample import sample_bytes
 
     data[:] = sample_bytes("f" * 12, {suffix: file.read() for suffix, file in members if file is not None})
 

@@ -17,14 +17,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lipforge.datasets_manifest.manifest import UnreadableError
+from lipforge.datasets_manifest.storage.files import (UnreadableError)
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import FrozenVae
 from lipforge.pipeline.media.reader import decode_flac, decode_mp4
-from lipforge.pipeline.sample import read_clip
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.train.features import extract as feature_units
 from lipforge.train.features.command import app, compute_features
 from lipforge.train.features.extract import ComputeUnit, ModelFiles, plan
@@ -456,7 +456,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(selection: str, r
 def test_a_server_that_fails_ends_the_run_and_blames_no_clip(
     rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lipforge.train.ranges._PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("lipforge.datasets_manifest.storage.ranges._PAUSES_S", (0.0, 0.0))
     at = rows.schema.get_field_index("dataset")
     with range_server(Path(rows["dataset"][0].as_py())) as server:
         for url, words in ((server.url, "503"), ("foo://x", "foo"), (server.url, "range requests")):

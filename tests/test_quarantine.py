@@ -9,13 +9,13 @@ import pytest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import RunConfig
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time
 from lipforge.pipeline.config import RunConfig
 from lipforge.pipeline.ledger.quarantine import Quarantine
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 folder, run_id, what = sys.argv[1:]
 config = RunConfig(max_attempts=2, max_kills=3, unit_timeout_s=0.5)

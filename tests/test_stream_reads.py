@@ -9,9 +9,9 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from lipforge.train import ranges
-from lipforge.train.cache import SampleCache
-from lipforge.train.ranges import RangeReader, Span, UnreadableError, merge
+from lipforge.datasets_manifest.storage import ranges
+from lipforge.datasets_manifest.storage.cache import SampleCache
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, UnreadableError, merge
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import SampleStream, StreamConfig
 from tests.range_server import range_server

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lipforge.pipeline.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import SampleStream, StreamConfig
 from tests.stream_clips import coded_dataset, key_of, select

@@ -6,7 +6,8 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.manifest import open_place, publish
+from lipforge.datasets_manifest.storage.files import (publish)
+from lipforge.datasets_manifest.storage.files import (open_place)
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
 from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
 

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.manifest import open_place, parse_parquet, read_file
+from lipforge.datasets_manifest.parquet import (parse_parquet)
+from lipforge.datasets_manifest.storage.files import (read_file)
+from lipforge.datasets_manifest.storage.files import (open_place)
 from lipforge.datasets_manifest.query import (
     DICTIONARIES,
     Condition,

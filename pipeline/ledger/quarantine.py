@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 
 class GivenUp(Exception):

@@ -8,19 +8,15 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from lipforge.datasets_manifest.storage.files import to_json
 
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 Record = dict[str, Any]
 
 
 class DatasetError(Exception):
     """The dataset cannot be used as asked; the message says what to do."""
-
-
-def to_json(plain: Any) -> bytes:
-    """One way to write a value: sorted keys, no spaces, ASCII."""
-    return (json.dumps(plain, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from lipforge.pipeline.config import Config, PrepareConfig, parse_value, validat
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.running.summary import versions
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 SYNC_WEIGHTS = "lip_sync.safetensors"
 C = TypeVar("C", bound=Config)

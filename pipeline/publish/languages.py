@@ -20,7 +20,7 @@ from lipforge.pipeline.media.reader import MediaError, decode_flac
 from lipforge.pipeline.publish.accounts import ShardPlace, Spoken, is_measured, iter_places
 from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.stages.commit import part_name
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 if TYPE_CHECKING:  # it loads torch
     from lipforge.model.audio.language import LanguageIdentifier

@@ -17,9 +17,9 @@ from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import require_dataset
 from lipforge.pipeline.publish.accounts import is_measured
 from lipforge.pipeline.publish.decide import decide
-from lipforge.pipeline.sample import END_OF_TAR, find_samples
+from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
 from lipforge.pipeline.stages.commit import part_name
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
 """Applies a function to items, perhaps elsewhere, and gives the results in any order."""

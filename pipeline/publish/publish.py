@@ -18,7 +18,7 @@ from lipforge.pipeline.publish.pack import Sample, pack
 from lipforge.pipeline.running.executors import Executor
 from lipforge.pipeline.sources.plan import plan_seams, split_duplicates
 from lipforge.pipeline.stages.probe import from_record
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 
 def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:

@@ -18,7 +18,7 @@ from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
 from lipforge.pipeline.running.quiet import off_terminal
-from lipforge.pipeline.storage import CANNOT_WRITE, Store
+from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 
 WAVE_UNITS = 4096
 """Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""

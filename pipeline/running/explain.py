@@ -12,7 +12,7 @@ from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import from_record
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 Row = dict[str, Any]
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lipforge.model.clock import FPS
-from lipforge.pipeline.ledger.records import to_json
+from lipforge.datasets_manifest.storage.files import (to_json)
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.running.summary import Summary
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0

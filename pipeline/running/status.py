@@ -8,7 +8,7 @@ import pyarrow as pa
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
 from lipforge.pipeline.ledger.records import DatasetError
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.storage.store import Store
 
 
 @dataclass(frozen=True)

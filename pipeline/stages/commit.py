@@ -12,8 +12,8 @@ from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.publish.decide import decide
-from lipforge.pipeline.sample import END_OF_TAR, clip_members, sample_bytes
-from lipforge.pipeline.storage import Store
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.datasets_manifest.storage.store import Store
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:

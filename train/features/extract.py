@@ -15,17 +15,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lipforge.datasets_manifest.manifest import UnreadableError
+from lipforge.datasets_manifest.storage.files import (UnreadableError)
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, FrozenVae
 from lipforge.model.sync.score import one_thread
-from lipforge.pipeline.sample import read_clip
-from lipforge.pipeline.storage import CANNOT_WRITE, Store
+from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 from lipforge.train.features.store import ClipFeatures, MissingFeaturesError, write_shard
-from lipforge.train.ranges import RangeReader, Span, is_far
+from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
+from lipforge.datasets_manifest.storage.files import (is_remote)
 from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096
@@ -262,7 +263,7 @@ def _read(ranges: RangeReader, clip: Clip) -> dict[str, bytes]:
     try:
         return read_clip(ranges.read([span])[span], clip.size, clip.key)
     except ValueError:
-        if not is_far(clip.dataset):
+        if not is_remote(clip.dataset):
             raise
         return read_clip(ranges.read([span])[span], clip.size, clip.key)  # servers err, too
 

@@ -24,13 +24,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lipforge.datasets_manifest.manifest import parquet_bytes, parse_parquet, read_file
+from lipforge.datasets_manifest.parquet import (parse_parquet)
+from lipforge.datasets_manifest.parquet import (parquet_bytes)
+from lipforge.datasets_manifest.storage.files import (read_file)
 from lipforge.model.audio.mel import HOP
 from lipforge.model.audio.windows import ROWS_PER_FRAME
 from lipforge.model.clock import SAMPLES_PER_FRAME
-from lipforge.pipeline.sample import END_OF_TAR, sample_bytes
-from lipforge.pipeline.storage import Store
-from lipforge.train.ranges import RangeReader, Span, is_far
+from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
+from lipforge.datasets_manifest.storage.files import (is_remote)
 from lipforge.train.stream.decode import DamagedSampleError
 
 INDEX = "index.parquet"
@@ -337,7 +340,7 @@ class FeatureStore:
             raise FileNotFoundError(
                 f"a shard of the features in {self.folder} is gone. {_make_them(self.folder)}"
             ) from error
-        if is_far(self.folder):  # servers err, too: what is not whole is asked for once more
+        if is_remote(self.folder):  # servers err, too: what is not whole is asked for once more
             parts = zip(wanted, found, spans, strict=True)
             data |= self._ranges.read([s for r, p, s in parts if isinstance(self._decode(r, p, data[s]), Exception)])
         return [self._decode(rows, place, data[span]) for rows, place, span in zip(wanted, found, spans, strict=True)]

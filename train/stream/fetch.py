@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lipforge.pipeline.sample import read_clip
-from lipforge.train.cache import SampleCache
-from lipforge.train.ranges import RangeReader, Span, is_far
+from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.storage.cache import SampleCache
+from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
+from lipforge.datasets_manifest.storage.files import (is_remote)
 
 COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
 """Columns of a selection that say where samples lie."""
@@ -97,13 +98,13 @@ class Fetcher:
         found: dict[int, Members | ValueError] = {}
         if self.cache is not None:
             found = self._cached(spans)
-            if far := [sample for sample, span in spans.items() if sample not in found and is_far(span.dataset)]:
+            if far := [sample for sample, span in spans.items() if sample not in found and is_remote(span.dataset)]:
                 found |= self._fetch_far(far, companions)
         found |= self._read({sample: span for sample, span in spans.items() if sample not in found})
         doubtful = {
             sample: spans[sample]
             for sample, members in found.items()
-            if isinstance(members, ValueError) and is_far(spans[sample].dataset)
+            if isinstance(members, ValueError) and is_remote(spans[sample].dataset)
         }
         return found | self._read(doubtful)
 
@@ -122,7 +123,7 @@ class Fetcher:
         assert self.cache is not None
         found: dict[int, Members | ValueError] = {}
         for sample, span in spans.items():
-            content = self.cache.get(self._name(sample, span)) if is_far(span.dataset) else None
+            content = self.cache.get(self._name(sample, span)) if is_remote(span.dataset) else None
             if content is not None and not isinstance(members := self._opened(sample, span, content), ValueError):
                 found[sample] = members
         return found
@@ -159,7 +160,7 @@ class Fetcher:
             budget -= span.end - span.start
             if budget < 0:
                 break
-            if is_far(span.dataset):
+            if is_remote(span.dataset):
                 spans[sample] = span
         return spans
 

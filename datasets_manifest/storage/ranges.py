@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import fsspec
+from lipforge.datasets_manifest.storage.files import is_remote
 
-from lipforge.datasets_manifest.manifest import UnreadableError, open_place
+from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.storage.files import (UnreadableError)
 
 MAX_READ_BYTES = 32 * 2**20
 """A request for several samples is no larger than this."""
@@ -123,11 +125,6 @@ class RangeReader:
         self.num_requests += 1
         self.num_bytes += len(answer)
         return answer
-
-
-def is_far(folder: str) -> bool:
-    """Whether it is behind a network, as far as its name tells."""
-    return "://" in folder and not folder.startswith(("file://", "local://"))
 
 
 def _may_pass(answer: bytes | Exception) -> bool:
