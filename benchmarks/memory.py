@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 import av
 
 from benchmarks.sources import talking_photo
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
@@ -27,7 +28,6 @@ from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
-from lipforge.datasets_manifest.storage.store import Store
 
 CLIP_S = 16
 """A whole number of video frames (400 at 25 fps) and of AAC frames (750 of 1024 samples at 48 kHz), so repeats join without a gap."""

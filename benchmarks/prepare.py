@@ -34,6 +34,7 @@ from av.video.reformatter import VideoReformatter
 from scenedetect import AdaptiveDetector, FrameTimecode
 
 from benchmarks.sources import find_videos, name_of
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.model.faces.alignment import align, to_square
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
@@ -45,7 +46,6 @@ from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
-from lipforge.datasets_manifest.storage.store import Store
 
 PAIRS = (
     ("resample", ("decode", "sound")),

@@ -45,19 +45,19 @@ import webdataset.compat as wds
 from rich.console import Console
 
 from benchmarks.sources import find_videos
-from lipforge.datasets_manifest.manifest import (read_manifest)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
+from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.reader import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.sources.inputs import Labels
-from lipforge.datasets_manifest.storage.store import Store
 from lipforge.train.features.store import ClipFeatures, write_index, write_shard
 from lipforge.train.stream.config import DecodedPart, FeatureKind, FeaturesConfig
 from lipforge.train.stream.decode import ClipWindow, decode_parts, decode_windows

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from lipforge.datasets_manifest.storage.files import (open_place)
 from lipforge.datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.storage.files import open_place
 
 NEEDED = (*DICTIONARIES, "duration_s", "sync_confidence", "quality")
 

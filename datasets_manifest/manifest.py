@@ -1,7 +1,5 @@
 """The manifest: one row for every candidate clip, kept or not, as Parquet files that any tool can query."""
 
-import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -10,12 +8,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
+from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 from lipforge.datasets_manifest.schema import COLUMNS
 from lipforge.datasets_manifest.storage.files import open_place, publish
-from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 
 MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.manifest import (find_parts)
-from lipforge.datasets_manifest.parquet import (checked_format)
+from lipforge.datasets_manifest.manifest import find_parts
+from lipforge.datasets_manifest.parquet import checked_format
 from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
 
 VIEW = "manifest"

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Mapping
 from typing import IO, Any
 
-from lipforge.datasets_manifest.storage.files import (to_json)
+from lipforge.datasets_manifest.storage.files import to_json
 
 END_OF_TAR = bytes(1024)
 MEDIA = ("mp4", "flac")

@@ -13,12 +13,9 @@ import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.parquet import (parse_parquet)
-from lipforge.datasets_manifest.parquet import (parquet_bytes)
-from lipforge.datasets_manifest.storage.files import (publish)
-from lipforge.datasets_manifest.storage.files import (read_file)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.schema import COLUMNS
+from lipforge.datasets_manifest.storage.files import open_place, publish, read_file
 
 SELECTION_VERSION = 1
 METADATA_KEY = b"lipforge.selection"

@@ -36,11 +36,11 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.storage.files import (UnreadableError)
+    from lipforge.datasets_manifest.storage.files import UnreadableError
+    from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
     from lipforge.model.weights.sources import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
-    from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
 
     try:
         yield
@@ -121,7 +121,8 @@ def prepare(
         ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
     """
     from lipforge.datasets_manifest.report.page import write_report
-    from lipforge.pipeline.config import load_config
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.config_loader import load_config
     from lipforge.pipeline.run import prepare as run_prepare
     from lipforge.pipeline.running.progress import Progress
     from lipforge.pipeline.sources.inputs import Labels
@@ -131,7 +132,7 @@ def prepare(
         overrides += [f"models={models}"] if models is not None else []
         overrides += [f"run.workers={workers}"] if workers is not None else []
         overrides += [f"run.executor={executor}"] if executor is not None else []
-        settings = load_config(config, overrides)
+        settings = load_config(PrepareConfig, config, overrides)
         labels = Labels(language, speaker, path_template)
         summary = run_prepare(
             inputs, out, settings, labels, Progress(console, settings.run.executor == "ray"), retry_failed
@@ -213,7 +214,8 @@ def identify_languages(
     """
     from rich.progress import Progress as Bars
 
-    from lipforge.pipeline.config import load_config
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.config_loader import load_config
     from lipforge.pipeline.run import identify_languages as run_identify
 
     with plain_errors():
@@ -225,7 +227,7 @@ def identify_languages(
             def show(done: int, total: int) -> None:
                 bars.update(bar, completed=done, total=total)
 
-            found = run_identify(dataset, whisper, load_config(None, overrides).run, show)
+            found = run_identify(dataset, whisper, load_config(PrepareConfig, None, overrides).run, show)
         for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
             console.print(f"{language}: {sources} sources", markup=False, highlight=False)
         if not found:
@@ -273,9 +275,9 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 
     Their rows and measures stay. After this, a looser threshold can no longer bring them back.
     """
+    from lipforge.datasets_manifest.storage.store import Store
     from lipforge.pipeline.publish.pack import parts_to_prune
     from lipforge.pipeline.run import prune as run_prune
-    from lipforge.datasets_manifest.storage.store import Store
 
     with plain_errors():
         names, size_bytes = parts_to_prune(Store(dataset))
@@ -333,9 +335,10 @@ def report(
 @app.command(name="config")
 def show_config() -> None:
     """Print all settings with their defaults and meanings, as YAML for `--config`."""
-    from lipforge.pipeline.config import describe
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.config_loader import describe
 
-    console.print(describe(), markup=False, highlight=False, soft_wrap=True)
+    console.print(describe(PrepareConfig), markup=False, highlight=False, soft_wrap=True)
 
 
 @models_app.command("list")

@@ -5,25 +5,17 @@ Two kinds of settings, because they cost differently when changed:
 - `thresholds`: compared with stored measures, so `lipforge pack` applies new ones without measuring again.
 """
 
-import hashlib
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
+from lipforge.pipeline.config_loader import Config, hash_of
 
 RECIPE_VERSION = 3
 """Raise it when a code change alters stored media or measures under the same settings."""
-
-
-class Config(BaseModel):
-    """Frozen, and refuses fields that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ResampleConfig(Config):
@@ -217,85 +209,3 @@ class PrepareConfig(Config):
 
     def config_hash(self) -> str:
         return hash_of(self.measuring())
-
-
-def hash_of(plain: Any) -> str:
-    """Hex digest of plain JSON values, independent of key order."""
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def describe() -> str:
-    """All settings with defaults and meanings, as YAML that `load_config` reads."""
-    lines = [f"# {' '.join((PrepareConfig.__doc__ or '').split())}"]
-    for name, section in PrepareConfig.model_fields.items():
-        if not isinstance(section.default, Config):
-            lines += ["", *_setting(name, section.default, section.description)]
-            continue
-        lines += ["", f"# {' '.join((type(section.default).__doc__ or '').split())}", f"{name}:"]
-        for field_name, value in section.default.model_dump(mode="json").items():
-            about = type(section.default).model_fields[field_name].description
-            lines += [f"  {line}" for line in _setting(field_name, value, about)]
-    return "\n".join(lines)
-
-
-def _setting(name: str, value: Any, about: str | None) -> list[str]:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
-    return [*([f"# {' '.join(about.split())}"] if about else []), f"{name}: {text}"]
-
-
-def parse_value(text: str, override: str) -> Any:
-    """The value of a `--set`, read as YAML. Raises ValueError."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: {text!r} is not a value that YAML knows; put it in quotes") from error
-
-
-def load_config(path: Path | None, overrides: list[str]) -> PrepareConfig:
-    """Read a YAML file and apply `section.field=value` overrides.
-
-    Raises ValueError naming the field, what was given and what is expected.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"config {path}: {error}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
-        tree = {name: {} if section is None else section for name, section in (loaded or {}).items()}
-    for override in overrides:
-        name, separator, value = override.partition("=")
-        if not separator:
-            raise ValueError(f"--set {override}: expected section.field=value, for example align.resolution=512")
-        *sections, field = name.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"--set {override}: {section} is a value, not a section")
-        node[field] = parse_value(value, override)
-    return validated(tree)
-
-
-def validated(tree: dict[str, Any]) -> PrepareConfig:
-    """Settings from plain values. Raises ValueError in words for whoever wrote them."""
-    try:
-        return PrepareConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError("config: " + "; ".join(_words(problem) for problem in error.errors())) from error
-
-
-def _words(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        sections = [
-            section
-            for section, field in PrepareConfig.model_fields.items()
-            if isinstance(field.default, Config) and name in type(field.default).model_fields
-        ]
-        hint = f"did you mean {sections[0]}.{name}?" if sections else "`lipforge config` lists all settings"
-        return f"{name}: no such setting; {hint}"
-    return f"{name}: {problem['msg']} (given: {problem['input']!r})"

@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.reader import DecodeCount, MediaError
@@ -36,7 +37,6 @@ from lipforge.pipeline.stages.encode import EncodeClip, poster_of
 from lipforge.pipeline.stages.faces import TrackFaces
 from lipforge.pipeline.stages.resample import Resample, audio_of
 from lipforge.pipeline.stages.shots import SplitShots
-from lipforge.datasets_manifest.storage.store import Store
 
 
 @dataclass(frozen=True)

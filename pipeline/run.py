@@ -12,6 +12,7 @@ import yaml
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.clip import Source, Unit, Video
@@ -37,7 +38,6 @@ from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
 from lipforge.pipeline.sources.inputs import Labels, Unreadable, find_sources
 from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
 from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
-from lipforge.datasets_manifest.storage.store import Store
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
 """Reasons of units that took their worker down."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
@@ -16,10 +18,8 @@ from lipforge.pipeline.media.reader import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.publish import finish
 from lipforge.pipeline.running.executors import LocalExecutor
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record
-from lipforge.datasets_manifest.storage.store import Store
 
 CLIP_FRAMES = 25
 HASHES = {"config_hash": "c" * 16, "models_hash": "m" * 16}

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import encode_flac, encode_mp4
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from tests.coded import code_of, picture
 
 SIDE_PX = 128

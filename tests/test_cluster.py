@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lipforge.pipeline.config import load_config
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
@@ -49,7 +50,7 @@ def test_two_nodes_write_the_same_shards_as_one_process(tmp_path, two_nodes):
 
 def run(videos: Path, out: Path, settings: list[str]) -> dict[str, str]:
     """sha256 of each shard, by name."""
-    config = load_config(None, settings)
+    config = load_config(PrepareConfig, None, settings)
     prepare([os.fspath(videos)], os.fspath(out), config, Labels("en"), Progress(Console(quiet=True)))
     shards = sorted(out.glob("shards/**/*.tar"))
     return {os.fspath(shard.relative_to(out)): hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}

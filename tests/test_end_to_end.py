@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
-from lipforge.pipeline import run, storage
+from lipforge.datasets_manifest.storage import store as storage
+from lipforge.pipeline import run
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig

@@ -21,14 +21,14 @@ from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.schema import COLUMNS
 from lipforge.datasets_manifest.select.choose import Request, choose
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
-from lipforge.pipeline import export as export_module
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.publish import export as export_module
 from lipforge.pipeline.publish.export import Exported, export
 from lipforge.pipeline.run import repack
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
-from lipforge.datasets_manifest.storage.store import Store
 from tests.conftest import LOCAL, run_prepare
 from tests.made_dataset import MadeSource, make_dataset
 

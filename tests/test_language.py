@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights.sources import MissingModelError
@@ -19,7 +20,6 @@ from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.publish.languages import majority
 from lipforge.pipeline.run import identify_languages, repack
-from lipforge.datasets_manifest.storage.store import Store
 from tests.conftest import run_prepare, snapshot
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset, sound
 from tests.whisper_file import DIMS, whisper_file

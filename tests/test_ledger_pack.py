@@ -13,13 +13,13 @@ import pytest
 import webdataset
 from typer.testing import CliRunner
 
-from lipforge.pipeline.cli import app
-from lipforge.pipeline.ledger.records import (DatasetError, Ledger)
-from lipforge.datasets_manifest.storage.files import (to_json)
-from lipforge.pipeline.publish.pack import Sample, pack, read_part
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples, sample_bytes
-from lipforge.pipeline.stages.commit import part_name
+from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.cli import app
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.publish.pack import Sample, pack, read_part
+from lipforge.pipeline.stages.commit import part_name
 
 
 def make_members(seed: int, size: int = 3000) -> dict[str, bytes]:

@@ -9,7 +9,8 @@ import torch
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.sync.builtin import LipSync, SyncNetwork
 from lipforge.model.weights.sources import ModelFileError
-from lipforge.pipeline.config import PrepareConfig, load_config
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.settings import load_models
 from lipforge.train.scorers.lip_sync import pack
 from tests.conftest import run_prepare
@@ -26,7 +27,7 @@ def own(tmp_path: Path, models: dict[str, bytes]) -> Path:
 
 
 def settings(weights: Path, *more: str) -> PrepareConfig:
-    return load_config(None, ["run.executor=local", f"sync.weights={weights}", *more])
+    return load_config(PrepareConfig, None, ["run.executor=local", f"sync.weights={weights}", *more])
 
 
 def test_they_judge_under_their_own_name(tmp_path: Path, own: Path) -> None:

@@ -21,7 +21,8 @@ from lipforge.model.sync.syncnet_v2 import SyncNetScorer
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Clip
-from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds, load_config
+from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds
+from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import resolve
 from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
@@ -230,10 +231,10 @@ def test_measures_of_another_model_are_not_judged() -> None:
 
 
 def test_the_set_is_chosen_on_the_command_line_and_in_a_file(tmp_path: Path) -> None:
-    assert load_config(None, []).models == "builtin"
-    assert load_config(None, ["models=latentsync"]).models == "latentsync"
+    assert load_config(PrepareConfig, None, []).models == "builtin"
+    assert load_config(PrepareConfig, None, ["models=latentsync"]).models == "latentsync"
     (tmp_path / "settings.yaml").write_text("models: latentsync\n")
-    assert load_config(tmp_path / "settings.yaml", []).models == "latentsync"
+    assert load_config(PrepareConfig, tmp_path / "settings.yaml", []).models == "latentsync"
     result = CliRunner().invoke(app, ["prepare", "x.mp4", "--out", str(tmp_path / "out"), "--models", "mine"])
     assert result.exit_code == 2 and "'builtin' or 'latentsync'" in " ".join(result.output.split())
 
@@ -241,4 +242,4 @@ def test_the_set_is_chosen_on_the_command_line_and_in_a_file(tmp_path: Path) -> 
 def test_all_settings_as_text_are_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["config"])
     (tmp_path / "all.yaml").write_text(result.output)
-    assert load_config(tmp_path / "all.yaml", []) == PrepareConfig()
+    assert load_config(PrepareConfig, tmp_path / "all.yaml", []) == PrepareConfig()

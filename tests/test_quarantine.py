@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import RunConfig
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
-from lipforge.datasets_manifest.storage.store import Store
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.pipeline.config import load_config
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running import executors
 from lipforge.pipeline.running.progress import Progress
@@ -44,7 +45,9 @@ def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
         shutil.copy(videos / "good.mp4", videos / name)
         with open(videos / name, "ab") as file:  # other content, or they would be duplicates
             file.write(name.encode())
-    settings = load_config(None, ["run.workers=2", "run.max_attempts=2", f"run.unit_timeout_s={unit_timeout_s}"])
+    settings = load_config(
+        PrepareConfig, None, ["run.workers=2", "run.max_attempts=2", f"run.unit_timeout_s={unit_timeout_s}"]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "_CutWorker", FaultyCutWorker)
         summary = prepare([str(videos)], str(folder / "out"), settings, Labels(), Progress(Console(quiet=True)))

@@ -22,10 +22,10 @@ from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.report import page as report
 from lipforge.datasets_manifest.report.page import human_share, human_time, visible, write_report
 from lipforge.datasets_manifest.report.reasons import HELP
+from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
 from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
 
 HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
 CLIP_S = 5.2

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lipforge.datasets_manifest.storage.files import (UnreadableError)
 from lipforge.datasets_manifest.report.selection_picture import draw_selection
 from lipforge.datasets_manifest.select.choose import select
 from lipforge.datasets_manifest.selection import (
@@ -19,6 +18,7 @@ from lipforge.datasets_manifest.selection import (
     selection_request,
     write_selection,
 )
+from lipforge.datasets_manifest.storage.files import UnreadableError
 from tests.manifests import clip, dataset, varied
 from tests.range_server import range_server
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from lipforge.datasets_manifest.sample import clip_members, read_clip, sample_bytes
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.windows import audio_rows
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
-from lipforge.datasets_manifest.sample import clip_members, read_clip, sample_bytes
 from lipforge.train.stream import preview as contact_sheet
 from lipforge.train.stream.decode import DamagedSampleError, decode_windows, mel_window
 from lipforge.train.stream.preview import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet

@@ -11,7 +11,8 @@ from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline.config import load_config
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import load_config
 from lipforge.train.scorers import lip_sync
 from lipforge.train.scorers.clips import Clip, extract_clips, load_clips, save_clip
 from lipforge.train.scorers.lip_sync import Deck, TrainConfig, mean_head, pack, prepare, train_network
@@ -218,7 +219,9 @@ def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(talkers) -
 
 def test_clips_of_a_dataset_are_taken_out(tmp_path: Path, models: dict[str, bytes]) -> None:
     make_talking_photo(tmp_path / "someone.mp4", duration_s=6.0, av_offset_frames=2)
-    config = load_config(None, ["run.executor=local", "thresholds.min_quality=0", "thresholds.min_speech_ratio=0"])
+    config = load_config(
+        PrepareConfig, None, ["run.executor=local", "thresholds.min_quality=0", "thresholds.min_speech_ratio=0"]
+    )
     run_prepare([str(tmp_path / "someone.mp4")], tmp_path / "dataset", config)
     extract_clips(str(tmp_path / "dataset"), tmp_path / "cache")
     (clip,) = load_clips(tmp_path / "cache")

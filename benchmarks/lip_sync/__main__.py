@@ -18,8 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import numpy as np
 
-from benchmarks import lip_sync_pictures as pictures
-from benchmarks.lip_sync import cases
+from benchmarks.lip_sync import cases, pictures
 from benchmarks.lip_sync.clips import CLEAN, Follower, Track, kinds, read_about
 from benchmarks.lip_sync.engine import run_engine, usable
 from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows

@@ -12,9 +12,9 @@ from rich.console import Console
 from benchmarks.lip_sync import media as made
 from benchmarks.lip_sync.clips import Track
 from benchmarks.lip_sync.measures import Judge
-from lipforge.datasets_manifest.manifest import (read_manifest)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.samples import read_sample
+from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import mouth_pictures
 from lipforge.model.faces.mediapipe import MediaPipeFaces

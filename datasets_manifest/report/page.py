@@ -21,12 +21,12 @@ from fsspec.implementations.local import LocalFileSystem
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.manifest import (read_manifest)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
 from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
 from lipforge.datasets_manifest.schema import STAGES, Reason, Status
+from lipforge.datasets_manifest.storage.files import open_place
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,9 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.storage.files import (publish)
-from lipforge.datasets_manifest.storage.files import (open_place)
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
 from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
+from lipforge.datasets_manifest.storage.files import open_place, publish
 
 MAX_BARS = 112
 NUM_BINS = 40

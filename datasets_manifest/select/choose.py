@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lipforge.datasets_manifest.parquet import (parse_parquet)
-from lipforge.datasets_manifest.storage.files import (read_file)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.parquet import parse_parquet
 from lipforge.datasets_manifest.query import (
     DICTIONARIES,
     Condition,
@@ -35,6 +33,7 @@ from lipforge.datasets_manifest.selection import (
     selection_request,
     with_request,
 )
+from lipforge.datasets_manifest.storage.files import open_place, read_file
 
 ORDERS = ("random", "sync", "quality")
 TOLERANCE = 0.01

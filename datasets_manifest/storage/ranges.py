@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import fsspec
-from lipforge.datasets_manifest.storage.files import is_remote
 
-from lipforge.datasets_manifest.storage.files import (open_place)
-from lipforge.datasets_manifest.storage.files import (UnreadableError)
+from lipforge.datasets_manifest.storage.files import UnreadableError, open_place
 
 MAX_READ_BYTES = 32 * 2**20
 """A request for several samples is no larger than this."""

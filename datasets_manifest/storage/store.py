@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.storage.files import open_place
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors that mean: no room, or no permission."""

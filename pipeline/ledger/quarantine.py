@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lipforge.datasets_manifest.schema import Reason
-from lipforge.pipeline.config import RunConfig
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.config import RunConfig
 
 
 class GivenUp(Exception):

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from lipforge.datasets_manifest.storage.files import to_json
 
+from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 
 Record = dict[str, Any]

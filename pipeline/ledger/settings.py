@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights import sources as weights
-from lipforge.pipeline.config import Config, PrepareConfig, parse_value, validated
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import Config, parse_value, validated
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.running.summary import versions
-from lipforge.datasets_manifest.storage.store import Store
 
 SYNC_WEIGHTS = "lip_sync.safetensors"
 C = TypeVar("C", bound=Config)
@@ -173,7 +174,7 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
             raise ValueError(f"--set {change}: expected a number")
     if shard_size_mb is not None:
         tree["pack"]["shard_size_mb"] = shard_size_mb
-    return validated(tree)
+    return validated(PrepareConfig, tree)
 
 
 @contextmanager

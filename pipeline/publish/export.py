@@ -15,18 +15,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lipforge.datasets_manifest.manifest import (write_manifest)
-from lipforge.datasets_manifest.storage.files import (read_file)
+from lipforge.datasets_manifest.manifest import write_manifest
+from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
-from lipforge.pipeline.ledger.records import (DatasetError, Ledger)
-from lipforge.datasets_manifest.storage.files import (to_json)
+from lipforge.datasets_manifest.storage.files import read_file, to_json
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
 from lipforge.pipeline.publish.pack import Sample, fill_shards, shard_path
 from lipforge.pipeline.running.summary import Summary, now, versions
-from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.pipeline.sources.inputs import LANGUAGE_CODE
-from lipforge.datasets_manifest.storage.store import Store
 
 SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, at their new places."""

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
 from lipforge.datasets_manifest.schema import Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import require_dataset
 from lipforge.pipeline.publish.accounts import is_measured
 from lipforge.pipeline.publish.decide import decide
-from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
 from lipforge.pipeline.stages.commit import part_name
-from lipforge.datasets_manifest.storage.store import Store
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
 """Applies a function to items, perhaps elsewhere, and gives the results in any order."""

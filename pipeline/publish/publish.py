@@ -9,6 +9,7 @@ from typing import Any
 
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger
@@ -18,7 +19,6 @@ from lipforge.pipeline.publish.pack import Sample, pack
 from lipforge.pipeline.running.executors import Executor
 from lipforge.pipeline.sources.plan import plan_seams, split_duplicates
 from lipforge.pipeline.stages.probe import from_record
-from lipforge.datasets_manifest.storage.store import Store
 
 
 def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from lipforge.datasets_manifest.schema import Status
+from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig, StageResources
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
 from lipforge.pipeline.running.quiet import off_terminal
-from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 
 WAVE_UNITS = 4096
 """Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import from_record
-from lipforge.datasets_manifest.storage.store import Store
 
 Row = dict[str, Any]
 

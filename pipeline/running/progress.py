@@ -13,11 +13,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.storage.files import to_json
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
-from lipforge.datasets_manifest.storage.files import (to_json)
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.running.summary import Summary
-from lipforge.datasets_manifest.storage.store import Store
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0

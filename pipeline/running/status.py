@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
-from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.ledger.records import DatasetError
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.publish.decide import decide
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
-from lipforge.datasets_manifest.storage.store import Store
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def features(
 
         lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
-    from lipforge.datasets_manifest.storage.files import (UnreadableError)
+    from lipforge.datasets_manifest.storage.files import UnreadableError
     from lipforge.model.weights.sources import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
@@ -105,8 +105,8 @@ def compute_features(
     FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
     """
     from lipforge.datasets_manifest.selection import read_selection
-    from lipforge.pipeline.ledger.settings import writing
     from lipforge.datasets_manifest.storage.store import Store
+    from lipforge.pipeline.ledger.settings import writing
     from lipforge.train.features.extract import ComputeUnit, plan
     from lipforge.train.features.store import (
         check_models,

@@ -15,18 +15,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lipforge.datasets_manifest.storage.files import (UnreadableError)
+from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.storage.files import UnreadableError, is_remote
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
+from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, FrozenVae
 from lipforge.model.sync.score import one_thread
-from lipforge.datasets_manifest.sample import read_clip
-from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 from lipforge.train.features.store import ClipFeatures, MissingFeaturesError, write_shard
-from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
-from lipforge.datasets_manifest.storage.files import (is_remote)
 from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows
 
 UNIT_FRAMES = 4096

@@ -24,16 +24,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lipforge.datasets_manifest.parquet import (parse_parquet)
-from lipforge.datasets_manifest.parquet import (parquet_bytes)
-from lipforge.datasets_manifest.storage.files import (read_file)
+from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
+from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
+from lipforge.datasets_manifest.storage.files import is_remote, read_file
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import HOP
 from lipforge.model.audio.windows import ROWS_PER_FRAME
 from lipforge.model.clock import SAMPLES_PER_FRAME
-from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
-from lipforge.datasets_manifest.storage.store import Store
-from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
-from lipforge.datasets_manifest.storage.files import (is_remote)
 from lipforge.train.stream.decode import DamagedSampleError
 
 INDEX = "index.parquet"

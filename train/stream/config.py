@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lipforge.pipeline.config import Config
+from lipforge.pipeline.config_loader import Config
 
 FeatureKind = Literal["whisper", "mel", "vae_target", "vae_masked"]
 DecodedPart = Literal["target", "reference", "mel", "negative_mel", "audio"]

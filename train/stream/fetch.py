@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.cache import SampleCache
-from lipforge.datasets_manifest.storage.ranges import (RangeReader, Span)
-from lipforge.datasets_manifest.storage.files import (is_remote)
+from lipforge.datasets_manifest.storage.files import is_remote
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
 
 COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
 """Columns of a selection that say where samples lie."""

@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lipforge.datasets_manifest.storage.files import (publish)
-from lipforge.datasets_manifest.storage.files import (open_place)
+from lipforge.datasets_manifest.storage.files import open_place, publish
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
 from lipforge.train.stream.decode import DamagedSampleError

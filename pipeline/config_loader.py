@@ -1,0 +1,100 @@
+"""Settings of a program: typed and frozen, from a YAML file and `--set section.field=value`. One loader for every program."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """Frozen, and refuses fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse_value(text: str, override: str) -> Any:
+    """The value of a `--set`, read as YAML. Raises ValueError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: {text!r} is not a value that YAML knows; put it in quotes") from error
+
+
+def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
+    """Read a YAML file and apply `section.field=value` overrides.
+
+    Raises ValueError naming the field, what was given and what is expected.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"config {path}: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
+        tree = {name: {} if section is None else section for name, section in (loaded or {}).items()}
+    for override in overrides:
+        name, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"--set {override}: expected section.field=value, for example align.resolution=512")
+        *sections, field = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"--set {override}: {section} is a value, not a section")
+        node[field] = parse_value(value, override)
+    return validated(kind, tree)
+
+
+def validated(kind: type[C], tree: dict[str, Any]) -> C:
+    """Settings from plain values. Raises ValueError in words for whoever wrote them."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError("config: " + "; ".join(_words(kind, problem) for problem in error.errors())) from error
+
+
+def _words(kind: type[Config], problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        sections = [
+            section
+            for section, field in kind.model_fields.items()
+            if isinstance(field.default, Config) and name in type(field.default).model_fields
+        ]
+        hint = f"did you mean {sections[0]}.{name}?" if sections else "`lipforge config` lists all settings"
+        return f"{name}: no such setting; {hint}"
+    return f"{name}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def describe(kind: type[Config]) -> str:
+    """All settings with defaults and meanings, as YAML that `load_config` reads."""
+    lines = [f"# {' '.join((kind.__doc__ or '').split())}"]
+    for name, section in kind.model_fields.items():
+        if not isinstance(section.default, Config):
+            lines += ["", *_setting(name, section.default, section.description)]
+            continue
+        lines += ["", f"# {' '.join((type(section.default).__doc__ or '').split())}", f"{name}:"]
+        for field_name, value in section.default.model_dump(mode="json").items():
+            about = type(section.default).model_fields[field_name].description
+            lines += [f"  {line}" for line in _setting(field_name, value, about)]
+    return "\n".join(lines)
+
+
+def _setting(name: str, value: Any, about: str | None) -> list[str]:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("...", "").strip()
+    return [*([f"# {' '.join(about.split())}"] if about else []), f"{name}: {text}"]
+
+
+def hash_of(plain: Any) -> str:
+    """Hex digest of plain JSON values, independent of key order."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
