@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 from lipforge.model.weights.state_dicts import (
     BrokenModelError,
     UnsafeModelError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lipforge.model.weights.sources import MissingModelError, ModelFileError
+from lipforge.model.weights.load import MissingModelError, ModelFileError
 from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_state_dict
 
 if TYPE_CHECKING:

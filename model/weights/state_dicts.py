@@ -1,6 +1,6 @@
 """Files with weights become tensors, and tensors become a network: nothing in a file is ever run, nothing is guessed.
 
-Apart from model/weights/sources.py, which says where files come from, so that the workers that cut faces do without torch.
+Apart from model/weights/table.py, which says where files come from, so that the workers that cut faces do without torch.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from lipforge.model.weights.sources import ModelFileError, list_models
+from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.table import list_models
 
 
 class BrokenModelError(ModelFileError):
