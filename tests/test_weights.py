@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import lipforge.model
 from lipforge.model.weights import load as weights
 from lipforge.model.weights import state_dicts, table
 from lipforge.model.weights.load import FileState, MissingModelError, ModelFileError
@@ -123,6 +124,13 @@ def test_the_builtin_bundle_ships_with_the_package(tmp_path: Path, monkeypatch: 
         assert len(content) == file.size_bytes < 3_000_000
         assert hashlib.sha256(content).hexdigest() == file.sha256
     assert set(weights.load("builtin")) == {file.name for file in table.list_models("builtin")}
+
+
+def test_names_of_the_model_package_resolve() -> None:
+    for name in lipforge.model.__all__:
+        assert getattr(lipforge.model, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = lipforge.model.Nonsense
 
 
 @pytest.mark.parametrize(
