@@ -126,7 +126,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _take_out(arrived: Path, file: ModelFile) -> Path:
-    """Path of the file, its hash checked: what arrived, or the member of the archive that arrived, unpacked beside it."""
+    """Path of the file, hash-checked: what arrived, or a member of the archive that arrived, unpacked beside it."""
     assert file.origin is not None
     path, place = arrived, url_of(file.origin)
     if isinstance(file.origin, ZipMember):

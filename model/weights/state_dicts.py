@@ -44,8 +44,8 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) 
     """Loads exactly these tensors, then sets evaluation mode and turns gradients off.
 
     name: file name, for the message. Floats of another precision are converted to the module's.
-    Raises ModelFileError, and leaves the module unchanged, when a name is missing or unexpected, a shape differs, a tensor
-    has integers or complex numbers where the module has floats (or the reverse), or a number is not finite.
+    Raises ModelFileError, and leaves the module unchanged, when a name is missing or unexpected, a shape differs, a
+    tensor has integers or complex numbers where the module has floats (or the reverse), or a number is not finite.
     """
     own = module.state_dict()
     wanted = {key: tuple(value.shape) for key, value in own.items()}
