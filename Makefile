@@ -8,14 +8,13 @@ BIN := $(VENV)/bin
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.done ## make .venv, install everything, fetch the built-in models
+setup: $(VENV)/.done ## make .venv, install everything
 
 $(VENV)/.done: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
 	@$(BIN)/python -c 'import cv2' || { echo "OpenCV cannot be imported: on Debian and Ubuntu, apt-get install libgl1 libglib2.0-0"; exit 1; }
-	$(BIN)/lipforge models fetch builtin
 	@touch $@
 
 check: setup lint types test ## what CI runs

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from benchmarks.sources import find_videos
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 
 Decoder = Callable[[str], int]
 """Decodes a file to RGB arrays and returns how many there were."""

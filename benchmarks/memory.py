@@ -21,7 +21,7 @@ import av
 
 from benchmarks.sources import talking_photo
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator

@@ -33,7 +33,7 @@ from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.quality.hyperiqa import HyperIQA
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.reader import decode_mp4

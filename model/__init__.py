@@ -1,4 +1,12 @@
-"""Networks, their weights and their maths: arrays in, values out."""
+"""Networks, their weights and their maths: arrays in, values out.
+
+    from lipforge.model import StableSyncNet, FrozenVae, MediaPipeFaces
+
+Each name is loaded on first use, so `import lipforge.model` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "model":  # `python -m model` in a checkout: one module has one name
     import sys
@@ -6,3 +14,54 @@ if __name__ == "model":  # `python -m model` in a checkout: one module has one n
     import lipforge.model
 
     sys.modules[__name__] = lipforge.model
+
+if TYPE_CHECKING:
+    from lipforge.model.audio.language import LanguageIdentifier
+    from lipforge.model.audio.speech import SpeechDetector
+    from lipforge.model.audio.whisper import WhisperFeatures
+    from lipforge.model.denoiser.vae import FrozenVae
+    from lipforge.model.faces.insight import InsightFaces
+    from lipforge.model.faces.mediapipe import MediaPipeFaces
+    from lipforge.model.quality.builtin import PictureQuality
+    from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality
+    from lipforge.model.sync.builtin import LipSync
+    from lipforge.model.sync.stable_syncnet import StableSyncNet
+    from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2
+
+__all__ = [
+    "FrozenVae",
+    "HyperIQA",
+    "HyperIQAQuality",
+    "InsightFaces",
+    "LanguageIdentifier",
+    "LipSync",
+    "MediaPipeFaces",
+    "PictureQuality",
+    "SpeechDetector",
+    "StableSyncNet",
+    "SyncNetScorer",
+    "SyncNetV2",
+    "WhisperFeatures",
+]
+
+_HOMES = {
+    "FrozenVae": "denoiser.vae",
+    "HyperIQA": "quality.hyperiqa",
+    "HyperIQAQuality": "quality.hyperiqa",
+    "InsightFaces": "faces.insight",
+    "LanguageIdentifier": "audio.language",
+    "LipSync": "sync.builtin",
+    "MediaPipeFaces": "faces.mediapipe",
+    "PictureQuality": "quality.builtin",
+    "SpeechDetector": "audio.speech",
+    "StableSyncNet": "sync.stable_syncnet",
+    "SyncNetScorer": "sync.syncnet_v2",
+    "SyncNetV2": "sync.syncnet_v2",
+    "WhisperFeatures": "audio.whisper",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"lipforge.model.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lipforge.model' has no attribute {name!r}")

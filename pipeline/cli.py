@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import lipforge
+from lipforge.pipeline.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,14 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Raw talking-head video in, train-ready shards out.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="Model files: what is needed, where it lies, how to get it.")
 app.add_typer(models_app, name="models")
-
-PROFILES = (
-    "`builtin`: what `lipforge prepare` needs. `latentsync`: the published models of `lipforge prepare --models latentsync`. "
-    "`stable-syncnet`: for training (1.6 GB). `whisper`: which language is spoken (0.7 GB)."
-)
-Profile = Annotated[str | None, typer.Argument(metavar="[PROFILE]", help=f"{PROFILES} Default: all.")]
 
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
@@ -38,7 +32,7 @@ def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
     from lipforge.datasets_manifest.storage.files import UnreadableError
     from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
-    from lipforge.model.weights.sources import ModelFileError
+    from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
 
@@ -339,90 +333,6 @@ def show_config() -> None:
     from lipforge.pipeline.config_loader import describe
 
     console.print(describe(PrepareConfig), markup=False, highlight=False, soft_wrap=True)
-
-
-@models_app.command("list")
-def models_list(profile: Profile = None) -> None:
-    """Which model files there are: what for, how large, under which licence, and whether they are here."""
-    from lipforge.model.weights.sources import FileState, profiles, verify
-
-    with plain_errors():
-        for name in profiles() if profile is None else (profile,):
-            lines = [name]
-            for found in verify(name):
-                file = found.file
-                fetchable = found.state is FileState.MISSING and file.origin is not None
-                state = "not fetched" if fetchable else found.state.value
-                lines.append(f"  {file.name}: {state}, {file.size_bytes / 1e6:.1f} MB")
-                lines += [f"      {file.purpose}", f"      licence: {file.licence}", f"      source: {file.source}"]
-            console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-@models_app.command("fetch")
-def models_fetch(
-    profile: Annotated[str, typer.Argument(metavar="PROFILE", help=PROFILES)],
-    yes: Annotated[bool, typer.Option("--yes", help="Accept the licences without being asked.")] = False,
-) -> None:
-    """Bring the model files of a profile into the cache. Done once, on the driver's machine.
-
-    What is in place is left alone, what was interrupted goes on, and every file is checked against its known hash. Files for
-    non-commercial use only (InsightFace's) are fetched after a yes. HF_ENDPOINT names a mirror of huggingface.co. Without a
-    way to the internet the error says how to put each file in place by hand.
-
-    Examples:
-
-        lipforge models fetch builtin
-
-        lipforge models fetch latentsync --yes
-    """
-    from lipforge.model.weights.sources import FileState, fetch, verify
-
-    with plain_errors():
-        restricted = [
-            found.file for found in verify(profile) if found.file.non_commercial and found.state is not FileState.OK
-        ]
-        for file in restricted:
-            console.print(f"{file.name}: {file.licence}", markup=False, highlight=False, soft_wrap=True)
-        if restricted and not yes:
-            if not sys.stdin.isatty():
-                raise ValueError("these licences must be accepted: run the command again with --yes")
-            typer.confirm("Do you accept this?", abort=True)
-        fetch(profile, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-
-
-@models_app.command("verify")
-def models_verify(profile: Profile = None) -> None:
-    """Check the hash of every model file.
-
-    Exit code 1 when a file is damaged, or when one is missing of the profile named (without a name: of `builtin`).
-    """
-    from lipforge.model.weights.sources import DEFAULT_PROFILE, FileState, profiles, verify
-
-    with plain_errors():
-        good = True
-        for name in profiles() if profile is None else (profile,):
-            statuses = verify(name)
-            missing = sum(found.state is FileState.MISSING for found in statuses)
-            for found in statuses:
-                if found.state is FileState.WRONG_HASH:
-                    console.print(f"{found.file.path}: wrong hash", markup=False, highlight=False, soft_wrap=True)
-                    good = False
-            if missing:
-                words = "not fetched" if missing == len(statuses) else f"{missing} of {len(statuses)} files missing"
-                words += f": lipforge models fetch {name}"
-                good = good and profile is None and name != DEFAULT_PROFILE
-            else:
-                words = f"{sum(found.state is FileState.OK for found in statuses)} of {len(statuses)} files are right"
-            console.print(f"{name}: {words}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(0 if good else 1)
-
-
-@models_app.command("where")
-def models_where() -> None:
-    """Print the folder of fetched model files (set LIPFORGE_CACHE to move it)."""
-    from lipforge.model.weights.sources import where
-
-    console.print(str(where()), markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:

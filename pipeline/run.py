@@ -14,7 +14,7 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger

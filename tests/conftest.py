@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.run import Summary, prepare
 from lipforge.pipeline.running.progress import Progress
@@ -35,10 +35,7 @@ NASTY_NAMES = (
 @pytest.fixture(scope="session")
 def models() -> dict[str, bytes]:
     """Model files of the built-in profile, by name."""
-    try:
-        return dict(weights.load("builtin"))
-    except weights.MissingModelError as error:
-        pytest.skip(str(error))
+    return weights.load("builtin")
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,14 @@ import pytest
 from skimage import data
 
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
 
 
 @pytest.fixture(scope="module")
 def faces() -> MediaPipeFaces:
-    try:
-        return MediaPipeFaces(weights.load("builtin"))
-    except weights.MissingModelError as error:
-        pytest.skip(str(error))
+    return MediaPipeFaces(weights.load("builtin"))
 
 
 @pytest.fixture(scope="module")

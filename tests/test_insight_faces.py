@@ -6,7 +6,7 @@ import pytest
 
 from lipforge.model.faces.insight import InsightFaces
 from lipforge.model.faces.mediapipe import FaceLandmarks
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 
 Box = tuple[int, int, int, int]

@@ -12,9 +12,7 @@ from typer.testing import CliRunner
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
-from lipforge.model.weights import sources as weights
-from lipforge.model.weights.sources import MissingModelError
-from lipforge.model.weights.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
+from lipforge.model.weights.load import MissingModelError, ModelFileError
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
@@ -97,7 +95,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
         read_whisper_file("tiny.pth")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny.pt").write_bytes(whisper_file())
-    with pytest.raises(weights.WrongHashError, match=r"not the expected tiny\.pt"):
+    with pytest.raises(ModelFileError, match=r"not the expected tiny\.pt"):
         read_whisper_file("tiny")
 
 
@@ -122,24 +120,14 @@ def test_hostile_checkpoints_are_refused_and_nothing_in_them_runs(capsys: pytest
     good = torch.load(io.BytesIO(whisper_file()), weights_only=True)
     tensors = good["model_state_dict"]
     dims = {"n_text_ctx": 10**9, "n_audio_head": 0, "n_text_head": 3, "n_vocab": 51866, "n_text_layer": "1", "extra": 1}
-    wrong: list[tuple[bytes, type[Exception]]] = [
-        (b"", BrokenModelError),
-        (b"PK\3\4 no zip", BrokenModelError),
-        (whisper_file()[:-9000], BrokenModelError),
-    ]
-    wrong += [
-        (_torch_file({"dims": {**DIMS, key: value}, "model_state_dict": tensors}), BrokenModelError)
-        for key, value in dims.items()
-    ]
-    wrong += [
-        (_torch_file(content), BrokenModelError)
-        for content in ({"model_state_dict": tensors}, {"dims": DIMS}, tensors, [1])
-    ]
+    wrong = [b"", b"PK\3\4 no zip", whisper_file()[:-9000]]
+    wrong += [_torch_file({"dims": {**DIMS, key: value}, "model_state_dict": tensors}) for key, value in dims.items()]
+    wrong += [_torch_file(content) for content in ({"model_state_dict": tensors}, {"dims": DIMS}, tensors, [1])]
     missing = {key: value for key, value in tensors.items() if key != "encoder.ln_post.bias"}
-    wrong += [(_torch_file({"dims": DIMS, "model_state_dict": missing}), WrongLayoutError)]
-    wrong += [(_torch_file({**good, "more": _Runs()}), UnsafeModelError)]
-    for content, error in wrong:
-        with pytest.raises(error):
+    wrong += [_torch_file({"dims": DIMS, "model_state_dict": missing})]
+    wrong += [_torch_file({**good, "more": _Runs()})]
+    for content in wrong:
+        with pytest.raises(ModelFileError):
             LanguageIdentifier(content, "x")
     assert "pwned" not in capsys.readouterr().out
 

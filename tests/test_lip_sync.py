@@ -19,7 +19,7 @@ from lipforge.model.sync.builtin import (
     similarity_by_shift,
     similarity_to,
 )
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 
 NUM_FRAMES = 125
 SPARE = 12  # frames of sound beyond what scoring needs, to shift it by

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lipforge.model.weights import sources as weights
-from lipforge.model.weights.sources import ModelFile, WebFile
+from lipforge.model.weights import load as weights
+from lipforge.model.weights import table
+from lipforge.model.weights.table import ModelFile, WebFile
 from lipforge.pipeline.cli import app
 from tests.web_server import Page, WebServer, web_server
 
@@ -19,12 +20,12 @@ LICENCE = "Toy works: non-commercial research only"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
-    """Two profiles of one file each, both on this server; the second is for non-commercial use."""
+    """Two bundles of one file each, both on this server; the second is for non-commercial use."""
     monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
     with web_server() as running:
         default = ModelFile(
             name="default.onnx",
-            profile="builtin",
+            bundle="builtin",
             purpose="a toy",
             source="Toy works",
             licence="Toy-1.0",
@@ -35,12 +36,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServe
         extra = replace(
             default,
             name="extra.onnx",
-            profile="extra",
+            bundle="extra",
             licence=LICENCE,
             non_commercial=True,
             origin=WebFile(f"{running.url}/extra.onnx"),
         )
-        monkeypatch.setattr(weights, "MODEL_FILES", (default, extra))
+        monkeypatch.setattr(table, "MODEL_FILES", (default, extra))
         running.pages = {"/default.onnx": Page(CONTENT), "/extra.onnx": Page(CONTENT)}
         yield running
 
@@ -64,7 +65,7 @@ def test_list_names_purpose_size_licence_and_state(server: WebServer) -> None:
     assert "default.onnx" not in run("list", "extra").output
 
 
-def test_verify_is_content_when_only_another_profile_is_not_fetched(server: WebServer) -> None:
+def test_verify_is_content_when_only_another_bundle_is_not_fetched(server: WebServer) -> None:
     run("fetch", "builtin")
     result = run("verify")
     assert result.exit_code == 0
@@ -78,11 +79,11 @@ def test_verify_fails_for_what_was_asked_for_and_is_not_there(server: WebServer)
     assert run("verify", "extra").exit_code == 1
 
 
-def test_verify_fails_for_a_damaged_file_of_any_profile(server: WebServer) -> None:
+def test_verify_fails_for_a_damaged_file_of_any_bundle(server: WebServer) -> None:
     run("fetch", "builtin")
     run("fetch", "extra", "--yes")
     assert run("verify").exit_code == 0
-    path = weights.where() / "extra.onnx"
+    path = weights.models_folder() / "extra.onnx"
     path.write_bytes(CONTENT[:-1])
     result = run("verify")
     assert result.exit_code == 1
@@ -90,7 +91,7 @@ def test_verify_fails_for_a_damaged_file_of_any_profile(server: WebServer) -> No
     assert "extra: 0 of 1 files are right" in result.output
 
 
-def test_non_commercial_files_are_fetched_only_after_their_licence_is_accepted(server: WebServer) -> None:
+def test_non_commercial_files_need_an_accepted_licence(server: WebServer) -> None:
     result = run("fetch", "extra")
     assert result.exit_code == 2
     assert LICENCE in result.output
@@ -103,20 +104,20 @@ def test_non_commercial_files_are_fetched_only_after_their_licence_is_accepted(s
     assert run("fetch", "extra").exit_code == 0  # in place: there is nothing to accept
 
 
-def test_errors_are_words_without_a_traceback(server: WebServer) -> None:
+def test_errors_are_plain_messages(server: WebServer) -> None:
     server.pages["/default.onnx"] = Page(status=404)
     result = run("fetch", "builtin")
     assert result.exit_code == 1
     assert "lipforge: " in result.output
-    assert "answered 404" in result.output
+    assert "404" in result.output
     assert "By hand" in result.output
     for command in ("list", "fetch", "verify"):
         result = run(command, "nonsense")
         assert result.exit_code == 2
-        assert "unknown model profile 'nonsense'; known: builtin, extra" in result.output
+        assert "unknown bundle of model files 'nonsense'; known: builtin, extra" in result.output
 
 
-def test_a_cache_that_is_no_folder_is_told_in_words(
+def test_a_cache_that_is_no_folder_gives_a_plain_error(
     server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -140,7 +141,15 @@ def test_where_prints_the_folder(server: WebServer, tmp_path: Path) -> None:
     assert run("where").output.strip() == str(tmp_path / "models")
 
 
-def test_help_names_the_profiles() -> None:
+def test_help_names_the_bundles() -> None:
     for command in ("list", "fetch", "verify"):
         output = run(command, "--help").output
         assert all(name in output for name in ("builtin", "latentsync", "stable-syncnet"))
+
+
+def test_fetch_builtin_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path / "cache"))
+    result = run("fetch", "builtin")
+    assert result.exit_code == 0
+    assert "face_landmark.tflite: ships with this package" in result.output
+    assert not (tmp_path / "cache").exists()

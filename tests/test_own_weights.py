@@ -8,7 +8,7 @@ import torch
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.sync.builtin import LipSync, SyncNetwork
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.settings import load_models
@@ -45,7 +45,7 @@ def test_their_scale_needs_a_threshold(own: Path) -> None:
 
 
 def test_they_are_for_the_built_in_judge_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lipforge.model.weights import sources as weights
+    from lipforge.model.weights import load as weights
 
     monkeypatch.setattr(weights, "load", lambda profile: {})
     with pytest.raises(ValueError, match="latentsync"):

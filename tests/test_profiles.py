@@ -18,7 +18,8 @@ from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
+from lipforge.model.weights import table
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds
@@ -59,7 +60,7 @@ def cache(stand_ins: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory)
 def in_use(cache: Path) -> Iterator[None]:
     """The cache holds the stand-ins, and their hashes are taken for the published ones."""
 
-    def pinned(file: weights.ModelFile) -> weights.ModelFile:
+    def pinned(file: table.ModelFile) -> table.ModelFile:
         path = cache / "models" / file.name
         if not path.exists():
             return file
@@ -67,7 +68,7 @@ def in_use(cache: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIPFORGE_CACHE", str(cache))
-        patch.setattr(weights, "MODEL_FILES", tuple(map(pinned, weights.MODEL_FILES)))
+        patch.setattr(table, "MODEL_FILES", tuple(map(pinned, table.MODEL_FILES)))
         yield
 
 

@@ -12,7 +12,7 @@ from torchvision.transforms import CenterCrop
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality, centre_crop, normalised
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.model.weights import state_dicts
 from tests.golden import difference, golden_arrays, golden_fill, same_keys
 

@@ -10,7 +10,7 @@ import skimage.data
 from scipy.stats import spearmanr
 
 from lipforge.model.quality.builtin import PictureQuality, picture_statistics
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.train.scorers.quality import DAMAGES, fit
 
 CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"

@@ -13,14 +13,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lipforge.model.weights.sources import ModelFileError
-from lipforge.model.weights.state_dicts import (
-    BrokenModelError,
-    UnsafeModelError,
-    WrongLayoutError,
-    load_strict,
-    read_state_dict,
-)
+from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
 TENSORS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 4), "conv.num_batches_tracked": torch.tensor(7)}
@@ -87,11 +81,11 @@ def test_state_dict_of_a_module_is_read() -> None:
 
 @pytest.mark.parametrize("nested", [False, True], ids=["bare", "beside tensors"])
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_code_in_a_pickle_is_named_and_never_runs(tmp_path: Path, container: str, nested: bool) -> None:
+def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path: Path, container: str, nested: bool) -> None:
     marker = tmp_path / "marker"
     bomb = Command(marker)
     content = CONTAINERS[container]({"weight": [1.0], "deep": {"deeper": [bomb]}} if nested else bomb)
-    with pytest.raises(UnsafeModelError, match=r"syncnet_v2\.model.*system"):
+    with pytest.raises(ModelFileError, match=r"syncnet_v2\.model: .*no file with weights alone: [Uu]nsupported"):
         read_state_dict(content, "syncnet_v2.model")
     assert not marker.exists()
 
@@ -102,9 +96,9 @@ def test_the_command_of_these_tests_does_run_where_pickles_are_trusted(tmp_path:
     assert marker.exists()
 
 
-def test_whole_module_is_refused_by_its_class() -> None:
+def test_a_whole_module_is_refused_by_its_class() -> None:
     for write in (legacy, zipped):
-        with pytest.raises(UnsafeModelError, match=r"torch\.nn\.modules\.linear\.Linear"):
+        with pytest.raises(ModelFileError, match=r"torch\.nn\.modules\.linear\.Linear"):
             read_state_dict(write(nn.Linear(2, 2)), "some.pt")
 
 
@@ -112,7 +106,7 @@ def test_whole_module_is_refused_by_its_class() -> None:
 def test_truncated_files_are_refused_wherever_they_end(write: Any) -> None:
     content = write(TENSORS)
     for end in [*range(0, len(content) - 1, 7), len(content) - 1]:
-        with pytest.raises(BrokenModelError, match=r"some\.pt"):
+        with pytest.raises(ModelFileError, match=r"some\.pt"):
             read_state_dict(content[:end], "some.pt")
 
 
@@ -136,7 +130,7 @@ def test_damaged_files_give_tensors_or_a_refusal_and_no_other_error(write: Any) 
     ids=["empty", "short", "web page", "LFS pointer"],
 )
 def test_what_is_no_weights_at_all_is_shown_by_its_first_bytes(content: bytes) -> None:
-    with pytest.raises(BrokenModelError) as caught:
+    with pytest.raises(ModelFileError) as caught:
         read_state_dict(content, "some.pt")
     assert repr(content[:16]) in str(caught.value)
 
@@ -162,14 +156,14 @@ def test_torchs_advice_to_switch_safety_off_is_not_passed_on() -> None:
     ],
 )
 def test_anything_but_named_tensors_is_refused_not_guessed(content: object, words: str) -> None:
-    with pytest.raises(BrokenModelError, match=words):
+    with pytest.raises(ModelFileError, match=words):
         read_state_dict(zipped(content), "some.pt")
 
 
 def test_zip_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = repacked(zipped(TENSORS), lambda name, content: bytes(10**8) if "/data/" in name else content)
     assert len(bomb) < 10**6
-    with pytest.raises(BrokenModelError, match="claim to unpack to 2000"):
+    with pytest.raises(ModelFileError, match="claim to unpack to 2000"):
         read_state_dict(bomb, "some.pt")
 
 
@@ -178,7 +172,7 @@ def test_storage_that_claims_more_than_the_file_holds_is_refused() -> None:
     for numel in (100, 10**9):
         lying = honest.replace(b"K\x04N", b"J" + numel.to_bytes(4, "little") + b"N")
         assert lying != honest
-        with pytest.raises(BrokenModelError):
+        with pytest.raises(ModelFileError):
             read_state_dict(lying, "some.pt")
 
 
@@ -186,10 +180,10 @@ def test_tensors_match_a_module_exactly_or_the_difference_is_named() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrong = {f"module.{name}": value for name, value in before.items()}
-    with pytest.raises(WrongLayoutError, match=r"net\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"):
+    with pytest.raises(ModelFileError, match=r"net\.pt.*7 missing: 0\.weight, .*and 4 more; 7 unexpected: module\.0"):
         load_strict(module, wrong, "net.pt")
     shaped = {**before, "0.weight": torch.ones(3, 5), "0.bias": torch.ones(3)}
-    with pytest.raises(WrongLayoutError, match=r"1 of another shape: 0\.weight \[3, 5\] instead of \[3, 2\]"):
+    with pytest.raises(ModelFileError, match=r"1 of another shape: 0\.weight \[3, 5\] instead of \[3, 2\]"):
         load_strict(module, shaped, "net.pt")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
@@ -198,9 +192,9 @@ def test_tensors_match_a_module_exactly_or_the_difference_is_named() -> None:
 def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
     module = nn.Linear(2, 3)
     tensors = {**module.state_dict(), "bias": torch.ones(3, dtype=dtype)}
-    with pytest.raises(WrongLayoutError, match=f"1 of another kind: bias {dtype} instead of torch.float32"):
+    with pytest.raises(ModelFileError, match=f"1 of another kind: bias {dtype} instead of torch.float32"):
         load_strict(module, tensors, "net.pt")
-    with pytest.raises(WrongLayoutError, match=r"num_batches_tracked torch.float32 instead of torch.int64"):
+    with pytest.raises(ModelFileError, match=r"num_batches_tracked torch.float32 instead of torch.int64"):
         load_strict(
             norm := nn.BatchNorm1d(3), {**norm.state_dict(), "num_batches_tracked": torch.tensor(1.0)}, "net.pt"
         )
@@ -210,7 +204,7 @@ def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     module = nn.Linear(2, 3)
     tensors = {**module.state_dict(), "bias": torch.full((3,), value, dtype=torch.float64)}
-    with pytest.raises(BrokenModelError, match=r"net\.pt: bias holds numbers that are not finite"):
+    with pytest.raises(ModelFileError, match=r"net\.pt: bias holds values that are not finite"):
         load_strict(module, tensors, "net.pt")
     assert module.bias.isfinite().all()
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 
 CLOSE = 1e-4  # of the expected output's deviation

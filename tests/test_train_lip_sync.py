@@ -10,7 +10,7 @@ import torch
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.builtin import MEL_PER_FRAME, MOUTH_WAVES, LipSync, mouth_motion
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.train.scorers import lip_sync

@@ -13,11 +13,10 @@ from lipforge.model.denoiser.vae import (
     LATENT_SCALE,
     WEIGHTS_NAME,
     FrozenVae,
-    MissingModelError,
     read_vae_files,
     sample_latents,
 )
-from lipforge.model.weights.state_dicts import BrokenModelError, WrongLayoutError
+from lipforge.model.weights.load import MissingModelError, ModelFileError
 from tests.tiny_vae import save_tiny_vae, tiny_network
 
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")
@@ -90,7 +89,7 @@ def test_a_file_that_lies_alone_must_be_stable_diffusions(folder: Path, tmp_path
     alone.write_bytes((folder / WEIGHTS_NAME).read_bytes())
     weights, config = read_vae_files(alone)
     assert json.loads(config)["block_out_channels"] == [128, 256, 512, 512]
-    with pytest.raises(WrongLayoutError, match=r"vae\.safetensors.*of another shape"):
+    with pytest.raises(ModelFileError, match=r"vae\.safetensors.*of another shape"):
         FrozenVae(weights, config, alone.name)
 
 
@@ -115,11 +114,11 @@ def test_a_missing_vae_is_named_with_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [b"{", b"[]", b'{"_class_name": "UNet2DModel"}'])
 def test_another_config_is_refused(folder: Path, config: bytes) -> None:
-    with pytest.raises(BrokenModelError, match=r"config\.json is not that of an AutoencoderKL"):
+    with pytest.raises(ModelFileError, match=r"config\.json is not that of an AutoencoderKL"):
         FrozenVae((folder / WEIGHTS_NAME).read_bytes(), config, "x")
 
 
 def test_cut_off_weights_are_refused(folder: Path) -> None:
     weights, config = read_vae_files(folder)
-    with pytest.raises(BrokenModelError):
+    with pytest.raises(ModelFileError):
         FrozenVae(weights[:-100], config, "x")

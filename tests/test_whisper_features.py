@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lipforge.model.audio.whisper import WhisperFeatures
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 from tests.golden import difference, golden_arrays, golden_fill, golden_json
 from tests.whisper_file import DIMS, whisper_file
 

@@ -1,63 +1,71 @@
-"""A web server on this machine whose pages behave as badly as a test wants."""
+"""A web server on this machine, with the headers of huggingface.co and with the faults that a test asks for."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
+from threading import Event
 
 from tests.loopback import serving
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+"""Commit that every page claims to come from."""
 
 
 @dataclass
 class Page:
-    """What the server does when asked for one path."""
+    """What the server answers for one path."""
 
     content: bytes = b""
     status: int = 200
-    ranges: bool = True
-    """Whether parts of the content can be asked for."""
     cut_after: int | None = None
-    """Close the connection after so many bytes of the body, once."""
-    claimed_size: int | None = None
-    """Content-Length, if it is not the truth; -1: none."""
-    redirect_to: str | None = None
+    """Close the connection after so many bytes of the body."""
+    hang_after: int | None = None
+    """Send nothing more after so many bytes of the body, until the server stops."""
 
 
 @dataclass
 class WebServer:
     url: str
     pages: dict[str, Page] = field(default_factory=dict)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    """Path and Range header of each request, in order."""
+    requests: list[tuple[str, Message]] = field(default_factory=list)
+    """Path and headers of each GET, in order."""
 
 
 @contextmanager
 def web_server() -> Iterator[WebServer]:
     """Serves `WebServer.pages` on 127.0.0.1 until the block ends."""
+    stopping = Event()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_page(with_body=False)
+
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            server.requests.append((self.path, wanted))
+            server.requests.append((self.path, self.headers))
+            self.send_page(with_body=True)
+
+        def send_page(self, with_body: bool) -> None:
             page = server.pages.get(self.path, Page(status=404))
-            if page.redirect_to is not None:
-                self.send_response(302)
-                self.send_header("Location", page.redirect_to)
-                self.end_headers()
-                return
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and page.ranges else 0  # type: ignore[index]
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(wanted[1]) if wanted else 0
             body = page.content[start:]
             self.send_response(206 if start else page.status)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(page.content) - 1}/{len(page.content)}")
-            size = len(body) if page.claimed_size is None else page.claimed_size
-            if size >= 0:
-                self.send_header("Content-Length", str(size))
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Repo-Commit", REVISION)
+            self.send_header("ETag", f'"{hashlib.sha256(page.content).hexdigest()}"')
             self.end_headers()
-            with suppress(ConnectionError):  # the reader has seen enough
-                self.wfile.write(body[: page.cut_after])
-            page.cut_after = None
+            if not with_body:
+                return
+            with suppress(ConnectionError):  # the client has seen enough
+                self.wfile.write(body[: page.cut_after if page.hang_after is None else page.hang_after])
+            if page.hang_after is not None:
+                stopping.wait()
             self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:
@@ -65,4 +73,7 @@ def web_server() -> Iterator[WebServer]:
 
     with serving(Handler) as url:
         server = WebServer(url)
-        yield server
+        try:
+            yield server
+        finally:
+            stopping.set()

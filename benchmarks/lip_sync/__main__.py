@@ -24,7 +24,7 @@ from benchmarks.lip_sync.engine import run_engine, usable
 from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows
 from benchmarks.lip_sync.page import Evidence, write_page
 from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSync
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 
 LENGTHS = (50, 75, 117, 125, 250)
 """Of windows, in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media import reader as media

@@ -18,7 +18,7 @@ from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import mouth_pictures
 from lipforge.model.faces.mediapipe import MediaPipeFaces
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.run import prepare

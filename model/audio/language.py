@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from lipforge.model.sync.score import one_thread
-from lipforge.model.weights import sources as weights
-from lipforge.model.weights.sources import ModelFileError
-from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_checkpoint
+from lipforge.model.weights import load as weights
+from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.state_dicts import load_strict, read_checkpoint
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
 
 PUBLISHED = ("tiny", "base", "small")
-"""Names that stand for files of the profile `whisper` in model/weights/sources.py."""
+"""Names that stand for files of the bundle `whisper` in model/weights/table.py."""
 
 _NUM_AUDIO_STATES = 1500  # of the 30 s that every Whisper hears
 _MAX_TEXT_STATES = 448
@@ -41,7 +41,7 @@ class NoWhisperError(ModelFileError):
 def read_whisper_file(whisper: str) -> tuple[str, bytes]:
     """(name, content) of a checkpoint. whisper: one of PUBLISHED, which is hash-checked, or the path of a file.
 
-    Raises MissingModelError, with how to get it, or WrongHashError.
+    Raises MissingModelError, with how to get it, or ModelFileError for a wrong hash.
     """
     if whisper in PUBLISHED:
         return whisper, weights.load_file(f"{whisper}.pt")
@@ -130,11 +130,11 @@ def _dimensions(tensors: dict[str, torch.Tensor], dims: Any, name: str) -> dict[
             and audio_state % heads["n_audio_head"] == text_state % heads["n_text_head"] == 0
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BrokenModelError(
+        raise ModelFileError(
             f"{name}: not a checkpoint of openai-whisper: {type(error).__name__} {error}. Expected `dims` and `model_state_dict`"
         ) from error
     if not agree:
-        raise BrokenModelError(
+        raise ModelFileError(
             f"{name}: its `dims` {dims} are not those of its tensors {found}, or not those of a Whisper"
         )
     return dims

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lipforge.model.weights.sources import MissingModelError, ModelFileError
-from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_state_dict
+from lipforge.model.weights.load import MissingModelError, ModelFileError
+from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -116,7 +116,7 @@ def _empty_network(config: bytes, name: str) -> "AutoencoderKL":
             raise ValueError(f"it is of a {settings.get('_class_name')}")
         network = AutoencoderKL.from_config(settings)
     except (AttributeError, TypeError, ValueError) as error:
-        raise BrokenModelError(f"{name}: its {CONFIG_NAME} is not that of an AutoencoderKL: {error}") from error
+        raise ModelFileError(f"{name}: its {CONFIG_NAME} is not that of an AutoencoderKL: {error}") from error
     assert isinstance(network, AutoencoderKL)
     return network
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks
-from lipforge.model.weights.sources import ModelFileError
+from lipforge.model.weights.load import ModelFileError
 
 _LEFT_BROW = (43, 48, 49, 51, 50)
 _RIGHT_BROW = (101, 102, 103, 104, 105)

@@ -1,14 +1,12 @@
-"""Files with weights become tensors, and tensors become a network: nothing in a file is ever run, nothing is guessed.
+"""Read tensors from files of weights without running code in them, and load them strictly into networks.
 
-Apart from model/weights/sources.py, which says where files come from, so that the workers that cut faces do without torch.
+Separate from model/weights/load.py because it imports torch, which the workers that cut faces do without.
 """
 
-import contextlib
 import io
-import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +15,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from lipforge.model.weights.sources import ModelFileError, list_models
-
-
-class BrokenModelError(ModelFileError):
-    """The file is cut off, damaged, of another format, or holds something else than named tensors."""
-
-
-class UnsafeModelError(ModelFileError):
-    """The file is a pickle that asks for more than tensors: reading it could run code."""
-
-
-class WrongLayoutError(ModelFileError):
-    """The tensors are not those of the network: other names, shapes or kinds of numbers."""
+from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.table import list_models
 
 
 def read_state_dict(content: bytes, name: str) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a file of torch (`torch.save`, old or new container) or of safetensors.
 
-    name: file name, for messages; what the table says of a file of this name decides where in it the tensors lie
-    (`ModelFile.state_dict_key`). Any other file must be a plain mapping of names to tensors.
-    Nothing in the file is ever run. Raises BrokenModelError or UnsafeModelError.
+    name: file name, for messages. For a file of the table it also decides under which key the tensors lie
+    (`ModelFile.state_dict_key`); any other file must be a plain mapping of names to tensors.
+    Code in the file is never run. Raises ModelFileError when it is damaged, unsafe, or holds anything else.
     """
     found = _read_safetensors(content, name) if _is_safetensors(content) else _read_torch(content, name)
     return _only_tensors(_unwrap(found, name), content, name)
 
 
 def read_checkpoint(content: bytes, name: str, tensors_key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, all else) of a torch file that holds its tensors under one key and plain values beside them.
+    """(tensors by name, all other entries) of a torch file with its tensors under one key and plain values beside it.
 
-    name: file name, for messages. Nothing in the file is ever run. Raises BrokenModelError or UnsafeModelError.
+    name: file name, for messages. Code in the file is never run. Raises as `read_state_dict`.
     """
     found = _read_torch(content, name)
     tensors = _only_tensors(_under(tensors_key, found, name), content, name)
@@ -54,11 +41,11 @@ def read_checkpoint(content: bytes, name: str, tensors_key: str) -> tuple[dict[s
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
-    """Fills the module with exactly these tensors; then it is in evaluation mode and asks for no gradients.
+    """Loads exactly these tensors, then sets evaluation mode and turns gradients off.
 
-    name: file name, for the message. Real numbers may have another precision than the module's. Raises WrongLayoutError,
-    and leaves the module as it was, when a name is missing or unexpected, a shape differs, or a tensor holds whole or
-    complex numbers for real ones or the other way round; BrokenModelError when a number is not finite.
+    name: file name, for the message. Floats of another precision are converted to the module's.
+    Raises ModelFileError, and leaves the module unchanged, when a name is missing or unexpected, a shape differs, a
+    tensor has integers or complex numbers where the module has floats (or the reverse), or a number is not finite.
     """
     own = module.state_dict()
     wanted = {key: tuple(value.shape) for key, value in own.items()}
@@ -79,19 +66,18 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], name: str) 
     }
     words = [_some(label, items) for label, items in differences.items() if items]
     if words:
-        raise WrongLayoutError(
+        raise ModelFileError(
             f"{name}: not the weights of {type(module).__name__} ({len(wanted)} tensors). {'; '.join(words)}"
         )
     for key, value in state_dict.items():
         if not value.to(own[key].dtype).isfinite().all():
-            raise BrokenModelError(f"{name}: {key} holds numbers that are not finite")
+            raise ModelFileError(f"{name}: {key} holds values that are not finite")
     module.load_state_dict(dict(state_dict), strict=True)
     module.eval().requires_grad_(False)
 
 
 _SHOWN = 3  # names per kind of difference in a message
 _ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_PICKLES = 5  # magic number, version, platform, the object, names of its storages
 
 
 def _some(label: str, items: list[str]) -> str:
@@ -100,7 +86,7 @@ def _some(label: str, items: list[str]) -> str:
 
 
 def _is_safetensors(content: bytes) -> bool:
-    """8 bytes with the length of a JSON header, then the header; a pickle or a zip archive never begins so."""
+    """8 bytes with the length of a JSON header, then the header; no pickle or zip archive begins like that."""
     return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content)
 
 
@@ -108,7 +94,7 @@ def _read_safetensors(content: bytes, name: str) -> Any:
     try:
         return load_safetensors(content)
     except SafetensorError as error:
-        raise BrokenModelError(f"{name}: not a readable safetensors file ({error})") from error
+        raise ModelFileError(f"{name}: not a readable safetensors file ({error})") from error
 
 
 def _read_torch(content: bytes, name: str) -> Any:
@@ -117,72 +103,31 @@ def _read_torch(content: bytes, name: str) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly any class for a damaged file
-        if wanted := _dangerous_globals(content):
-            raise UnsafeModelError(
-                f"{name}: refused: it is a pickle that wants to run code ({', '.join(wanted[:5])}). Nothing of it was run. "
-                "Take the file from its publisher."
-            ) from error
-        raise BrokenModelError(
-            f"{name}: cut off, damaged, or no file with weights: {len(content)} bytes that begin with {content[:16]!r} "
-            f"({_torch_reason(error)})"
+        raise ModelFileError(
+            f"{name}: cut off, damaged, or no file with weights alone: {_torch_reason(error)}. No code in it was run. "
+            f"Its {len(content)} bytes begin with {content[:16]!r}."
         ) from error
 
 
 def _torch_reason(error: Exception) -> str:
-    """What torch found, without its advice to try again with the safety off."""
-    found = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
-    words = found[1] if found else str(error).partition("\n")[0]
-    return type(error).__name__ if not words or words.startswith("Weights only") else words[:200]
+    """What torch found, without its advice to load the file unsafely."""
+    text = str(error)
+    for pattern in (r"([Uu]nsupported .*?)(?:\. |\.?$)", r"WeightsUnpickler error:\s*(.*)"):
+        if found := re.search(pattern, text, re.MULTILINE):
+            return found[1][:200]
+    first_line = text.partition("\n")[0]
+    return type(error).__name__ if not first_line or first_line.startswith("Weights only") else first_line[:200]
 
 
 def _refuse_zip_bomb(content: bytes, name: str) -> None:
-    """torch stores its members uncompressed, so all of them together are smaller than the file."""
+    """torch stores members uncompressed, so their sizes never add up to more than the file."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             declared = sum(member.file_size for member in archive.infolist())
     except Exception as error:  # zipfile raises many classes for a damaged directory
-        raise BrokenModelError(f"{name}: cut off or damaged: {len(content)} bytes, {error}") from error
+        raise ModelFileError(f"{name}: cut off or damaged: {len(content)} bytes, {error}") from error
     if declared > len(content):
-        raise BrokenModelError(f"{name}: refused: {len(content)} bytes that claim to unpack to {declared}")
-
-
-_TENSOR_GLOBALS = re.compile(
-    r"collections\.OrderedDict|torch\.\w+Storage|torch\.storage\.\w+|torch\._utils\._rebuild_\w+"
-    r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.(Size|device|b?float\d*|u?int\d+)"
-)
-"""What a file that holds nothing but tensors may name. Used for messages only: torch's own list decides what is read."""
-
-
-def _dangerous_globals(content: bytes) -> list[str]:
-    """Python names that a torch file's pickles call for, besides those that make tensors. Runs nothing."""
-    names: dict[str, None] = {}
-    for stream in _pickles(content):
-        strings = ["?", "?"]
-        try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST"):
-                    names[str(argument).replace(" ", ".")] = None
-                elif opcode.name == "STACK_GLOBAL":
-                    names[".".join(strings[-2:])] = None
-                elif isinstance(argument, str):
-                    strings.append(argument)
-        except Exception:  # noqa: BLE001, S112 - the bytes are damaged from here on
-            continue
-    return [name for name in names if re.fullmatch(r"[\w.]+", name) and not _TENSOR_GLOBALS.fullmatch(name)]
-
-
-def _pickles(content: bytes) -> Iterator[io.BytesIO]:
-    """The pickles of a torch file: in a zip archive its `*.pkl` members; else several in a row from the start."""
-    if content[:4] == _ZIP_MAGIC:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.namelist():
-                if member.endswith(".pkl"):
-                    with contextlib.suppress(Exception):  # damaged: there is nothing to read
-                        yield io.BytesIO(archive.read(member))
-        return
-    stream = io.BytesIO(content)
-    for _ in range(_LEGACY_PICKLES):
-        yield stream  # the reader leaves it where the pickle ended
+        raise ModelFileError(f"{name}: refused: {len(content)} bytes claim to unpack to {declared}")
 
 
 def _unwrap(found: Any, name: str) -> Any:
@@ -192,22 +137,23 @@ def _unwrap(found: Any, name: str) -> Any:
 
 def _under(key: str, found: Any, name: str) -> Any:
     if not isinstance(found, dict) or key not in found:
-        raise BrokenModelError(f"{name}: expected a mapping with {key!r} in it, found {_describe(found)}")
+        raise ModelFileError(f"{name}: expected a mapping with {key!r} in it, found {_describe(found)}")
     return found[key]
 
 
 def _only_tensors(found: Any, content: bytes, name: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not found:
-        raise BrokenModelError(f"{name}: expected a mapping of names to tensors, found {_describe(found)}")
+        raise ModelFileError(f"{name}: expected a mapping of names to tensors, found {_describe(found)}")
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise BrokenModelError(
-                f"{name}: expected a mapping of names to tensors, found {_describe(found)}; {key!r} is a {type(value).__name__}"
+            raise ModelFileError(
+                f"{name}: expected a mapping of names to tensors, found {_describe(found)}; "
+                f"{key!r} is a {type(value).__name__}"
             )
         if value.layout != torch.strided or value.device.type != "cpu":
-            raise BrokenModelError(f"{name}: {key} is a {value.layout} tensor on {value.device}; expected a dense one")
+            raise ModelFileError(f"{name}: {key} is a {value.layout} tensor on {value.device}; expected a dense one")
         if value.numel() * value.element_size() > len(content):
-            raise BrokenModelError(f"{name}: {key} claims {value.numel()} numbers in a file of {len(content)} bytes")
+            raise ModelFileError(f"{name}: {key} claims {value.numel()} numbers in a file of {len(content)} bytes")
     return {key: value.detach() for key, value in found.items()}
 
 

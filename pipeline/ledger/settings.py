@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
 from lipforge.pipeline.ledger.records import DatasetError, Ledger

@@ -51,7 +51,7 @@ def features(
         lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
     from lipforge.datasets_manifest.storage.files import UnreadableError
-    from lipforge.model.weights.sources import ModelFileError
+    from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
     from lipforge.train.features.store import FeatureError

@@ -20,7 +20,7 @@ from lipforge.datasets_manifest.samples import read_bytes
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
-from lipforge.model.weights import sources as weights
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.media import reader as media
 
 log = logging.getLogger(__name__)
