@@ -1,4 +1,4 @@
-"""What the documents promise is so: columns and reasons are all listed, snippets run, the cluster files fit the package."""
+"""The documents are right: columns and reasons are all listed, snippets run, the cluster files fit the package."""
 
 import ast
 import os
