@@ -58,15 +58,15 @@ from lipforge.pipeline.media.reader import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
-from lipforge.train.features.store import ClipFeatures, write_index, write_shard
-from lipforge.train.stream.config import DecodedPart, FeatureKind, FeaturesConfig
-from lipforge.train.stream.decode import ClipWindow, decode_parts, decode_windows
-from lipforge.train.stream.fetch import COLUMNS, Fetcher, StoredSamples
-from lipforge.train.stream.stream import SampleStream, StreamConfig
-from lipforge.train.stream.windows import draw_window, mel_columns
+from lipforge.train.features.write import ClipFeatures, write_index, write_shard
+from lipforge.train.stream.config import DecodedField, FeatureKind, FeaturesConfig, StreamConfig
+from lipforge.train.stream.decode import decode_fields, decode_windows, mel_columns
+from lipforge.train.stream.fetch import Fetcher
+from lipforge.train.stream.order import COLUMNS, ClipWindow, StoredSamples, draw_starts
+from lipforge.train.stream.stream import SampleStream
 
 NUM_FRAMES = 16
-PARTS: tuple[DecodedPart, ...] = ("target", "reference", "mel")
+FIELDS: tuple[DecodedField, ...] = ("target", "reference", "mel")
 SAMPLES_PER_SHARD = 100
 CLIPS_PER_FEATURE_SHARD = 22
 FEATURE_MODELS: dict[FeatureKind, str] = {"whisper": "w", "mel": MEL_RECIPE, "vae_target": "v", "vae_masked": "v"}
@@ -158,10 +158,10 @@ class Decord:
         for index in order:
             path = self.paths[index]
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            window = draw_window(0, epoch, path.stem, len(reader) - NUM_FRAMES + 1, NUM_FRAMES)
-            target = reader.get_batch(range(window.start, window.start + NUM_FRAMES)).asnumpy()
-            reference = reader.get_batch(range(window.other_start, window.other_start + NUM_FRAMES)).asnumpy()
-            first, count = mel_columns(window.start, NUM_FRAMES)
+            start, other_start = draw_starts(0, epoch, path.stem, len(reader) - NUM_FRAMES + 1, NUM_FRAMES)
+            target = reader.get_batch(range(start, start + NUM_FRAMES)).asnumpy()
+            reference = reader.get_batch(range(other_start, other_start + NUM_FRAMES)).asnumpy()
+            first, count = mel_columns(start, NUM_FRAMES)
             yield target, reference, self.mel(path)[:, first : first + count]
 
     def mel(self, path: Path) -> np.ndarray:
@@ -242,9 +242,9 @@ class WebDataset:
             row = self.rows.get(stored["__key__"])
             if row is not None:
                 num_frames = row["num_frames"]
-                window = draw_window(0, epoch, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
-                yield decode_parts(
-                    stored, ClipWindow(row["key"], num_frames, row["crop_px"], window), NUM_FRAMES, PARTS
+                starts = draw_starts(0, epoch, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
+                yield decode_fields(
+                    stored, ClipWindow(row["key"], num_frames, row["crop_px"], *starts), NUM_FRAMES, FIELDS
                 )
 
 
@@ -307,8 +307,7 @@ def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
             fs, root = open_place(row["dataset"])
             mp4 = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])["mp4"]
             num_frames = row["num_frames"]
-            window = draw_window(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
-            starts = (window.start, window.other_start)
+            starts = draw_starts(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
             ways: dict[str, Callable[[], object]] = {
                 "PyAV, from the key frames before": partial(
                     decode_windows, mp4, num_frames, row["crop_px"], starts, NUM_FRAMES

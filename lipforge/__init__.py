@@ -1,4 +1,4 @@
-"""Lipforge: from talking-head video to train-ready lip-sync data. What a script of your own needs is imported from here.
+"""Lipforge: from talking-head video to train-ready lip-sync data. Scripts of your own import from here:
 
     from lipforge import SampleStream, StreamConfig, FeatureStore, select, read_selection, read_manifest
 

@@ -1,4 +1,4 @@
-"""Datasets for tests of the stream: clips whose frames and sound say which clip and which moment they are."""
+"""Datasets for tests of the stream: clips whose frames and audio tell the clip and the moment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def key_of(clip: int) -> str:
 def coded_sample(
     clip: int, num_frames: int, frames: np.ndarray | None = None, audio: np.ndarray | None = None
 ) -> bytes:
-    """The bytes of a sample in a shard. By default coded frames, and a sound whose amplitude rises with time."""
+    """The bytes of a sample in a shard. By default coded frames, and audio that gets louder with time."""
     if frames is None:
         frames = np.stack([coded_frame(clip, frame) for frame in range(num_frames)])
     if audio is None:
@@ -53,7 +53,10 @@ def coded_sample(
 
 
 def write_shards(root: Path, shards: list[list[bytes]], num_frames: list[int], dataset: str | None = None) -> pa.Table:
-    """A dataset with these samples in this order; returns the rows of its selection. dataset: its URL, if it is not `root`."""
+    """A dataset with these samples in this order; returns the rows of its selection.
+
+    dataset: its URL, if it is not `root`.
+    """
     rows = []
     for number, samples in enumerate(shards):
         shard = f"shards/en/en-{number:06d}.tar"

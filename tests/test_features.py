@@ -25,22 +25,12 @@ from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import FrozenVae
 from lipforge.pipeline.media.reader import decode_flac, decode_mp4
-from lipforge.train.features import extract as feature_units
+from lipforge.train.features import extract
 from lipforge.train.features.command import app, compute_features
 from lipforge.train.features.extract import ComputeUnit, ModelFiles, plan
-from lipforge.train.features.store import (
-    INDEX_COLUMNS,
-    ClipFeatures,
-    FeatureError,
-    FeatureStore,
-    MissingFeaturesError,
-    OtherModelError,
-    Rows,
-    _read_index,
-    finished_shards,
-    write_index,
-    write_shard,
-)
+from lipforge.train.features.index import INDEX_COLUMNS, FeatureError, read_index
+from lipforge.train.features.store import FeatureRows, FeatureStore
+from lipforge.train.features.write import ClipFeatures, finished_shards, write_index, write_shard
 from lipforge.train.stream.decode import DamagedSampleError
 from tests.conftest import snapshot
 from tests.range_server import range_server
@@ -128,21 +118,25 @@ def test_any_tool_can_read_the_shards(folder: Path, files: ModelFiles) -> None:
     assert sorted(seen) == sorted((key_of(clip), kind) for clip in range(4) for kind in KINDS)
 
 
-def test_windows_are_parts_of_the_whole(folder: Path, files: ModelFiles) -> None:
+def test_windows_are_rows_of_the_whole(folder: Path, files: ModelFiles) -> None:
     store = FeatureStore(str(folder), files.by_kind())
-    wanted = [Rows(key_of(0), "vae_target", 3, 19), Rows(key_of(3), "whisper", 0, 50), Rows(key_of(0), "mel", 80, 81)]
+    wanted = [
+        FeatureRows(key_of(0), "vae_target", 3, 19),
+        FeatureRows(key_of(3), "whisper", 0, 50),
+        FeatureRows(key_of(0), "mel", 80, 81),
+    ]
     for window, got in zip(wanted, store.read_rows(wanted), strict=True):
         assert np.array_equal(got, store.read(window.key, [window.kind])[window.kind][window.start : window.stop])
     assert store.num_rows(key_of(0), "mel") == 81
     for start, stop in ((-1, 3), (3, 3), (20, 26)):
         with pytest.raises(IndexError, match="of the 25 of vae_target"):
-            store.read_rows([Rows(key_of(0), "vae_target", start, stop)])
+            store.read_rows([FeatureRows(key_of(0), "vae_target", start, stop)])
 
 
 def test_a_window_reads_its_own_bytes_only(folder: Path, files: ModelFiles) -> None:
     with range_server(folder) as server:
         store = FeatureStore(server.url, files.by_kind())
-        (got,) = store.read_rows([Rows(key_of(2), "vae_masked", 5, 21)])
+        (got,) = store.read_rows([FeatureRows(key_of(2), "vae_masked", 5, 21)])
         assert store._ranges.num_bytes == got.nbytes
     assert np.array_equal(
         got, FeatureStore(str(folder), files.by_kind()).read(key_of(2), ["vae_masked"])["vae_masked"][5:21]
@@ -178,8 +172,10 @@ def test_a_second_run_computes_nothing(selection: str, tmp_path: Path) -> None:
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     kill_at: int, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three units of a tar and an index each, then the index of all: the process dies before one of these seven appears."""
-    monkeypatch.setattr(feature_units, "UNIT_FRAMES", 2 * NUM_FRAMES)
+    """Three units of a tar and an index each, then the index of all: the process dies before one of these seven
+    appears.
+    """
+    monkeypatch.setattr(extract, "UNIT_FRAMES", 2 * NUM_FRAMES)
     selection = select(tmp_path / "s.parquet", rows)
     compute_features(selection, str(tmp_path / "straight"), MEL_ONLY, "local", None)
     assert len(list((tmp_path / "straight" / "shards").glob("*.tar"))) == 3
@@ -189,7 +185,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 
     appeared = []
 
-    def replace_or_die(old: str, new: str, real: Any = feature_units.os.replace) -> None:
+    def replace_or_die(old: str, new: str, real: Any = extract.os.replace) -> None:
         if len(appeared) == kill_at:
             raise Killed
         appeared.append(new)
@@ -207,8 +203,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 
 
 def test_units_end_where_they_end_whatever_is_done(rows: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_units, "UNIT_FRAMES", 2 * NUM_FRAMES)
-    nothing = feature_units.plan(rows, finished_shards(Store("/nowhere")), ["mel"])
+    monkeypatch.setattr(extract, "UNIT_FRAMES", 2 * NUM_FRAMES)
+    nothing = extract.plan(rows, finished_shards(Store("/nowhere")), ["mel"])
     assert [[clip.key for clip in unit.clips] for unit in nothing] == [
         [key_of(0), key_of(1)],
         [key_of(2)],
@@ -252,10 +248,10 @@ def test_a_lost_or_cut_off_shard_is_made_again(rows: pa.Table, tmp_path: Path) -
 def test_features_of_another_model_are_refused(folder: Path, files: ModelFiles, selection: str) -> None:
     other = replace(files, whisper=("other.pt", whisper_file(seed=1)))
     both = rf"{files.by_kind()['whisper']}.*{other.by_kind()['whisper']}"
-    with pytest.raises(OtherModelError, match=both):
+    with pytest.raises(FeatureError, match=both):
         FeatureStore(str(folder), other.by_kind())
     before = contents(folder)
-    with pytest.raises(OtherModelError, match=both):
+    with pytest.raises(FeatureError, match=both):
         compute_features(selection, str(folder), other, "local", None)
     assert contents(folder) == before
 
@@ -265,14 +261,14 @@ def test_missing_features_are_named(rows: pa.Table, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lipforge features"):
         FeatureStore(str(out), {"mel": "mel-1"})
     compute_features(select(tmp_path / "s.parquet", rows.slice(0, 1)), str(out), MEL_ONLY, "local", None)
-    with pytest.raises(MissingFeaturesError, match="no whisper features"):
+    with pytest.raises(FeatureError, match="no whisper features"):
         FeatureStore(str(out), {"mel": "mel-1", "whisper": "x"})
     store = FeatureStore(str(out), MEL_ONLY.by_kind())
     store.require(rows.slice(0, 1))
-    with pytest.raises(MissingFeaturesError, match=rf"3 of 4 clips have no mel features .*\(first: {key_of(1)}\)"):
+    with pytest.raises(FeatureError, match=rf"3 of 4 clips have no mel features .*\(first: {key_of(1)}\)"):
         store.require(rows)
-    with pytest.raises(MissingFeaturesError, match=f"{key_of(1)} has no mel features"):
-        store.read_rows([Rows(key_of(1), "mel", 0, 1)])
+    with pytest.raises(FeatureError, match=f"{key_of(1)} has no mel features"):
+        store.read_rows([FeatureRows(key_of(1), "mel", 0, 1)])
 
 
 def test_the_same_key_cut_otherwise_is_another_clip(
@@ -280,9 +276,9 @@ def test_the_same_key_cut_otherwise_is_another_clip(
 ) -> None:
     at = rows.schema.get_field_index("config_hash")
     other = rows.set_column(at, rows.schema.field(at), pa.array(["larger pictures"] * len(rows), pa.string()))
-    with pytest.raises(MissingFeaturesError, match="cut with other settings"):
+    with pytest.raises(FeatureError, match="cut with other settings"):
         FeatureStore(str(folder), files.by_kind()).require(other)
-    with pytest.raises(MissingFeaturesError, match="cut with other settings"):
+    with pytest.raises(FeatureError, match="cut with other settings"):
         compute_features(select(tmp_path / "s.parquet", other), str(folder), files, "local", None)
 
 
@@ -297,15 +293,15 @@ def test_damaged_features_are_found(folder: Path, files: ModelFiles, tmp_path: P
     damaged[place["offset"] + 10 * row_bytes] ^= 1
     path.write_bytes(damaged)
     store = FeatureStore(str(copy), files.by_kind())
-    store.read_rows([Rows(key_of(0), "vae_target", 0, 10), Rows(key_of(0), "vae_target", 11, NUM_FRAMES)])
+    store.read_rows([FeatureRows(key_of(0), "vae_target", 0, 10), FeatureRows(key_of(0), "vae_target", 11, NUM_FRAMES)])
     with pytest.raises(DamagedSampleError, match=f"{key_of(0)} .*not what was written"):
-        store.read_rows([Rows(key_of(0), "vae_target", 5, 11)])
+        store.read_rows([FeatureRows(key_of(0), "vae_target", 5, 11)])
     path.write_bytes(damaged[: place["offset"] + 5])
     with pytest.raises(DamagedSampleError, match=f"{key_of(0)} .*ends within"):
-        store.read_rows([Rows(key_of(0), "vae_target", 0, 10)])
+        store.read_rows([FeatureRows(key_of(0), "vae_target", 0, 10)])
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        store.read_rows([Rows(key_of(0), "vae_target", 0, 10)])
+        store.read_rows([FeatureRows(key_of(0), "vae_target", 0, 10)])
 
 
 def test_a_damaged_index_is_said_and_written_again(
@@ -316,7 +312,7 @@ def test_a_damaged_index_is_said_and_written_again(
     index = copy / "index.parquet"
     whole, rows = index.read_bytes(), pq.read_table(index)
     for wrong, words in (
-        ({"dtype": "O"}, "dtype 'O'"),
+        ({"dtype": "O"}, "column dtype: 'O'"),
         ({"shape": lambda shape: shape[::-1]}, "do not fit"),
         ({"shape": []}, "do not fit"),
         ({"shape": [None, 3]}, "do not fit"),
@@ -324,8 +320,8 @@ def test_a_damaged_index_is_said_and_written_again(
         ({"offset": -1}, "do not fit"),
         ({"size": 1}, "do not fit"),
         ({"row_crc32": b""}, "do not fit"),
-        ({"shard": "../../secret.tar"}, "shard '../../secret.tar'"),
-        ({"key": None}, "say nothing"),
+        ({"shard": "../../secret.tar"}, "column shard: '../../secret.tar'"),
+        ({"key": None}, "null in required column key"),
     ):
         first, *others = rows.to_pylist()
         for name, value in wrong.items():
@@ -351,7 +347,7 @@ def test_one_wrong_bit_of_the_index_is_never_read_as_data(folder: Path, tmp_path
         data[place] ^= 1 << place % 8
         (tmp_path / "index.parquet").write_bytes(data)
         try:
-            assert _read_index(Store(str(tmp_path)), "index.parquet").equals(rows)
+            assert read_index(Store(str(tmp_path)), "index.parquet").equals(rows)
         except FeatureError:
             num_refused += 1
     assert num_refused > 50
@@ -386,13 +382,13 @@ def test_a_wrong_answer_of_a_server_is_asked_for_again(
         store = FeatureStore(server.url, files.by_kind())
         for how in ("zeros", "short"):
             server.spoiled = [how]
-            (got,) = store.read_rows([Rows(key_of(2), "mel", 5, 21)])
+            (got,) = store.read_rows([FeatureRows(key_of(2), "mel", 5, 21)])
             assert got.shape == (16, 80) and got.any()
     at = rows.schema.get_field_index("dataset")
     with range_server(Path(rows["dataset"][0].as_py())) as server:
-        far = rows.set_column(at, rows.schema.field(at), pa.array([server.url] * len(rows), pa.string()))
+        remote = rows.set_column(at, rows.schema.field(at), pa.array([server.url] * len(rows), pa.string()))
         server.spoiled = ["zeros"]
-        selection = select(tmp_path / "far.parquet", far)
+        selection = select(tmp_path / "remote.parquet", remote)
         assert compute_features(selection, str(tmp_path / "f"), MEL_ONLY, "local", None).damaged == []
 
 
@@ -440,8 +436,8 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(selection: str, r
         pq.write_table(pa.table({"mine": [1, 2]}), tmp_path / name)
     for out, words in (
         (str(tmp_path / "mine"), "holds something else (thesis.txt)"),
-        (str(tmp_path / "tables"), "its columns are not those of an index of features"),
-        (str(tmp_path / "one"), "its columns are not those of an index of features"),
+        (str(tmp_path / "tables"), "its columns are not those of a feature index"),
+        (str(tmp_path / "one"), "its columns are not those of a feature index"),
         (str(tmp_path / "shards"), "holds something else (shards/00000.parquet)"),
         (dataset, "holds something else (shards/en/en-000000.tar)"),
         (str(tmp_path / "mine" / "thesis.txt"), "is a file"),
@@ -461,10 +457,10 @@ def test_a_server_that_fails_ends_the_run_and_blames_no_clip(
     with range_server(Path(rows["dataset"][0].as_py())) as server:
         for url, words in ((server.url, "503"), ("foo://x", "foo"), (server.url, "range requests")):
             server.failures_left, server.knows_ranges = (99, True) if words == "503" else (0, False)
-            far = rows.set_column(at, rows.schema.field(at), pa.array([url] * len(rows), pa.string()))
+            remote = rows.set_column(at, rows.schema.field(at), pa.array([url] * len(rows), pa.string()))
             (tmp_path / "s.parquet").unlink(missing_ok=True)
             arguments = [
-                select(tmp_path / "s.parquet", far),
+                select(tmp_path / "s.parquet", remote),
                 "--out",
                 str(tmp_path / "f"),
                 "--mel",
@@ -480,8 +476,8 @@ def test_damaged_clips_are_reported_and_left_out(tmp_path: Path) -> None:
     second = rows.to_pylist()[1]
     path = tmp_path / "dataset" / second["shard"]
     content = bytearray(path.read_bytes())
-    sound = content.index(b"fLaC", second["sample_offset"])
-    content[sound + 12_000 : sound + 12_100] = bytes(100)  # beyond the padding in front of the samples
+    audio = content.index(b"fLaC", second["sample_offset"])
+    content[audio + 12_000 : audio + 12_100] = bytes(100)  # beyond the padding in front of the samples
     path.write_bytes(content)
     out = tmp_path / "features"
     arguments = [select(tmp_path / "s.parquet", rows), "--out", str(out), "--mel", "--executor", "local"]
@@ -564,10 +560,10 @@ def test_a_folder_that_cannot_be_written_is_said_so(
 
 
 def test_values_beyond_float16_are_no_features(rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_units, "mel_spectrogram", lambda audio: np.full((80, 81), 70_000, np.float32))
+    monkeypatch.setattr(extract, "mel_spectrogram", lambda audio: np.full((80, 81), 70_000, np.float32))
     (unit,) = plan(rows.slice(3, 1), finished_shards(Store(str(tmp_path))), ["mel"])
     outcome = ComputeUnit(Store(str(tmp_path)), MEL_ONLY)(unit)
-    assert "beyond what float16 holds" in outcome.damaged[0].detail
+    assert "exceed the range of float16" in outcome.damaged[0].detail
     assert contents(tmp_path) == {}
 
 

@@ -1,4 +1,4 @@
-"""What the documents promise is so: columns and reasons are all listed, snippets run, the cluster files fit the package."""
+"""The documents are right: columns and reasons are all listed, snippets run, the cluster files fit the package."""
 
 import ast
 import os
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import encode_flac, encode_mp4
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("dataset.md", "dependencies.md", "cluster.md"))]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def column_rows() -> list[str]:
@@ -47,8 +48,8 @@ def test_every_reason_is_documented():
     assert [row for row in reason_rows() if row not in text] == []
 
 
-def test_readme_names_every_reason():
-    text = (ROOT / "README.md").read_text()
+def test_a_page_on_bad_input_names_every_reason():
+    text = "".join(path.read_text() for path in TEXTS if path.name in ("README.md", "bad_input.md"))
     assert [reason.value for reason in Reason if f"`{reason}`" not in text] == []
 
 
@@ -67,7 +68,7 @@ def test_readme_lists_every_folder_at_the_top():
     assert [folder for folder in folders if f"\n{folder}/" not in text] == []
 
 
-def test_readme_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
+def test_the_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
     frames = np.zeros((25, 256, 256, 3), np.uint8)
     members = {
         "mp4": encode_mp4(frames, EncodeConfig()),
@@ -77,7 +78,8 @@ def test_readme_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
     shard = tmp_path / "dataset" / "shards" / "en" / "en-000000.tar"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(sample_bytes("0123abcd", members) + END_OF_TAR)
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", "".join(path.read_text() for path in TEXTS), re.DOTALL)
+    (snippet,) = [snippet for snippet in snippets if "import webdataset" in snippet]
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -95,17 +97,27 @@ def test_make_targets_in_the_text_exist(path: Path):
 def test_commands_in_the_text_have_the_options_that_are_named(path: Path):
     for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if "prepare" not in words:
-                continue
-            given = {word for word in words[words.index("prepare") :] if word.startswith("--")}
-            assert given <= options_of("prepare"), line
+            for rest in re.findall(r"(?:^|-- |-m )(?:lipforge|pipeline) ([a-z].*)", line):
+                first, *others = shlex.split(rest, comments=True)
+                command = (first, others[0]) if first == "models" else (first,)
+                assert {word for word in others if word.startswith("--")} <= options_of(*command), line
 
 
-def options_of(command: str) -> set[str]:
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_modules_that_the_text_runs_exist(path: Path):
+    modules = set(re.findall(r"\bpython -m ([a-z][\w.]*\w)", path.read_text())) - {"pip", "venv"}
+    looked_up = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    ran = subprocess.run(
+        [sys.executable, "-c", looked_up, *modules], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == []
+
+
+@cache
+def options_of(*command: str) -> set[str]:
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     shown = subprocess.run(
-        [sys.executable, "-m", "pipeline", command, "--help"],
+        [sys.executable, "-m", "lipforge", *command, "--help"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The stream takes from cached features what they hold, of the same moments as media would give, and decodes the rest."""
+"""The stream takes fields from cached features where it can, of the same moments as media, and decodes the rest."""
 
 import json
 import shutil
@@ -15,9 +15,12 @@ from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.model.audio.windows import audio_rows
 from lipforge.train.features.command import compute_features
 from lipforge.train.features.extract import ModelFiles
-from lipforge.train.features.store import FeatureStore, MissingFeaturesError, OtherModelError
+from lipforge.train.features.index import FeatureError
+from lipforge.train.features.store import FeatureStore
+from lipforge.train.stream.batches import Batch
+from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError
-from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
+from lipforge.train.stream.stream import SampleStream
 from tests.range_server import range_server
 from tests.stream_clips import coded_dataset, key_of, select
 from tests.tiny_models import tiny_model_files
@@ -81,7 +84,7 @@ def places(batches: list[Batch], *names: str) -> list[tuple]:
     return found
 
 
-def test_parts_are_the_features_of_the_window(selection: str, folder: Path, files: ModelFiles) -> None:
+def test_fields_are_the_features_of_the_window(selection: str, folder: Path, files: ModelFiles) -> None:
     store = FeatureStore(str(folder), files.by_kind())
     at_edges = 0
     for batch in one_pass(config_of(selection, features_of(folder, files)), num_epochs=3):
@@ -120,12 +123,12 @@ def test_media_and_features_give_the_same_mel_of_the_same_samples(
 
 def test_what_is_not_cached_is_decoded(selection: str, folder: Path, files: ModelFiles) -> None:
     (decoded, *_) = one_pass(config_of(selection))
-    (sound, *_) = one_pass(config_of(selection, features_of(folder, files, "whisper", "mel")))
-    assert decoded.keys() - sound.keys() == {"audio"} and sound.keys() - decoded.keys() == {"audio_features"}
-    assert torch.equal(sound["reference"], decoded["reference"])
-    (pictures, *_) = one_pass(config_of(selection, features_of(folder, files, "vae_target", "vae_masked")))
-    assert {"target_moments", "reference_moments", "masked_moments", "audio", "mel"} <= pictures.keys()
-    assert torch.equal(pictures["mel"], decoded["mel"])
+    (audio, *_) = one_pass(config_of(selection, features_of(folder, files, "whisper", "mel")))
+    assert decoded.keys() - audio.keys() == {"audio"} and audio.keys() - decoded.keys() == {"audio_features"}
+    assert torch.equal(audio["reference"], decoded["reference"])
+    (frames, *_) = one_pass(config_of(selection, features_of(folder, files, "vae_target", "vae_masked")))
+    assert {"target_moments", "reference_moments", "masked_moments", "audio", "mel"} <= frames.keys()
+    assert torch.equal(frames["mel"], decoded["mel"])
     (both, *_) = one_pass(config_of(selection, features_of(folder, files), decode_target=True))
     assert torch.equal(both["target"], decoded["target"]) and "reference" not in both
 
@@ -144,7 +147,7 @@ def test_with_all_features_the_dataset_is_not_needed(
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_only_the_rows_of_windows_are_read_from_afar(
+def test_only_the_rows_of_windows_are_read_from_remote_storage(
     selection: str, folder: Path, files: ModelFiles, num_workers: int
 ) -> None:
     with range_server(folder) as server:
@@ -178,13 +181,13 @@ def test_a_state_fits_with_and_without_features(selection: str, folder: Path, fi
     assert sorted(seen) == straight[: len(seen)]
 
 
-# --- what does not fit -------------------------------------------------------------------------------------------------------------
+# --- what does not fit ---
 
 
 def test_features_of_another_model_are_refused(selection: str, folder: Path, files: ModelFiles) -> None:
     features = features_of(folder, files, "whisper", "mel")
     features["models"]["whisper"] = "f" * 64
-    with pytest.raises(OtherModelError, match=files.by_kind()["whisper"]):
+    with pytest.raises(FeatureError, match=files.by_kind()["whisper"]):
         SampleStream(config_of(selection, features))
 
 
@@ -194,7 +197,7 @@ def test_clips_without_features_are_named_before_training(
     few = select(tmp_path / "few.parquet", rows.slice(1))
     compute_features(few, str(tmp_path / "f"), ModelFiles(mel=True), "local", None)
     SampleStream(config_of(few, features_of(tmp_path / "f", files, "mel")))
-    with pytest.raises(MissingFeaturesError, match=key_of(0)):
+    with pytest.raises(FeatureError, match=key_of(0)):
         SampleStream(config_of(selection, features_of(tmp_path / "f", files, "mel")))
 
 
@@ -228,7 +231,7 @@ def test_damaged_features_are_an_error_with_the_clips_key(
     assert caught.value.key == key_of(2) and caught.value.where.startswith(str(copy))
 
 
-@pytest.mark.parametrize("kinds", [(), ("vae_target", "vae_masked")], ids=["all cached", "sound decoded"])
+@pytest.mark.parametrize("kinds", [(), ("vae_target", "vae_masked")], ids=["all cached", "audio decoded"])
 def test_skipping_damaged_features_keeps_ranks_in_step(
     selection: str, copy: Path, files: ModelFiles, kinds: tuple[str, ...]
 ) -> None:

@@ -69,13 +69,13 @@ def test_members_of_a_group_come_within_one_block_and_other_ones_in_each_epoch()
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
-def test_the_ranks_share_out_each_step(num_ranks: int) -> None:
+def test_the_ranks_share_out_each_global_batch(num_ranks: int) -> None:
     shards = np.repeat(np.arange(5), 7)
     ranks = [Order(shards, 0, 4, rank, num_ranks) for rank in range(num_ranks)]
     for step in range(30):
-        position = step * ranks[0].step_size
+        position = step * ranks[0].global_batch_size
         taken = np.concatenate([order.share(position) for order in ranks])
-        assert np.array_equal(np.sort(taken), np.arange(position, position + ranks[0].step_size))
+        assert np.array_equal(np.sort(taken), np.arange(position, position + ranks[0].global_batch_size))
 
 
 def test_a_group_goes_mostly_to_one_rank() -> None:
@@ -85,7 +85,7 @@ def test_a_group_goes_mostly_to_one_rank() -> None:
     groups = epoch_order(SHARDS, 0, 0).groups[:num_places]
     rank_of = np.empty(num_places, int)
     for rank, order in enumerate(ranks):
-        for step in range(0, num_places, order.step_size):
+        for step in range(0, num_places, order.global_batch_size):
             rank_of[order.share(step)] = rank
     members = [np.bincount(rank_of[groups == group], minlength=8) for group in np.unique(groups)]
     largest_shares = [counts.max() / counts.sum() for counts in members if counts.sum() > 2]
@@ -99,13 +99,13 @@ def test_a_group_goes_mostly_to_one_rank() -> None:
 def test_companions_are_what_the_same_rank_takes_later_of_the_same_groups(num_ranks: int) -> None:
     shards = np.repeat(np.arange(3), 700)
     order = Order(shards, 0, 4, num_ranks - 1, num_ranks)
-    position = 30 * order.step_size
+    position = 30 * order.global_batch_size
     epoch = epoch_order(shards, 0, 0)
     groups = set(epoch.groups[order.share(position)].tolist())
     block = epoch.groups[position] // BLOCK_GROUPS
     expected = [
         int(epoch.samples[place])
-        for step in range(position + order.step_size, len(shards), order.step_size)
+        for step in range(position + order.global_batch_size, len(shards), order.global_batch_size)
         for place in order.share(step)
         if epoch.groups[place] in groups and epoch.groups[place] // BLOCK_GROUPS == block
     ]

@@ -12,8 +12,9 @@ import pytest
 from lipforge.datasets_manifest.storage import ranges
 from lipforge.datasets_manifest.storage.cache import SampleCache
 from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, UnreadableError, merge
+from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError
-from lipforge.train.stream.stream import SampleStream, StreamConfig
+from lipforge.train.stream.stream import SampleStream
 from tests.range_server import range_server
 from tests.stream_clips import Moment, coded_dataset, moment_of, select
 

@@ -1,4 +1,4 @@
-"""The stream goes on exactly where it was, whatever the number of ranks and workers; damaged samples do not disturb it."""
+"""The stream resumes exactly on any number of ranks and workers; damaged samples do not disturb it."""
 
 import hashlib
 import io
@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
+from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError
-from lipforge.train.stream.stream import SampleStream, StreamConfig
+from lipforge.train.stream.stream import SampleStream
 from tests.stream_clips import coded_dataset, key_of, select
 
 NUM_CLIPS = 23
-"""Not a multiple of any step."""
+"""Not a multiple of any global batch."""
 Seen = tuple[int, str, int, int, str]
 """Position, key, start, reference start, hash of the target."""
 
@@ -53,8 +54,8 @@ def seen_of(batch: dict[str, Any]) -> list[Seen]:
     ]
 
 
-def take(config: StreamConfig, num_ranks: int, num_steps: int, state: dict | None = None) -> tuple[list[Seen], dict]:
-    """What all ranks see in so many steps, in the order of the stream, and the state after it."""
+def take(config: StreamConfig, num_ranks: int, num_batches: int, state: dict | None = None) -> tuple[list[Seen], dict]:
+    """What all ranks see in so many batches, in stream order, and the state after them."""
     seen: list[Seen] = []
     states = []
     for rank in range(num_ranks):
@@ -62,7 +63,7 @@ def take(config: StreamConfig, num_ranks: int, num_steps: int, state: dict | Non
         if state is not None:
             stream.load_state_dict(json.loads(json.dumps(state)))
         batches = iter(stream)
-        for _ in range(num_steps):
+        for _ in range(num_batches):
             seen += seen_of(next(batches))
         states.append(stream.state_dict())
     assert all(other == states[0] for other in states)
@@ -77,7 +78,7 @@ def straight(data: Data) -> list[Seen]:
 
 @dataclass(frozen=True)
 class Case:
-    stop_step: int
+    stop_batch: int
     ranks: int
     workers: int
     new_ranks: int
@@ -101,20 +102,20 @@ def cases() -> list[Case]:
 
 
 def check(case: Case, data: Data, straight: list[Seen]) -> None:
-    """k steps, a new process's stream with other ranks and workers, and on into the third epoch: the same as straight on."""
+    """k batches, then a new stream with other ranks and workers until the third epoch: the same as without a break."""
     config = config_of(data, num_workers=case.workers, batch_size=case.batch_size)
-    seen, state = take(config, case.ranks, case.stop_step)
+    seen, state = take(config, case.ranks, case.stop_batch)
     assert len(json.dumps(state)) < 300
     num_left = 60 - len(seen)
-    num_steps = -(-num_left // (case.new_ranks * case.batch_size))
-    more, _ = take(config.model_copy(update={"num_workers": case.new_workers}), case.new_ranks, num_steps, state)
+    num_batches = -(-num_left // (case.new_ranks * case.batch_size))
+    more, _ = take(config.model_copy(update={"num_workers": case.new_workers}), case.new_ranks, num_batches, state)
     assert seen + more == straight[: len(seen) + len(more)]
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_resuming_is_exact(case: Case, data: Data, straight: list[Seen]) -> None:
     """Workers of a DataLoader are left out here, as they only decide who computes a batch."""
-    check(Case(case.stop_step, case.ranks, 0, case.new_ranks, 0, case.batch_size), data, straight)
+    check(Case(case.stop_batch, case.ranks, 0, case.new_ranks, 0, case.batch_size), data, straight)
 
 
 @pytest.mark.parametrize("case", cases()[:3], ids=str)
@@ -140,9 +141,9 @@ def test_an_epoch_has_each_sample_once_and_epochs_differ(data: Data, straight: l
 def test_the_state_is_of_what_was_taken_and_not_of_what_workers_read_ahead(data: Data) -> None:
     stream = SampleStream(config_of(data, num_workers=2), 0, 1)
     batches = iter(stream)
-    for step in range(1, 4):
+    for number in range(1, 4):
         next(batches)
-        assert (stream.state_dict()["epoch"], stream.state_dict()["num_consumed"]) == (0, 3 * step)
+        assert (stream.state_dict()["epoch"], stream.state_dict()["num_consumed"]) == (0, 3 * number)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -182,7 +183,7 @@ def test_a_state_that_is_none_is_refused(data: Data) -> None:
         {**state, "version": 99},
         {**state, "more": 1},
     ):
-        with pytest.raises(ValueError, match="place"):
+        with pytest.raises(ValueError, match="position"):
             stream.load_state_dict(wrong)  # type: ignore[arg-type]
     assert stream.state_dict() == state
 
@@ -250,7 +251,7 @@ def damaged_copy(data: Data, tmp_path: Path, clip: int, damage: str) -> str:
     content = bytearray(path.read_bytes())
     start, size = row["sample_offset"], row["sample_size"]
     with tarfile.open(fileobj=io.BytesIO(bytes(content[start : start + size])), mode="r:") as tar:
-        video, sound = (tar.getmember(f"{row['key']}.{extension}") for extension in ("mp4", "flac"))
+        video, audio = (tar.getmember(f"{row['key']}.{extension}") for extension in ("mp4", "flac"))
     if damage == "tar header":
         content[start : start + 300] = bytes(300)
     elif damage == "another sample":
@@ -267,8 +268,8 @@ def damaged_copy(data: Data, tmp_path: Path, clip: int, damage: str) -> str:
         broken = members["mp4"][:half] + bytes(len(members["mp4"]) - half)
         stored = sample_bytes(row["key"], clip_members(broken, members["flac"], {"key": row["key"]}))
         content[start : start + size] = stored
-    elif damage == "sound":
-        middle = start + sound.offset_data + sound.size // 2
+    elif damage == "audio":
+        middle = start + audio.offset_data + audio.size // 2
         content[middle : middle + 10] = bytes(10)
     elif damage == "frame count":
         rows[clip]["num_frames"] = 19
@@ -289,7 +290,7 @@ LAST = NUM_CLIPS - 1
         ("another sample", "select again"),
         ("video", "mp4 and the hash"),
         ("no H.264", "the video"),
-        ("sound", "flac and the hash"),
+        ("audio", "flac and the hash"),
         ("frame count", "20 frames of video, 19 expected"),
         ("cut off", "shard ends"),
     ],

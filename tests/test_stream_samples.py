@@ -1,4 +1,4 @@
-"""What a sample shows: windows of one clip, whose sound and picture are of the same moment."""
+"""What a sample shows: windows of one clip, with audio and frames of the same moment."""
 
 import io
 from pathlib import Path
@@ -15,12 +15,13 @@ from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
-from lipforge.train.stream import preview as contact_sheet
-from lipforge.train.stream.decode import DamagedSampleError, decode_windows, mel_window
+from lipforge.train.stream import preview
+from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.decode import DamagedSampleError, decode_windows, mel_columns, mel_window
+from lipforge.train.stream.order import draw_starts
 from lipforge.train.stream.preview import GAP_PX, NUM_SHOWN, TEXT_PX, draw_sheet
 from lipforge.train.stream.preview import SIDE_PX as SHEET_SIDE_PX
-from lipforge.train.stream.stream import SampleStream, StreamConfig
-from lipforge.train.stream.windows import ClipTooShortError, draw_window, mel_columns
+from lipforge.train.stream.stream import SampleStream
 from tests.golden import golden_arrays, golden_fill, golden_json
 from tests.stream_clips import (
     SIDE_PX,
@@ -155,7 +156,7 @@ def test_windows_are_decoded_as_the_whole_clip_is(starts: tuple[int, ...]) -> No
         assert np.array_equal(window, whole[start : start + 16])
 
 
-def test_a_syncnet_sample_has_the_sound_of_its_frames_and_of_another_moment(selection: str) -> None:
+def test_a_syncnet_sample_has_audio_of_its_frames_and_of_another_moment(selection: str) -> None:
     distances = []
     for seed in range(12):
         for batch in batches_of(selection, task="syncnet", num_frames=16, seed=seed):
@@ -164,33 +165,32 @@ def test_a_syncnet_sample_has_the_sound_of_its_frames_and_of_another_moment(sele
                 start, negative_start = int(batch["start"][index]), int(batch["negative_start"][index])
                 assert moment_of(batch["target"][index][0].numpy()) == Moment(int(key[8:], 16) % 16, start)
                 quiet_to_loud = batch["negative_mel"][index].mean() > batch["mel"][index].mean()
-                if abs(start - negative_start) > 20:  # the sound of these clips rises with time
+                if abs(start - negative_start) > 20:  # the audio of these clips gets louder with time
                     assert bool(quiet_to_loud) == (negative_start > start)
                 distances.append(abs(start - negative_start))
     assert min(distances) in (3, 4, 5)
-    far = batches_of(selection, task="syncnet", num_frames=5, min_negative_distance_frames=40)
-    assert min(int(d) for batch in far for d in (batch["start"] - batch["negative_start"]).abs()) >= 40
+    apart = batches_of(selection, task="syncnet", num_frames=5, min_negative_distance_frames=40)
+    assert min(int(d) for batch in apart for d in (batch["start"] - batch["negative_start"]).abs()) >= 40
 
 
 def test_every_place_of_a_window_is_drawn() -> None:
-    windows = [draw_window(0, epoch, "key", 45, 16) for epoch in range(3000)]
-    assert {window.start for window in windows} == set(range(45))
-    assert {window.other_start for window in windows} == set(range(45))
-    counts = np.bincount([window.start for window in windows], minlength=45)
+    starts, other_starts = zip(*(draw_starts(0, epoch, "key", 45, 16) for epoch in range(3000)), strict=True)
+    assert set(starts) == set(other_starts) == set(range(45))
+    counts = np.bincount(starts, minlength=45)
     assert np.sum((counts - 3000 / 45) ** 2 / (3000 / 45)) < 80  # chi-square, 44 degrees of freedom: p = 0.0007
 
 
 def test_starts_without_a_second_window_are_not_drawn() -> None:
-    windows = [draw_window(0, epoch, "key", 25, 16) for epoch in range(500)]
-    assert {window.start for window in windows} == {*range(9), *range(16, 25)}
-    assert all(abs(window.start - window.other_start) >= 16 for window in windows)
+    pairs = [draw_starts(0, epoch, "key", 25, 16) for epoch in range(500)]
+    assert {start for start, _ in pairs} == {*range(9), *range(16, 25)}
+    assert all(abs(start - other_start) >= 16 for start, other_start in pairs)
 
 
 def test_windows_depend_on_seed_epoch_and_key() -> None:
-    first = draw_window(0, 0, "a", 200, 16)
-    assert first == draw_window(0, 0, "a", 200, 16)
+    first = draw_starts(0, 0, "a", 200, 16)
+    assert first == draw_starts(0, 0, "a", 200, 16)
     assert (
-        len({first, draw_window(1, 0, "a", 200, 16), draw_window(0, 1, "a", 200, 16), draw_window(0, 0, "b", 200, 16)})
+        len({first, draw_starts(1, 0, "a", 200, 16), draw_starts(0, 1, "a", 200, 16), draw_starts(0, 0, "b", 200, 16)})
         == 4
     )
 
@@ -198,11 +198,11 @@ def test_windows_depend_on_seed_epoch_and_key() -> None:
 def test_clips_too_short_for_two_windows_are_refused(tmp_path: Path) -> None:
     rows = coded_dataset(tmp_path / "dataset", [3], num_frames=31)
     selection = select(tmp_path / "s.parquet", rows)
-    with pytest.raises(ClipTooShortError, match="32 frames"):
+    with pytest.raises(ValueError, match="32 frames"):
         batches_of(selection)
     assert len(batches_of(selection, task="syncnet")) == 1
-    with pytest.raises(ClipTooShortError, match="abc"):
-        draw_window(0, 0, "abc", 16, 16)
+    with pytest.raises(ValueError, match="abc"):
+        draw_starts(0, 0, "abc", 16, 16)
 
 
 def test_media_that_are_not_what_the_manifest_says_are_damaged(tmp_path: Path) -> None:
@@ -251,11 +251,11 @@ def test_a_contact_sheet_has_a_line_for_each_sample(selection: str) -> None:
         (["{selection}", "a.png", "--split", "val"], "holds no clip"),
     ],
 )
-def test_the_contact_sheet_says_in_words_what_is_wrong(
+def test_errors_of_the_contact_sheet_say_what_is_wrong(
     selection: str, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["contact_sheet", *(word.format(selection=selection) for word in arguments)])
+    monkeypatch.setattr("sys.argv", ["preview", *(word.format(selection=selection) for word in arguments)])
     with pytest.raises(SystemExit) as caught:
-        contact_sheet.main()
+        preview.main()
     assert caught.value.code not in (0, None)
     assert words in f"{caught.value.code} {capsys.readouterr().err}"

@@ -1,7 +1,7 @@
-"""Compute once what stage 1 would compute at each step: `lipforge features SELECTION`, or `python -m train.features SELECTION`.
+"""The command `lipforge features`, also `python -m train.features`: caches what frozen models compute.
 
-Units of work (train/features/extract.py) run in this process or on Ray, by way of pipeline/running/executors.py, where all Ray code is. Each ends with
-a feature shard (train/features/store.py), which appears whole or not at all.
+Units of work (extract.py) run in this process or on Ray, through an executor of pipeline/running/executors.py. Each
+writes one feature shard (write.py), which appears complete or not at all.
 """
 
 import time
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from lipforge.train.features.extract import ComputeUnit, ModelFiles, Unit, UnitReport
+    from lipforge.train.features.extract import ComputeUnit, FeatureReport, FeatureUnit, ModelFiles
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -23,28 +23,31 @@ _SAY_EVERY_S = 10.0
 
 @app.command()
 def features(
-    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="What `lipforge select` wrote.")],
-    out: Annotated[str, typer.Option(help="Folder or URL of the features; what is there already is not made again.")],
+    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="Output of `lipforge select`.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the features. What is there already is kept.")],
     whisper: Annotated[
         str | None,
-        typer.Option(help="Whisper's encoder states, by this checkpoint: tiny, base or small once fetched, or a file."),
+        typer.Option(
+            help="Compute Whisper's encoder states with this checkpoint: tiny, base or small once fetched, or a file."
+        ),
     ] = None,
-    mel: Annotated[bool, typer.Option("--mel", help="The mel spectrogram that StableSyncNet hears.")] = False,
+    mel: Annotated[bool, typer.Option("--mel", help="Compute the mel spectrogram that StableSyncNet takes.")] = False,
     vae: Annotated[
         Path | None,
         typer.Option(
-            help="Posterior moments of the frames and of the frames without mouth, by this VAE: a folder of diffusers or its .safetensors."
+            help="Compute posterior moments of the frames, with and without the mouth, with this VAE: a diffusers "
+            "folder or its .safetensors."
         ),
     ] = None,
     executor: Annotated[
-        Literal["ray", "local"], typer.Option(help="`local`: all in this process, for debugging.")
+        Literal["ray", "local"], typer.Option(help="`local`: everything in this process, for debugging.")
     ] = "ray",
-    workers: Annotated[int | None, typer.Option(min=1, help="Default: one for each CPU of the cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: one per CPU of the cluster.")] = None,
 ) -> None:
-    """Compute once what training would compute from frozen models at each step.
+    """Cache what training would compute with frozen models at each step.
 
-    Stop it whenever you like: the same command goes on where it stopped. A damaged clip is named and left out, and the exit code is 1.
-    The table at the end says what each feature costs.
+    You may stop it at any time: the same command resumes. Damaged clips are reported and left out, and the exit code is
+    then 1. The table at the end shows what each feature costs.
 
     Example:
 
@@ -54,7 +57,7 @@ def features(
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import FatalError
-    from lipforge.train.features.store import FeatureError
+    from lipforge.train.features.index import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
@@ -66,18 +69,19 @@ def features(
         errors.print(f"lipforge: {error}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        errors.print("lipforge: stopped. What is finished is safe; the same command goes on from here.")
+        errors.print("lipforge: stopped. Finished units are safe; the same command resumes.")
         raise typer.Exit(130) from error
     for line in cost_lines(total):
         console.print(line)
-    console.print("models, as a stream names them:")
+    console.print("models, as the settings of a stream name them:")
     for kind, model in files.by_kind().items():
         console.print(f"  {kind}: {model}")
     if total.damaged:
         keys = ", ".join(f"'{damaged.key}'" for damaged in total.damaged)
         errors.print(
-            f"lipforge: {len(total.damaged)} clips are damaged and have no features; the others have theirs. A stream needs features of all: "
-            f'leave the damaged ones out of the selection: --where "key NOT IN ({keys})"'
+            f"lipforge: {len(total.damaged)} clips are damaged and have no features; all others have them. "
+            "A stream needs features of every clip, "
+            f'so leave the damaged ones out of the selection: --where "key NOT IN ({keys})"'
         )
         raise typer.Exit(1)
 
@@ -98,29 +102,25 @@ def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFile
 
 def compute_features(
     selection: str, out: str, files: "ModelFiles", executor: Literal["ray", "local"], workers: int | None
-) -> "UnitReport":
+) -> "FeatureReport":
     """Make the features that the folder `out` lacks. Returns what this run did.
 
-    Raises FatalError when nothing can be written or a shard is gone, DatasetError when another command writes there or nothing can be,
-    FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
+    Raises FatalError when writing fails or a dataset shard is missing, DatasetError when another command is writing to
+    the folder or it is not writable, FeatureError when it holds something else or features of other models or clips,
+    and the errors of read_selection.
     """
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.datasets_manifest.storage.store import Store
     from lipforge.pipeline.ledger.settings import writing
     from lipforge.train.features.extract import ComputeUnit, plan
-    from lipforge.train.features.store import (
-        check_models,
-        finished_shards,
-        models_of,
-        refuse_foreign_folder,
-        write_index,
-    )
+    from lipforge.train.features.index import check_models, models_of
+    from lipforge.train.features.write import finished_shards, refuse_foreign_folder, write_index
 
     if not out:
         raise ValueError("--out is empty; name a folder")
     store = Store(out)
     clips = read_selection(selection)
-    refuse_foreign_folder(store)  # before anything is made there
+    refuse_foreign_folder(store)  # before anything is written there
     with writing(store):
         stored = finished_shards(store)
         check_models(out, models_of(stored), files.by_kind())
@@ -132,22 +132,22 @@ def compute_features(
 
 
 def _run(
-    compute: "ComputeUnit", units: "list[Unit]", executor: Literal["ray", "local"], workers: int | None
-) -> "UnitReport":
+    compute: "ComputeUnit", units: "list[FeatureUnit]", executor: Literal["ray", "local"], workers: int | None
+) -> "FeatureReport":
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.running.executors import FatalError, make_executor
-    from lipforge.train.features.extract import UnitReport
+    from lipforge.train.features.extract import FeatureReport
 
-    total = UnitReport()
+    total = FeatureReport()
     if not units:
         return total
-    compute.load_models()  # a file that is no such model ends the run before it begins
+    compute.load_models()  # a wrong model file ends the run before it begins
     pool = make_executor(PrepareConfig.model_validate({"run": {"executor": executor, "workers": workers}}))
     try:
         said_at = time.monotonic()
         for number, outcome in enumerate(pool.map(compute, units), start=1):
             if outcome.fatal:
-                raise FatalError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
+                raise FatalError(f"{outcome.fatal}. Finished units are safe; run the same command again.")
             total.add(outcome)
             for damaged in outcome.damaged:
                 errors.print(f"skipped: {damaged}")
@@ -161,14 +161,14 @@ def _run(
     return total
 
 
-def cost_lines(total: "UnitReport") -> list[str]:
-    """What a second of video costs, by feature and by step, of what this run computed."""
+def cost_lines(total: "FeatureReport") -> list[str]:
+    """A table of what one second of video cost in this run, by feature and step."""
     if not total.num_clips:
         return []
     lines = [f"{'per second of video':<20}{'bytes':>12}{'compute s':>12}"]
     for step, seconds in sorted(total.seconds.items()):
         size = f"{total.size_bytes[step] / total.video_s:,.0f}" if step in total.size_bytes else ""
         if not size and seconds < total.video_s * 5e-5:
-            continue  # models that were loaded before
+            continue  # models that were already loaded
         lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
     return lines

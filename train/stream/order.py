@@ -1,30 +1,90 @@
-"""In which order samples are trained on, and who gets which: pure functions of the selection, the seed and the epoch.
+"""The order of a stream: which sample comes at which position on which rank, and which windows of its clip it shows.
 
-Samples are numbered as they lie in storage. An epoch takes them through two shuffles:
+All of it is a pure function of the selection, the seed and the epoch. Samples are numbered as they lie in storage, and
+an epoch takes them through two shuffles:
 
-1. Neighbours of one shard form groups of up to `GROUP_SAMPLES`; where a group begins is drawn for each epoch. All groups are shuffled.
-2. `BLOCK_GROUPS` groups in a row form a block, and all samples of a block are shuffled.
+1. Neighbours in a shard form groups of up to `GROUP_SAMPLES`; the boundaries are redrawn for each epoch. All groups
+   are shuffled.
+2. `BLOCK_GROUPS` consecutive groups form a block, and all samples of a block are shuffled.
 
-So the samples near each other in an epoch come from everywhere, while a reader finds the members of a group within one block, and may fetch them
-together. Epochs follow each other without a seam: position p is sample p mod N of epoch p div N, and step s takes the next
-`num_ranks * batch_size` positions, over the end of an epoch if need be. Hence no remainder, equal steps on all ranks, each sample once per
-epoch, and a place in the stream that is one number whatever the number of ranks.
+So neighbours in an epoch come from everywhere, while the members of a group come within one block and can be fetched
+together. Epochs follow each other without a seam: position p is sample p mod N of epoch p div N. A global batch, the
+batches of all ranks at one training step, takes the next `num_ranks * batch_size` positions, across the end of an epoch
+if need be. Hence no remainder, equally many batches on all ranks, each sample once per epoch, and a stream position
+that is one number for any number of ranks.
 
-Random numbers come from SplitMix64 (Steele, Lea and Flood 2014), a few lines whose results no library version changes.
+Random numbers come from SplitMix64 (Steele, Lea and Flood 2014): a few lines whose results no library version changes.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+
+from lipforge.datasets_manifest.storage.ranges import Span
 
 GROUP_SAMPLES = 8
 BLOCK_GROUPS = 256
+COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
+"""Columns of a selection that locate its samples."""
+_STORAGE_ORDER = ("dataset", "shard", "sample_offset")
 
 _U64 = np.uint64
 
 
+class StoredSamples:
+    """The rows of a selection in storage order. Sample n is row n."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        """rows: COLUMNS of a selection, at least one row. Raises ValueError when frames differ in size."""
+        rows = rows.select(COLUMNS).sort_by([(column, "ascending") for column in _STORAGE_ORDER]).combine_chunks()
+        self.rows = rows
+        self.num_frames = rows["num_frames"].to_numpy()
+        sizes_px = sorted(rows["crop_px"].unique().to_pylist())
+        if len(sizes_px) > 1:
+            raise ValueError(
+                f"frames of {sizes_px} pixels in one selection: select with --where 'crop_px = {sizes_px[-1]}'"
+            )
+        self.crop_px: int = sizes_px[0]
+        """Side of all frames."""
+        self.shards = _run_numbers(rows["dataset"], rows["shard"])
+        """int64 [N]: the shard of each sample, numbered."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, sample: int) -> str:
+        return self.rows["key"][sample].as_py()
+
+    def span(self, sample: int) -> Span:
+        row = {name: self.rows[name][sample].as_py() for name in ("dataset", "shard", "sample_offset", "sample_size")}
+        end = row["sample_offset"] + row["sample_size"]
+        return Span(row["dataset"], row["shard"], row["sample_offset"], end)
+
+    def fingerprint(self) -> str:
+        """Hash of what shapes the stream: the clips, their lengths, order and shards. Does not depend on where the
+        datasets lie.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for chunk in self.rows["key"].chunks:
+            digest.update("\n".join(chunk.to_pylist()).encode())
+        digest.update(self.num_frames.astype("<i8").tobytes())
+        digest.update(self.shards.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def _run_numbers(*columns: pa.ChunkedArray) -> np.ndarray:
+    """A number for each run of rows that are equal in all columns."""
+    changed = np.zeros(len(columns[0]), bool)
+    for column in columns:
+        codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        changed[1:] |= codes[1:] != codes[:-1]
+    return np.cumsum(changed)
+
+
 def mix(numbers: np.ndarray, *salts: int) -> np.ndarray:
-    """uint64 [N]: an independent-looking number for each of `numbers`, other ones for other salts."""
+    """uint64 [N]: a pseudo-random number for each of `numbers`; other salts give other ones."""
     state = numbers.astype(_U64)
     for salt in (*salts, len(salts)):
         state = _splitmix(state ^ _splitmix(np.full(1, salt % 2**64, _U64)))
@@ -40,18 +100,18 @@ def _splitmix(state: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """One epoch. Place: index into both arrays."""
+    """One epoch. Both arrays are indexed by place in the epoch."""
 
     samples: np.ndarray
     """int64 [N]: which sample is at each place; every sample once."""
     groups: np.ndarray
-    """int64 [N]: the group of the sample at each place, numbered in the order of the shuffle."""
+    """int64 [N]: the group of the sample at each place, numbered in shuffled order."""
 
 
 def epoch_order(shards: np.ndarray, seed: int, epoch: int) -> EpochOrder:
     """The order of one epoch.
 
-    shards: int [N], the shard of each sample; samples are numbered as they lie in storage, so equal values are consecutive.
+    shards: int [N], the shard of each sample; samples are numbered in storage order, so equal values are consecutive.
     """
     numbers = np.arange(len(shards))
     new_shard = np.concatenate([[True], shards[1:] != shards[:-1]])
@@ -69,52 +129,57 @@ def epoch_order(shards: np.ndarray, seed: int, epoch: int) -> EpochOrder:
 
 @dataclass
 class Order:
-    """The endless sequence of epochs, and what each rank takes of it."""
+    """The endless sequence of epochs, and the share of one rank."""
 
     shards: np.ndarray
     seed: int
     batch_size: int
-    """Samples of one rank in one step."""
+    """Samples of one rank in one batch."""
     rank: int
     num_ranks: int
     _epochs: dict[int, EpochOrder] = field(default_factory=dict, init=False)
 
     @property
-    def step_size(self) -> int:
-        """Positions that one step takes, over all ranks."""
+    def global_batch_size(self) -> int:
+        """Positions that one batch takes over all ranks."""
         return self.batch_size * self.num_ranks
 
     def samples(self, positions: np.ndarray) -> np.ndarray:
         """int64: the samples at these positions."""
         return self._look_up(positions)[0]
 
-    def share(self, step_position: int) -> np.ndarray:
-        """The positions, rising, that this rank takes of the step that begins at a position: int64 [batch_size].
+    def share(self, first: int) -> np.ndarray:
+        """int64 [batch_size]: the positions, ascending, that this rank takes of the global batch that begins at
+        position `first`.
 
-        The step is dealt group by group, so that members of a group mostly go to the same rank, which can read them together.
+        A global batch is dealt group by group, so most members of a group go to one rank, which can read them together.
         """
-        return np.sort(self._shares(step_position, 1))
+        return np.sort(self._shares(first, 1))
 
-    def companions(self, step_position: int) -> np.ndarray:
-        """Samples that this rank takes soon after a step, from the groups of that step: int64, in the order in which they come.
+    def companions(self, first: int) -> np.ndarray:
+        """int64: samples that this rank takes soon after the global batch at `first`, from the same groups, in stream
+        order.
 
-        Soon is: until the block ends that the step ends in.
+        Soon means before the end of the block in which that batch ends.
         """
-        now = self.share(step_position)
-        next_step = step_position + self.step_size
-        num_steps = -(-(self._end_of_block(int(now[-1])) - next_step) // self.step_size)
-        later = self._shares(next_step, max(0, num_steps))
+        now = self.share(first)
+        next_first = first + self.global_batch_size
+        num_batches = -(-(self._end_of_block(int(now[-1])) - next_first) // self.global_batch_size)
+        later = self._shares(next_first, max(0, num_batches))
         return self.samples(later[np.isin(self._marks(later), self._marks(now))])
 
-    def _shares(self, step_position: int, num_steps: int) -> np.ndarray:
-        """The positions that this rank takes of consecutive steps: int64 [num_steps * batch_size], step by step."""
-        positions = np.arange(step_position, step_position + num_steps * self.step_size)
-        steps = np.arange(len(positions)) // self.step_size
-        dealt = positions[np.lexsort((self._marks(positions), steps))].reshape(num_steps, self.step_size)
+    def _shares(self, first: int, num_batches: int) -> np.ndarray:
+        """int64 [num_batches * batch_size]: the positions that this rank takes of consecutive global batches, batch by
+        batch.
+        """
+        size = self.global_batch_size
+        positions = np.arange(first, first + num_batches * size)
+        batches = np.arange(len(positions)) // size
+        dealt = positions[np.lexsort((self._marks(positions), batches))].reshape(num_batches, size)
         return dealt[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size].ravel()
 
     def _marks(self, positions: np.ndarray) -> np.ndarray:
-        """A number for the group of each position that no group of another epoch has; later epochs have larger ones."""
+        """A number for the group at each position, unique over epochs; later epochs have larger ones."""
         return positions // len(self.shards) * len(self.shards) + self._look_up(positions)[1]
 
     def _end_of_block(self, position: int) -> int:
@@ -133,9 +198,42 @@ class Order:
 
     def _epoch(self, epoch: int) -> EpochOrder:
         if epoch not in self._epochs:
-            while (
-                len(self._epochs) > 1
-            ):  # a step lies in two epochs at most, unless the selection is smaller than a step
+            # A global batch lies in two epochs at most, unless it is larger than the selection.
+            while len(self._epochs) > 1:
                 del self._epochs[min(self._epochs)]
             self._epochs[epoch] = epoch_order(self.shards, self.seed, epoch)
         return self._epochs[epoch]
+
+
+@dataclass(frozen=True)
+class ClipWindow:
+    """A clip, and the two windows of it that a sample shows. Frames count from 0 at 25 fps."""
+
+    key: str
+    clip_frames: int
+    crop_px: int
+    start: int
+    """First of the consecutive target frames."""
+    other_start: int
+    """First frame of the second window: the reference, or for a SyncNet the audio that does not belong to the target.
+    """
+
+
+def draw_starts(seed: int, epoch: int, key: str, num_starts: int, min_distance_frames: int) -> tuple[int, int]:
+    """(start, other_start) of a random pair of windows of a clip.
+
+    num_starts: possible first frames of a window (frames of the clip - frames of a window + 1). min_distance_frames:
+    least distance of the two starts. Every start that has a second window is equally likely, and then every second
+    window. Raises ValueError when there is no pair.
+    """
+    if num_starts <= min_distance_frames:
+        raise ValueError(
+            f"clip {key} has {num_starts} possible windows, and two of them must be {min_distance_frames} frames "
+            "apart: take longer clips"
+        )
+    starts = np.arange(num_starts)
+    allowed = starts[(starts >= min_distance_frames) | (starts < num_starts - min_distance_frames)]
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()
+    start = int(allowed[int.from_bytes(digest[:8], "big") % len(allowed)])
+    others = starts[np.abs(starts - start) >= min_distance_frames]
+    return start, int(others[int.from_bytes(digest[8:], "big") % len(others)])

@@ -1,7 +1,7 @@
-"""A picture of what a stream gives: python -m train.stream.preview SELECTION OUT.png
+"""Contact sheet of the samples of a stream: python -m train.stream.preview SELECTION OUT.png
 
-One line a sample: target frames, the same with the mouth hidden, reference frames, each with its number in the clip, and the mel of the
-target with the moments of the shown frames.
+One line per sample: target frames, the same with the mouth hidden, reference frames, each with its number in the clip,
+and the mel of the target with the times of the shown frames.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import numpy as np
 from lipforge.datasets_manifest.storage.files import open_place, publish
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
-from lipforge.train.stream.decode import DamagedSampleError
-from lipforge.train.stream.stream import Batch, SampleStream, StreamConfig
-from lipforge.train.stream.windows import MEL_COLUMNS_PER_S
+from lipforge.train.stream.batches import Batch
+from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.decode import MEL_COLUMNS_PER_S, DamagedSampleError
+from lipforge.train.stream.stream import SampleStream
 
 SIDE_PX = 128
 NUM_SHOWN = 4
@@ -27,7 +28,10 @@ _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def draw_sheet(selection: str, num_samples: int, split: str | None = None, seed: int = 0) -> np.ndarray:
-    """uint8 [H, W, 3] RGB. num_samples: lines, at least 1. split: train or val; None: both. Raises what SampleStream raises."""
+    """uint8 [H, W, 3] RGB.
+
+    num_samples: lines, at least 1. split: train or val; None: both. Errors are those of SampleStream.
+    """
     config = StreamConfig.model_validate({"selection": selection, "split": split, "num_workers": 0, "seed": seed})
     batches = islice(SampleStream(config, num_epochs=1), num_samples)
     lines = [_line(batch) for batch in batches]
@@ -37,13 +41,13 @@ def draw_sheet(selection: str, num_samples: int, split: str | None = None, seed:
 def _captions(width: int) -> np.ndarray:
     row = np.full((TEXT_PX, width, 3), 255, np.uint8)
     strip_px = NUM_SHOWN * SIDE_PX + GAP_PX
-    for number, words in enumerate(("target", "target, mouth hidden", "reference", "mel of the target")):
-        _write(row, words, (number * strip_px + 2, 13), _BLACK)
+    for number, text in enumerate(("target", "target, mouth hidden", "reference", "mel of the target")):
+        _write(row, text, (number * strip_px + 2, 13), _BLACK)
     return row
 
 
 def _line(batch: Batch) -> np.ndarray:
-    """One sample, its frames at equal distances."""
+    """One sample, with evenly spaced frames."""
     (target,), (reference,) = batch["target"], batch["reference"]
     shown = np.linspace(0, len(target) - 1, NUM_SHOWN).round().astype(int)
     mask = batch["mouth_mask"]
@@ -54,43 +58,41 @@ def _line(batch: Batch) -> np.ndarray:
         _strip(target[shown].numpy(), shown + start),
         _strip(((masked.movedim(1, -1).numpy() + 1) * 127.5).round().astype(np.uint8), shown + start),
         _strip(reference[shown].numpy(), shown + reference_start),
-        _mel_picture(batch["mel"][0].numpy(), shown, start),
+        _mel_image(batch["mel"][0].numpy(), shown, start),
     )
-    row = np.concatenate([part for strip in strips for part in (strip, gap)], axis=1)
+    row = np.concatenate([image for strip in strips for image in (strip, gap)], axis=1)
     text = np.full((TEXT_PX, row.shape[1], 3), 255, np.uint8)
     _write(text, batch["key"][0], (2, 13), _BLACK)
     return np.concatenate([text, row])
 
 
 def _strip(frames: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    pictures = [cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in frames]
-    for picture, number in zip(pictures, numbers, strict=True):
-        _write(picture, str(number), (3, 13), _WHITE)
-    return np.concatenate(pictures, axis=1)
+    images = [cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in frames]
+    for image, number in zip(images, numbers, strict=True):
+        _write(image, str(number), (3, 13), _WHITE)
+    return np.concatenate(images, axis=1)
 
 
-def _mel_picture(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
-    """Low tones at the bottom, loud is bright; a line at the middle of each shown frame."""
+def _mel_image(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
+    """Low frequencies at the bottom, loud is bright; a line at the middle of each shown frame."""
     grey = ((mel[::-1] + 4) / 8 * 255).astype(np.uint8)
     width = 2 * SIDE_PX
-    picture = cv2.applyColorMap(
-        cv2.resize(grey, (width, SIDE_PX), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_VIRIDIS
-    )
-    picture = np.ascontiguousarray(picture[:, :, ::-1])
+    image = cv2.applyColorMap(cv2.resize(grey, (width, SIDE_PX), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_VIRIDIS)
+    image = np.ascontiguousarray(image[:, :, ::-1])
     for frame in shown:
         middle_px = round((frame + 0.5) * MEL_COLUMNS_PER_S / FPS / mel.shape[1] * width)
-        cv2.line(picture, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), _WHITE, 1)
-        _write(picture, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), _WHITE)
-    return picture
+        cv2.line(image, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), _WHITE, 1)
+        _write(image, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), _WHITE)
+    return image
 
 
-def _write(picture: np.ndarray, words: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """White words get a black ground, to be read on any picture."""
+def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """White text gets a black background, to be legible on any image."""
     if colour == _WHITE:
-        (width, height), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
         x, y = place
-        cv2.rectangle(picture, (x - 2, y - height - 2), (x + width + 1, y + 2), _BLACK, cv2.FILLED)
-    cv2.putText(picture, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
+        cv2.rectangle(image, (x - 2, y - height - 2), (x + width + 1, y + 2), _BLACK, cv2.FILLED)
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 
 def main() -> None:
