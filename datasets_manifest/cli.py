@@ -253,20 +253,21 @@ def _write_csv(reader: Any) -> None:
 def _write_parquet(reader: Any, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from fsspec.implementations.local import LocalFileSystem
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    from lipforge.datasets_manifest.storage.files import writing
+
     try:
         num_rows = 0
-        with pq.ParquetWriter(temporary, reader.schema, compression="zstd") as writer:
+        with (
+            writing(LocalFileSystem(), str(path.absolute())) as file,
+            pq.ParquetWriter(file, reader.schema, compression="zstd") as writer,
+        ):
             for batch in reader:
                 writer.write_batch(batch)
                 num_rows += len(batch)
-        temporary.replace(path)
     except pa.ArrowException as error:
         raise ValueError(f"this cannot be Parquet: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     console.print(f"{num_rows:,} rows: {_visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -126,7 +126,7 @@ def test_failed_write_leaves_the_old_part_and_no_temporary(tmp_path: Path, monke
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_manifest(str(tmp_path), make_rows(30))
     assert parts_of(tmp_path) == before

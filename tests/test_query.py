@@ -318,8 +318,8 @@ def test_command_says_what_is_wrong(mixed: str, arguments: tuple[str, ...], word
 
 def test_the_front_has_the_commands_and_starts_without_the_heavy_imports() -> None:
     script = (
-        "import sys, lipforge\n"
-        "names = {command.name or command.callback.__name__ for group in lipforge.app.registered_groups "
+        "import sys\nfrom lipforge.__main__ import app\n"
+        "names = {command.name or command.callback.__name__ for group in app.registered_groups "
         "for command in group.typer_instance.registered_commands}\n"
         "assert {'languages', 'select', 'query'} <= names, names\n"
         "assert not {'torch', 'ray', 'pyarrow', 'duckdb', 'numpy'} & set(sys.modules)\n"

@@ -26,7 +26,7 @@ from lipforge.datasets_manifest.report.charts import Bins, FlowStep, Loss, flow_
 from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
 from lipforge.datasets_manifest.schema import STAGES, Reason, Status
-from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.datasets_manifest.storage.files import open_place, publish
 
 log = logging.getLogger(__name__)
 
@@ -121,16 +121,10 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     page = _render(dataset_dir, fs, root, runs).encode("utf-8", "backslashreplace")  # the path may be any bytes
     if out_path is None:
         path = f"{root}/runs/{runs[-1]['run_id']}/report.html" if runs else f"{root}/report.html"
-        if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, page)
-            return str(fs.unstrip_protocol(path))
-        out_path = path
-    place = Path(out_path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.tmp")
-    temporary.write_bytes(page)
-    os.replace(temporary, place)
-    return str(place)
+        publish(fs, path, page)
+        return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
+    publish(LocalFileSystem(), os.path.abspath(out_path), page)
+    return os.fspath(out_path)
 
 
 def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Sequence[Mapping[str, Any]]) -> str:

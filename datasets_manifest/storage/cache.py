@@ -79,6 +79,8 @@ class SampleCache:
             total = self._total_bytes()
             if total is None or total + size > self.max_bytes:
                 total = self._make_room(size)
+            # Not files.writing: under the lock one fixed name is enough, which bounds what a crash leaves behind, and an entry need
+            # not reach the disk (fsync): its hash shows damage, and it can be fetched again.
             temporary, count = self.folder / ".new", self.folder / ".total"
             count.unlink(missing_ok=True)  # who dies from here on leaves no wrong count
             temporary.unlink(missing_ok=True)

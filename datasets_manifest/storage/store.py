@@ -4,19 +4,16 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
-import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.datasets_manifest.storage.files import is_temporary, open_place, writing
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors that mean: no room, or no permission."""
-_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}")
-"""As mkstemp names them."""
 _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 
@@ -61,29 +58,9 @@ class Store:
         with self.writing(name) as file:
             file.write(data)
 
-    @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file to fill; it appears under its name when the block ends, and not at all when the block fails."""
-        if not self.is_local:
-            with tempfile.NamedTemporaryFile() as file:
-                yield file
-                file.flush()
-                self._fs.put_file(file.name, self.path(name))
-            return
-        folder = os.path.dirname(self.path(name))
-        os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, self.path(name))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        return writing(self._fs, self.path(name))
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -131,7 +108,7 @@ class Store:
             if root == self._base:
                 folders[:] = [name for name in folders if name in _OWN_FOLDERS]
             for file in files:
-                if _TEMPORARY.fullmatch(file):
+                if is_temporary(file):
                     with contextlib.suppress(OSError):
                         os.unlink(os.path.join(root, file))
 
@@ -140,9 +117,3 @@ class Store:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
