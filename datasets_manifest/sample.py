@@ -9,7 +9,9 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
+
+import fsspec
 
 from lipforge.datasets_manifest.storage.files import to_json
 
@@ -57,6 +59,15 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
         raise ValueError(f"its members end after {end} of its {size} bytes")
     _check_hashes(members, key)
     return members
+
+
+def read_clip_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: int, key: str) -> dict[str, bytes]:
+    """The members of the clip at these bytes of a tar: `sample_offset` and `sample_size` of the manifest. Reads that range only.
+
+    Raises OSError when the tar cannot be read, ValueError as read_clip.
+    """
+    data = cast(bytes, fs.cat_file(path, start=offset, end=offset + size))  # str is for text mode
+    return read_clip(data, size, key)
 
 
 def _check_hashes(members: Mapping[str, bytes], key: str) -> None:

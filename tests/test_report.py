@@ -22,8 +22,8 @@ from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.report import page as report
 from lipforge.datasets_manifest.report.page import human_share, human_time, visible, write_report
 from lipforge.datasets_manifest.report.reasons import HELP
-from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
-from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
+from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.config import PrepareConfig
 
@@ -94,7 +94,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(root / shard, "w") as tar:
         for number in range(4):
             first_byte = tar.offset
-            files = {"mp4": make_mp4(40 * number + 40), "flac": make_flac(), "json": b"{}"}
+            files = clip_members(make_mp4(40 * number + 40), make_flac(), {"key": f"{number:032x}"})
             for extension, content in files.items():
                 member = tarfile.TarInfo(f"{number:032x}.{extension}")
                 member.size = len(content)
@@ -211,7 +211,7 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
     with tarfile.open(shard) as tar:
         second = tar.getmember(f"{1:032x}.mp4").offset
         third = tar.getmember(f"{2:032x}.mp4").offset
-    files = read_sample(fs, shard, second, third - second)
+    files = read_clip_at(fs, shard, second, third - second, f"{1:032x}")
     assert list(files) == ["mp4", "flac", "json"]
     with (
         av.open(io.BytesIO(playable_mp4(files["mp4"], files["flac"])), "r") as muxed,
@@ -243,7 +243,7 @@ def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path)
     write_manifest(str(tmp_path), rows)
     part = tmp_path / "parts" / rows[0]["unit_id"] / f"{rows[0]['clip_id']}.tar"
     part.parent.mkdir(parents=True)
-    members = {"mp4": make_mp4(90), "flac": make_flac(), "json": b"{}"}
+    members = clip_members(make_mp4(90), make_flac(), {"key": rows[0]["clip_id"]})
     part.write_bytes(sample_bytes(rows[0]["clip_id"], members) + END_OF_TAR)
     page = Path(write_report(str(tmp_path))).read_text()
     assert page.count("<video") == 1
@@ -255,6 +255,17 @@ def test_missing_shard_is_said_on_the_card(tmp_path: Path) -> None:
     page = Path(write_report(str(tmp_path))).read_text()
     assert "<video" not in page
     assert "Its sample cannot be read: FileNotFoundError" in page
+
+
+def test_damaged_sample_is_said_on_the_card(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
+    shard = tmp_path / "shards/en/en-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[3000] ^= 1  # in the first clip's video
+    shard.write_bytes(content)
+    page = Path(write_report(str(tmp_path))).read_text()
+    assert page.count("<video") == 3
+    assert "Its sample cannot be read: ValueError: its mp4 and the hash in its JSON differ" in page
 
 
 def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,11 @@ import base64
 import json
 import logging
 import os
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av.error
 import fsspec
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
 from lipforge.datasets_manifest.report.reasons import HELP
-from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_bytes, read_sample
+from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip_at
+from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import STAGES, Reason, Status
 from lipforge.datasets_manifest.storage.files import open_place, publish
 
@@ -488,10 +488,12 @@ class _Gallery:
         card = self._card(row)
         part, poster = (f"{self.root}/parts/{row['unit_id']}/{clip_id}.{suffix}" for suffix in ("tar", "jpg"))
         if self.fs.exists(part):
-            return {**card, **self._player(clip_id, part, 0, self.fs.info(part)["size"])}
+            return {**card, **self._player(clip_id, part, 0, self.fs.info(part)["size"] - len(END_OF_TAR))}
         return {
             **card,
-            "picture": _data_uri("image/jpeg", read_bytes(self.fs, poster)) if self.fs.exists(poster) else None,
+            "picture": _data_uri("image/jpeg", cast(bytes, self.fs.cat_file(poster)))
+            if self.fs.exists(poster)
+            else None,
         }
 
     def _player(self, clip_id: str, tar: str, offset: int, size: int) -> dict[str, Any]:
@@ -499,9 +501,9 @@ class _Gallery:
         if size > self.video_bytes_left:
             return {"note": "Left out to keep this page small."}
         try:
-            files = read_sample(self.fs, tar, offset, size)
-            video, poster = playable_mp4(files["mp4"], files["flac"]), poster_jpeg(files["mp4"])
-        except (OSError, tarfile.TarError, KeyError, ValueError, av.error.FFmpegError) as error:
+            members = read_clip_at(self.fs, tar, offset, size, clip_id)
+            video, poster = playable_mp4(members["mp4"], members["flac"]), poster_jpeg(members["mp4"])
+        except (OSError, ValueError, av.error.FFmpegError) as error:
             log.warning("%s: cannot show clip %s: %s", tar, clip_id, error)
             return {"note": f"Its sample cannot be read: {type(error).__name__}: {error}"}
         self.video_bytes_left -= len(video)
