@@ -36,7 +36,7 @@ Datasets = Annotated[
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.query import ManifestError
+    from lipforge.datasets_manifest.manifest import ManifestError
     from lipforge.datasets_manifest.select.choose import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
 
@@ -71,8 +71,8 @@ def languages(datasets: Datasets) -> None:
     Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning tells where the sync threshold costs a
     language far more than others: a scorer is weaker on languages that it has not seen.
     """
+    from lipforge.datasets_manifest.durations import human_time
     from lipforge.datasets_manifest.languages import languages as by_language
-    from lipforge.datasets_manifest.selection import amount
 
     with plain_errors():
         rows, warnings = by_language(datasets)
@@ -82,12 +82,12 @@ def languages(datasets: Datasets) -> None:
         for row in rows.to_pylist():
             table.add_row(
                 _visible(row["language"]),
-                amount(row["hours"]),
+                human_time(3600 * row["hours"]),
                 f"{row['clips']:,}",
                 f"{row['speakers']:,}",
                 _number(row["sync_confidence"], ".2f"),
                 _number(row["quality"], ".1f"),
-                amount(row["measured_hours"]),
+                human_time(3600 * row["measured_hours"]),
                 _number(row["yield"], ".0%"),
             )
         console.print(table)
@@ -182,7 +182,7 @@ def select(
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     import pyarrow.compute as pc
 
-    from lipforge.datasets_manifest.selection import amount
+    from lipforge.datasets_manifest.durations import human_time
 
     table = _table("", "length", "clips", "speakers", "sync median", "quality median")
     for split, given in gave.items():
@@ -191,7 +191,9 @@ def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
             here = here.filter(pc.field("split") == split)
             sync = _median(here, "sync_confidence", "sync_model", ".2f")
             quality = _median(here, "quality", "quality_model", ".1f")
-            table.add_row(split, amount(given["hours"]), f"{given['clips']:,}", f"{given['speakers']:,}", sync, quality)
+            table.add_row(
+                split, human_time(3600 * given["hours"]), f"{given['clips']:,}", f"{given['speakers']:,}", sync, quality
+            )
     console.print(table)
     spoken = rows["language"].fill_null("und").value_counts().to_pylist()
     words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])

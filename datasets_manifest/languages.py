@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from lipforge.datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
+from lipforge.datasets_manifest.manifest import DICTIONARIES, open_manifest, plain_arrow_errors
+from lipforge.datasets_manifest.query import connect, plain_sql_errors
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.files import open_place
 

@@ -59,15 +59,6 @@ def hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
     return np.sort(np.concatenate(seconds))[::-1] / 3600
 
 
-def amount(hours: float) -> str:
-    """Hours for people to read: 20.00 h, 2.6 min, 17 s."""
-    if hours == 0:
-        return "0 h"
-    if hours >= 1:
-        return f"{hours:,.2f} h"
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
-
-
 def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
     """The same rows with what was asked for and what it gave in the schema's metadata.
 

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.report import page as report
-from lipforge.datasets_manifest.report.page import human_share, human_time, visible, write_report
+from lipforge.datasets_manifest.report.page import human_share, visible, write_report
 from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
 from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg

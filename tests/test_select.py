@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.cli import app
-from lipforge.datasets_manifest.query import ManifestError
+from lipforge.datasets_manifest.manifest import ManifestError
 from lipforge.datasets_manifest.select.choose import NotEnoughDataError, Request, choose, is_val_speaker, select
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, selection_request
 from tests.manifests import clip, dataset, refused, varied
@@ -149,7 +149,7 @@ def test_only_clips_in_shards_are_taken_and_a_looser_threshold_is_explained(tmp_
     chosen = choose(Request((root,), min_sync=2.0))
     assert chosen.table.num_rows == 10
     assert [note for note in chosen.notes if "pack" in note] == [
-        "up to 30 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
+        "up to 30.0 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
         "lipforge pack DATASET --set min_sync_confidence=2 brings back those that its other thresholds keep"
     ]
     assert not [note for note in choose(Request((root,), min_sync=3.0)).notes if "pack" in note]
@@ -279,10 +279,10 @@ def test_too_little_says_what_there_is_and_what_each_filter_costs(tmp_path: Path
     with pytest.raises(NotEnoughDataError) as caught:
         select([root], hours=1, min_sync=4, min_quality=50, languages=["hi"])
     assert str(caught.value).splitlines() == [
-        "not enough data for training: 1 h asked for, 2.0 min there are.",
+        "not enough data for training: 1 h asked for, 2 min 0 s there are.",
         "Without one of the filters there would be:",
-        "  7.0 min without --min-sync 4",
-        "  4.0 min without --min-quality 50",
+        "  7 min 0 s without --min-sync 4",
+        "  4 min 0 s without --min-quality 50",
         "--allow-less takes what there is.",
     ]
     assert select([root], hours=1, min_sync=4, min_quality=50, allow_less=True).num_rows == 20
@@ -367,7 +367,7 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
     )
     code, text = run(*arguments)
     assert code == 0, text
-    assert "train 30.0 min" in text and "val 3.0 min" in text and "clips by language: " in text and "zh-CN" in text
+    assert "train 30 min 0 s" in text and "val 2 min 59 s" in text and "clips by language: " in text and "zh-CN" in text
     about = selection_request(read_selection(str(out)))
     assert about["request"]["languages"] == ["hi", "zh"] and about["gave"]["train"]["hours"] == pytest.approx(
         0.5, abs=0.003

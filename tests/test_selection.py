@@ -82,7 +82,7 @@ def test_picture_draws_hours_by_speaker_to_scale(tmp_path: Path) -> None:
     bars = [rect.attrib for rect in svg.iter("{http://www.w3.org/2000/svg}rect") if float(rect.attrib["y"]) > 60]
     texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert [float(bar["height"]) for bar in bars] == [110.0, 27.5, 27.5, 110.0, 22.0, 110.0]
-    assert "3 speakers, most 24 s" in texts and "5 clips" in texts and "4" in texts
+    assert "3 speakers, most 24.0 s" in texts and "5 clips" in texts and "4" in texts
     assert {bar["class"] for bar in bars} == {"train"}
 
 

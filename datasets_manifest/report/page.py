@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import Bins, FlowStep, Loss, flow_svg, histogram_svg
 from lipforge.datasets_manifest.report.reasons import HELP
@@ -547,17 +548,6 @@ def _counts(table: pa.Table, column: str) -> list[tuple[Any, int]]:
 
 
 # --- words
-
-
-def human_time(seconds: float) -> str:
-    """`43.2 s`, `12 min 5 s`, `3.42 h`, `1,204 h`."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 2 * 3600:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes} min {rest} s"
-    hours = seconds / 3600
-    return f"{hours:.2f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def human_share(part: float, whole: float) -> str:

@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
-from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
+from lipforge.datasets_manifest.selection import SPLITS, describe, hours_by_speaker
 from lipforge.datasets_manifest.storage.files import open_place, publish
 
 MAX_BARS = 112
@@ -44,7 +45,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {amount(gave[split]['hours'])}, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
+        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
@@ -54,7 +55,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
         panels.append(
             _histogram(rows, shown, column, f"{title} ({', '.join(sorted(models)) or 'not measured'})", least)
         )
-    return selection_svg(f"Selection of {amount(hours)}", legend, panels)
+    return selection_svg(f"Selection of {human_time(3600 * hours)}", legend, panels)
 
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
@@ -70,7 +71,9 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
         start += len(means)
     tallest = max(float(means.max()) for means in heights.values())
     each = "" if group == 1 else f" by {group}s"
-    return Bars("Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {amount(tallest)}", ticks=False)
+    return Bars(
+        "Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {human_time(3600 * tallest)}", ticks=False
+    )
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:

@@ -16,20 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.manifest import DICTIONARIES, ManifestError, open_manifest, plain_arrow_errors
 from lipforge.datasets_manifest.parquet import parse_parquet
-from lipforge.datasets_manifest.query import (
-    DICTIONARIES,
-    Condition,
-    ManifestError,
-    condition,
-    connect,
-    open_manifest,
-    plain_arrow_errors,
-)
+from lipforge.datasets_manifest.query import connect
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.select.where import Condition, parse_condition
 from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,
-    amount,
     selection_request,
     with_request,
 )
@@ -144,7 +138,7 @@ def select(datasets: Sequence[str], **wanted: Any) -> pa.Table:
 
 def choose(request: Request) -> Selection:
     """What select() returns, with notes."""
-    clips = Candidates.load(request.roots(), None if request.where is None else condition(request.where))
+    clips = Candidates.load(request.roots(), None if request.where is None else parse_condition(request.where))
     filters = _filters(clips, request)
     if mixed := _mixed_models(clips, filters, request):
         raise ValueError(mixed)
@@ -461,16 +455,20 @@ def _refuse_too_little(
     if len(pool) and (request.allow_less or hours is None or found >= hours * (1 - TOLERANCE)):
         return
     what = "training" if split == "train" else "validation"
-    asked = "" if hours is None else f"{f'{hours:g} h' if hours >= 1 else amount(hours)} asked for, "
-    lines = [f"not enough data for {what}: {asked}{amount(found)} there are."]
+    asked = "" if hours is None else f"{f'{hours:g} h' if hours >= 1 else human_time(3600 * hours)} asked for, "
+    lines = [f"not enough data for {what}: {asked}{human_time(3600 * found)} there are."]
     costs = _costs(clips, filters, split, request)
     costs = {name: there for name, there in costs.items() if there > found}
     if costs:
         lines.append("Without one of the filters there would be:")
-        lines += [f"  {amount(there)} without {name}" for name, there in sorted(costs.items(), key=lambda c: -c[1])]
+        lines += [
+            f"  {human_time(3600 * there)} without {name}" for name, there in sorted(costs.items(), key=lambda c: -c[1])
+        ]
     elif filters:
         everything = float(clips.seconds[_pools(clips, clips.in_shard, request)[split]].sum()) / 3600
-        lines.append(f"No filter alone makes the difference; without all of them there are {amount(everything)}.")
+        lines.append(
+            f"No filter alone makes the difference; without all of them there are {human_time(3600 * everything)}."
+        )
     if request.languages and not (_language_mask(clips, request) & clips.in_shard).any():
         lines.append(f"Languages here: {_most_hours(clips)}.")
     lines += _refused(clips, _all(filters, len(clips.seconds)), request)
@@ -524,7 +522,7 @@ def _most_hours(clips: Candidates, count: int = 12) -> str:
     seconds = np.bincount(codes, clips.seconds[clips.in_shard], minlength=len(clips.language.values) + 1)
     names = ["und", *clips.language.values]
     ranked = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
-    words = [f"{names[i] or 'und'} {amount(seconds[i] / 3600)}" for i in ranked[:count]]
+    words = [f"{names[i] or 'und'} {human_time(seconds[i])}" for i in ranked[:count]]
     return ", ".join(words) + (f", and {len(ranked) - count} more" if len(ranked) > count else "")
 
 
@@ -535,7 +533,7 @@ def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
         hours = 0.0 if least is None else clips.hours(passing & ~clips.in_shard & clips.reason.equal(reason))
         if hours:
             lines.append(
-                f"up to {amount(hours)} more pass, but the dataset's own threshold refused them ({reason}) and they are in no shard: "
+                f"up to {human_time(3600 * hours)} more pass, but the dataset's own threshold refused them ({reason}) and they are in no shard: "
                 f"lipforge pack DATASET --set {LOOSER[reason]}={least:g} brings back those that its other thresholds keep"
             )
     return lines
