@@ -37,7 +37,7 @@ Datasets = Annotated[
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
     from lipforge.datasets_manifest.manifest import ManifestError
-    from lipforge.datasets_manifest.select.choose import NotEnoughDataError
+    from lipforge.datasets_manifest.select.request import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
 
     try:
@@ -145,7 +145,8 @@ def select(
         lipforge select dataset --where "speech_ratio > 0.8 and max_faces = 1" --exclude zh20.parquet --out more.parquet
     """
     from lipforge.datasets_manifest.report.selection_picture import refuse_foreign_picture, write_picture
-    from lipforge.datasets_manifest.select.choose import Request, choose
+    from lipforge.datasets_manifest.select.choose import choose
+    from lipforge.datasets_manifest.select.request import Request
     from lipforge.datasets_manifest.selection import write_selection
 
     with plain_errors():

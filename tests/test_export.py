@@ -19,7 +19,8 @@ from lipforge.datasets_manifest.languages import languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.schema import COLUMNS
-from lipforge.datasets_manifest.select.choose import Request, choose
+from lipforge.datasets_manifest.select.choose import choose
+from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app

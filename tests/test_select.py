@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.cli import app
 from lipforge.datasets_manifest.manifest import ManifestError
-from lipforge.datasets_manifest.select.choose import NotEnoughDataError, Request, choose, is_val_speaker, select
+from lipforge.datasets_manifest.select.choose import choose, select
+from lipforge.datasets_manifest.select.pools import is_val_speaker
+from lipforge.datasets_manifest.select.request import NotEnoughDataError, Request
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, selection_request
 from tests.manifests import clip, dataset, refused, varied
 
@@ -254,7 +256,7 @@ def test_a_larger_share_only_adds_people_to_validation() -> None:
 
 
 def test_too_little_validation_is_said_with_what_to_do(mixed: str) -> None:
-    with pytest.raises(NotEnoughDataError, match=r"validation: 2 h asked for.*\n.*--val-share") as caught:
+    with pytest.raises(NotEnoughDataError, match=r"validation data: asked for 2 h.*\n.*--val-share") as caught:
         select([mixed], hours=1, val_hours=2)
     (enough,) = re.findall(r"--val-share ([0-9.]+) would be enough", str(caught.value))
     assert hours_of(select([mixed], hours=0.5, val_hours=2, val_share=float(enough)), "val") == pytest.approx(
@@ -262,7 +264,7 @@ def test_too_little_validation_is_said_with_what_to_do(mixed: str) -> None:
     )
     with pytest.raises(NotEnoughDataError, match="validation"):
         select([mixed], hours=0.5, val_hours=2, val_share=float(enough) - 0.002)
-    with pytest.raises(NotEnoughDataError, match="all people together would not be enough"):
+    with pytest.raises(NotEnoughDataError, match="all speakers together would not be enough"):
         select([mixed], hours=1, val_hours=2000)
     assert hours_of(select([mixed], hours=1, val_hours=1, val_share=0.5), "val") == pytest.approx(1, abs=0.01)
 
@@ -279,11 +281,11 @@ def test_too_little_says_what_there_is_and_what_each_filter_costs(tmp_path: Path
     with pytest.raises(NotEnoughDataError) as caught:
         select([root], hours=1, min_sync=4, min_quality=50, languages=["hi"])
     assert str(caught.value).splitlines() == [
-        "not enough data for training: 1 h asked for, 2 min 0 s there are.",
+        "not enough training data: asked for 1 h, found 2 min 0 s.",
         "Without one of the filters there would be:",
         "  7 min 0 s without --min-sync 4",
         "  4 min 0 s without --min-quality 50",
-        "--allow-less takes what there is.",
+        "--allow-less accepts what there is.",
     ]
     assert select([root], hours=1, min_sync=4, min_quality=50, allow_less=True).num_rows == 20
 
@@ -385,7 +387,7 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
-        (["--hours", "50"], 1, "not enough data for training: 50 h asked for"),
+        (["--hours", "50"], 1, "not enough training data: asked for 50 h"),
         (["--hours", "-1"], 2, "expected more than 0"),
         (["--where", "1=1; COPY manifest TO 'x'"], 2, "--where is one condition"),
         (["--exclude", "nowhere.parquet"], 1, "nothing to exclude at nowhere.parquet"),
