@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.display import visible
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -59,7 +61,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
-    lines = "\n".join(_visible(line) for line in message.splitlines())
+    lines = "\n".join(visible(line) for line in message.splitlines())
     errors.print(f"lipforge: {lines}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code) from error
 
@@ -81,7 +83,7 @@ def languages(datasets: Datasets) -> None:
         table = _table("language", "kept", "clips", "speakers", "sync median", "quality median", "measured", "yield")
         for row in rows.to_pylist():
             table.add_row(
-                _visible(row["language"]),
+                visible(row["language"]),
                 human_time(3600 * row["hours"]),
                 f"{row['clips']:,}",
                 f"{row['speakers']:,}",
@@ -176,8 +178,8 @@ def select(
         picture = write_picture(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
         _print_notes(selection.notes)
-        console.print(f"selection: {_visible(out)}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"picture: {_visible(picture)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"selection: {visible(out)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"picture: {visible(picture)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
@@ -198,7 +200,7 @@ def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     console.print(table)
     spoken = rows["language"].fill_null("und").value_counts().to_pylist()
     words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
-    console.print(f"clips by language: {_visible(words)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"clips by language: {visible(words)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _median(rows: Any, column: str, model_column: str, form: str) -> str:
@@ -271,7 +273,7 @@ def _write_parquet(reader: Any, path: Path) -> None:
                 num_rows += len(batch)
     except pa.ArrowException as error:
         raise ValueError(f"this cannot be Parquet: {error}") from error
-    console.print(f"{num_rows:,} rows: {_visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{num_rows:,} rows: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_rows(reader: Any) -> None:
@@ -279,7 +281,7 @@ def _print_rows(reader: Any) -> None:
     from itertools import chain, islice
 
     values = list(islice(chain.from_iterable(zip(*batch.columns, strict=True) for batch in reader), MAX_ROWS_SHOWN + 1))
-    names = [_visible(field.name) for field in reader.schema]
+    names = [visible(field.name) for field in reader.schema]
     rows = [[_cell(value.as_py()) for value in row] for row in values[:MAX_ROWS_SHOWN]]
     table = Table(box=None, pad_edge=False)
     for name, field in zip(names, reader.schema, strict=True):
@@ -302,7 +304,7 @@ def _print_rows(reader: Any) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "null"
-    return f"{value:.6g}" if isinstance(value, float) else _visible(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else visible(str(value))
 
 
 def _table(*names: str) -> Table:
@@ -318,12 +320,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _print_notes(notes: Any) -> None:
     for note in notes:
-        console.print(f"note: {_visible(note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def _visible(text: str) -> str:
-    """Text with control and direction-changing characters written out: a name cannot disguise itself."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        console.print(f"note: {visible(note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.report import page as report
-from lipforge.datasets_manifest.report.page import human_share, visible, write_report
+from lipforge.datasets_manifest.report import gallery
+from lipforge.datasets_manifest.report.numbers import MAX_SOURCES, MEASURES
+from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
 from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
@@ -169,7 +171,7 @@ def test_settings_that_the_page_names_exist() -> None:
     named = {
         name for words in HELP.values() for name in re.findall(r"`(\w+\.\w+)(?:=\w+)?`", words.remedy + words.meaning)
     }
-    named |= {name for measure in report.MEASURES for name in measure.settings}
+    named |= {name for measure in MEASURES for name in measure.settings}
     assert len(named) > 8
     settings = PrepareConfig().model_dump()
     assert [name for name in sorted(named) if name.split(".")[1] not in settings[name.split(".")[0]]] == []
@@ -272,7 +274,7 @@ def test_damaged_sample_is_said_on_the_card(dataset: Path, tmp_path: Path) -> No
 def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(dataset / "shards/en/en-000000.tar") as tar:
         size_of_one = tar.getmember(f"{1:032x}.mp4").offset
-    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
+    monkeypatch.setattr(gallery, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
     page = Path(write_report(str(dataset), tmp_path / "small.html")).read_text()
     assert page.count("<video") in (2, 3)  # sizes on the page are a little below those in the shard
     assert "Left out to keep this page small." in page
@@ -312,7 +314,7 @@ def test_unknown_stage_and_missing_reason_are_still_counted(tmp_path: Path) -> N
 
 
 def test_sources_beyond_the_limit_are_counted(tmp_path: Path) -> None:
-    many = report.MAX_SOURCES + 7
+    many = MAX_SOURCES + 7
     lost = {"status": Status.REJECTED, "stage": "track_faces", "reason": Reason.NO_FACE}
     rows = [make_row(i, source_id=f"{i:064x}", source_uri=f"/v/{i}.mp4", **lost) for i in range(many)]
     rows[3]["accounted_s"] = 99.0
@@ -335,7 +337,7 @@ def test_broken_summary_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_kept_gallery_is_spread_over_sources() -> None:
     sources = ["a"] * 100 + ["b"] * 100 + ["c"]
     rows = pa.table({"clip_id": [str(i) for i in range(201)], "source_id": sources, "status": ["kept"] * 201})
-    picked = [int(clip_id) for clip_id in report._pick_kept(rows)]
+    picked = [int(clip_id) for clip_id in gallery.pick_kept(rows)]
     assert sorted({sources[i] for i in picked}) == ["a", "b", "c"]
     assert len(picked) == len(set(picked)) == 9  # 4 of a, 4 of b and the only one of c
 
