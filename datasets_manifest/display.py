@@ -1,4 +1,4 @@
-"""Shares and foreign text as the report and the commands show them."""
+"""How the report and the commands show shares and text from data."""
 
 
 def human_share(part: float, whole: float) -> str:
@@ -14,5 +14,5 @@ def human_share(part: float, whole: float) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with newlines, control and direction-changing characters written out: a name cannot disguise itself."""
+    """Text with newlines, control and bidirectional characters escaped, so that a name cannot disguise itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

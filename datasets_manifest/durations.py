@@ -1,8 +1,8 @@
-"""Durations as people read them."""
+"""Durations for people to read."""
 
 
 def human_time(seconds: float) -> str:
-    """`43.2 s`, `12 min 5 s`, `3.42 h`, `1,204 h`."""
+    """For example `43.2 s`, `12 min 5 s`, `3.42 h`, `1,204 h`."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     if seconds < 2 * 3600:

@@ -25,7 +25,7 @@ class ManifestError(ValueError):
 
 
 def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) by these rows.
+    """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) with these rows.
 
     rows: one mapping per candidate, by names of schema.COLUMNS; a column left out is null, an unknown one is a
     ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
@@ -63,7 +63,7 @@ def read_manifest(
 
 
 def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow.dataset.Dataset:
-    """The manifest of a dataset (a folder or an fsspec URL), for reading chosen columns of many rows.
+    """The manifest of a dataset (a folder or an fsspec URL), to read chosen columns of many rows.
 
     dictionaries: text columns to read as dictionaries, which is small and fast where few values repeat.
     Raises FileNotFoundError without a manifest, ManifestError when it is damaged or of another schema version.
@@ -97,23 +97,23 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
         if type_ != field.type:
             what = "is missing" if type_ is None else f"is {type_}, expected {field.type}"
             raise ManifestError(
-                f"the manifest of {dataset_dir}: column {field.name} {what}. It was not written by this version of lipforge"
+                f"the manifest of {dataset_dir}: column {field.name} {what}. Another version of lipforge wrote it"
             )
 
 
 @contextmanager
 def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
-    """What Arrow says of files that it cannot read, as ManifestError."""
+    """Arrow's errors about files that it cannot read, as ManifestError."""
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
-            raise  # of the system or the storage, not of Arrow's readers
+            raise  # from the system or the storage, not from Arrow's readers
         raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
 
 
 def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
-    """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when the dataset has no manifest."""
+    """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when there are none."""
     fs, root = open_place(dataset_dir)
     paths = _manifest_files(fs, f"{root}/manifest")
     if not paths:
@@ -132,7 +132,7 @@ def _manifest_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
 
 
 def _batches(rows: Iterable[Mapping[str, Any]], rows_per_batch: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Rows as Arrow, batch by batch, so that millions of them are never Python objects all at once."""
+    """Rows as Arrow, batch by batch, so that millions of them are never Python objects at the same time."""
     known = frozenset(COLUMNS.names)
     iterator = iter(rows)
     while batch := list(islice(iterator, rows_per_batch)):

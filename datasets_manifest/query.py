@@ -13,7 +13,7 @@ _ROWS_PER_BATCH = 100_000
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty in-memory database without access to files, network, extensions and Python variables. SQL cannot change that."""
+    """An empty in-memory database without files, network, extensions or Python variables, whatever the SQL."""
     connection = duckdb.connect(
         ":memory:",
         config={

@@ -7,7 +7,7 @@ import cv2
 
 
 def playable_mp4(mp4: bytes, flac: bytes) -> bytes:
-    """One MP4 with a sample's video and audio, for a player. Nothing is re-encoded: the FLAC stream is copied into the MP4.
+    """One MP4 with a sample's video and audio, for a player. The FLAC stream is copied into the MP4, not re-encoded.
 
     One file, because two media elements kept in step by a script drift by more than a visible lip-sync error.
     Raises av.FFmpegError when either cannot be read.

@@ -41,9 +41,9 @@ def make_mp4(brightness: int) -> bytes:
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for i in range(round(CLIP_S * 25)):
-            picture = np.full((64, 64, 3), brightness, np.uint8)
-            picture[:, i % 64] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((64, 64, 3), brightness, np.uint8)
+            image[:, i % 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return data.getvalue()
 
@@ -227,8 +227,8 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
         sound = np.concatenate([frame.to_ndarray()[0] for frame in muxed.decode(audio=0)])
     with av.open(io.BytesIO(files["flac"]), "r") as flac:
         assert np.array_equal(sound, np.concatenate([frame.to_ndarray()[0] for frame in flac.decode(audio=0)]))
-    picture = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and picture.shape == (64, 64, 3)
+    image = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None and image.shape == (64, 64, 3)
 
 
 def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_only_failures_have_a_report(tmp_path: Path) -> None:
     failed = {"status": Status.FAILED, "stage": "probe", "reason": Reason.UNREADABLE, "accounted_s": 0.0}
     write_manifest(str(tmp_path), [make_row(i, source_id=f"{i:064x}", **failed) for i in range(2)])
     seen = texts(Path(write_report(str(tmp_path))).read_text())
-    assert "Not one second of video could be read from 2 sources" in seen
+    assert "No video could be read from 2 sources" in seen
     assert "There are no seconds to show" in seen
 
 
@@ -302,7 +302,7 @@ def test_measures_of_another_model_are_left_out(tmp_path: Path) -> None:
     ]
     write_manifest(str(tmp_path), rows)
     page = Path(write_report(str(tmp_path))).read_text()
-    confidence = texts(page[page.index("Sync confidence") : page.index("Picture quality")])
+    confidence = texts(page[page.index("Sync confidence") : page.index("Image quality")])
     assert "Values of sync-b do not compare and are left out" in confidence
     assert "median 4.50" in confidence and "900" not in confidence
 
@@ -375,7 +375,7 @@ addEventListener("load", () => {
     out.textContent = JSON.stringify({
       told,
       videos: [...document.querySelectorAll("video")].map(v => [v.duration, v.videoWidth, v.error && v.error.message]),
-      pictures: [...document.querySelectorAll("img")].map(i => i.naturalWidth),
+      images: [...document.querySelectorAll("img")].map(i => i.naturalWidth),
       flow_height: document.querySelector("svg.flow").getBoundingClientRect().height,
       wider_than_window: document.documentElement.scrollWidth > innerWidth,
     });
@@ -409,6 +409,6 @@ def test_page_opens_in_a_browser(page: str, tmp_path: Path, width: int) -> None:
     assert len(seen["videos"]) == 4
     for duration, video_width, error in seen["videos"]:
         assert error is None and video_width == 64 and duration == pytest.approx(CLIP_S, abs=0.05)
-    assert seen["pictures"] == [160]
+    assert seen["images"] == [160]
     assert seen["flow_height"] > 100
     assert not seen["wider_than_window"]

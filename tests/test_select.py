@@ -424,7 +424,7 @@ def test_the_example_of_the_docs_runs(
 
 def test_command_writes_to_a_url(mixed: str) -> None:
     code, text = run(mixed, "--hours", "0.1", "--out", "memory://lists/a.parquet")
-    assert code == 0 and "picture: memory://lists/a.svg" in text
+    assert code == 0 and "chart: memory://lists/a.svg" in text
     assert read_selection("memory://lists/a.parquet").num_rows
     fsspec.filesystem("memory").rm("/lists", recursive=True)
 
@@ -456,4 +456,4 @@ def test_a_picture_of_something_else_is_not_overwritten(mixed: str, tmp_path: Pa
 
 def test_a_share_without_hours_for_validation_is_refused(mixed: str, tmp_path: Path) -> None:
     code, text = run(mixed, "--val-share", "0.3", "--out", str(tmp_path / "n.parquet"))
-    assert code == 2 and "--val-share is for --val-hours" in text
+    assert code == 2 and "--val-share needs --val-hours" in text

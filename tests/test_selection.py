@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lipforge.datasets_manifest.report.selection_picture import draw_selection
+from lipforge.datasets_manifest.report.selection_chart import draw_selection
 from lipforge.datasets_manifest.select.choose import select
 from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,

@@ -1,4 +1,4 @@
-"""The galleries of the report: which clips are shown, their cards and their players."""
+"""Galleries of the report: which clips are shown, their cards and players."""
 
 import base64
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_CARDS = 12
 MAX_VIDEO_BYTES = 18_000_000
-"""Of all videos on the page, before base64 adds a third: the page stays below about 25 MB."""
+"""All videos of the page together, before base64 adds a third: keeps the page below about 25 MB."""
 CARD_COLUMNS = [
     "clip_id",
     "source_uri",
@@ -43,7 +43,7 @@ CARD_COLUMNS = [
 
 
 def pick_kept(rows: pa.Table) -> list[str]:
-    """Clips for the gallery, spread over sources, and over the clips of each."""
+    """Clips for the gallery, spread over sources and over the clips of each."""
     at = np.flatnonzero(equals(rows, "status", Status.KEPT))
     if not len(at):
         return []
@@ -70,14 +70,14 @@ def pick_not_kept(rows: pa.Table) -> dict[str, list[str]]:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """Up to `count` positions of 0 .. length - 1, evenly apart."""
+    """Up to `count` positions of 0 .. length - 1, evenly spaced."""
     if length <= count:
         return list(range(length))
     return [int((i + 0.5) * length / count) for i in range(count)]
 
 
 class Gallery:
-    """Makes the cards of clips; keeps count of the bytes of video, so that the page stays light."""
+    """Makes cards of clips, within a budget of video bytes for the page."""
 
     def __init__(self, dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str) -> None:
         self.dataset_dir, self.fs, self.root = dataset_dir, fs, root
@@ -102,7 +102,7 @@ class Gallery:
         }
 
     def lost_card(self, clip_id: str, reason: str) -> dict[str, Any]:
-        """With a player where a threshold alone refused the clip: its media lies in parts/ until it is pruned."""
+        """With a player when only a threshold refused the clip: its media stays in parts/ until it is pruned."""
         row = self.rows[clip_id, reason]
         card = self._card(row)
         part, poster = (f"{self.root}/parts/{row['unit_id']}/{clip_id}.{suffix}" for suffix in ("tar", "jpg"))
@@ -110,13 +110,11 @@ class Gallery:
             return {**card, **self._player(clip_id, part, 0, self.fs.info(part)["size"] - len(END_OF_TAR))}
         return {
             **card,
-            "picture": _data_uri("image/jpeg", cast(bytes, self.fs.cat_file(poster)))
-            if self.fs.exists(poster)
-            else None,
+            "image": _data_uri("image/jpeg", cast(bytes, self.fs.cat_file(poster))) if self.fs.exists(poster) else None,
         }
 
     def _player(self, clip_id: str, tar: str, offset: int, size: int) -> dict[str, Any]:
-        """The sample at this place of a tar as video, with a still to show before; or a note why not."""
+        """The sample at this place of a tar as video and poster image, or a note why there is none."""
         if size > self.video_bytes_left:
             return {"note": "Left out to keep this page small."}
         try:
@@ -126,7 +124,7 @@ class Gallery:
             log.warning("%s: cannot show clip %s: %s", tar, clip_id, error)
             return {"note": f"Its sample cannot be read: {type(error).__name__}: {error}"}
         self.video_bytes_left -= len(video)
-        return {"video": _data_uri("video/mp4", video), "picture": _data_uri("image/jpeg", poster)}
+        return {"video": _data_uri("video/mp4", video), "image": _data_uri("image/jpeg", poster)}
 
     def _card(self, row: Mapping[str, Any]) -> dict[str, Any]:
         measures = []
@@ -138,7 +136,7 @@ class Gallery:
         has_span = start_s is not None and end_s is not None and end_s > start_s
         span = f"{start_s:.2f} to {end_s:.2f} s" if has_span else None
         facts = [fact for fact in (span, row["language"], row["speaker"]) if fact]
-        return {**row, "facts": facts, "measures": measures, "picture": None, "video": None, "note": None}
+        return {**row, "facts": facts, "measures": measures, "image": None, "video": None, "note": None}
 
 
 def _data_uri(media_type: str, data: bytes) -> str:

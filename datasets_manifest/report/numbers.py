@@ -15,9 +15,7 @@ from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.schema import STAGES, Reason, Status
 
 NO_TRACK = -1
-"""`track_index` of a span without a face, and of a source that gave no clips."""
-
-
+"""`track_index` of a span without a face, and of a source without clips."""
 MAX_SOURCES = 500
 
 
@@ -32,11 +30,11 @@ class Measure:
     unit: str
     format: str
     limits: tuple[float | None, float | None] = (None, None)
-    """Ends of the axis; None: from the data, without its extremes."""
+    """Ends of the axis; None: from the data, without extremes."""
     settings: tuple[str, ...] = ()
     """Settings that reject by it, drawn as threshold lines: `section.field` of the run's config."""
     model_column: str | None = None
-    """Values of different models do not compare: the most frequent one is shown."""
+    """Values of different models do not compare, so the most frequent model is shown."""
 
 
 MEASURES = (
@@ -52,7 +50,7 @@ MEASURES = (
         settings=("thresholds.min_sync_confidence",),
         model_column="sync_model",
     ),
-    Measure("quality", "Picture quality", "Quality", "", ".1f", (0, 100), ("thresholds.min_quality",), "quality_model"),
+    Measure("quality", "Image quality", "Quality", "", ".1f", (0, 100), ("thresholds.min_quality",), "quality_model"),
     Measure("duration_s", "Duration", "Length", "s", ".2f", (0, None), ("cut.min_clip_s", "cut.max_clip_s")),
     Measure("face_size_px", "Native face height", "Face", "px", ".0f", (0, None), ("faces.min_height_px",)),
     Measure("speech_ratio", "Share of speech", "Speech", "", ".2f", (0, 1), ("thresholds.min_speech_ratio",)),
@@ -76,7 +74,7 @@ SOURCE_COLUMNS = ["source_id", "source_uri", "status", "reason", "accounted_s"]
 
 
 def sums(rows: pa.Table) -> list[dict[str, Any]]:
-    """Clips and seconds by (status, stage, reason, language): a few hundred entries for any number of rows."""
+    """Clips and seconds by (status, stage, reason, language): a few hundred cells for any number of rows."""
     seconds = {name: pa.array(np.nan_to_num(floats(rows, name))) for name in ("accounted_s", "duration_s")}
     keys = ["status", "stage", "reason", "language"]
     table = rows.select(keys)
@@ -140,7 +138,7 @@ def by_language(cells: Sequence[Mapping[str, Any]], rows: pa.Table) -> list[dict
 
 
 def by_source(rows: pa.Table) -> dict[str, Any]:
-    """The sources that lost most seconds first; of those that lost none, the ones with failures (unreadable) first.
+    """Sources that lost most seconds first; then those with failures (unreadable ones have no seconds).
 
     rows: SOURCE_COLUMNS.
     """
@@ -206,11 +204,11 @@ def histogram(rows: pa.Table, measure: Measure, settings: Mapping[str, float]) -
     values = values[usable]
     centred = measure.column == "av_offset_frames"
     edges = np.arange(-15.5, 16) if centred else _edges(values, kept, measure.limits)
-    inside = np.clip(values, edges[0], edges[-1])  # the first and last bin hold what lies beyond them
+    inside = np.clip(values, edges[0], edges[-1])  # the first and last bin hold all values beyond
     bins = Bins(edges, np.histogram(inside[kept], edges)[0], np.histogram(inside[~kept], edges)[0])
-    # A setting of 0 is not a line: it accepts everything, or leaves the choice to the model.
+    # A setting of 0 is no line: it accepts everything, or leaves the choice to the model.
     limits = [settings[name] for name in measure.settings if settings.get(name)]
-    if centred:  # between the last offset that is accepted and the first that is not
+    if centred:  # between the last accepted offset and the first refused one
         thresholds = {sign * (limit + 0.5): f"{sign * limit:+g}" for limit in limits for sign in (-1, 1)}
     else:
         thresholds = {limit: f"{limit:g}" for limit in limits}
@@ -224,7 +222,7 @@ def _edges(
 ) -> NDArray[np.float64]:
     low, high = limits
     low = float(np.quantile(values, 0.002)) if low is None else low
-    # The range of kept clips, a little widened: one span of 300 s without a face must not flatten all the others.
+    # The range of kept clips, slightly widened: one span of 300 s without a face must not flatten the others.
     high = 1.1 * float(np.quantile(values[kept] if kept.any() else values, 0.998)) if high is None else high
     if high <= low:  # all values are the same
         low, high = low - 0.5, low + 0.5
@@ -232,7 +230,7 @@ def _edges(
 
 
 def costs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """CPU seconds by stage of the newest run that processed anything (a resumed run may have had nothing left)."""
+    """CPU seconds by stage of the newest run that processed anything (a resumed run may have nothing left to do)."""
     for run in reversed(runs):
         stages = [
             {"name": str(stage.get("name")), "cpu_s": finite(stage.get("cpu_s"))}

@@ -39,9 +39,9 @@ log = logging.getLogger(__name__)
 
 
 def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = None) -> str:
-    """Write the page for the dataset in `dataset_dir` (a folder or an fsspec URL) and return where it is.
+    """Write the report of a dataset (a folder or an fsspec URL) and return its path.
 
-    out_path: a local path; None means `report.html` of the newest run, or of the dataset when it holds no run.
+    out_path: a local path; None means `report.html` in the newest run, or in the dataset when it has no run.
     Raises FileNotFoundError when there is no manifest.
     """
     fs, root = open_place(dataset_dir)
@@ -89,7 +89,7 @@ def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Se
 
 
 def _flow(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """The flow picture, or None when there are no seconds to draw."""
+    """The flow chart, or None when there are no seconds to draw."""
     seconds_in = sum(cell["seconds"] for cell in cells)
     if seconds_in <= 0:
         return None
@@ -118,7 +118,7 @@ def _flow(cells: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _runs(fs: fsspec.AbstractFileSystem, root: str) -> list[dict[str, Any]]:
-    """The summaries of all runs, the newest last. A summary that cannot be read is logged and left out."""
+    """The summaries of all runs, newest last. An unreadable summary is logged and left out."""
     runs = []
     for folder in fs.ls(f"{root}/runs", detail=False) if fs.isdir(f"{root}/runs") else []:
         path = f"{folder}/summary.json"
@@ -135,7 +135,7 @@ def _runs(fs: fsspec.AbstractFileSystem, root: str) -> list[dict[str, Any]]:
 
 
 def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says about a run; a fact that an older run did not record is None or 0."""
+    """Facts about a run; None or 0 where an older run did not record one."""
     versions = summary.get("versions")
     return {
         "run_id": summary["run_id"],
@@ -147,7 +147,7 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, float]:
-    """Numbers of the settings in force (`lipforge pack` may have changed them since the run) as `section.field`."""
+    """Numeric settings in force (`lipforge pack` may have changed them since the run), as `section.field`."""
     path = f"{root}/ledger/dataset.json"
     if not fs.exists(path):
         return {}
@@ -163,7 +163,7 @@ def _settings(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, float]:
 
 
 def code(text: str) -> Markup:
-    """Our own help texts: what stands between backticks becomes code."""
+    """Our own help texts: text between backticks becomes code."""
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(text.split("`"))
     )

@@ -17,7 +17,7 @@ from lipforge.datasets_manifest.select.request import NotEnoughDataError
 from lipforge.datasets_manifest.select.where import Condition
 
 THRESHOLDS = {Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence", Reason.LOW_QUALITY: "min_quality"}
-"""Reasons of a dataset's own thresholds, and their names for `lipforge pack --set`. Media of these clips is in no shard."""
+"""Reasons of a dataset's own thresholds, which keep clips out of shards, and their names for `lipforge pack --set`."""
 IN_SHARD = (pc.field("status") == Status.KEPT) & pc.field("shard").is_valid()
 _COLUMNS = (*DICTIONARIES, "key", "duration_s", "sync_confidence", "quality", "face_size_px")
 

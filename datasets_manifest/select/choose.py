@@ -1,7 +1,7 @@
 """Chooses clips: hours of a language, in sync, with a limit per speaker; the same request always gives the same clips.
 
-Nothing is measured again: thresholds cut the measures in the manifest. First the few columns that decide are read for all clips
-(candidates.py), then all columns of the chosen ones.
+Nothing is measured again: thresholds cut the measures in the manifest. First the few columns that decide are
+read for all clips (candidates.py), then all columns of the chosen ones.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from lipforge.datasets_manifest.select.request import Request
 def is_val_speaker(name: str, share: float) -> bool:
     """Whether a speaker is reserved for validation. Depends on the name alone, so new data never moves anyone.
 
-    name: one of Candidates.speaker_names. share: of all speakers, 0..1; a larger share keeps all speakers of a smaller one.
+    name: one of Candidates.speaker_names. share: of all speakers, 0..1; a larger share includes those of a smaller one.
     """
     return hash_place(name) < share
 
@@ -39,7 +39,7 @@ def pools_by_split(clips: Candidates, mask: Mask, request: Request) -> dict[str,
 
 
 def _in_order(clips: Candidates, rows: RowNumbers, request: Request) -> RowNumbers:
-    """Best first, or shuffled; equals are shuffled. By MD5 of `SEED:KEY`, so a clip's place depends on no other clip."""
+    """Best first, or shuffled; equals are shuffled. By MD5 of `SEED:KEY`: other clips never swap the order of two."""
     if request.order == "random":
         measured = np.zeros(len(rows), dtype=np.float32)
     else:

@@ -24,7 +24,7 @@ class Request:
     datasets: tuple[str, ...]
     """Folders or fsspec URLs. A clip that several hold counts once: the copy in the first root by name."""
     languages: tuple[str, ...] = ()
-    """Any of these; case makes no difference, `zh` also takes `zh-CN` (RFC 4647, basic filtering), `und` is unknown. Empty: all."""
+    """Any of these, in any case. `zh` also takes `zh-CN` (RFC 4647, basic filtering), `und` is unknown. Empty: all."""
     hours: float | None = None
     """Hours of training data; None: everything that passes."""
     val_hours: float = 0.0

@@ -37,8 +37,8 @@ class Condition:
 def parse_condition(sql: str) -> Condition:
     """Check a user's condition, for example `duration_s > 6 and source_fps = 25`.
 
-    Selections store their request, and the same request must choose the same clips. So a ValueError refuses everything whose value
-    depends on more than the row: subqueries, aggregates, windows, functions such as random and now, and names that are not columns.
+    Selections store their request, and the same request must choose the same clips. So whatever depends on more than
+    the row is a ValueError: subqueries, aggregates, windows, random, now, names that are not columns.
     """
     with connect() as connection, plain_sql_errors():
         connection.register("no_rows", COLUMNS.empty_table())
@@ -46,8 +46,8 @@ def parse_condition(sql: str) -> Condition:
         try:
             duckdb.SQLExpression(sql)  # raises for several statements or expressions, and for clauses
             type_ = str(connection.execute(f"SELECT (\n{sql}\n) FROM {VIEW}").description[0][1])  # noqa: S608
-            # DuckDB builds an index only over what always has the same value for a row: exactly the check we need. The second half is
-            # there because an index must mention a column.
+            # DuckDB builds an index only over what always has the same value for a row, which is the check we need.
+            # An index must mention a column, hence the second half.
             connection.execute(f"CREATE INDEX checked ON {VIEW} (((\n{sql}\n) AND key IS NOT NULL))")
         except duckdb.Error as error:
             raise ValueError(f"{_EXPECTED} whose value depends on one row alone. {str(error).strip()}") from error

@@ -15,13 +15,13 @@ _TEMPORARY_PREFIX = ".tmp-"
 
 
 class UnreadableError(OSError):
-    """Storage does not answer, or not with what was asked for: nothing is said of what it holds."""
+    """Storage failed or returned the wrong bytes; the data itself may be intact."""
 
 
 def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path in it) of a folder, a file or an fsspec URL. A local name may hold anything, also what looks like a URL chain.
+    """(file system, path in it) of a folder, a file or an fsspec URL: a name with `://`; any other is local.
 
-    Raises ValueError for a URL of a kind that is unknown, or whose package is not installed.
+    Raises ValueError for an unknown kind of URL, or one whose package is not installed.
     """
     if "://" in place:
         try:
@@ -32,7 +32,7 @@ def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def is_remote(folder: str) -> bool:
-    """Whether it is behind a network, as far as its name tells."""
+    """Whether a name is a URL of something that is not a local file."""
     return "://" in folder and not folder.startswith(("file://", "local://"))
 
 
@@ -98,5 +98,5 @@ def _umask() -> int:
 
 
 def to_json(plain: Any) -> bytes:
-    """One way to write a value: sorted keys, no spaces, ASCII."""
+    """Canonical JSON: sorted keys, no spaces, ASCII."""
     return (json.dumps(plain, sort_keys=True, separators=(",", ":")) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Reads byte ranges of shards: many at once, neighbours in one request, from a local disk or an fsspec URL."""
+"""Reads byte ranges of shards, local or remote: many at once, neighbours in one request."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import fsspec
 from lipforge.datasets_manifest.storage.files import UnreadableError, open_place
 
 MAX_READ_BYTES = 32 * 2**20
-"""A request for several samples is no larger than this."""
+"""Limit on a request for several samples."""
 MAX_GAP_SHARE = 0.04
 """Limit on the bytes in gaps between neighbours, over the bytes that are wanted."""
 _PAUSES_S = (1.0, 5.0)
@@ -30,9 +30,9 @@ class Span:
 
 
 def merge(spans: Sequence[Span]) -> list[list[Span]]:
-    """Spans grouped by request, each group by rising start: neighbours share one while it is small and has hardly any gaps.
+    """Spans grouped by request, each group by rising start: neighbours share a small request with hardly any gaps.
 
-    fsspec's merge_offset_ranges has no limit relative to the bytes that are wanted: docs/dependencies.md has the comparison.
+    Not fsspec's merge_offset_ranges, which cannot limit gaps relative to the wanted bytes: see docs/dependencies.md.
     """
     groups: list[list[Span]] = []
     wanted_bytes, end = 0, 0  # of the last group
@@ -61,15 +61,15 @@ class RangeReader:
 
     num_requests: int = 0
     num_bytes: int = 0
-    """Read so far, the gaps between neighbours included."""
+    """Read so far, including gaps between neighbours."""
     _folders: dict[str, tuple[fsspec.AbstractFileSystem, str]] = field(default_factory=dict)
 
     def read(self, spans: Sequence[Span]) -> dict[Span, bytes]:
         """The bytes of each span. One that reaches beyond the end of its shard is cut there.
 
         Requests of one dataset run concurrently where its file system supports that. A failed one is retried twice.
-        Raises FileNotFoundError when a shard is missing, UnreadableError when it cannot be read: unknown kind of URL, no permission,
-        a server that does not answer or that sends whole files instead of ranges.
+        Raises FileNotFoundError when a shard is missing, UnreadableError when it cannot be read: unknown kind of URL,
+        no permission, a server that does not answer or that sends whole files instead of ranges.
         """
         found: dict[Span, bytes] = {}
         by_dataset: dict[str, list[list[Span]]] = {}

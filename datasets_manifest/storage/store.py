@@ -1,4 +1,4 @@
-"""A dataset's folder, on a local disk or in an object store: files that appear complete or not at all."""
+"""A dataset's folder, local or in an object store, whose files appear complete or not at all."""
 
 import contextlib
 import errno
@@ -13,15 +13,14 @@ from fsspec.implementations.local import LocalFileSystem
 from lipforge.datasets_manifest.storage.files import is_temporary, open_place, writing
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""System errors that mean: no room, or no permission."""
+"""System errors for no space and no permission."""
 _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 
 class Store:
     """Files below one root, named by relative paths with forward slashes. Cheap to send to workers.
 
-    root: a folder, or an fsspec URL such as s3://bucket/dataset. Local writes go to a temporary name, are flushed and renamed; in an
-    object store one PUT does the same.
+    root: a folder, or an fsspec URL such as s3://bucket/dataset.
     """
 
     def __init__(self, root: str) -> None:
@@ -78,9 +77,9 @@ class Store:
 
     @contextlib.contextmanager
     def only_writer(self) -> Iterator[None]:
-        """Hold the dataset for one writing command; BlockingIOError when another holds it.
+        """Lock the dataset for one writing command; BlockingIOError when another holds it.
 
-        The system lets go of it when the process ends, however it ends. An object store has no locks: there it is up to the user.
+        The system releases the lock however the process ends. An object store has no locks: there it is up to the user.
         """
         if not self.is_local:
             yield
@@ -92,7 +91,7 @@ class Store:
             yield
 
     def is_being_written(self) -> bool:
-        """True when a command holds the dataset now. Writes nothing; an object store cannot tell, and says False."""
+        """Whether a command holds the lock now; always False in an object store. Writes nothing."""
         try:
             with open(self.path("ledger/.lock")) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -103,7 +102,7 @@ class Store:
         return False
 
     def _sweep(self) -> None:
-        """Remove what killed writers left under temporary names. Only the sole writer may."""
+        """Remove temporary files that killed writers left. Only the lock holder may call this."""
         for root, folders, files in os.walk(self._base):
             if root == self._base:
                 folders[:] = [name for name in folders if name in _OWN_FOLDERS]

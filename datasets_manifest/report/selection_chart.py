@@ -1,4 +1,4 @@
-"""The picture beside a selection: hours by speaker, and how its clips score."""
+"""The chart beside a selection: hours by speaker, and histograms of scores."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +15,21 @@ MAX_BARS = 112
 NUM_BINS = 40
 
 
-def refuse_foreign_picture(selection_path: str) -> None:
-    """Raises FileExistsError when there is a picture beside a selection that is still to be written: it is of something else."""
-    path = _picture_path(selection_path)
+def refuse_foreign_chart(selection_path: str) -> None:
+    """Raises FileExistsError when the chart's file exists and the selection does not: it belongs to something else."""
+    path = _chart_path(selection_path)
     fs, place = open_place(path)
     if fs.exists(place) and not fs.exists(open_place(selection_path)[1]):
-        raise FileExistsError(
-            f"{path} exists, and is where the picture would go: give another name, or delete it first"
-        )
+        raise FileExistsError(f"{path} exists, where the chart would go: give another name, or delete it first")
 
 
-def _picture_path(selection_path: str) -> str:
+def _chart_path(selection_path: str) -> str:
     return f"{selection_path.removesuffix('.parquet')}.svg"
 
 
-def write_picture(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
-    """Draw a selection beside its file, with the suffix .svg; returns where. Raises OSError when it cannot be written."""
-    path = _picture_path(selection_path)
+def write_chart(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
+    """Draw a selection beside its file, with the suffix .svg; returns the path. Raises OSError when writing fails."""
+    path = _chart_path(selection_path)
     fs, place = open_place(path)
     publish(fs, place, draw_selection(rows, min_sync, min_quality).encode())
     return path
@@ -45,7 +43,8 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
+        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {gave[split]['clips']:,} clips, "
+        f"{gave[split]['speakers']:,} speakers"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
@@ -59,7 +58,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
 
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
-    """One bar a speaker, most hours first, train before val; where there are many a bar is the mean of neighbours."""
+    """One bar per speaker, most hours first, train before val; of many speakers, a bar is the mean of neighbours."""
     totals = {split: hours_by_speaker(rows.filter(pc.field("split") == split)) for split in splits}
     count = sum(len(hours) for hours in totals.values())
     group = -(-count // MAX_BARS)
