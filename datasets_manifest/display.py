@@ -1,11 +1,11 @@
 """How the report and the commands show shares and text from data."""
 
 
-def human_share(part: float, whole: float) -> str:
+def human_share(value: float, whole: float) -> str:
     """`12.3 %`; never `0.0 %` for something, nor `100.0 %` for less than all."""
     if whole <= 0:
         return "\N{EN DASH}"
-    percent = 100 * part / whole
+    percent = 100 * value / whole
     if 0 < percent < 0.1:
         return "< 0.1 %"
     if 99.9 < percent < 100:

@@ -10,10 +10,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.manifest import read_manifest, write_manifest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.storage.files import is_temporary, writing
 
 
 def make_rows(num_rows: int) -> list[dict]:
@@ -130,6 +132,13 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monke
     with pytest.raises(OSError, match="No space"):
         write_manifest(str(tmp_path), make_rows(30))
     assert files_of(tmp_path) == before
+
+
+def test_a_killed_writer_leaves_a_name_that_the_sweep_of_a_dataset_removes(tmp_path: Path) -> None:
+    with writing(LocalFileSystem(), str(tmp_path / "new" / "file")):
+        (left,) = (tmp_path / "new").iterdir()
+        assert is_temporary(left.name)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
 def test_remote_dataset_through_fsspec() -> None:

@@ -1,4 +1,4 @@
-"""SQL over a manifest: it answers, it only reads, and it reaches nothing else."""
+"""SQL over a manifest: it answers, reads only, and reaches no files and no network."""
 
 import os
 import random
@@ -285,7 +285,7 @@ def csv_command(root: str, sql: str) -> list[str]:
     return [sys.executable, "-m", "datasets_manifest", "query", root, sql, "--csv"]
 
 
-def test_who_reads_the_first_lines_only_gets_no_complaint(mixed: str) -> None:
+def test_reading_only_the_first_lines_is_no_error(mixed: str) -> None:
     command = csv_command(mixed, "SELECT k.key FROM manifest k, manifest")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

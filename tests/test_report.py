@@ -1,4 +1,4 @@
-"""The report says where every second went, survives hostile names and missing pieces, and opens in a real browser."""
+"""The report says where every second went, survives hostile names and missing files, and opens in a browser."""
 
 import html
 import io

@@ -1,4 +1,4 @@
-"""Choosing clips: the hours that were asked for, of the right clips, the same every time, and people kept apart."""
+"""Choosing clips: the requested hours, of the right clips, the same every time, with speakers kept apart."""
 
 import json
 import os
@@ -151,8 +151,9 @@ def test_only_clips_in_shards_are_taken_and_a_looser_threshold_is_explained(tmp_
     chosen = choose(Request((root,), min_sync=2.0))
     assert chosen.table.num_rows == 10
     assert [note for note in chosen.notes if "pack" in note] == [
-        "up to 30.0 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
-        "lipforge pack DATASET --set min_sync_confidence=2 brings back those that its other thresholds keep"
+        "up to 30.0 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and "
+        "they are in no shard: lipforge pack DATASET "
+        "--set min_sync_confidence=2 brings back those that its other thresholds keep"
     ]
     assert not [note for note in choose(Request((root,), min_sync=3.0)).notes if "pack" in note]
     with pytest.raises(NotEnoughDataError, match="--set min_quality=30"):
@@ -179,7 +180,7 @@ def test_scores_of_different_models_are_not_compared(tmp_path: Path) -> None:
 # --- always the same
 
 
-def test_neither_rows_parts_nor_datasets_order_matters(tmp_path: Path) -> None:
+def test_neither_rows_files_nor_datasets_order_matters(tmp_path: Path) -> None:
     wanted = {"languages": ["zh"], "hours": 0.4, "val_hours": 0.05, "max_hours_per_speaker": 0.05, "seed": 7}
     first, second = (
         varied(1500),
@@ -188,7 +189,7 @@ def test_neither_rows_parts_nor_datasets_order_matters(tmp_path: Path) -> None:
     a, b = dataset(tmp_path / "a", first), dataset(tmp_path / "b", second)
     once = select([a, b], **wanted)
     assert select([b, a, f"{tmp_path}/./a"], **wanted).equals(once, check_metadata=True)
-    # Rows as nobody sorted them, in other parts and row groups.
+    # Unsorted rows, in other files and row groups.
     rows = manifest.read_manifest(a)
     mixed_up = rows.take(pa.array(random.Random(0).sample(range(1500), 1500)))
     for path in (tmp_path / "a" / "manifest").iterdir():
@@ -216,7 +217,7 @@ def test_a_clip_in_two_datasets_counts_once(tmp_path: Path) -> None:
 # --- validation
 
 
-def test_people_of_validation_are_not_in_training(mixed: str) -> None:
+def test_speakers_of_validation_are_not_in_training(mixed: str) -> None:
     rows = select([mixed], hours=1.5, val_hours=0.2)
     train, val = speakers_of(rows, "train"), speakers_of(rows, "val")
     assert val and train and not val & train
@@ -243,12 +244,12 @@ def test_a_growing_dataset_moves_nobody_between_validation_and_training(tmp_path
             min_sync=rng.choice([None, 4.0]),
             allow_less=True,
         )
-        for split, people in ever.items():
-            people.update(speakers_of(found, split))
+        for split, speakers in ever.items():
+            speakers.update(speakers_of(found, split))
     assert ever["val"] and ever["train"] and not ever["val"] & ever["train"]
 
 
-def test_a_larger_share_only_adds_people_to_validation() -> None:
+def test_a_larger_share_only_adds_speakers_to_validation() -> None:
     names = [f"speaker:{number}" for number in range(4000)]
     small, large = ({name for name in names if is_val_speaker(name, share)} for share in (0.1, 0.25))
     assert small < large
@@ -350,7 +351,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, re.sub(r"\s+", " ", result.output)
 
 
-def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path) -> None:
+def test_command_writes_the_selection_and_its_chart(mixed: str, tmp_path: Path) -> None:
     out = tmp_path / "$(touch pwned) 'x' [1].parquet"
     arguments = (
         mixed,
@@ -374,8 +375,8 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
     assert about["request"]["languages"] == ["hi", "zh"] and about["gave"]["train"]["hours"] == pytest.approx(
         0.5, abs=0.003
     )
-    picture = out.with_suffix(".svg").read_text()
-    assert picture.startswith("<svg ") and "Sync (syncnet_v2)" in picture and 'class="val"' in picture
+    chart = out.with_suffix(".svg").read_text()
+    assert chart.startswith("<svg ") and "Sync (syncnet_v2)" in chart and 'class="val"' in chart
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet", ".svg"]
     before = out.read_bytes()
     assert run(*arguments)[0] == 0  # the same again is no conflict
@@ -447,7 +448,7 @@ def test_request_is_stored_in_one_form(mixed: str) -> None:
     assert about["version"] == 1 and about["request"]["datasets"] == [mixed] and about["request"]["hours"] == 0.1
 
 
-def test_a_picture_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
+def test_a_chart_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
     (tmp_path / "n.svg").write_text("mine")
     code, text = run(mixed, "--hours", "0.1", "--out", str(tmp_path / "n.parquet"))
     assert code == 1 and "n.svg exists" in text

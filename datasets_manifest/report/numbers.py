@@ -85,6 +85,7 @@ def sums(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def totals(cells: Sequence[Mapping[str, Any]], rows: pa.Table) -> dict[str, Any]:
+    """Seconds and clips by status, and counts of sources, speakers and languages."""
     seconds, clips, clip_seconds = Counter[str](), Counter[str](), Counter[str]()
     for entry in cells:
         seconds[entry["status"]] += entry["seconds"]
@@ -122,6 +123,7 @@ def by_reason(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def by_language(cells: Sequence[Mapping[str, Any]], rows: pa.Table) -> list[dict[str, Any]]:
+    """One entry per language, most kept seconds first."""
     entries: dict[str, dict[str, Any]] = {}
     for cell in cells:
         language = cell["language"] or "und"
@@ -253,6 +255,7 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def finite(value: Any) -> float:
+    """A number, or 0 for anything else."""
     return float(value) if isinstance(value, int | float) and np.isfinite(value) else 0.0
 
 

@@ -165,5 +165,5 @@ def _settings(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, float]:
 def code(text: str) -> Markup:
     """Our own help texts: text between backticks becomes code."""
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(text.split("`"))
+        Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(text.split("`"))
     )
