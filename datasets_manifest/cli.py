@@ -262,6 +262,7 @@ def _write_parquet(reader: Any, path: Path) -> None:
 
     from lipforge.datasets_manifest.storage.files import writing
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         num_rows = 0
         with (

@@ -1,6 +1,7 @@
 """A selection: the clips to train on, as one Parquet file with the bytes to read and the request that chose them."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
@@ -102,6 +104,8 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
         if fs.isfile(place) and fs.cat_file(place) == encoded:
             return
         raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
+    if isinstance(fs, LocalFileSystem):
+        os.makedirs(os.path.dirname(place), exist_ok=True)
     publish(fs, place, encoded)
 
 

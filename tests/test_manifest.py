@@ -135,10 +135,10 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monke
 
 
 def test_a_killed_writer_leaves_a_name_that_the_sweep_of_a_dataset_removes(tmp_path: Path) -> None:
-    with writing(LocalFileSystem(), str(tmp_path / "new" / "file")):
-        (left,) = (tmp_path / "new").iterdir()
+    with writing(LocalFileSystem(), str(tmp_path / "file")):
+        (left,) = tmp_path.iterdir()
         assert is_temporary(left.name)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_remote_dataset_through_fsspec() -> None:

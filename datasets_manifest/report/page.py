@@ -51,7 +51,9 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
         path = f"{root}/runs/{runs[-1]['run_id']}/report.html" if runs else f"{root}/report.html"
         publish(fs, path, page)
         return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
-    publish(LocalFileSystem(), os.path.abspath(out_path), page)
+    path = os.path.abspath(out_path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    publish(LocalFileSystem(), path, page)
     return os.fspath(out_path)
 
 

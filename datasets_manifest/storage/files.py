@@ -56,7 +56,7 @@ def read_file(path: str) -> bytes:
 def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
     """A file to fill. It appears at `path` when the block ends, and not at all when the block fails.
 
-    Local: a temporary file in the same folder (made when missing), flushed, then renamed. Remote: one PUT.
+    Local: a temporary file in the same folder, flushed, then renamed. Remote: one PUT.
     """
     if not isinstance(fs, LocalFileSystem):
         with tempfile.NamedTemporaryFile() as file:
@@ -64,9 +64,7 @@ def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
             file.flush()
             fs.put_file(file.name, path)
         return
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY_PREFIX)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_TEMPORARY_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -74,7 +72,7 @@ def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only the owner read
         os.replace(temporary, path)
-    except BaseException:  # of a full disk, too: give the space back
+    except BaseException:  # a full disk, too: free the space
         with suppress(OSError):
             os.unlink(temporary)
         raise

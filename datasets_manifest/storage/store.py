@@ -59,6 +59,8 @@ class Store:
 
     def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file to fill; it appears under its name when the block ends, and not at all when the block fails."""
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
         return writing(self._fs, self.path(name))
 
     def delete(self, name: str) -> None:
