@@ -152,6 +152,8 @@ def test_a_query_finds_no_python_variables() -> None:
         "getenv('HOME') = '/root'",
         "current_setting('threads') = 1",
         "uuid()::varchar = key",
+        "version() = 'x'",
+        "true AS x",
         "read_text('/etc/passwd') IS NOT NULL",
         "COLUMNS(*) IS NOT NULL",
         "quality > ?",
@@ -177,6 +179,7 @@ def test_a_condition_is_one_expression_of_one_row(sql: str) -> None:
         ("lower(language) LIKE 'z%' AND regexp_matches(key, '^0') -- comment", ("language", "key")),
         ("CASE WHEN speech_ratio IS NULL THEN true ELSE speech_ratio > 0.5 END", ("speech_ratio",)),
         ("abs(av_offset_frames) <= 2 and duration_s between 5 and 6.5", ("duration_s", "av_offset_frames")),
+        ("md5(key) < '8' AND json_extract_string(detail, '$.a') IS NULL", ("detail", "key")),
         ("true", ()),
     ],
 )
