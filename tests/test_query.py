@@ -55,6 +55,7 @@ HOSTILE = (
     "SELECT * FROM read_text('{file}')",
     "SELECT * FROM read_parquet('{file}')",
     "SELECT * FROM glob('{folder}/*')",
+    "SELECT * FROM arrow_scan(1::POINTER, 2::POINTER, 3::POINTER)",
     "SELECT (SELECT count(*) FROM read_text('{file}')) FROM manifest",
     "SELECT getenv('HOME')",
     "SELECT * FROM outside",
