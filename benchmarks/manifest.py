@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lipforge.datasets_manifest.manifest import MAX_ROWS_PER_PART
+from lipforge.datasets_manifest.manifest import MAX_ROWS_PER_FILE
 from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION, Reason, Status
 
 NUM_ROWS = 5_000_000
@@ -42,14 +42,14 @@ def language(number: int) -> str:
 
 
 def write_synthetic(folder: Path, num_rows: int) -> None:
-    """Parts as write_manifest would make them; the same rows every time."""
+    """Manifest files as write_manifest would make them; the same rows every time."""
     (folder / "manifest").mkdir(parents=True)
-    for number, first in enumerate(range(0, num_rows, MAX_ROWS_PER_PART)):
-        part = synthetic_part(number, min(MAX_ROWS_PER_PART, num_rows - first))
-        pq.write_table(part, folder / "manifest" / f"part-{number:05d}.parquet", compression="zstd")
+    for number, first in enumerate(range(0, num_rows, MAX_ROWS_PER_FILE)):
+        rows = synthetic_rows(number, min(MAX_ROWS_PER_FILE, num_rows - first))
+        pq.write_table(rows, folder / "manifest" / f"part-{number:05d}.parquet", compression="zstd")
 
 
-def synthetic_part(number: int, num_rows: int) -> pa.Table:
+def synthetic_rows(number: int, num_rows: int) -> pa.Table:
     rng = np.random.default_rng(number)
     num_sources = -(-num_rows // CLIPS_PER_SOURCE)
     source = np.arange(num_rows) // CLIPS_PER_SOURCE

@@ -46,8 +46,7 @@ from rich.console import Console
 
 from benchmarks.sources import find_videos
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
-from lipforge.datasets_manifest.samples import read_sample
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.datasets_manifest.storage.store import Store
@@ -95,7 +94,7 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
     fs, root = open_place(dataset)
     stored = []
     for row in rows:
-        members = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+        members = read_clip_at(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"], row["key"])
         frames, audio = decode_mp4(members["mp4"]), decode_flac(members["flac"])
         stored.append((row, members, mp4_file(frames, audio, {}), mp4_file(frames, audio, {"g": "12", "bf": "0"})))
     clips: list[Clip] = []
@@ -305,7 +304,9 @@ def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
         for clip in clips[:40]:
             row = clip.row
             fs, root = open_place(row["dataset"])
-            mp4 = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])["mp4"]
+            mp4 = read_clip_at(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"], row["key"])[
+                "mp4"
+            ]
             num_frames = row["num_frames"]
             starts = draw_starts(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
             ways: dict[str, Callable[[], object]] = {

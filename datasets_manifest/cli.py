@@ -1,4 +1,4 @@
-"""The commands that ask a manifest, as `lipforge ...` and as `python -m datasets_manifest ...`."""
+"""Commands over manifests: `lipforge languages|select|query`, also as `python -m datasets_manifest`."""
 
 import math
 import os
@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.display import visible
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Ask what is in datasets, and choose clips from them.",
+    help="Show what is in datasets, and choose clips from them.",
 )
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
@@ -36,8 +38,8 @@ Datasets = Annotated[
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.query import ManifestError
-    from lipforge.datasets_manifest.select.choose import NotEnoughDataError
+    from lipforge.datasets_manifest.manifest import ManifestError
+    from lipforge.datasets_manifest.select.request import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
 
     try:
@@ -46,11 +48,11 @@ def plain_errors() -> Iterator[None]:
         _fail(str(error), 1, error)
     except ValueError as error:
         _fail(str(error), 2, error)
-    except BrokenPipeError:  # of `| head`: who reads has enough
+    except BrokenPipeError:  # `| head` has read enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes the old one at the end
         raise typer.Exit(1) from None
     except OSError as error:
-        # Our own have one text and no number; the system's have a number and a file.
+        # Our own errors have a text and no errno; the system's have an errno and a file.
         _fail(
             str(error) if error.errno is None else ": ".join(filter(None, (error.filename, error.strerror))), 1, error
         )
@@ -59,20 +61,20 @@ def plain_errors() -> Iterator[None]:
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
-    lines = "\n".join(_visible(line) for line in message.splitlines())
+    lines = "\n".join(visible(line) for line in message.splitlines())
     errors.print(f"lipforge: {lines}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code) from error
 
 
 @app.command()
 def languages(datasets: Datasets) -> None:
-    """Hours, clips and speakers by language, how well they are in sync, and how much of what was measured was kept.
+    """Hours, clips and speakers by language, their median scores, and the share of measured hours that was kept.
 
-    Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning tells where the sync threshold costs a
-    language far more than others: a scorer is weaker on languages that it has not seen.
+    Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning names languages that
+    lose far more to the sync threshold than others: a scorer is weaker on languages it was not trained on.
     """
+    from lipforge.datasets_manifest.durations import human_time
     from lipforge.datasets_manifest.languages import languages as by_language
-    from lipforge.datasets_manifest.selection import amount
 
     with plain_errors():
         rows, warnings = by_language(datasets)
@@ -81,13 +83,13 @@ def languages(datasets: Datasets) -> None:
         table = _table("language", "kept", "clips", "speakers", "sync median", "quality median", "measured", "yield")
         for row in rows.to_pylist():
             table.add_row(
-                _visible(row["language"]),
-                amount(row["hours"]),
+                visible(row["language"]),
+                human_time(3600 * row["hours"]),
                 f"{row['clips']:,}",
                 f"{row['speakers']:,}",
                 _number(row["sync_confidence"], ".2f"),
                 _number(row["quality"], ".1f"),
-                amount(row["measured_hours"]),
+                human_time(3600 * row["measured_hours"]),
                 _number(row["yield"], ".0%"),
             )
         console.print(table)
@@ -97,62 +99,63 @@ def languages(datasets: Datasets) -> None:
 @app.command()
 def select(
     datasets: Datasets,
-    out: Annotated[str, typer.Option(help="The selection to write, *.parquet; a picture of it is written beside it.")],
+    out: Annotated[str, typer.Option(help="Selection to write, *.parquet; a chart of it is written beside it.")],
     language: Annotated[
         list[str] | None,
         typer.Option(help="`zh` also takes zh-CN, `und` is unknown. Can be repeated. Default: all languages."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Hours for training, within 1 % or one clip. Default: all there is.")
+        float | None, typer.Option(help="Hours for training, within 1 % or one clip. Default: everything.")
     ] = None,
     val_hours: Annotated[
-        float, typer.Option(help="Hours for validation on top, of people who are not in training.")
+        float, typer.Option(help="Additional hours for validation, of speakers who are not in training.")
     ] = 0.0,
     val_share: Annotated[
         float | None,
         typer.Option(
-            help="Share of people, by hash of the name, whom --val-hours keeps out of training. Default: 0.1."
+            help="Share of speakers, by hash of the name, reserved for validation with --val-hours. Default: 0.1."
         ),
     ] = None,
-    min_sync: Annotated[float | None, typer.Option(help="Least sync confidence.")] = None,
-    min_quality: Annotated[float | None, typer.Option(help="Least picture quality, 0..100.")] = None,
-    min_face_px: Annotated[float | None, typer.Option(help="Least face height in the source, pixels.")] = None,
-    max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one person.")] = None,
+    min_sync: Annotated[float | None, typer.Option(help="Lowest sync confidence.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="Lowest image quality, 0..100.")] = None,
+    min_face_px: Annotated[float | None, typer.Option(help="Lowest face height in the source, pixels.")] = None,
+    max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one speaker.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help='A condition over the manifest\'s columns: "source_fps = 25".')
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="PARQUET", help="None of the clips of this selection. Can be repeated."),
+        typer.Option(metavar="PARQUET", help="Take no clip of this selection. Can be repeated."),
     ] = None,
     order: Annotated[
         str, typer.Option(help="Which clips first: `random`, `sync` or `quality` (best first).")
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Another seed, another random order.")] = 0,
-    allow_less: Annotated[bool, typer.Option("--allow-less", help="Take what there is when it is less.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random order.")] = 0,
+    allow_less: Annotated[bool, typer.Option("--allow-less", help="Accept fewer hours than asked for.")] = False,
 ) -> None:
-    """Choose clips for training: hours of a language, in sync, not too much of one person, the same ones every time.
+    """Choose clips for training by language, hours, scores and speaker. The same request always gives the same clips.
 
-    Thresholds cut the stored measures: nothing is measured again, nothing is copied. The selection is a Parquet file whose rows say
-    which bytes of which shard to read.
+    Thresholds cut the stored measures: nothing is measured again, nothing is copied. The selection is a Parquet file
+    whose rows say which bytes of which shard to read.
 
     Examples:
 
-        lipforge select dataset --language hi --hours 20 --min-sync 4 --max-hours-per-speaker 0.5 --seed 7 --out hi20.parquet
+        lipforge select dataset --language hi --hours 20 --min-sync 4 --max-hours-per-speaker 0.5 --out hi20.parquet
 
         lipforge select ds1 ds2 --language zh --hours 20 --val-hours 1 --order quality --out zh20.parquet
 
-        lipforge select dataset --where "speech_ratio > 0.8 and max_faces = 1" --exclude zh20.parquet --out more.parquet
+        lipforge select dataset --where "speech_ratio > 0.8" --exclude zh20.parquet --out more.parquet
     """
-    from lipforge.datasets_manifest.report.selection_picture import refuse_foreign_picture, write_picture
-    from lipforge.datasets_manifest.select.choose import Request, choose
+    from lipforge.datasets_manifest.report.selection_chart import refuse_foreign_chart, write_chart
+    from lipforge.datasets_manifest.select.choose import choose
+    from lipforge.datasets_manifest.select.request import Request
     from lipforge.datasets_manifest.selection import write_selection
 
     with plain_errors():
         if not out.endswith(".parquet"):
             raise ValueError(f"--out is {out}: expected a name that ends in .parquet")
         if val_share is not None and not val_hours:
-            raise ValueError("--val-share is for --val-hours: say how many hours validation gets")
+            raise ValueError("--val-share needs --val-hours, the hours of validation")
         request = Request(
             datasets=tuple(datasets),
             languages=tuple(language or ()),
@@ -170,19 +173,19 @@ def select(
             allow_less=allow_less,
         )
         selection = choose(request)
-        refuse_foreign_picture(out)
+        refuse_foreign_chart(out)
         write_selection(out, selection.table, request.as_json())
-        picture = write_picture(out, selection.table, min_sync, min_quality)
+        chart = write_chart(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
         _print_notes(selection.notes)
-        console.print(f"selection: {_visible(out)}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"picture: {_visible(picture)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"selection: {visible(out)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"chart: {visible(chart)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
     import pyarrow.compute as pc
 
-    from lipforge.datasets_manifest.selection import amount
+    from lipforge.datasets_manifest.durations import human_time
 
     table = _table("", "length", "clips", "speakers", "sync median", "quality median")
     for split, given in gave.items():
@@ -191,11 +194,13 @@ def _print_selection(rows: Any, gave: dict[str, dict[str, float]]) -> None:
             here = here.filter(pc.field("split") == split)
             sync = _median(here, "sync_confidence", "sync_model", ".2f")
             quality = _median(here, "quality", "quality_model", ".1f")
-            table.add_row(split, amount(given["hours"]), f"{given['clips']:,}", f"{given['speakers']:,}", sync, quality)
+            table.add_row(
+                split, human_time(3600 * given["hours"]), f"{given['clips']:,}", f"{given['speakers']:,}", sync, quality
+            )
     console.print(table)
     spoken = rows["language"].fill_null("und").value_counts().to_pylist()
-    words = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
-    console.print(f"clips by language: {_visible(words)}", markup=False, highlight=False, soft_wrap=True)
+    listed = ", ".join(f"{x['values']} {x['counts']:,}" for x in sorted(spoken, key=lambda x: -x["counts"])[:12])
+    console.print(f"clips by language: {visible(listed)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _median(rows: Any, column: str, model_column: str, form: str) -> str:
@@ -214,11 +219,11 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV, to standard output.")] = False,
     parquet: Annotated[Path | None, typer.Option(help="All rows into this new file.")] = None,
 ) -> None:
-    """Ask the manifest in SQL (DuckDB). Read-only: the query sees the view `manifest` and nothing else.
+    """Query the manifest in SQL (DuckDB). Read-only: a query reaches the view `manifest`, no files and no network.
 
     Examples:
 
-        lipforge query dataset "SELECT reason, count(*), sum(accounted_s) / 3600 AS hours FROM manifest GROUP BY 1 ORDER BY 3 DESC"
+        lipforge query dataset "SELECT reason, sum(accounted_s) / 3600 AS hours FROM manifest GROUP BY reason"
 
         lipforge query dataset "SELECT key, sync_confidence FROM manifest WHERE status = 'kept'" --csv > kept.csv
     """
@@ -253,29 +258,31 @@ def _write_csv(reader: Any) -> None:
 def _write_parquet(reader: Any, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from fsspec.implementations.local import LocalFileSystem
+
+    from lipforge.datasets_manifest.storage.files import writing
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         num_rows = 0
-        with pq.ParquetWriter(temporary, reader.schema, compression="zstd") as writer:
+        with (
+            writing(LocalFileSystem(), str(path.absolute())) as file,
+            pq.ParquetWriter(file, reader.schema, compression="zstd") as writer,
+        ):
             for batch in reader:
                 writer.write_batch(batch)
                 num_rows += len(batch)
-        temporary.replace(path)
     except pa.ArrowException as error:
         raise ValueError(f"this cannot be Parquet: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    console.print(f"{num_rows:,} rows: {_visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{num_rows:,} rows: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_rows(reader: Any) -> None:
-    """A table; or a line for each value where the terminal is too narrow for one, as cut cells can be neither read nor copied."""
+    """A table; or one line per value where the terminal is too narrow, because cut cells cannot be read or copied."""
     from itertools import chain, islice
 
     values = list(islice(chain.from_iterable(zip(*batch.columns, strict=True) for batch in reader), MAX_ROWS_SHOWN + 1))
-    names = [_visible(field.name) for field in reader.schema]
+    names = [visible(field.name) for field in reader.schema]
     rows = [[_cell(value.as_py()) for value in row] for row in values[:MAX_ROWS_SHOWN]]
     table = Table(box=None, pad_edge=False)
     for name, field in zip(names, reader.schema, strict=True):
@@ -298,7 +305,7 @@ def _print_rows(reader: Any) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "null"
-    return f"{value:.6g}" if isinstance(value, float) else _visible(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else visible(str(value))
 
 
 def _table(*names: str) -> Table:
@@ -314,12 +321,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _print_notes(notes: Any) -> None:
     for note in notes:
-        console.print(f"note: {_visible(note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def _visible(text: str) -> str:
-    """Text with control and direction-changing characters written out: a name cannot disguise itself."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        console.print(f"note: {visible(note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

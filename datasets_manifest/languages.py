@@ -1,11 +1,12 @@
-"""What a dataset holds by language, and which languages a threshold on lip-sync is unfair to."""
+"""Hours and scores of datasets by language, and warnings where the sync threshold is unfair to a language."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from lipforge.datasets_manifest.query import DICTIONARIES, connect, open_manifest, plain_arrow_errors, plain_sql_errors
+from lipforge.datasets_manifest.manifest import DICTIONARIES, open_manifest, plain_arrow_errors
+from lipforge.datasets_manifest.query import connect, plain_sql_errors
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.files import open_place
 
@@ -37,8 +38,10 @@ SELECT min(language) AS language,
        count(*) FILTER (kept) AS clips,
        count(DISTINCT CASE WHEN speaker IS NULL THEN 'source:' || source_id ELSE 'speaker:' || speaker END)
            FILTER (kept) AS speakers,
-       median(sync_confidence) FILTER (measured AND sync_model IS NOT DISTINCT FROM $sync_model)::DOUBLE AS sync_confidence,
-       median(quality) FILTER (NOT isnan(quality) AND quality_model IS NOT DISTINCT FROM $quality_model)::DOUBLE AS quality,
+       median(sync_confidence) FILTER (measured AND sync_model IS NOT DISTINCT FROM $sync_model)::DOUBLE
+           AS sync_confidence,
+       median(quality) FILTER (NOT isnan(quality) AND quality_model IS NOT DISTINCT FROM $quality_model)::DOUBLE
+           AS quality,
        coalesce(sum(duration_s) FILTER (measured), 0) / 3600 AS measured_hours,
        sum(duration_s) FILTER (measured AND kept) / sum(duration_s) FILTER (measured) AS "yield",
        coalesce(sum(duration_s) FILTER (measured AND reason = '{Reason.LOW_SYNC_CONFIDENCE}'), 0)
@@ -46,11 +49,11 @@ SELECT min(language) AS language,
 FROM clips
 GROUP BY replace(lower(language), '_', '-')
 ORDER BY hours DESC, language
-"""  # noqa: S608 - words of our own only
+"""  # noqa: S608 - our own constants only
 
 
 def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """LANGUAGE_COLUMNS for each language that a row has, also where nothing was kept; most hours first; and warnings in words.
+    """(LANGUAGE_COLUMNS by language, most hours first, also where nothing was kept; warnings).
 
     datasets: folders or fsspec URLs; a clip that several hold counts once. Case and `_` for `-` make no difference.
     Raises FileNotFoundError, ManifestError as open_manifest does, ValueError when no dataset is named.
@@ -82,18 +85,18 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
 
 def _mixed(models: dict[str, list[tuple[str | None]]]) -> list[str]:
     return [
-        f"{column} differs between clips ({', '.join(str(name) for (name,) in names)}): their scores do not compare, "
-        f"the median is that of {names[0][0]}"
+        f"{column} differs between clips ({', '.join(str(name) for (name,) in names)}): scores of different "
+        f"models do not compare, so medians are those of {names[0][0]}"
         for column, names in models.items()
         if len(names) > 1
     ]
 
 
 def unfair_thresholds(table: pa.Table) -> list[str]:
-    """A warning for each language that the sync threshold costs far more than others.
+    """A warning for each language that loses far more to the sync threshold than others.
 
-    table: LANGUAGE_COLUMNS. Warned of: a language whose sync_loss is above the median language's by more than half of the median yield.
-    A scorer is weaker on languages that it has not seen, and one threshold for all then throws away good clips of these.
+    That is: its sync_loss exceeds the median language's by more than half of the median yield. A scorer is weaker on
+    languages it was not trained on, so one threshold for all throws away good clips of these. table: LANGUAGE_COLUMNS.
     """
     rows = table.filter(table["yield"].is_valid())
     if rows.num_rows < 2:
@@ -101,9 +104,10 @@ def unfair_thresholds(table: pa.Table) -> list[str]:
     usual_yield = np.median(rows["yield"])
     usual_loss = np.median(rows["sync_loss"])
     return [
-        f"{row['language']}: the sync threshold refuses {row['sync_loss']:.0%} of what was measured (median of all languages: "
-        f"{usual_loss:.0%}), and {row['yield']:.0%} are kept (median: {usual_yield:.0%}). The scorer may not know this language: "
-        "watch some of the clips, and see `lipforge pack --set min_sync_confidence=...`"
+        f"{row['language']}: the sync threshold refuses {row['sync_loss']:.0%} of what was measured "
+        f"(median of all languages: {usual_loss:.0%}), and {row['yield']:.0%} are kept (median: {usual_yield:.0%}). "
+        "The scorer may not know this language: watch some of the clips, and see "
+        "`lipforge pack --set min_sync_confidence=...`"
         for row in rows.to_pylist()
         if row["sync_loss"] - usual_loss > usual_yield / 2
     ]

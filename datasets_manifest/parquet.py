@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def checked_format(dictionaries: Sequence[str] = ()) -> pyarrow.dataset.ParquetFileFormat:
-    """How parts are read: with their checksums compared, and these text columns as dictionaries."""
+    """Read with checksums verified, and these text columns as dictionaries."""
     options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
     return pyarrow.dataset.ParquetFileFormat(
         dictionary_columns=set(dictionaries), default_fragment_scan_options=options
@@ -19,13 +19,13 @@ def checked_format(dictionaries: Sequence[str] = ()) -> pyarrow.dataset.ParquetF
 def parquet_bytes(table: pa.Table) -> bytes:
     """A Parquet file whose pages have checksums. The same rows give the same bytes."""
     encoded = io.BytesIO()
-    # One chunk per column: where pages and dictionaries end must not depend on how the rows arrived.
+    # One chunk per column: page and dictionary borders must not depend on how the rows arrived.
     pq.write_table(table.combine_chunks(), encoded, compression="zstd", write_page_checksum=True)
     return encoded.getvalue()
 
 
 def parse_parquet(data: bytes) -> pa.Table:
-    """The table in a Parquet file. Raises ValueError when it is none or damaged, as far as its checksums tell."""
+    """The table in a Parquet file. Raises ValueError when it is not one, or its checksums show damage."""
     try:
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:

@@ -1,7 +1,7 @@
-"""One clip as consecutive members of a tar: what a shard is made of.
+"""A sample: one clip as consecutive members of a tar, written, found, read and verified.
 
-A sample's bytes depend on its content alone, so a shard is its samples one after another, and a part holds the same bytes. KEY.json has
-the hashes of the media, so whoever reads a sample can tell that it is whole.
+A sample's bytes depend on its content alone: a shard is samples one after another, and a part holds the same bytes.
+KEY.json has the hashes of the media, so a reader can verify the sample.
 """
 
 import hashlib
@@ -9,7 +9,9 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
+
+import fsspec
 
 from lipforge.datasets_manifest.storage.files import to_json
 
@@ -18,15 +20,15 @@ MEDIA = ("mp4", "flac")
 
 
 def clip_members(mp4: bytes, flac: bytes, about: Mapping[str, Any]) -> dict[str, bytes]:
-    """The members of a clip by suffix. about: what its JSON says besides the hashes of the media; `key` is the clip's."""
+    """The members of a clip by suffix. about: its JSON without the hashes of the media; `key` is the clip's."""
     media = dict(zip(MEDIA, (mp4, flac), strict=True))
     return {**media, "json": to_json({**about, "sha256": {suffix: _hash(data) for suffix, data in media.items()}})}
 
 
 def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
-    """The members of a clip by suffix, once they are what `clip_members` made.
+    """The members of a clip by suffix, verified: they are what `clip_members` made.
 
-    data: what was read of the sample's `size` bytes. Raises ValueError, which says what is wrong.
+    data: the bytes read, `size` if the shard is whole. Raises ValueError, which says what is wrong.
     """
     if len(data) != size:
         raise ValueError(f"the shard ends after {len(data)} of its {size} bytes")
@@ -37,19 +39,16 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
                 name, _, suffix = member.name.partition(".")
                 if name != key:
                     raise ValueError(
-                        f"{member.name} lies there. If the dataset was packed again after the selection was made, select again"
+                        f"{member.name} is there instead. "
+                        "If the dataset was packed again after the selection was made, select again"
                     )
                 is_plain = member.type == tarfile.REGTYPE and not member.issparse() and member.size <= size
                 content = tar.extractfile(member) if is_plain else None
                 if content is None or suffix in members:
-                    raise ValueError(f"{member.name} is no plain file, or there twice")
+                    raise ValueError(f"{member.name} is no plain file, or is there twice")
                 members[suffix] = content.read()
                 end = _end_of(member)
-    except (
-        tarfile.TarError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # for lengths of twenty digits, and chains of headers
+    except (tarfile.TarError, OverflowError, RecursionError) as error:  # lengths of twenty digits, chains of headers
         raise ValueError(f"not a tar: {error}") from error
     if missing := {*MEDIA, "json"} - members.keys():
         raise ValueError(f"no {' and no '.join(sorted(missing))} in it")
@@ -59,16 +58,25 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
     return members
 
 
+def read_clip_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: int, key: str) -> dict[str, bytes]:
+    """read_clip at `sample_offset` and `sample_size` of the manifest. Reads only these bytes of the tar.
+
+    Raises OSError when the tar cannot be read, ValueError as read_clip.
+    """
+    data = cast(bytes, fs.cat_file(path, start=offset, end=offset + size))  # str is for text mode
+    return read_clip(data, size, key)
+
+
 def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
     try:
         about = json.loads(members["json"])
-        said, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in MEDIA}
+        named, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in MEDIA}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            "its JSON is damaged, or of an older lipforge that stored no hashes: then prepare the dataset again"
+            "its JSON is damaged, or written by an older lipforge, without hashes: then prepare the dataset again"
         ) from error
-    if said != key:
-        raise ValueError(f"its JSON is that of clip {said}")
+    if named != key:
+        raise ValueError(f"its JSON is that of clip {named}")
     for suffix, expected in hashes.items():
         if _hash(members[suffix]) != expected:
             raise ValueError(f"its {suffix} and the hash in its JSON differ")
@@ -84,7 +92,7 @@ def _end_of(member: tarfile.TarInfo) -> int:
 
 
 def sample_bytes(key: str, members: dict[str, bytes]) -> bytes:
-    """Tar blocks of KEY.suffix members, in the given order, without the end of the archive. No dates, no owners."""
+    """Tar blocks of KEY.suffix members, in the given order, without the end-of-archive blocks. No dates, no owners."""
     buffer = io.BytesIO()
     size = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -98,7 +106,10 @@ def sample_bytes(key: str, members: dict[str, bytes]) -> bytes:
 
 
 def find_samples(data: IO[bytes]) -> dict[str, tuple[int, int]]:
-    """(offset, size) of each sample in a shard, by key. Reads headers only; raises tarfile.ReadError for a damaged tar."""
+    """(offset, size) of each sample in a shard, by key. Reads headers only.
+
+    Raises tarfile.ReadError for a damaged tar.
+    """
     found: dict[str, tuple[int, int]] = {}
     with tarfile.open(fileobj=data, mode="r:") as tar:
         for member in tar:

@@ -1,6 +1,6 @@
-"""What a dataset says about each candidate clip: the columns, the outcomes and the reasons.
+"""The manifest's contract: columns, outcomes and reasons of each candidate clip.
 
-This is the contract between the pipeline, which writes rows, and everything that reads them.
+The pipeline writes rows, everything else reads them.
 """
 
 from enum import StrEnum
@@ -8,7 +8,6 @@ from enum import StrEnum
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
-
 
 STAGES = (
     "probe",
@@ -23,11 +22,11 @@ STAGES = (
     "measure_quality",
     "commit",
 )
-"""Names of the pipeline's stages, as `stage` holds them, in the order of the flow."""
+"""Names of the pipeline's stages, in the order of the flow: the values of `stage`."""
 
 
 class Status(StrEnum):
-    """How a candidate ended."""
+    """Outcome of a candidate."""
 
     KEPT = "kept"
     """Passed every stage; its sample is in a shard."""
@@ -38,25 +37,25 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a candidate was not kept. One word; `detail` says the rest."""
+    """Why a candidate was not kept. `detail` has the numbers."""
 
     UNREADABLE = "unreadable"
     """The file cannot be opened, or is not a media file."""
     NO_VIDEO = "no_video"
     NO_AUDIO = "no_audio"
-    """There is no audio track. (A track that is silent is `no_speech`.)"""
+    """There is no audio track. (A silent track is `no_speech`.)"""
     TOO_SHORT = "too_short"
     """A run of usable frames, but shorter than the shortest clip."""
     DECODE_ERROR = "decode_error"
-    """The file promises these seconds and they cannot be decoded."""
+    """The file should have these seconds, but they cannot be decoded."""
     NO_FACE = "no_face"
     MANY_FACES = "many_faces"
     """More than one face, under face policy `single`."""
     FACE_TOO_SMALL = "face_too_small"
     FACE_LOST = "face_lost"
-    """A face was followed, and tracking lost it before the run was long enough."""
+    """Tracking lost the face before the run was long enough."""
     FACE_CUT_OFF = "face_cut_off"
-    """The aligned crop reaches too far beyond the edge of the picture."""
+    """The aligned crop reaches too far beyond the edge of the frame."""
     NO_SPEECH = "no_speech"
     LOW_SYNC_CONFIDENCE = "low_sync_confidence"
     AV_OFFSET_TOO_LARGE = "av_offset_too_large"
@@ -92,7 +91,7 @@ COLUMNS = pa.schema(
         _column("num_frames", pa.int32(), "frames at 25 fps"),
         _column("shot_index", pa.int32(), "shot within the unit, from 0"),
         _column("track_index", pa.int32(), "face track within the unit, from 0; -1: no face"),
-        # picture
+        # frames
         _column("source_width_px", pa.int32(), "width as displayed (after rotation)"),
         _column("source_height_px", pa.int32(), "height as displayed (after rotation)"),
         _column("source_fps", pa.float64(), "mean frame rate of the source"),
@@ -113,7 +112,7 @@ COLUMNS = pa.schema(
         _column("quality", pa.float32(), "no-reference picture quality, 0..100; compare only within one quality_model"),
         _column("quality_model", pa.string(), "name of the quality scorer"),
         _column("speech_ratio", pa.float32(), "share of the clip's time with speech, 0..1"),
-        # who and what
+        # language and speaker
         _column("language", pa.string(), "BCP 47 code, `und` when unknown"),
         _column("language_prob", pa.float32(), "probability of the language; 1 for a given label"),
         _column("language_source", pa.string(), "list, path, flag, a model's name, or none"),
@@ -124,7 +123,7 @@ COLUMNS = pa.schema(
         _column("stage", pa.string(), "stage that decided; `commit` for kept clips"),
         _column("reason", pa.string(), "one of Reason; null for kept clips"),
         _column("detail", pa.string(), "free text: what was measured, what was expected"),
-        # where
+        # place
         _column("shard", pa.string(), "path of the tar below the dataset; null when not in a shard"),
         _column("key", pa.string(), "stem of the sample's members; equals clip_id"),
         _column("sample_offset", pa.int64(), "first byte of the sample in the tar"),

@@ -1,4 +1,4 @@
-"""A selection: the clips to train on, as one Parquet file that says which bytes to read and what was asked for."""
+"""A selection: the clips to train on, as one Parquet file with the bytes to read and the request that chose them."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SELECTION_COLUMNS = pa.schema(
 
 
 class SelectionError(ValueError):
-    """A file that is not a selection, or of a version that this lipforge does not know."""
+    """Not a selection, or one of a version that this lipforge does not know."""
 
 
 def describe(table: pa.Table) -> dict[str, dict[str, float]]:
@@ -53,7 +53,7 @@ def describe(table: pa.Table) -> dict[str, dict[str, float]]:
 
 
 def hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
-    """Hours of each person, most first. A clip without a speaker counts its source as one."""
+    """Hours of each speaker, most first. A clip without a speaker counts its source as one."""
     seconds = []
     for column, known in (("speaker", True), ("source_id", False)):
         here = rows.filter(pc.field("speaker").is_valid() if known else pc.field("speaker").is_null())
@@ -61,17 +61,8 @@ def hours_by_speaker(rows: pa.Table) -> NDArray[np.float64]:
     return np.sort(np.concatenate(seconds))[::-1] / 3600
 
 
-def amount(hours: float) -> str:
-    """Hours for people to read: 20.00 h, 2.6 min, 17 s."""
-    if hours == 0:
-        return "0 h"
-    if hours >= 1:
-        return f"{hours:,.2f} h"
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
-
-
 def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
-    """The same rows with what was asked for and what it gave in the schema's metadata.
+    """The rows with the request and its result (hours, clips, speakers) in the schema's metadata.
 
     Raises SelectionError when the columns are not SELECTION_COLUMNS.
     """
@@ -89,12 +80,12 @@ def with_request(table: pa.Table, request: Mapping[str, Any]) -> pa.Table:
 def _lipforge_version() -> str:
     try:
         return version("lipforge")
-    except PackageNotFoundError:  # run from a checkout
+    except PackageNotFoundError:  # a checkout
         return "not installed"
 
 
 def selection_bytes(table: pa.Table, request: Mapping[str, Any]) -> bytes:
-    """The file of a selection. request: what was asked for, as JSON values. The same rows and request give the same bytes.
+    """The bytes of a selection's file, equal for equal rows and request. request: JSON values.
 
     Raises SelectionError for wrong columns.
     """
@@ -102,9 +93,10 @@ def selection_bytes(table: pa.Table, request: Mapping[str, Any]) -> bytes:
 
 
 def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
-    """Write a selection to a path or an fsspec URL. A file that is there with the same bytes is left alone.
+    """Write a selection to a path or an fsspec URL. An existing file with the same bytes is left alone.
 
-    Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when it cannot be written.
+    Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when writing
+    fails.
     """
     fs, place = open_place(path)
     encoded = selection_bytes(table, request)
@@ -113,15 +105,15 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
             return
         raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
     if isinstance(fs, LocalFileSystem):
-        fs.makedirs(os.path.dirname(place), exist_ok=True)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
     publish(fs, place, encoded)
 
 
 def read_selection(path: str, split: str | None = None) -> pa.Table:
-    """The rows of a selection, in its order, with its metadata; of one split, or of both.
+    """The rows of a selection, in its order, with its metadata; of one split or of both.
 
-    Raises FileNotFoundError without the file, UnreadableError when its storage fails, SelectionError when it is not a selection or is
-    damaged, ValueError for an unknown split.
+    Raises FileNotFoundError without the file, UnreadableError when its storage fails, SelectionError when it is damaged
+    or not a selection, ValueError for an unknown split.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -129,7 +121,8 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
         table = parse_parquet(read_file(path))
     except IsADirectoryError as error:
         raise FileNotFoundError(
-            f"{path} is a folder; a selection is a Parquet file: `lipforge select {path} --out NAME.parquet` makes one of a dataset"
+            f"{path} is a folder, not a selection's Parquet file. For a dataset, `lipforge select {path} "
+            "--out NAME.parquet` makes one"
         ) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no selection {path}: `lipforge select DATASET --out {path}` makes one") from error
@@ -147,17 +140,17 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
 
 
 def _check_rows(rows: pa.Table, path: str) -> None:
-    """A selection is a file that anybody may have written: each row must be able to lie somewhere, inside its dataset, and only once."""
-    for column, good, words in (
+    """Anyone may have written the file: each row must name a possible place in its dataset, and no clip twice."""
+    for column, good, problem in (
         ("shard", lambda name: _SHARD.fullmatch(name) and ".." not in name, "is in no shard"),
         ("dataset", bool, "is in no dataset"),
         ("split", SPLITS.__contains__, "is in no split"),
-        ("key", _KEY.fullmatch, "has a key that is none of ours"),
+        ("key", _KEY.fullmatch, "has a key that lipforge does not write"),
     ):
         bad = [value for value in rows[column].unique().to_pylist() if value is None or not good(value)]
         if bad:
             first = rows.filter(pc.field(column).is_null() if bad[0] is None else pc.field(column) == bad[0])
-            raise SelectionError(f"{path}: clip {first['key'][0].as_py()!r} {words}: {column} is {bad[0]!r}")
+            raise SelectionError(f"{path}: clip {first['key'][0].as_py()!r} {problem}: {column} is {bad[0]!r}")
     for column, least, most in (
         ("sample_offset", 0, 2**50),
         ("sample_size", 1, 2**31),
@@ -173,12 +166,12 @@ def _check_rows(rows: pa.Table, path: str) -> None:
             )
     if len(rows["key"].unique()) < len(rows):
         raise SelectionError(
-            f"{path}: a clip is in it twice; select again: a clip that several datasets hold counts once"
+            f"{path}: a clip is in it twice; select again, which takes a clip of several datasets once"
         )
 
 
 def selection_request(table: pa.Table, path: str = "this table") -> dict[str, Any]:
-    """What a selection says of itself: version, lipforge, request, gave. Raises SelectionError when it says nothing."""
+    """A selection's metadata: version, lipforge, request, gave. Raises SelectionError when there is none."""
     try:
         about = json.loads((table.schema.metadata or {})[METADATA_KEY])
         return {"version": about["version"], **about}

@@ -1,4 +1,4 @@
-"""Small manifests with just what choosing looks at."""
+"""Small manifests with the columns that selections need."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ def dataset(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def varied(count: int, seed: int = 0, **values: Any) -> list[dict[str, Any]]:
-    """Clips of 5 to 9.4 s with scores, people and languages of all kinds."""
+    """Clips of 5 to 9.4 s with varied scores, speakers and languages."""
     rng = random.Random(seed)
     return [
         clip(

@@ -19,7 +19,8 @@ from lipforge.datasets_manifest.languages import languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.schema import COLUMNS
-from lipforge.datasets_manifest.select.choose import Request, choose
+from lipforge.datasets_manifest.select.choose import choose
+from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, write_selection
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
@@ -370,8 +371,8 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"key": "../../x"}, "key that is none of ours"),
-        ({"key": None}, "key that is none of ours"),
+        ({"key": "../../x"}, "key that lipforge does not write"),
+        ({"key": None}, "key that lipforge does not write"),
         ({"language": "../../../tmp"}, "is none of ours"),
         ({"shard": "../../secret.tar"}, "is in no shard"),
         ({"shard": "shards/../x.tar"}, "is in no shard"),

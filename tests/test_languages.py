@@ -110,7 +110,7 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["languages", root])
     text = re.sub(r"[ ]+", " ", result.output)
     assert result.exit_code == 0
-    assert "\nen 54 s 9 1 5.00 60.0 1.0 min 90%" in text
+    assert "\nen 54.0 s 9 1 5.00 60.0 60.0 s 90%" in text
     assert r"note: a\x1b[2Jm: the sync threshold refuses 90%" in text and "\x1b[2J" not in text
 
 

@@ -10,10 +10,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.manifest import read_manifest, write_manifest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.storage.files import is_temporary, writing
 
 
 def make_rows(num_rows: int) -> list[dict]:
@@ -33,7 +35,7 @@ def make_rows(num_rows: int) -> list[dict]:
     ]
 
 
-def parts_of(dataset: Path) -> dict[str, bytes]:
+def files_of(dataset: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (dataset / "manifest").iterdir()}
 
 
@@ -49,12 +51,12 @@ def test_rows_come_back_sorted_with_every_column(tmp_path: Path) -> None:
 
 
 def test_same_rows_in_any_order_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "MAX_ROWS_PER_PART", 1000)
+    monkeypatch.setattr(manifest, "MAX_ROWS_PER_FILE", 1000)
     rows = make_rows(2500)
     write_manifest(str(tmp_path / "a"), rows)
     random.Random(1).shuffle(rows)
     write_manifest(str(tmp_path / "b"), iter(rows))
-    a, b = parts_of(tmp_path / "a"), parts_of(tmp_path / "b")
+    a, b = files_of(tmp_path / "a"), files_of(tmp_path / "b")
     assert sorted(a) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert a == b
 
@@ -65,15 +67,15 @@ def test_bytes_do_not_depend_on_how_rows_were_batched(tmp_path: Path, monkeypatc
     whole_batches = manifest._batches
     monkeypatch.setattr(manifest, "_batches", lambda rows: whole_batches(rows, rows_per_batch=17))
     write_manifest(str(tmp_path / "b"), rows)
-    assert parts_of(tmp_path / "a") == parts_of(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
-def test_a_shorter_manifest_removes_surplus_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "MAX_ROWS_PER_PART", 10)
+def test_a_shorter_manifest_removes_surplus_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAX_ROWS_PER_FILE", 10)
     write_manifest(str(tmp_path), make_rows(35))
-    assert len(parts_of(tmp_path)) == 4
+    assert len(files_of(tmp_path)) == 4
     write_manifest(str(tmp_path), make_rows(11))
-    assert sorted(parts_of(tmp_path)) == ["part-00000.parquet", "part-00001.parquet"]
+    assert sorted(files_of(tmp_path)) == ["part-00000.parquet", "part-00001.parquet"]
     assert read_manifest(str(tmp_path)).num_rows == 11
 
 
@@ -119,17 +121,24 @@ def test_dataset_folder_with_glob_characters(tmp_path: Path) -> None:
     assert read_manifest(dataset).num_rows == 3
 
 
-def test_failed_write_leaves_the_old_part_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_manifest(str(tmp_path), make_rows(3))
-    before = parts_of(tmp_path)
+    before = files_of(tmp_path)
 
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_manifest(str(tmp_path), make_rows(30))
-    assert parts_of(tmp_path) == before
+    assert files_of(tmp_path) == before
+
+
+def test_a_killed_writer_leaves_a_name_that_the_sweep_of_a_dataset_removes(tmp_path: Path) -> None:
+    with writing(LocalFileSystem(), str(tmp_path / "file")):
+        (left,) = tmp_path.iterdir()
+        assert is_temporary(left.name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_remote_dataset_through_fsspec() -> None:

@@ -1,4 +1,4 @@
-"""The report says where every second went, survives hostile names and missing pieces, and opens in a real browser."""
+"""The report says where every second went, survives hostile names and missing files, and opens in a browser."""
 
 import html
 import io
@@ -18,12 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lipforge.datasets_manifest.display import human_share, visible
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.report import page as report
-from lipforge.datasets_manifest.report.page import human_share, human_time, visible, write_report
+from lipforge.datasets_manifest.report import gallery
+from lipforge.datasets_manifest.report.numbers import MAX_SOURCES, MEASURES
+from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.report.reasons import HELP
-from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
-from lipforge.datasets_manifest.samples import playable_mp4, poster_jpeg, read_sample
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
+from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.pipeline.config import PrepareConfig
 
@@ -38,9 +41,9 @@ def make_mp4(brightness: int) -> bytes:
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for i in range(round(CLIP_S * 25)):
-            picture = np.full((64, 64, 3), brightness, np.uint8)
-            picture[:, i % 64] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((64, 64, 3), brightness, np.uint8)
+            image[:, i % 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return data.getvalue()
 
@@ -94,7 +97,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(root / shard, "w") as tar:
         for number in range(4):
             first_byte = tar.offset
-            files = {"mp4": make_mp4(40 * number + 40), "flac": make_flac(), "json": b"{}"}
+            files = clip_members(make_mp4(40 * number + 40), make_flac(), {"key": f"{number:032x}"})
             for extension, content in files.items():
                 member = tarfile.TarInfo(f"{number:032x}.{extension}")
                 member.size = len(content)
@@ -168,7 +171,7 @@ def test_settings_that_the_page_names_exist() -> None:
     named = {
         name for words in HELP.values() for name in re.findall(r"`(\w+\.\w+)(?:=\w+)?`", words.remedy + words.meaning)
     }
-    named |= {name for measure in report.MEASURES for name in measure.settings}
+    named |= {name for measure in MEASURES for name in measure.settings}
     assert len(named) > 8
     settings = PrepareConfig().model_dump()
     assert [name for name in sorted(named) if name.split(".")[1] not in settings[name.split(".")[0]]] == []
@@ -211,7 +214,7 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
     with tarfile.open(shard) as tar:
         second = tar.getmember(f"{1:032x}.mp4").offset
         third = tar.getmember(f"{2:032x}.mp4").offset
-    files = read_sample(fs, shard, second, third - second)
+    files = read_clip_at(fs, shard, second, third - second, f"{1:032x}")
     assert list(files) == ["mp4", "flac", "json"]
     with (
         av.open(io.BytesIO(playable_mp4(files["mp4"], files["flac"])), "r") as muxed,
@@ -224,8 +227,8 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
         sound = np.concatenate([frame.to_ndarray()[0] for frame in muxed.decode(audio=0)])
     with av.open(io.BytesIO(files["flac"]), "r") as flac:
         assert np.array_equal(sound, np.concatenate([frame.to_ndarray()[0] for frame in flac.decode(audio=0)]))
-    picture = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and picture.shape == (64, 64, 3)
+    image = cv2.imdecode(np.frombuffer(poster_jpeg(files["mp4"]), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None and image.shape == (64, 64, 3)
 
 
 def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path)
     write_manifest(str(tmp_path), rows)
     part = tmp_path / "parts" / rows[0]["unit_id"] / f"{rows[0]['clip_id']}.tar"
     part.parent.mkdir(parents=True)
-    members = {"mp4": make_mp4(90), "flac": make_flac(), "json": b"{}"}
+    members = clip_members(make_mp4(90), make_flac(), {"key": rows[0]["clip_id"]})
     part.write_bytes(sample_bytes(rows[0]["clip_id"], members) + END_OF_TAR)
     page = Path(write_report(str(tmp_path))).read_text()
     assert page.count("<video") == 1
@@ -257,10 +260,21 @@ def test_missing_shard_is_said_on_the_card(tmp_path: Path) -> None:
     assert "Its sample cannot be read: FileNotFoundError" in page
 
 
+def test_damaged_sample_is_said_on_the_card(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
+    shard = tmp_path / "shards/en/en-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[3000] ^= 1  # in the first clip's video
+    shard.write_bytes(content)
+    page = Path(write_report(str(tmp_path))).read_text()
+    assert page.count("<video") == 3
+    assert "Its sample cannot be read: ValueError: its mp4 and the hash in its JSON differ" in page
+
+
 def test_videos_beyond_the_budget_are_left_out(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(dataset / "shards/en/en-000000.tar") as tar:
         size_of_one = tar.getmember(f"{1:032x}.mp4").offset
-    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
+    monkeypatch.setattr(gallery, "MAX_VIDEO_BYTES", round(2.5 * size_of_one))
     page = Path(write_report(str(dataset), tmp_path / "small.html")).read_text()
     assert page.count("<video") in (2, 3)  # sizes on the page are a little below those in the shard
     assert "Left out to keep this page small." in page
@@ -277,7 +291,7 @@ def test_only_failures_have_a_report(tmp_path: Path) -> None:
     failed = {"status": Status.FAILED, "stage": "probe", "reason": Reason.UNREADABLE, "accounted_s": 0.0}
     write_manifest(str(tmp_path), [make_row(i, source_id=f"{i:064x}", **failed) for i in range(2)])
     seen = texts(Path(write_report(str(tmp_path))).read_text())
-    assert "Not one second of video could be read from 2 sources" in seen
+    assert "No video could be read from 2 sources" in seen
     assert "There are no seconds to show" in seen
 
 
@@ -288,7 +302,7 @@ def test_measures_of_another_model_are_left_out(tmp_path: Path) -> None:
     ]
     write_manifest(str(tmp_path), rows)
     page = Path(write_report(str(tmp_path))).read_text()
-    confidence = texts(page[page.index("Sync confidence") : page.index("Picture quality")])
+    confidence = texts(page[page.index("Sync confidence") : page.index("Image quality")])
     assert "Values of sync-b do not compare and are left out" in confidence
     assert "median 4.50" in confidence and "900" not in confidence
 
@@ -300,7 +314,7 @@ def test_unknown_stage_and_missing_reason_are_still_counted(tmp_path: Path) -> N
 
 
 def test_sources_beyond_the_limit_are_counted(tmp_path: Path) -> None:
-    many = report.MAX_SOURCES + 7
+    many = MAX_SOURCES + 7
     lost = {"status": Status.REJECTED, "stage": "track_faces", "reason": Reason.NO_FACE}
     rows = [make_row(i, source_id=f"{i:064x}", source_uri=f"/v/{i}.mp4", **lost) for i in range(many)]
     rows[3]["accounted_s"] = 99.0
@@ -323,7 +337,7 @@ def test_broken_summary_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_kept_gallery_is_spread_over_sources() -> None:
     sources = ["a"] * 100 + ["b"] * 100 + ["c"]
     rows = pa.table({"clip_id": [str(i) for i in range(201)], "source_id": sources, "status": ["kept"] * 201})
-    picked = [int(clip_id) for clip_id in report._pick_kept(rows)]
+    picked = [int(clip_id) for clip_id in gallery.pick_kept(rows)]
     assert sorted({sources[i] for i in picked}) == ["a", "b", "c"]
     assert len(picked) == len(set(picked)) == 9  # 4 of a, 4 of b and the only one of c
 
@@ -361,7 +375,7 @@ addEventListener("load", () => {
     out.textContent = JSON.stringify({
       told,
       videos: [...document.querySelectorAll("video")].map(v => [v.duration, v.videoWidth, v.error && v.error.message]),
-      pictures: [...document.querySelectorAll("img")].map(i => i.naturalWidth),
+      images: [...document.querySelectorAll("img")].map(i => i.naturalWidth),
       flow_height: document.querySelector("svg.flow").getBoundingClientRect().height,
       wider_than_window: document.documentElement.scrollWidth > innerWidth,
     });
@@ -395,6 +409,6 @@ def test_page_opens_in_a_browser(page: str, tmp_path: Path, width: int) -> None:
     assert len(seen["videos"]) == 4
     for duration, video_width, error in seen["videos"]:
         assert error is None and video_width == 64 and duration == pytest.approx(CLIP_S, abs=0.05)
-    assert seen["pictures"] == [160]
+    assert seen["images"] == [160]
     assert seen["flow_height"] > 100
     assert not seen["wider_than_window"]

@@ -44,7 +44,7 @@ def test_samples_one_after_another_are_a_shard_and_are_found_in_it() -> None:
         assert shard[offset : offset + size] == samples[key]
 
 
-# --- reading one -------------------------------------------------------------------------------------------------------------------
+# --- reading one
 
 
 def clip_bytes(key: str = KEY, about: dict[str, Any] | None = None, **other: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Choosing clips: the hours that were asked for, of the right clips, the same every time, and people kept apart."""
+"""Choosing clips: the requested hours, of the right clips, the same every time, with speakers kept apart."""
 
 import json
 import os
@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest import manifest
 from lipforge.datasets_manifest.cli import app
-from lipforge.datasets_manifest.query import ManifestError
-from lipforge.datasets_manifest.select.choose import NotEnoughDataError, Request, choose, is_val_speaker, select
+from lipforge.datasets_manifest.manifest import ManifestError
+from lipforge.datasets_manifest.select.choose import choose, select
+from lipforge.datasets_manifest.select.pools import is_val_speaker
+from lipforge.datasets_manifest.select.request import NotEnoughDataError, Request
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, selection_request
 from tests.manifests import clip, dataset, refused, varied
 
@@ -149,8 +151,9 @@ def test_only_clips_in_shards_are_taken_and_a_looser_threshold_is_explained(tmp_
     chosen = choose(Request((root,), min_sync=2.0))
     assert chosen.table.num_rows == 10
     assert [note for note in chosen.notes if "pack" in note] == [
-        "up to 30 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and they are in no shard: "
-        "lipforge pack DATASET --set min_sync_confidence=2 brings back those that its other thresholds keep"
+        "up to 30.0 s more pass, but the dataset's own threshold refused them (low_sync_confidence) and "
+        "they are in no shard: lipforge pack DATASET "
+        "--set min_sync_confidence=2 brings back those that its other thresholds keep"
     ]
     assert not [note for note in choose(Request((root,), min_sync=3.0)).notes if "pack" in note]
     with pytest.raises(NotEnoughDataError, match="--set min_quality=30"):
@@ -177,7 +180,7 @@ def test_scores_of_different_models_are_not_compared(tmp_path: Path) -> None:
 # --- always the same
 
 
-def test_neither_rows_parts_nor_datasets_order_matters(tmp_path: Path) -> None:
+def test_neither_rows_files_nor_datasets_order_matters(tmp_path: Path) -> None:
     wanted = {"languages": ["zh"], "hours": 0.4, "val_hours": 0.05, "max_hours_per_speaker": 0.05, "seed": 7}
     first, second = (
         varied(1500),
@@ -186,7 +189,7 @@ def test_neither_rows_parts_nor_datasets_order_matters(tmp_path: Path) -> None:
     a, b = dataset(tmp_path / "a", first), dataset(tmp_path / "b", second)
     once = select([a, b], **wanted)
     assert select([b, a, f"{tmp_path}/./a"], **wanted).equals(once, check_metadata=True)
-    # Rows as nobody sorted them, in other parts and row groups.
+    # Unsorted rows, in other files and row groups.
     rows = manifest.read_manifest(a)
     mixed_up = rows.take(pa.array(random.Random(0).sample(range(1500), 1500)))
     for path in (tmp_path / "a" / "manifest").iterdir():
@@ -214,7 +217,7 @@ def test_a_clip_in_two_datasets_counts_once(tmp_path: Path) -> None:
 # --- validation
 
 
-def test_people_of_validation_are_not_in_training(mixed: str) -> None:
+def test_speakers_of_validation_are_not_in_training(mixed: str) -> None:
     rows = select([mixed], hours=1.5, val_hours=0.2)
     train, val = speakers_of(rows, "train"), speakers_of(rows, "val")
     assert val and train and not val & train
@@ -241,12 +244,12 @@ def test_a_growing_dataset_moves_nobody_between_validation_and_training(tmp_path
             min_sync=rng.choice([None, 4.0]),
             allow_less=True,
         )
-        for split, people in ever.items():
-            people.update(speakers_of(found, split))
+        for split, speakers in ever.items():
+            speakers.update(speakers_of(found, split))
     assert ever["val"] and ever["train"] and not ever["val"] & ever["train"]
 
 
-def test_a_larger_share_only_adds_people_to_validation() -> None:
+def test_a_larger_share_only_adds_speakers_to_validation() -> None:
     names = [f"speaker:{number}" for number in range(4000)]
     small, large = ({name for name in names if is_val_speaker(name, share)} for share in (0.1, 0.25))
     assert small < large
@@ -254,7 +257,7 @@ def test_a_larger_share_only_adds_people_to_validation() -> None:
 
 
 def test_too_little_validation_is_said_with_what_to_do(mixed: str) -> None:
-    with pytest.raises(NotEnoughDataError, match=r"validation: 2 h asked for.*\n.*--val-share") as caught:
+    with pytest.raises(NotEnoughDataError, match=r"validation data: asked for 2 h.*\n.*--val-share") as caught:
         select([mixed], hours=1, val_hours=2)
     (enough,) = re.findall(r"--val-share ([0-9.]+) would be enough", str(caught.value))
     assert hours_of(select([mixed], hours=0.5, val_hours=2, val_share=float(enough)), "val") == pytest.approx(
@@ -262,7 +265,7 @@ def test_too_little_validation_is_said_with_what_to_do(mixed: str) -> None:
     )
     with pytest.raises(NotEnoughDataError, match="validation"):
         select([mixed], hours=0.5, val_hours=2, val_share=float(enough) - 0.002)
-    with pytest.raises(NotEnoughDataError, match="all people together would not be enough"):
+    with pytest.raises(NotEnoughDataError, match="all speakers together would not be enough"):
         select([mixed], hours=1, val_hours=2000)
     assert hours_of(select([mixed], hours=1, val_hours=1, val_share=0.5), "val") == pytest.approx(1, abs=0.01)
 
@@ -279,11 +282,11 @@ def test_too_little_says_what_there_is_and_what_each_filter_costs(tmp_path: Path
     with pytest.raises(NotEnoughDataError) as caught:
         select([root], hours=1, min_sync=4, min_quality=50, languages=["hi"])
     assert str(caught.value).splitlines() == [
-        "not enough data for training: 1 h asked for, 2.0 min there are.",
+        "not enough training data: asked for 1 h, found 2 min 0 s.",
         "Without one of the filters there would be:",
-        "  7.0 min without --min-sync 4",
-        "  4.0 min without --min-quality 50",
-        "--allow-less takes what there is.",
+        "  7 min 0 s without --min-sync 4",
+        "  4 min 0 s without --min-quality 50",
+        "--allow-less accepts what there is.",
     ]
     assert select([root], hours=1, min_sync=4, min_quality=50, allow_less=True).num_rows == 20
 
@@ -348,7 +351,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, re.sub(r"\s+", " ", result.output)
 
 
-def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path) -> None:
+def test_command_writes_the_selection_and_its_chart(mixed: str, tmp_path: Path) -> None:
     out = tmp_path / "$(touch pwned) 'x' [1].parquet"
     arguments = (
         mixed,
@@ -367,13 +370,13 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
     )
     code, text = run(*arguments)
     assert code == 0, text
-    assert "train 30.0 min" in text and "val 3.0 min" in text and "clips by language: " in text and "zh-CN" in text
+    assert "train 30 min 0 s" in text and "val 2 min 59 s" in text and "clips by language: " in text and "zh-CN" in text
     about = selection_request(read_selection(str(out)))
     assert about["request"]["languages"] == ["hi", "zh"] and about["gave"]["train"]["hours"] == pytest.approx(
         0.5, abs=0.003
     )
-    picture = out.with_suffix(".svg").read_text()
-    assert picture.startswith("<svg ") and "Sync (syncnet_v2)" in picture and 'class="val"' in picture
+    chart = out.with_suffix(".svg").read_text()
+    assert chart.startswith("<svg ") and "Sync (syncnet_v2)" in chart and 'class="val"' in chart
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet", ".svg"]
     before = out.read_bytes()
     assert run(*arguments)[0] == 0  # the same again is no conflict
@@ -385,7 +388,7 @@ def test_command_writes_the_selection_and_its_picture(mixed: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
-        (["--hours", "50"], 1, "not enough data for training: 50 h asked for"),
+        (["--hours", "50"], 1, "not enough training data: asked for 50 h"),
         (["--hours", "-1"], 2, "expected more than 0"),
         (["--where", "1=1; COPY manifest TO 'x'"], 2, "--where is one condition"),
         (["--exclude", "nowhere.parquet"], 1, "nothing to exclude at nowhere.parquet"),
@@ -422,7 +425,7 @@ def test_the_example_of_the_docs_runs(
 
 def test_command_writes_to_a_url(mixed: str) -> None:
     code, text = run(mixed, "--hours", "0.1", "--out", "memory://lists/a.parquet")
-    assert code == 0 and "picture: memory://lists/a.svg" in text
+    assert code == 0 and "chart: memory://lists/a.svg" in text
     assert read_selection("memory://lists/a.parquet").num_rows
     fsspec.filesystem("memory").rm("/lists", recursive=True)
 
@@ -445,7 +448,7 @@ def test_request_is_stored_in_one_form(mixed: str) -> None:
     assert about["version"] == 1 and about["request"]["datasets"] == [mixed] and about["request"]["hours"] == 0.1
 
 
-def test_a_picture_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
+def test_a_chart_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
     (tmp_path / "n.svg").write_text("mine")
     code, text = run(mixed, "--hours", "0.1", "--out", str(tmp_path / "n.parquet"))
     assert code == 1 and "n.svg exists" in text
@@ -454,4 +457,4 @@ def test_a_picture_of_something_else_is_not_overwritten(mixed: str, tmp_path: Pa
 
 def test_a_share_without_hours_for_validation_is_refused(mixed: str, tmp_path: Path) -> None:
     code, text = run(mixed, "--val-share", "0.3", "--out", str(tmp_path / "n.parquet"))
-    assert code == 2 and "--val-share is for --val-hours" in text
+    assert code == 2 and "--val-share needs --val-hours" in text

@@ -1,4 +1,4 @@
-"""The file of a selection: the same bytes for the same choice, and clear words for what is not one."""
+"""The file of a selection: the same bytes for the same choice, and clear errors for other files."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lipforge.datasets_manifest.report.selection_picture import draw_selection
+from lipforge.datasets_manifest.report.selection_chart import draw_selection
 from lipforge.datasets_manifest.select.choose import select
 from lipforge.datasets_manifest.selection import (
     SELECTION_COLUMNS,
@@ -74,15 +74,15 @@ def test_selection_lives_at_a_url_too(chosen: pa.Table) -> None:
     fsspec.filesystem("memory").rm("/selections", recursive=True)
 
 
-def test_picture_draws_hours_by_speaker_to_scale(tmp_path: Path) -> None:
+def test_chart_draws_hours_by_speaker_to_scale(tmp_path: Path) -> None:
     rows = [clip(number, speaker="a" if number < 4 else "b") for number in range(5)]
     rows += [clip(9, speaker=name, sync_confidence=8.0) for name in ["<x>"]]
-    picture = draw_selection(select([dataset(tmp_path, rows)]), min_sync=4.0)
-    svg = ElementTree.fromstring(picture)
+    chart = draw_selection(select([dataset(tmp_path, rows)]), min_sync=4.0)
+    svg = ElementTree.fromstring(chart)
     bars = [rect.attrib for rect in svg.iter("{http://www.w3.org/2000/svg}rect") if float(rect.attrib["y"]) > 60]
     texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert [float(bar["height"]) for bar in bars] == [110.0, 27.5, 27.5, 110.0, 22.0, 110.0]
-    assert "3 speakers, most 24 s" in texts and "5 clips" in texts and "4" in texts
+    assert "3 speakers, most 24.0 s" in texts and "5 clips" in texts and "4" in texts
     assert {bar["class"] for bar in bars} == {"train"}
 
 

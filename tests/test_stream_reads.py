@@ -11,7 +11,7 @@ import pytest
 
 from lipforge.datasets_manifest.storage import ranges
 from lipforge.datasets_manifest.storage.cache import SampleCache
-from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, UnreadableError, merge
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, UnreadableError, merge, whole
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import SampleStream
@@ -38,7 +38,7 @@ def test_neighbours_become_one_request_and_others_do_not() -> None:
         return Span("d", shard, start, end)
 
     spans = [span(3000, 4000), span(0, 1000), span(1000, 2000), span(2050, 3000), span(9000, 9500), span(0, 10, "b")]
-    assert [request.spans for request in merge(spans)] == [
+    assert merge(spans) == [
         [span(0, 1000), span(1000, 2000), span(2050, 3000), span(3000, 4000)],
         [span(9000, 9500)],
         [span(0, 10, "b")],
@@ -48,7 +48,7 @@ def test_neighbours_become_one_request_and_others_do_not() -> None:
 def test_requests_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "MAX_READ_BYTES", 2500)
     spans = [Span("d", "a", start, start + 1000) for start in range(0, 10_000, 1000)]
-    assert [len(request.spans) for request in merge(spans)] == [2] * 5
+    assert [len(group) for group in merge(spans)] == [2] * 5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,8 +60,8 @@ def test_what_is_read_for_nothing_is_bounded(seed: int) -> None:
         size = rng.randrange(200, 2000)
         spans.append(Span("d", "a", position, position + size))
         position += size
-    requests = merge(spans)
-    read = sum(request.whole.end - request.whole.start for request in requests)
+    requests = [whole(group) for group in merge(spans)]
+    read = sum(request.end - request.start for request in requests)
     assert read <= 1.04 * sum(span.end - span.start for span in spans)
     assert len(requests) < len(spans)
 

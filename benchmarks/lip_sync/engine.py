@@ -13,7 +13,7 @@ from benchmarks.lip_sync import media as made
 from benchmarks.lip_sync.clips import Track
 from benchmarks.lip_sync.measures import Judge
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.samples import read_sample
+from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import mouth_pictures
@@ -102,7 +102,7 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
         track, way, frames = planted[row["source_uri"]]
         left = None
         if row["status"] == "kept" and frames in AGAIN:
-            sample = read_sample(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"])
+            sample = read_clip_at(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"], row["key"])
             left = _score_delivered(judge, sample, faces)
         if row["av_offset_frames"] is None and row["end_s"] - row["start_s"] < 5:
             continue  # a tail too short for a clip

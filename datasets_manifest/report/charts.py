@@ -1,4 +1,4 @@
-"""Pictures of the report as inline SVG: geometry in, markup out. Colours are CSS classes, so that dark mode works."""
+"""Charts as SVG: geometry in, markup out. Colours are CSS classes, so that dark mode works."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-# Markup("...").format(x) escapes x; every text that comes from data goes through it.
+# Markup("...").format(x) escapes x; all text from data goes through it.
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Loss:
 
     label: str
     text: str
-    """What to print beside the label, for example `12 min (3.1 %)`."""
+    """Printed beside the label, for example `12 min (3.1 %)`."""
     seconds: float
     css_class: str
 
@@ -30,9 +30,9 @@ class FlowStep:
 
 
 def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[FlowStep]) -> Markup:
-    """A Sankey picture, top to bottom: a band as wide as the seconds that are left; each loss bends off to the right.
+    """A Sankey diagram, top to bottom: the band's width is the seconds left; each loss bends off to the right.
 
-    The left part of the band is what will be kept, so one glance at the top tells how much survives.
+    The left part of the band is what is kept in the end, so the top already shows how much survives.
     Raises ValueError when `seconds_in` is 0: there is nothing to draw.
     """
     if seconds_in <= 0:
@@ -82,9 +82,9 @@ class Bins:
 
 
 def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, centred: bool = False) -> Markup:
-    """Stacked bars, kept below rejected, with a dashed line at each threshold, which maps its place to its label.
+    """Stacked bars, kept below rejected, and a dashed line at each of `thresholds` (value to label).
 
-    centred: bins stand for whole numbers, so ticks belong to their middles (for example a count of frames).
+    centred: bins stand for whole numbers, for example frames, so ticks belong to their middles.
     """
     left, top, plot_width, plot_height = 12.0, 14.0, 334.0, 110.0
     low, high = float(bins.edges[0]), float(bins.edges[-1])
@@ -126,7 +126,8 @@ def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, cen
 
 
 SELECTION_STYLE = Markup("""
-svg { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; background: #ffffff; color: #1b1e22; }
+svg { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+svg { background: #ffffff; color: #1b1e22; }
 text { fill: #646b74; } .strong { font-weight: 600; fill: #1b1e22; } .tick, text.threshold { font-size: 10.5px; }
 text.threshold { fill: #1b1e22; font-weight: 600; } rect { shape-rendering: crispEdges; }
 .axis { stroke: #646b74; opacity: 0.55; } line.threshold { stroke: #1b1e22; stroke-dasharray: 4 3; stroke-width: 1.2; }
@@ -148,14 +149,14 @@ class Bars:
     heights: Mapping[str, NDArray[np.float64]]
     """By CSS class of the series, all of one length."""
     top_text: str
-    """What the tallest bar stands for."""
+    """Label of the tallest bar."""
     thresholds: Mapping[float, str] = field(default_factory=dict)
     ticks: bool = True
-    """Whether low to high is a scale; else bars are just things in a row."""
+    """Whether low to high is a scale."""
 
 
 def selection_svg(title: str, legend: Mapping[str, str], panels: Sequence[Bars]) -> Markup:
-    """A picture that stands alone as a file: a title, what the colours mean by CSS class, and panels from left to right."""
+    """An SVG file: a title, a legend by CSS class, and panels from left to right."""
     panel_width, left, top = 370.0, 16.0, 74.0
     width = panel_width * len(panels)
     marks = [_text(left, 26, title, "strong")]
@@ -165,7 +166,8 @@ def selection_svg(title: str, legend: Mapping[str, str], panels: Sequence[Bars])
     for number, bars in enumerate(panels):
         marks += _bars(bars, left + panel_width * number, top, panel_width - 2 * left)
     return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} 268" width="{0}" height="268"><style>{1}</style>{2}</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} 268" width="{0}" height="268">'
+        "<style>{1}</style>{2}</svg>\n"
     ).format(_px(width), SELECTION_STYLE, _join(marks))
 
 
@@ -211,7 +213,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _ribbon(start: tuple[float, float], end: tuple[float, float], thickness: float, bend: float, loss: Loss) -> Markup:
-    """A band of constant thickness that goes down from `start`, its left corner, and turns right to `end`, its top."""
+    """A band of constant thickness from `start` (its left corner) down, then right to `end` (its top corner)."""
     (left, top), (stop, y) = start, end
     right = left + thickness
     path = (

@@ -1,4 +1,4 @@
-"""A folder of samples that came from far away: bounded, checked, shared by all processes of a machine."""
+"""A folder that caches remote samples: bounded, checked, shared by all processes of a machine."""
 
 import fcntl
 import hashlib
@@ -12,17 +12,17 @@ log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 _EVICT_TO = 0.9
-"""Share of the limit that stays when room is made, so that it need not be made at once again."""
+"""Eviction stops at this share of the limit, so that the next entry does not evict again."""
 _NUM_LOCKS = 2**20
 _SUFFIX = ".sample"
-"""Of entries: whatever else lies in the folder is left alone."""
+"""Of entries. Other files in the folder are left alone."""
 
 
 class SampleCache:
-    """Least recently used first out. Files appear whole or not at all and carry a hash of their content.
+    """Evicts the least recently used entries. Files appear whole or not at all and carry a hash of their content.
 
-    Use a local disk: locks do not work on every network file system. Several caches, also of different processes, may share a folder
-    if their limits are equal; one object is for one process and one thread.
+    Use a local disk: locks do not work on every network file system. Several caches, also of different processes, may
+    share a folder if their limits are equal; use one object in one process and one thread only.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -30,26 +30,26 @@ class SampleCache:
         self.folder = folder
         self.max_bytes = max_bytes
         self.is_writable = True
-        """False once writing failed: reading ahead is then in vain."""
-        # Byte 0 is the lock of the folder's size, the others are locks of entries. Closing any other handle of this file in this
-        # process would drop them all (POSIX), so it stays open and private.
+        """False after a failed write: reading ahead is then pointless."""
+        # Byte 0 locks the folder's size, the others lock entries. Closing any other handle of this file in this process
+        # would drop all locks (POSIX), so it stays open and private.
         self._locks = os.open(folder / ".locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
 
     def close(self) -> None:
         os.close(self._locks)
 
     def get(self, name: str) -> bytes | None:
-        """The content of an entry, or None. A damaged one is deleted."""
+        """The content of an entry, or None. A damaged entry is deleted."""
         path = self._path(name)
         try:
             stored = path.read_bytes()
         except OSError:
             return None
-        with suppress(OSError):  # of another user
+        with suppress(OSError):  # the file of another user
             os.utime(path)
         digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         if digest != _digest(content):
-            log.warning("%s is damaged and is fetched again", path)
+            log.warning("%s is damaged and will be fetched again", path)
             with suppress(OSError):
                 path.unlink()
             return None
@@ -62,7 +62,7 @@ class SampleCache:
         return self.folder / f"{name}{_SUFFIX}"
 
     def put(self, name: str, content: bytes) -> None:
-        """Store an entry; others make room. One larger than the whole cache is not stored, and none where nothing can be written."""
+        """Store an entry, evicting others. Does nothing when it exceeds the whole cache or writing fails."""
         size = _DIGEST_BYTES + len(content)
         if size > self.max_bytes:
             return
@@ -70,19 +70,21 @@ class SampleCache:
             self._put(name, content, size)
         except OSError as error:
             if self.is_writable:
-                log.warning("the cache %s cannot be written and is of no use: %s", self.folder, error.strerror)
+                log.warning("the cache %s cannot be written and is not used: %s", self.folder, error.strerror)
             self.is_writable = False
 
     def _put(self, name: str, content: bytes, size: int) -> None:
         with self._locked([0]):
-            # Only who holds this lock writes: what has a temporary name is left from one who died.
+            # Only the lock holder writes, so a leftover temporary file belongs to a crashed writer.
             total = self._total_bytes()
             if total is None or total + size > self.max_bytes:
                 total = self._make_room(size)
+            # Not files.writing: under the lock one fixed name is enough, so a crash leaves at most one file, and fsync
+            # is not needed: the hash shows damage, and the entry can be fetched again.
             temporary, count = self.folder / ".new", self.folder / ".total"
-            count.unlink(missing_ok=True)  # who dies from here on leaves no wrong count
+            count.unlink(missing_ok=True)  # a crash from here on leaves no wrong count
             temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # never through a link that somebody left there
+            with temporary.open("xb") as file:  # never through a planted link
                 file.write(_digest(content) + content)
             path = self._path(name)
             replaced = path.stat().st_size if path.exists() else 0
@@ -91,8 +93,8 @@ class SampleCache:
 
     @contextmanager
     def fetching(self, names: Iterable[str]) -> Iterator[None]:
-        """Holds off others who would fetch one of the same things."""
-        # in rising order, so that two who want the same never wait for each other
+        """Keeps other processes from fetching the same entries at the same time."""
+        # in rising order, which rules out deadlocks
         with self._locked(sorted({1 + int(_digest(name.encode()).hex(), 16) % _NUM_LOCKS for name in names})):
             yield
 
@@ -115,12 +117,12 @@ class SampleCache:
             return None
 
     def _make_room(self, size: int) -> int:
-        """Delete what was not used for longest; returns the bytes that are left."""
+        """Delete the least recently used entries; returns the bytes that are left."""
         entries = []
         with os.scandir(self.folder) as files:
             for file in files:
                 if file.name.endswith(_SUFFIX) and file.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):  # a damaged entry that somebody deletes now
+                    with suppress(FileNotFoundError):  # a damaged entry, deleted meanwhile
                         entries.append((file.stat().st_mtime_ns, file.name, file.stat().st_size))
         total = sum(entry[2] for entry in entries)
         if total + size <= self.max_bytes:

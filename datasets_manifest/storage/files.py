@@ -2,20 +2,26 @@
 
 import json
 import os
-from typing import Any
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+_TEMPORARY_PREFIX = ".tmp-"
+
 
 class UnreadableError(OSError):
-    """Storage does not answer, or not with what was asked for: nothing is said of what it holds."""
+    """Storage failed or returned the wrong bytes; the data itself may be intact."""
 
 
 def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path in it) of a folder, a file or an fsspec URL. A local name may hold anything, also what looks like a URL chain.
+    """(file system, path in it) of a folder, a file or an fsspec URL: a name with `://`; any other is local.
 
-    Raises ValueError for a URL of a kind that is unknown, or whose package is not installed.
+    Raises ValueError for an unknown kind of URL, or one whose package is not installed.
     """
     if "://" in place:
         try:
@@ -26,7 +32,7 @@ def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def is_remote(folder: str) -> bool:
-    """Whether it is behind a network, as far as its name tells."""
+    """Whether a name is a URL of something that is not a local file."""
     return "://" in folder and not folder.startswith(("file://", "local://"))
 
 
@@ -46,25 +52,49 @@ def read_file(path: str) -> bytes:
     return data
 
 
-def publish(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
-    """Make `path` hold `data`, all or nothing: rename on a local disk, one PUT in an object store."""
+@contextmanager
+def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """A file to fill. It appears at `path` when the block ends, and not at all when the block fails.
+
+    Local: a temporary file in the same folder, flushed, then renamed. Remote: one PUT.
+    """
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            fs.put_file(file.name, path)
         return
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.tmp")
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_TEMPORARY_PREFIX)
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only the owner read
         os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):  # a full disk: give the space back
-            os.remove(temporary)
+    except BaseException:  # a full disk, too: free the space
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
 
 
+def publish(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    """Make `path` hold `data`, all or nothing: see `writing`."""
+    with writing(fs, path) as file:
+        file.write(data)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is what a killed writer left behind."""
+    return re.fullmatch(re.escape(_TEMPORARY_PREFIX) + "[a-z0-9_]{8}", name) is not None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def to_json(plain: Any) -> bytes:
-    """One way to write a value: sorted keys, no spaces, ASCII."""
+    """Canonical JSON: sorted keys, no spaces, ASCII."""
     return (json.dumps(plain, sort_keys=True, separators=(",", ":")) + "\n").encode()

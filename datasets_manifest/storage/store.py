@@ -1,30 +1,26 @@
-"""A dataset's folder, on a local disk or in an object store: files that appear complete or not at all."""
+"""A dataset's folder, local or in an object store, whose files appear complete or not at all."""
 
 import contextlib
 import errno
 import fcntl
 import os
-import re
-import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.datasets_manifest.storage.files import is_temporary, open_place, writing
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""System errors that mean: no room, or no permission."""
-_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]{8}")
-"""As mkstemp names them."""
+"""System errors for no space and no permission."""
 _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 
 class Store:
     """Files below one root, named by relative paths with forward slashes. Cheap to send to workers.
 
-    root: a folder, or an fsspec URL such as s3://bucket/dataset. Local writes go to a temporary name, are flushed and renamed; in an
-    object store one PUT does the same.
+    root: a folder, or an fsspec URL such as s3://bucket/dataset.
     """
 
     def __init__(self, root: str) -> None:
@@ -61,29 +57,11 @@ class Store:
         with self.writing(name) as file:
             file.write(data)
 
-    @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file to fill; it appears under its name when the block ends, and not at all when the block fails."""
-        if not self.is_local:
-            with tempfile.NamedTemporaryFile() as file:
-                yield file
-                file.flush()
-                self._fs.put_file(file.name, self.path(name))
-            return
-        folder = os.path.dirname(self.path(name))
-        os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, self.path(name))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        return writing(self._fs, self.path(name))
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -101,9 +79,9 @@ class Store:
 
     @contextlib.contextmanager
     def only_writer(self) -> Iterator[None]:
-        """Hold the dataset for one writing command; BlockingIOError when another holds it.
+        """Lock the dataset for one writing command; BlockingIOError when another holds it.
 
-        The system lets go of it when the process ends, however it ends. An object store has no locks: there it is up to the user.
+        The system releases the lock however the process ends. An object store has no locks: there it is up to the user.
         """
         if not self.is_local:
             yield
@@ -115,7 +93,7 @@ class Store:
             yield
 
     def is_being_written(self) -> bool:
-        """True when a command holds the dataset now. Writes nothing; an object store cannot tell, and says False."""
+        """Whether a command holds the lock now; always False in an object store. Writes nothing."""
         try:
             with open(self.path("ledger/.lock")) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -126,12 +104,12 @@ class Store:
         return False
 
     def _sweep(self) -> None:
-        """Remove what killed writers left under temporary names. Only the sole writer may."""
+        """Remove temporary files that killed writers left. Only the lock holder may call this."""
         for root, folders, files in os.walk(self._base):
             if root == self._base:
                 folders[:] = [name for name in folders if name in _OWN_FOLDERS]
             for file in files:
-                if _TEMPORARY.fullmatch(file):
+                if is_temporary(file):
                     with contextlib.suppress(OSError):
                         os.unlink(os.path.join(root, file))
 
@@ -140,9 +118,3 @@ class Store:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.sample import read_clip
-from lipforge.datasets_manifest.samples import read_bytes
+from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
@@ -71,8 +70,8 @@ def extract_clips(dataset: str, cache: Path) -> None:
         target = cache / f"{row['key']}.npz"
         if target.exists():
             continue
-        offset, size = row["sample_offset"], row["sample_size"]
-        sample = read_clip(read_bytes(fs, f"{root}/{row['shard']}", offset, offset + size), size, row["key"])
+        place = f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"]
+        sample = read_clip_at(fs, *place, row["key"])
         frames = media.decode_mp4(sample["mp4"])
         points = crop_points(frames, faces)
         if points is None:

@@ -1,4 +1,4 @@
-"""The picture beside a selection: hours by speaker, and how its clips score."""
+"""The chart beside a selection: hours by speaker, and histograms of scores."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,31 +6,30 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
-from lipforge.datasets_manifest.selection import SPLITS, amount, describe, hours_by_speaker
+from lipforge.datasets_manifest.selection import SPLITS, describe, hours_by_speaker
 from lipforge.datasets_manifest.storage.files import open_place, publish
 
 MAX_BARS = 112
 NUM_BINS = 40
 
 
-def refuse_foreign_picture(selection_path: str) -> None:
-    """Raises FileExistsError when there is a picture beside a selection that is still to be written: it is of something else."""
-    path = _picture_path(selection_path)
+def refuse_foreign_chart(selection_path: str) -> None:
+    """Raises FileExistsError when the chart's file exists and the selection does not: it belongs to something else."""
+    path = _chart_path(selection_path)
     fs, place = open_place(path)
     if fs.exists(place) and not fs.exists(open_place(selection_path)[1]):
-        raise FileExistsError(
-            f"{path} exists, and is where the picture would go: give another name, or delete it first"
-        )
+        raise FileExistsError(f"{path} exists, where the chart would go: give another name, or delete it first")
 
 
-def _picture_path(selection_path: str) -> str:
+def _chart_path(selection_path: str) -> str:
     return f"{selection_path.removesuffix('.parquet')}.svg"
 
 
-def write_picture(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
-    """Draw a selection beside its file, with the suffix .svg; returns where. Raises OSError when it cannot be written."""
-    path = _picture_path(selection_path)
+def write_chart(selection_path: str, rows: pa.Table, min_sync: float | None, min_quality: float | None) -> str:
+    """Draw a selection beside its file, with the suffix .svg; returns the path. Raises OSError when writing fails."""
+    path = _chart_path(selection_path)
     fs, place = open_place(path)
     publish(fs, place, draw_selection(rows, min_sync, min_quality).encode())
     return path
@@ -44,7 +43,8 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {amount(gave[split]['hours'])}, {gave[split]['clips']:,} clips, {gave[split]['speakers']:,} speakers"
+        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {gave[split]['clips']:,} clips, "
+        f"{gave[split]['speakers']:,} speakers"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
@@ -54,11 +54,11 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
         panels.append(
             _histogram(rows, shown, column, f"{title} ({', '.join(sorted(models)) or 'not measured'})", least)
         )
-    return selection_svg(f"Selection of {amount(hours)}", legend, panels)
+    return selection_svg(f"Selection of {human_time(3600 * hours)}", legend, panels)
 
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
-    """One bar a speaker, most hours first, train before val; where there are many a bar is the mean of neighbours."""
+    """One bar per speaker, most hours first, train before val; of many speakers, a bar is the mean of neighbours."""
     totals = {split: hours_by_speaker(rows.filter(pc.field("split") == split)) for split in splits}
     count = sum(len(hours) for hours in totals.values())
     group = -(-count // MAX_BARS)
@@ -70,7 +70,9 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
         start += len(means)
     tallest = max(float(means.max()) for means in heights.values())
     each = "" if group == 1 else f" by {group}s"
-    return Bars("Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {amount(tallest)}", ticks=False)
+    return Bars(
+        "Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {human_time(3600 * tallest)}", ticks=False
+    )
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:

@@ -1,0 +1,18 @@
+"""How the report and the commands show shares and text from data."""
+
+
+def human_share(value: float, whole: float) -> str:
+    """`12.3 %`; never `0.0 %` for something, nor `100.0 %` for less than all."""
+    if whole <= 0:
+        return "\N{EN DASH}"
+    percent = 100 * value / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
+
+
+def visible(text: str) -> str:
+    """Text with newlines, control and bidirectional characters escaped, so that a name cannot disguise itself."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

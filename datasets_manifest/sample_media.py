@@ -1,0 +1,44 @@
+"""What a browser shows of a sample: one MP4 with its audio, and a still image."""
+
+import io
+
+import av
+import cv2
+
+
+def playable_mp4(mp4: bytes, flac: bytes) -> bytes:
+    """One MP4 with a sample's video and audio, for a player. The FLAC stream is copied into the MP4, not re-encoded.
+
+    One file, because two media elements kept in step by a script drift by more than a visible lip-sync error.
+    Raises av.FFmpegError when either cannot be read.
+    """
+    output = io.BytesIO()
+    with (
+        av.open(io.BytesIO(mp4), "r") as video,
+        av.open(io.BytesIO(flac), "r") as audio,
+        av.open(output, "w", format="mp4") as muxed,
+    ):
+        streams = (video.streams.video[0], audio.streams.audio[0])
+        copies = [muxed.add_stream_from_template(stream) for stream in streams]
+        for container, stream, copy in zip((video, audio), streams, copies, strict=True):
+            for packet in container.demux(stream):
+                if packet.dts is not None:  # the last packet of a demuxer is an empty flush
+                    packet.stream = copy
+                    muxed.mux(packet)
+    return output.getvalue()
+
+
+def poster_jpeg(mp4: bytes) -> bytes:
+    """A JPEG of the key frame before the middle of a video.
+
+    Raises av.FFmpegError or ValueError when it cannot be decoded.
+    """
+    with av.open(io.BytesIO(mp4), "r") as container:
+        stream = container.streams.video[0]
+        container.seek((stream.duration or 0) // 2, stream=stream)
+        frame = next(container.decode(stream), None)
+    if frame is None:
+        raise ValueError("the video holds no frame that decodes")
+    written, jpeg = cv2.imencode(".jpg", frame.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert written
+    return jpeg.tobytes()

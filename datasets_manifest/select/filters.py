@@ -1,0 +1,84 @@
+"""Filters of a request: which candidates pass each of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from lipforge.datasets_manifest.parquet import parse_parquet
+from lipforge.datasets_manifest.select.candidates import Candidates, Mask, positions
+from lipforge.datasets_manifest.select.request import Request, plain_language
+from lipforge.datasets_manifest.storage.files import read_file
+
+
+def masks_by_option(clips: Candidates, request: Request) -> dict[str, Mask]:
+    """For each filter of the request, as its command-line option, which clips pass."""
+    filters: dict[str, Mask] = {}
+    if request.languages:
+        filters[" ".join(f"--language {name}" for name in request.languages)] = language_mask(clips, request)
+    for option, least, measured in (
+        ("--min-sync", request.min_sync, clips.sync),
+        ("--min-quality", request.min_quality, clips.quality),
+        ("--min-face-px", request.min_face_px, clips.face_px),
+    ):
+        if least is not None:
+            # In the column's own precision: a clip of exactly 3.1 passes 3.1.
+            with np.errstate(over="ignore"):
+                filters[f"{option} {least:g}"] = measured >= np.float32(least)
+    if request.where is not None:
+        filters[f'--where "{request.where}"'] = clips.where
+    if request.exclude:
+        excluded = pa.chunked_array([_keys_of(path) for path in request.exclude], pa.string())
+        filters[" ".join(f"--exclude {path}" for path in request.exclude)] = positions(clips.keys, excluded) < 0
+    return filters
+
+
+def passing_all(clips: Candidates, filters: Mapping[str, Mask], but: str = "") -> Mask:
+    """Which clips pass all filters, or all but one."""
+    mask = np.ones(len(clips), dtype=bool)
+    for name, passing in filters.items():
+        if name != but:
+            mask &= passing
+    return mask
+
+
+def language_mask(clips: Candidates, request: Request) -> Mask:
+    """Which clips are in one of the request's languages."""
+    ranges = [plain_language(name) for name in request.languages]
+    return clips.language.where([_matches(tag, ranges) for tag in clips.language.values], null="und" in ranges)
+
+
+def _matches(tag: str, ranges: Sequence[str]) -> bool:
+    """Basic filtering of RFC 4647, 3.3.1: equal, or followed by a hyphen. An empty tag is unknown."""
+    tag = plain_language(tag) or "und"
+    return any(tag == wanted or tag.startswith(f"{wanted}-") for wanted in ranges)
+
+
+def _keys_of(path: str) -> pa.Array:
+    try:
+        return parse_parquet(read_file(path))["key"].cast(pa.string()).combine_chunks()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(f"nothing to exclude at {path}: expected a Parquet file with a column `key`") from error
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be excluded, expected a Parquet file with a column `key`: {error}") from error
+
+
+def mixed_models(clips: Candidates, filters: Mapping[str, Mask], request: Request) -> str:
+    """An error message when one threshold or order would compare scores of several models; empty otherwise."""
+    for measure, least, scores, models in (
+        ("sync", request.min_sync, clips.sync, clips.sync_model),
+        ("quality", request.min_quality, clips.quality, clips.quality_model),
+    ):
+        option = f"--min-{measure} {least:g}" if least is not None else f"--order {measure}"
+        if least is None and request.order != measure:
+            continue
+        rows = passing_all(clips, filters, but=option) & clips.in_shard & np.isfinite(scores)
+        counts = np.bincount(models.codes[rows] + 1, minlength=len(models.values) + 1)
+        found = {(["no name", *models.values])[i]: int(counts[i]) for i in np.flatnonzero(counts)}
+        if len(found) > 1:
+            listed = ", ".join(f"{name} ({count:,} clips)" for name, count in sorted(found.items()))
+            return (
+                f"{option} would compare scores of different models: {listed}. "
+                f"Choose one, for example --where \"{measure}_model = '{max(found, key=lambda name: found[name])}'\""
+            )
+    return ""
