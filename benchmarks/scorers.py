@@ -36,7 +36,7 @@ from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, 
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media.reader import decode_mp4
+from lipforge.pipeline.media.clips import decode_mp4
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.sources.plan import plan_units

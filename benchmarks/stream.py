@@ -54,7 +54,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media.reader import decode_flac, decode_mp4
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels

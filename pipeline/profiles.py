@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lipforge.model.faces.mediapipe import FaceBackend, MediaPipeFaces
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import StageResources
-from lipforge.pipeline.media.reader import decode_mp4
+from lipforge.pipeline.media.clips import decode_mp4
 from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.pipeline.stages.quality import QualityModel
 from lipforge.pipeline.stages.sync import SyncJudge

@@ -10,7 +10,7 @@ from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_b
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media.reader import encode_flac, encode_mp4
+from lipforge.pipeline.media.clips import encode_flac, encode_mp4
 from tests.coded import code_of, picture
 
 SIDE_PX = 128

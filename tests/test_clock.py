@@ -12,8 +12,12 @@ import pytest
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import DecodeCount, MediaError, VideoInfo
+from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.clips import encode_flac, encode_mp4
+from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.grid import to_grid
+from lipforge.pipeline.media.probe import VideoInfo, probe
+from lipforge.pipeline.media.video import DecodeCount
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.resample import Resample
 from tests.coded import SIZE, code_of, noise, picture, write_coded
@@ -25,7 +29,7 @@ REGULAR_S = [index / 25 for index in range(NUM_FRAMES)]
 
 def shown(path: Path, start_frame: int = 0, end_frame: int | None = None, count: DecodeCount | None = None) -> list:
     """The code of each 25 fps frame of a span, None where there is no picture."""
-    info = media.probe(str(path))
+    info = probe(str(path))
     unit = Unit(Video(Source(str(path)), "", info), start_frame, info.num_frames if end_frame is None else end_frame)
     frames = list(Resample().to_grid(unit, Resample().decode(unit, count or DecodeCount())))
     assert [frame.index for frame in frames] == list(range(unit.start_frame, unit.end_frame))
@@ -33,8 +37,8 @@ def shown(path: Path, start_frame: int = 0, end_frame: int | None = None, count:
 
 
 def heard(path: Path, start_frame: int = 0, end_frame: int | None = None) -> np.ndarray:
-    info = media.probe(str(path))
-    return media.read_audio(str(path), info, start_frame, info.num_frames if end_frame is None else end_frame)
+    info = probe(str(path))
+    return read_audio(str(path), info, start_frame, info.num_frames if end_frame is None else end_frame)
 
 
 def lag_samples(audio: np.ndarray, truth: np.ndarray) -> int:
@@ -60,7 +64,7 @@ def test_grid_takes_the_nearest_frame_for_any_frame_times() -> None:
         steps_s = rng.choice([0.005, 1 / 60, 0.02, 1 / 30, 0.04, 1 / 24, 0.3], size=60) * rng.uniform(0.9, 1.1, 60)
         times_s = [float(time_s) for time_s in np.cumsum(steps_s) + rng.uniform(-0.5, 0.5)]
         start = int(rng.integers(0, 10))
-        got = list(media.to_grid(zip(times_s, range(60), strict=True), start, start + 80))
+        got = list(to_grid(zip(times_s, range(60), strict=True), start, start + 80))
         assert got == [(index, nearest_by_definition(times_s, index / 25)) for index in range(start, start + 80)]
 
 
@@ -70,7 +74,7 @@ def test_grid_takes_the_nearest_frame_for_any_frame_times() -> None:
 def test_no_frame_rate_drifts(rate: Fraction) -> None:
     num_frames = int(600 * rate)
     frames = ((float(n / rate), float(n / rate)) for n in range(num_frames))
-    errors_s = np.array([time_s - index / 25 for index, time_s in media.to_grid(frames, 0, 14_990)])
+    errors_s = np.array([time_s - index / 25 for index, time_s in to_grid(frames, 0, 14_990)])
     assert np.abs(errors_s).max() <= max(0.02, float(1 / rate) / 2) + 1e-3
     early, late = errors_s[:1000].mean(), errors_s[-1000:].mean()
     assert abs(early - late) < 2e-3
@@ -79,17 +83,17 @@ def test_no_frame_rate_drifts(rate: Fraction) -> None:
 def test_50_fps_keeps_each_second_frame_and_25_fps_every_frame() -> None:
     for rate in (25, 50):
         frames = ((n / rate, n) for n in range(10 * rate))
-        assert [n for _, n in media.to_grid(frames, 0, 250)] == list(range(0, 10 * rate, rate // 25))
+        assert [n for _, n in to_grid(frames, 0, 250)] == list(range(0, 10 * rate, rate // 25))
 
 
 def test_a_gap_holds_its_last_picture_and_nothing_is_shown_early() -> None:
     frames = [(0.0, "a"), (0.04, "b"), (0.41, "c")]
-    assert [name for _, name in media.to_grid(frames, 0, 13)] == ["a"] + ["b"] * 9 + ["c"] * 3
+    assert [name for _, name in to_grid(frames, 0, 13)] == ["a"] + ["b"] * 9 + ["c"] * 3
 
 
 def test_frames_before_the_first_one_show_it_and_no_frames_at_all_show_nothing() -> None:
-    assert list(media.to_grid([(0.1, "a")], 0, 2)) == [(0, "a"), (1, "a")]
-    assert list(media.to_grid([], 3, 5)) == [(3, None), (4, None)]
+    assert list(to_grid([(0.1, "a")], 0, 2)) == [(0, "a"), (1, "a")]
+    assert list(to_grid([], 3, 5)) == [(3, None), (4, None)]
 
 
 # --- containers --------------------------------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ def test_spans_put_together_are_the_whole(containers: dict[str, Path], name: str
 def test_spans_that_begin_at_key_frames_decode_nothing_twice(tmp_path: Path) -> None:
     no_extra_keys = {"x264-params": "scenecut=0"}
     path = write_coded(tmp_path / "long.mkv", [n / 25 for n in range(2000)], gop=50, options=no_extra_keys)
-    video = Video(Source(str(path)), "0" * 64, media.probe(str(path)))
+    video = Video(Source(str(path)), "0" * 64, probe(str(path)))
     units = plan_units(video, 20)
     assert [(unit.start_frame, unit.end_frame) for unit in units] == [(0, 500), (500, 1000), (1000, 1500), (1500, 2000)]
     for unit in units:
@@ -227,7 +231,7 @@ def test_avi_that_leaves_out_repeated_frames_is_not_longer_for_it(tmp_path: Path
      "fps_29_97", "fps_30", "fps_50", "fps_60", "timecode", "surround", "two_audio_tracks", "odd_size", "ten_bit"],
 )  # fmt: skip
 def test_odd_files_are_as_long_as_what_they_show(hostile_media: dict[str, Path], name: str) -> None:
-    info = media.probe(str(hostile_media[name]))
+    info = probe(str(hostile_media[name]))
     wanted_s = {"video_late": 6.0, "edit_list": 6.4 - EDIT_START_S}.get(name, 6.4)
     assert abs(info.num_frames / 25 - wanted_s) <= 0.06
     assert info.has_audio
@@ -259,7 +263,7 @@ def test_rotation_flag_is_obeyed(hostile_media: dict[str, Path], degrees: int) -
 
 
 def first_picture(path: Path) -> np.ndarray:
-    info = media.probe(str(path))
+    info = probe(str(path))
     unit = Unit(Video(Source(str(path)), "", info), 0, 1)
     (frame,) = Resample().to_grid(unit, Resample().decode(unit, DecodeCount()))
     assert frame.rgb is not None and frame.rgb.shape == (info.height_px, info.width_px, 3)
@@ -277,13 +281,13 @@ def test_recordings_put_one_behind_the_other_are_refused(tmp_path: Path) -> None
     ]
     (tmp_path / "both.ts").write_bytes(b"".join(parts))
     with pytest.raises(MediaError, match="jump by -"):
-        media.probe(str(tmp_path / "both.ts"))
+        probe(str(tmp_path / "both.ts"))
 
 
 def test_one_wrong_time_does_not_make_days_of_video(tmp_path: Path) -> None:
     path = write_coded(tmp_path / "a.mkv", [*REGULAR_S, 1e6])
     with pytest.raises(MediaError, match=r"jump by \+"):
-        media.probe(str(path))
+        probe(str(path))
 
 
 def test_avi_that_promises_years_is_as_long_as_its_packets(tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ def test_avi_that_promises_years_is_as_long_as_its_packets(tmp_path: Path) -> No
     length = content.find(b"strh") + 8 + 32
     content[length : length + 4] = (0xFFFF_FFF0).to_bytes(4, "little")
     path.write_bytes(content)
-    assert media.probe(str(path)).num_frames == NUM_FRAMES
+    assert probe(str(path)).num_frames == NUM_FRAMES
 
 
 def test_mp4_that_lost_its_end_still_answers_for_it(tmp_path: Path) -> None:
@@ -326,7 +330,7 @@ def test_damage_hides_pictures_up_to_the_next_key_frame_and_moves_none(tmp_path:
 @pytest.mark.parametrize("name", ["empty", "text", "truncated_mp4"])
 def test_what_is_no_media_is_unreadable(hostile_media: dict[str, Path], name: str) -> None:
     with pytest.raises(MediaError) as error:
-        media.probe(str(hostile_media[name]))
+        probe(str(hostile_media[name]))
     assert error.value.reason == "unreadable"
 
 
@@ -337,7 +341,7 @@ def test_playlists_and_pictures_named_mp4_are_not_followed(tmp_path: Path) -> No
     (tmp_path / "words.mp4").write_text("1\n00:00:00,000 --> 00:00:02,000\nHello\n")
     for name in ("hls.mp4", "concat.mp4", "words.mp4"):
         with pytest.raises(MediaError):
-            media.probe(str(tmp_path / name))
+            probe(str(tmp_path / name))
 
 
 def test_whatever_bytes_are_changed_the_reader_says_so_in_its_own_words(tmp_path: Path) -> None:
@@ -358,10 +362,10 @@ def test_whatever_bytes_are_changed_the_reader_says_so_in_its_own_words(tmp_path
             path = tmp_path / f"{trial}-{name}"
             path.write_bytes(content[: len(content) if trial % 3 else int(rng.integers(1, len(content)))])
             try:
-                info = media.probe(str(path))
+                info = probe(str(path))
                 end = min(info.num_frames, 200)
                 assert len(shown_of(path, info, end)) == end
-                assert len(media.read_audio(str(path), info, 0, end)) == end * SAMPLES_PER_FRAME
+                assert len(read_audio(str(path), info, 0, end)) == end * SAMPLES_PER_FRAME
             except MediaError:
                 continue
 
@@ -376,8 +380,8 @@ def shown_of(path: Path, info: VideoInfo, end_frame: int) -> list[bool]:
 
 def test_encoded_clips_are_regular_closed_and_repeatable() -> None:
     frames = np.stack([picture(n) for n in range(100)])
-    data = media.encode_mp4(frames, EncodeConfig(gop_frames=12))
-    assert data == media.encode_mp4(frames, EncodeConfig(gop_frames=12))
+    data = encode_mp4(frames, EncodeConfig(gop_frames=12))
+    assert data == encode_mp4(frames, EncodeConfig(gop_frames=12))
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -395,7 +399,7 @@ def test_encoded_clips_are_regular_closed_and_repeatable() -> None:
 def test_colours_survive_the_encode() -> None:
     rng = np.random.default_rng(0)
     flat = np.repeat(rng.integers(0, 256, (1, 4, 4, 3), dtype=np.uint8), 16, axis=1).repeat(16, axis=2)
-    data = media.encode_mp4(np.repeat(flat, 5, axis=0), EncodeConfig(crf=4))
+    data = encode_mp4(np.repeat(flat, 5, axis=0), EncodeConfig(crf=4))
     with av.open(io.BytesIO(data)) as container:
         rgb = next(container.decode(video=0)).to_ndarray(format="rgb24")
     inner = np.s_[6:10, 6:10]  # chroma is stored at half size: look away from edges
@@ -408,8 +412,8 @@ def test_colours_survive_the_encode() -> None:
 @pytest.mark.parametrize("num_samples", [1, 640, 4096, 4097, 125 * 640])
 def test_flac_holds_exactly_the_samples_that_went_in(num_samples: int) -> None:
     pcm = noise(num_samples)
-    data = media.encode_flac(pcm / np.float32(32768))
-    assert data == media.encode_flac(pcm / np.float32(32768))
+    data = encode_flac(pcm / np.float32(32768))
+    assert data == encode_flac(pcm / np.float32(32768))
     with av.open(io.BytesIO(data)) as container:
         got = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
         assert container.streams.audio[0].rate == 16_000
@@ -418,7 +422,7 @@ def test_flac_holds_exactly_the_samples_that_went_in(num_samples: int) -> None:
 
 def test_flash_and_click_stay_together_through_decoding(tmp_path: Path) -> None:
     path = click_clip(tmp_path / "click.mp4", duration_s=5.0, fps=25)
-    info = media.probe(str(path))
+    info = probe(str(path))
     unit = Unit(Video(Source(str(path)), "", info), 0, info.num_frames)
     frames = np.stack(
         [f.rgb for f in Resample().to_grid(unit, Resample().decode(unit, DecodeCount())) if f.rgb is not None]

@@ -25,7 +25,7 @@ from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import resolve
-from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
+from lipforge.pipeline.media.clips import decode_mp4, encode_mp4
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.running.explain import explain

@@ -25,7 +25,8 @@ from lipforge.pipeline.config import (
     ShotsConfig,
     Thresholds,
 )
-from lipforge.pipeline.media.reader import SourceFrame, VideoInfo
+from lipforge.pipeline.media.probe import VideoInfo
+from lipforge.pipeline.media.video import SourceFrame
 from lipforge.pipeline.publish import accounts
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.sources.plan import joint_share

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.clips import encode_jpeg, encode_mp4
 
 
 class EncodeClip:
@@ -22,7 +22,7 @@ class EncodeClip:
         assert clip.frames is not None
         encoded = replace(
             clip,
-            mp4=media.encode_mp4(clip.frames, self.config),
+            mp4=encode_mp4(clip.frames, self.config),
             quality_frames=clip.frames[[0, len(clip.frames) // 2, -1]],
         )
         return [encoded.measured(lossy_generations=1)]
@@ -31,7 +31,7 @@ class EncodeClip:
 def poster_of(clip: Clip) -> bytes:
     """Small JPEG of what was seen of a clip that is not encoded; empty when nothing was."""
     if clip.frames is not None:
-        return media.encode_jpeg(clip.frames[len(clip.frames) // 2])
+        return encode_jpeg(clip.frames[len(clip.frames) // 2])
     if clip.pieces:
-        return media.encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
+        return encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
     return b""

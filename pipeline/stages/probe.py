@@ -9,8 +9,8 @@ import fsspec
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import MediaError, VideoInfo
+from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.probe import VideoInfo, probe
 
 BLOCK_BYTES = 1 << 20
 
@@ -36,7 +36,7 @@ class Probe:
         if size_bytes == 0:
             return Video(source, source_id, None, Reason.UNREADABLE, "the file is empty")
         try:
-            info = media.probe(source.uri)
+            info = probe(source.uri)
         except MediaError as error:
             return Video(source, source_id, None, error.reason, error.detail)
         if not info.has_audio:

@@ -6,8 +6,9 @@ import numpy as np
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import SourceFrame
+from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.grid import to_grid
+from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video, upright_rgb
 
 
 class Resample:
@@ -23,13 +24,13 @@ class Resample:
         info = unit.video.info
         assert info is not None
         first, end = unit.start_frame - SYNC_MARGIN_FRAMES, unit.end_frame + SYNC_MARGIN_FRAMES
-        return media.read_audio(unit.video.source.uri, info, first, end)
+        return read_audio(unit.video.source.uri, info, first, end)
 
-    def decode(self, unit: Unit, count: media.DecodeCount) -> Iterator[SourceFrame]:
+    def decode(self, unit: Unit, count: DecodeCount) -> Iterator[SourceFrame]:
         """The unit's source frames, at the source's own times."""
         info = unit.video.info
         assert info is not None
-        return media.decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
+        return decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
 
     def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
         """One full-size picture for each 1/25 s. Repeats of a source frame share one array."""
@@ -38,10 +39,10 @@ class Resample:
         timed = ((frame.time_s, frame) for frame in frames)
         shown: SourceFrame | None = None
         rgb: np.ndarray | None = None
-        for index, frame in media.to_grid(timed, unit.start_frame, unit.end_frame):
+        for index, frame in to_grid(timed, unit.start_frame, unit.end_frame):
             if frame is not shown:
                 picture = frame.picture if frame is not None else None
-                rgb = media.upright_rgb(picture, info) if picture is not None else None
+                rgb = upright_rgb(picture, info) if picture is not None else None
                 shown = frame
             yield Frame(index=index, rgb=rgb, shot_index=frame.shot_index if frame is not None else 0)
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from lipforge.model.clock import FPS
 from lipforge.pipeline.config import ShotsConfig
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import SourceFrame
+from lipforge.pipeline.media.video import SourceFrame, thumbnail_bgr
 from lipforge.pipeline.running.quiet import off_terminal
 
 with off_terminal(0):  # it starts ffmpeg when it is imported, which would stop a background process at the terminal
@@ -40,7 +39,7 @@ class SplitShots:
             waiting.append((number, frame))
             if frame.picture is not None:
                 height = height or max(2, round(frame.picture.height * DETECT_WIDTH_PX / frame.picture.width))
-                small = media.thumbnail_bgr(frame.picture, DETECT_WIDTH_PX, height)
+                small = thumbnail_bgr(frame.picture, DETECT_WIDTH_PX, height)
                 # The detector only counts frames; the rate is there because its type wants one.
                 found = detector.process_frame(FrameTimecode(number, fps=float(FPS)), small)
                 cuts.update(cut.frame_num for cut in found)
