@@ -153,7 +153,6 @@ class StageResources(Config):
     """What one worker of an operator takes from the cluster."""
 
     cpus: float = Field(gt=0)
-    gpus: float = Field(default=0.0, ge=0)
     memory_mb: int = Field(gt=0)
 
 
