@@ -12,17 +12,17 @@ from lipforge.pipeline.media.container import audio_stream, open_media, read_pac
 from lipforge.pipeline.media.probe import VideoInfo
 
 SEEK_PREROLL_S = 2.0
-"""Audio decoders need a little sound before the first sample that is right."""
+"""Audio decoders need some input before their output is right."""
 PCM_SCALE = 32_768
-"""16-bit steps of amplitude 1: samples that come as 16 bit leave as the same 16 bit."""
+"""16-bit value of amplitude 1, in both directions, so 16-bit audio passes through unchanged."""
 AUDIO_JUMP_S = 0.03
-"""Timestamps this far from where the samples put them mean a gap or an overlap, not rounding."""
+"""A timestamp this far from what the sample count predicts is a gap or an overlap, not rounding."""
 
 
 def read_audio(uri: str, info: VideoInfo, start_frame: int, end_frame: int) -> np.ndarray:
-    """Sound of the grid frames [start_frame, end_frame): float32 [(end - start) * 640], mono, 16 kHz, in [-1, 1].
+    """Audio of the grid frames [start_frame, end_frame): float32 [(end - start) * 640], mono, 16 kHz, in [-1, 1].
 
-    start_frame may be negative. Zeros where the source has no sound or it cannot be decoded. All channels are mixed down.
+    start_frame may be negative. Zeros where the source has no audio or it cannot be decoded. Channels are mixed down.
     """
     samples = np.zeros((end_frame - start_frame) * SAMPLES_PER_FRAME, dtype=np.float32)
     if not info.has_audio:
@@ -37,7 +37,7 @@ def read_audio(uri: str, info: VideoInfo, start_frame: int, end_frame: int) -> n
 
 
 def _decode_audio(uri: str, info: VideoInfo, start_s: float, end_s: float) -> Iterator[tuple[float, np.ndarray]]:
-    """(time of the first sample, samples) of each uninterrupted stretch, mono 16 kHz."""
+    """(time of the first sample, samples) of each stretch without a gap, mono 16 kHz."""
     with open_media(uri) as container:
         stream = audio_stream(container)
         context = stream.codec_context
@@ -71,13 +71,13 @@ def _decode_audio(uri: str, info: VideoInfo, start_s: float, end_s: float) -> It
 
 
 class _Stretch:
-    """Audio frames that follow one another without a gap, through one resampler."""
+    """Audio frames without a gap between them, fed through one resampler."""
 
     def __init__(self, frame: Any, start_s: float) -> None:
         self.kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         self.start_s = start_s
         self.num_samples_in = 0
-        # Into 16 bit: there the library scales a mix of channels down, and in float it lets it grow beyond [-1, 1].
+        # To 16 bit, where the library normalizes the downmix; in float it exceeds [-1, 1].
         self.resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         self.pieces: list[np.ndarray] = []
 
@@ -92,7 +92,7 @@ class _Stretch:
 
     def add(self, frame: Any) -> None:
         self.num_samples_in += frame.samples
-        frame.pts = None  # the resampler must count samples; our clock is start_s
+        frame.pts = None  # the resampler must count samples; start_s has the time
         self.pieces.extend(out.to_ndarray()[0] for out in self.resampler.resample(frame))
 
     def finish(self) -> tuple[float, np.ndarray]:

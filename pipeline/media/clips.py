@@ -1,4 +1,4 @@
-"""The files of a stored clip: write and read its MP4 and its FLAC, write its poster."""
+"""Write and read the media of a clip: its MP4 and FLAC, and its JPEG poster."""
 
 import io
 from typing import Any
@@ -21,7 +21,7 @@ _TO_RGB, _TO_YUV = VideoReformatter(), VideoReformatter()
 def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
     """H.264 in MP4 at 25 fps, yuv420p BT.709, closed GOPs. frames: uint8 [T, H, W, 3] RGB, even sides.
 
-    One thread, no dates and no B-frames: the same frames give the same bytes anywhere.
+    One thread, no dates and no B-frames, so the same frames give the same bytes everywhere.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -38,11 +38,11 @@ def encode_mp4(frames: np.ndarray, config: EncodeConfig) -> bytes:
         stream.codec_context.colorspace = 1
         stream.codec_context.color_range = 1
         for rgb in frames:
-            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            picture = _TO_YUV.reformat(
-                picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame = _TO_YUV.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -63,7 +63,7 @@ def encode_flac(samples: np.ndarray) -> bytes:
 
 
 def decode_mp4(mp4: bytes) -> np.ndarray:
-    """The frames of a clip that `encode_mp4` wrote: uint8 [T, H, W, 3] RGB. Raises MediaError when they cannot be decoded."""
+    """Frames of an MP4 from `encode_mp4`: uint8 [T, H, W, 3] RGB. Raises MediaError when it cannot be decoded."""
     try:
         with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
             container.streams.video[0].codec_context.thread_count = 1
@@ -74,28 +74,30 @@ def decode_mp4(mp4: bytes) -> np.ndarray:
     except (av.error.FFmpegError, IndexError) as error:
         raise MediaError(Reason.DECODE_ERROR, f"the clip's video: {error_text(error)}") from error
     if not frames:
-        raise MediaError(Reason.DECODE_ERROR, "the clip's video holds no frame")
+        raise MediaError(Reason.DECODE_ERROR, "the clip's video has no frames")
     return np.stack(frames)
 
 
 def decode_flac(flac: bytes) -> np.ndarray:
-    """The samples that `encode_flac` wrote: float32 [N], mono, 16 kHz. Raises MediaError when they cannot be decoded."""
+    """Samples of a FLAC from `encode_flac`: float32 [N], mono, 16 kHz. Raises MediaError when it cannot be decoded."""
     try:
         with av.open(io.BytesIO(flac), "r", format="flac") as container:
             stream = container.streams.audio[0]
             if (stream.rate, stream.channels) != (SAMPLE_RATE_HZ, 1):
-                words = f"the clip's sound has {stream.channels} channels at {stream.rate} Hz, 1 at {SAMPLE_RATE_HZ} expected"
-                raise MediaError(Reason.DECODE_ERROR, words)
+                found = f"{stream.channels} channels at {stream.rate} Hz"
+                raise MediaError(
+                    Reason.DECODE_ERROR, f"the clip's audio has {found}, expected 1 at {SAMPLE_RATE_HZ} Hz"
+                )
             pieces = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
     except (av.error.FFmpegError, IndexError) as error:
-        raise MediaError(Reason.DECODE_ERROR, f"the clip's sound: {error_text(error)}") from error
+        raise MediaError(Reason.DECODE_ERROR, f"the clip's audio: {error_text(error)}") from error
     if not pieces:
-        raise MediaError(Reason.DECODE_ERROR, "the clip's sound holds no sample")
+        raise MediaError(Reason.DECODE_ERROR, "the clip's audio has no samples")
     return np.concatenate(pieces).astype(np.float32) / PCM_SCALE
 
 
 def encode_jpeg(rgb: np.ndarray, longest_side_px: int = 160) -> bytes:
-    """Small JPEG of a picture, uint8 [H, W, 3] RGB."""
+    """Small JPEG of an image. rgb: uint8 [H, W, 3]."""
     scale = min(1.0, longest_side_px / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)

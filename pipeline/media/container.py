@@ -1,4 +1,4 @@
-"""Open a media file and read its packets, past whatever is damaged."""
+"""Open a media file and read its packets, skipping damage."""
 
 import os
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ import fsspec
 from lipforge.datasets_manifest.schema import Reason
 
 SEEK_BACK_S = (0.0, 2.0, 20.0)
-"""How much before a wanted key frame to look for it, in turn."""
+"""Seek this far before a wanted key frame; the next value is tried when that fails."""
 SEEK_GIVE_UP_S = 1.0
-"""A key frame that has not come when others are this much later was passed over."""
+"""A packet this much later than the wanted key frame means that the seek missed it."""
 MAX_DEMUX_ERRORS = 100
-"""Read errors in a row after which a file is taken to have ended."""
+"""A file is considered ended after this many read errors in a row."""
 FOREIGN_FORMATS = (
     "hls",
     "dash",
@@ -33,11 +33,11 @@ FOREIGN_FORMATS = (
     "webvtt",
     "ass",
 )
-"""Demuxers that fetch other files, or see pictures in text."""
+"""Demuxers that open other files, or turn text into images."""
 
 
 class MediaError(Exception):
-    """A file that cannot be used, with the reason for the manifest."""
+    """The media cannot be used. `reason` and `detail` go into the manifest."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -47,9 +47,9 @@ class MediaError(Exception):
 
 @contextmanager
 def open_media(uri: str) -> Iterator[av.container.InputContainer]:
-    """Open a local path or fsspec URL for reading; MediaError(unreadable) when it is not a media file."""
-    # A path is passed as a `file:` URL, or FFmpeg would take `concat:x` or a leading dash for something else.
-    # Nothing but files may be opened: a playlist named .mp4 must not reach the network.
+    """Open a local path or fsspec URL for reading. Raises MediaError (unreadable) when it is not a media file."""
+    # As a `file:` URL, because FFmpeg would interpret `concat:x` or a leading dash.
+    # Files only: a playlist named .mp4 must not reach the network.
     remote = None
     try:
         if "://" in uri:
@@ -74,12 +74,12 @@ def open_media(uri: str) -> Iterator[av.container.InputContainer]:
 
 
 def error_text(error: BaseException) -> str:
-    """The system's words for an error, without paths: they would differ between machines."""
+    """The system's message for an error, without paths, which differ between machines."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
 def video_stream(container: av.container.InputContainer) -> Any:
-    """First video stream that is not a cover picture, or None."""
+    """The first video stream that is not cover art, or None."""
     for stream in container.streams.video:
         attached = bool(stream.disposition & av.stream.Disposition.attached_pic)
         if not attached and stream.codec_context is not None:
@@ -88,14 +88,14 @@ def video_stream(container: av.container.InputContainer) -> Any:
 
 
 def audio_stream(container: av.container.InputContainer) -> Any:
-    """The track a player would choose, or None. Tracks without a decoder are passed over."""
+    """The track a player would choose, or None. Tracks without a decoder are skipped."""
     usable = [stream for stream in container.streams.audio if stream.codec_context is not None]
     default = [stream for stream in usable if stream.disposition & av.stream.Disposition.default]
     return (default or usable or [None])[0]
 
 
 def read_packets(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
-    """Packets of one stream, then None for the end. Passes over damage between packets."""
+    """Packets of one stream, then None for the end. Skips damage between packets."""
     errors = 0
     while True:
         try:
@@ -115,9 +115,10 @@ def read_packets(container: av.container.InputContainer, stream: Any) -> Iterato
 def read_packets_from(
     container: av.container.InputContainer, stream: Any, origin_s: float, key_s: float
 ) -> Iterator[Any]:
-    """Packets of one stream from the key frame at key_s (on our clock), or from the beginning when seeking cannot find it.
+    """Packets of one stream from the key frame at key_s (on our clock), or from the start when seeking misses it.
 
-    Formats without an index (MPEG-TS, MPEG-PS) land behind the wanted packet, or give wrong times there: so what is found is checked.
+    The result of a seek is checked: formats without an index (MPEG-TS, MPEG-PS) land after the wanted packet, or report
+    wrong times there.
     """
     for back_s in SEEK_BACK_S if key_s > 0 else ():
         with suppress(av.error.FFmpegError):
@@ -137,7 +138,7 @@ def read_packets_from(
 
 
 def in_decode_order(container: av.container.InputContainer) -> bool:
-    """True for AVI, which times packets in the order of decoding: FFmpeg's presentation times are guesses there."""
+    """True for AVI, which stores decoding times only, so FFmpeg guesses the presentation times."""
     return container.format.name == "avi"
 
 

@@ -1,4 +1,4 @@
-"""Which source frame is shown at each time of the 25 fps grid."""
+"""Choose the source frame for each time of the 25 fps grid."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int) -> Iterator[tuple[int, T | None]]:
-    """Choose for each grid time n / 25 s the frame that is shown then.
+    """Choose the frame that is shown at each grid time n / 25 s. Yields (n, frame).
 
-    frames: (time in seconds, anything), times ascending. Chosen is the nearest of those that start less than half a grid frame
-    later; so frame rates above 25 are thinned without bias, and a gap holds its last picture instead of showing the next
-    one early. Grid frames before the first source frame take that one; with no frames at all they get None.
+    frames: (time in seconds, anything), in ascending order. The choice is the nearest frame that starts less than half
+    a grid frame later. So frame rates above 25 are thinned without bias, and a gap repeats the frame before it instead
+    of showing the next one early. Grid times before the first frame get that frame; without any frames, they get None.
     """
     half_s = 0.5 / FPS
     tolerance_s = 1e-4

@@ -1,4 +1,4 @@
-"""What a video file holds: size, rotation, length, key frames, codecs."""
+"""Find out what a video file contains: size, rotation, length, key frames, codecs."""
 
 from dataclasses import dataclass
 
@@ -19,36 +19,36 @@ from lipforge.pipeline.media.container import (
 )
 
 JUMP_BACK_S = 1.0
-"""Decoding times never fall; a fall beyond what sloppy muxers do is another recording that follows."""
+"""Decoding times never decrease. A larger step back than sloppy muxers make starts another recording."""
 JUMP_AHEAD_S = 600.0
-"""A picture that stands still for so long is a jump of the clock."""
+"""A frame shown for longer than this is a jump in the timestamps."""
 LONGEST_S = 48 * 3600.0
-"""What a header promises beyond the packets is believed up to this length."""
+"""A header that promises more than the packets hold is believed up to this length."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds, from its packets rather than from its header."""
+    """What a file contains, from its packets rather than its header."""
 
     width_px: int
     """As displayed, after rotation."""
     height_px: int
     rotation_deg: int
-    """Clockwise turn that makes the decoded picture upright: 0, 90, 180 or 270."""
+    """Clockwise rotation that makes the decoded frame upright: 0, 90, 180 or 270."""
     mean_fps: float
     num_frames: int
-    """On the 25 fps grid, including frames that the header promises and the file lacks."""
+    """On the 25 fps grid, including frames that the header promises but the file lacks."""
     origin_s: float
     """Presentation time of the first video frame in the file's own time: our time 0."""
     key_times_s: tuple[float, ...]
-    """Key frames, on our clock. Spans of a long video start there."""
+    """Key frames, on our clock. Long videos are split at these."""
     has_audio: bool
     video_codec: str
     audio_codec: str
 
 
 def probe(uri: str) -> VideoInfo:
-    """Read every packet header of a file and say what is in it. Nothing is decoded but one frame.
+    """Read every packet header of a file. Decodes one frame only.
 
     Raises MediaError: unreadable, no_video, decode_error.
     """
@@ -85,8 +85,8 @@ def probe(uri: str) -> VideoInfo:
         guessed_s = 1 / float(stream.guessed_rate or FPS)
         step_s = float(np.median(steps_s)) if len(steps_s) else guessed_s
         seconds = last_s - origin_s + min(step_s, 1.0)
-        # MP4 counts its samples: those that the file no longer holds are lost seconds, not seconds that never were.
-        # AVI counts in steps of time, with or without a picture.
+        # MP4 counts its samples, so those missing from the file are lost seconds and must be accounted for.
+        # AVI counts time steps, with or without a frame.
         if in_decode_order(container):
             promised_s = stream.frames * float(stream.time_base)
         else:
@@ -109,9 +109,9 @@ def probe(uri: str) -> VideoInfo:
 
 
 def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
-    """MediaError when the clock of a file is set back or far ahead: recordings put one behind the other, or damage.
+    """Raise MediaError when timestamps jump back or far ahead: concatenated recordings, or damage.
 
-    There, one time stands for two pictures, and the sound of one part would lie under the picture of another.
+    Two frames may then share a time, and the audio of one recording would be paired with frames of another.
     """
     for stamps_s, lowest_s, highest_s in ((decode_times_s, -JUMP_BACK_S, np.inf), (times_s, 0.0, JUMP_AHEAD_S)):
         steps_s = np.diff(np.asarray(stamps_s))
@@ -125,7 +125,7 @@ def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
 
 
 def _geometry(uri: str) -> tuple[int, int, int]:
-    """(rotation, width, height) of the first frame that can be decoded: headers are often wrong about it."""
+    """(rotation, width, height) of the first frame that can be decoded. Headers are often wrong."""
     with open_media(uri) as container:
         stream = video_stream(container)
         stream.codec_context.thread_count = 1

@@ -22,16 +22,16 @@ from lipforge.pipeline.media.container import (
 )
 from lipforge.pipeline.media.probe import VideoInfo
 
-# A frame's own `reformat` sets a scaler up anew for every frame: a fifth of the cost. One for each use, and one thread a process.
+# Shared, because VideoFrame.reformat sets up a scaler per frame, a fifth of the cost. Not thread-safe.
 _TO_RGB, _TO_THUMBNAIL = VideoReformatter(), VideoReformatter()
 
 
 @dataclass
 class DecodeCount:
-    """How often source frames were decoded."""
+    """Counts decoded frames, to show that a source is decoded about once."""
 
     decoded: int = 0
-    """Frames that came out of the decoder, wanted or not."""
+    """Frames that came out of the decoder, needed or not."""
     wanted: int = 0
     """Distinct source frames of the span."""
 
@@ -42,11 +42,11 @@ class DecodeCount:
 
 @dataclass
 class SourceFrame:
-    """A frame as the source has it, before it is put onto the grid."""
+    """A frame at its time in the source, before resampling to the grid."""
 
     time_s: float
     """On our clock."""
-    picture: av.VideoFrame | None
+    image: av.VideoFrame | None
     """None where the source cannot be decoded."""
     shot_index: int = 0
 
@@ -54,10 +54,10 @@ class SourceFrame:
 def decode_video(
     uri: str, info: VideoInfo, start_frame: int, end_frame: int, count: DecodeCount | None = None
 ) -> Iterator[SourceFrame]:
-    """Decode, once, the source frames that the grid frames [start_frame, end_frame) need, in presentation order.
+    """Decode, once and in presentation order, the source frames that the grid frames [start_frame, end_frame) need.
 
-    Begins at the key frame before the span and ends a little after it. A frame that cannot be decoded comes without its picture,
-    and so do those that are predicted from it, up to the next key frame: decoders would show smeared pictures there.
+    Begins at the key frame before the span and ends a little after it. A frame that cannot be decoded has no image, and
+    neither have the frames predicted from it, up to the next key frame, where decoders would return smeared images.
     """
     count = count or DecodeCount()
     start_s, end_s = start_frame / FPS, end_frame / FPS
@@ -65,7 +65,7 @@ def decode_video(
         stream = video_stream(container)
         context = stream.codec_context
         context.thread_count = 1
-        context.options = {"err_detect": "explode"}  # damage is an error, not a guess at what the picture was
+        context.options = {"err_detect": "explode"}  # an error instead of a concealed image
         key_s = max((time_s for time_s in info.key_times_s if time_s <= start_s + 1e-6), default=0.0)
         pending = _Pending(in_decode_order(container))
         previous_s = -np.inf
@@ -87,7 +87,7 @@ def decode_video(
                 time_s, lost = pending.take(None if time_s is None else time_s - info.origin_s, previous_s, frame)
                 time_s = previous_s + 1 / FPS if time_s is None else time_s
                 if time_s <= previous_s:
-                    continue  # broken timestamps: the clock never runs backwards
+                    continue  # broken timestamps: time never runs backwards
                 for lost_s in lost:
                     damaged = True
                     yield SourceFrame(lost_s, None)
@@ -108,7 +108,7 @@ def decode_video(
 
 
 class _Pending:
-    """Times of packets that went into a decoder and have not come out of it as pictures."""
+    """Times of packets that went into a decoder whose frames have not come out yet."""
 
     def __init__(self, in_decode_order: bool) -> None:
         self.in_decode_order = in_decode_order
@@ -122,14 +122,14 @@ class _Pending:
             self.times_s.append(time_s - origin_s)
 
     def refused(self) -> None:
-        """The last packet will not come out: it must not give its time to another."""
+        """Forget the last packet: its frame will not come out, and no other may get its time."""
         if self.in_decode_order and self.times_s:
             self.times_s.pop()
 
     def take(self, time_s: float | None, previous_s: float, frame: Any) -> tuple[float | None, list[float]]:
-        """(time of this picture, times since the previous one whose pictures did not come). time_s: what the decoder says."""
+        """(time of this frame, times of frames lost since the previous one). time_s: the decoder's own timestamp."""
         if self.in_decode_order and self.times_s:
-            time_s = min(self.times_s)  # the n-th picture out is shown at the n-th time
+            time_s = min(self.times_s)  # the n-th frame out is shown at the n-th time
             self.times_s.remove(time_s)
             return time_s, []
         if time_s is None:
@@ -138,18 +138,18 @@ class _Pending:
         self.times_s = [p for p in self.times_s if p > time_s + 1e-6]
         if previous_s == -np.inf:
             return time_s, []
-        # Field-coded video has two packets to a frame: the second field is not lost, it has no time of its own.
+        # Field-coded video has two packets per frame. The second field is not lost; it has no time of its own.
         return time_s, lost[1:] if frame.interlaced_frame else lost
 
 
 def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:
-    """Where promised but missing frames begin: one source frame after the last that came."""
+    """Where promised but missing frames begin: one source frame after the last decoded one."""
     return last_s + 1 / max(info.mean_fps, 1.0)
 
 
 def upright_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, turned upright, of the size that `info` says. MediaError for pictures that cannot be read."""
-    # HD material without a colour tag is BT.709 by convention; swscale would assume BT.601.
+    """uint8 [H, W, 3] RGB, upright, of the size in `info`. Raises MediaError for pixel formats that cannot be read."""
+    # Untagged HD video is BT.709 by convention; swscale would assume BT.601.
     unspecified = frame.colorspace == 2
     source = Colorspace.ITU709 if unspecified and frame.height >= 720 else None
     try:
@@ -159,12 +159,12 @@ def upright_rgb(frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
     if info.rotation_deg:
         turns = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
         rgb = cv2.rotate(rgb, turns[info.rotation_deg])
-    if rgb.shape[:2] != (info.height_px, info.width_px):  # a stream may change its size on the way
+    if rgb.shape[:2] != (info.height_px, info.width_px):  # a stream may change its size
         rgb = cv2.resize(rgb, (info.width_px, info.height_px), interpolation=cv2.INTER_AREA)
     return rgb
 
 
 def thumbnail_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, 3] BGR, not turned, scaled straight from the decoder's own planes."""
+    """uint8 [height, width, 3] BGR, not rotated, scaled directly from the decoder's planes."""
     small = _TO_THUMBNAIL.reformat(frame, width=width, height=height, format="bgr24", interpolation="FAST_BILINEAR")
     return small.to_ndarray()

@@ -1,4 +1,4 @@
-"""The one lossy encode of a clip."""
+"""Encode a clip, its only lossy step."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from lipforge.pipeline.media.clips import encode_jpeg, encode_mp4
 
 
 class EncodeClip:
-    """Frames become H.264, and only what later stages look at stays as pixels: the first, middle and last frame.
+    """Encodes the frames as H.264. Keeps pixels only for later stages: the first, middle and last frame.
 
     Adds  mp4;  quality_frames: uint8 [3, R, R, 3];  `lossy_generations`.
     """
@@ -29,7 +29,7 @@ class EncodeClip:
 
 
 def poster_of(clip: Clip) -> bytes:
-    """Small JPEG of what was seen of a clip that is not encoded; empty when nothing was."""
+    """Small JPEG of a clip that is not encoded; empty when there is no frame."""
     if clip.frames is not None:
         return encode_jpeg(clip.frames[len(clip.frames) // 2])
     if clip.pieces:
