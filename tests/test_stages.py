@@ -1,4 +1,4 @@
-"""Each stage alone, on frames whose faces are known: a fake backend sees what a script says."""
+"""Each stage alone, on frames whose faces are known: a fake backend finds what a script says."""
 
 import json
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def landmarks_in(box: Box) -> np.ndarray:
 
 
 class FakeFaces:
-    """Reads the frame's number from its first pixel, and looks up in the script what is there."""
+    """Reads the frame's number from its first pixel and looks up its faces in the script."""
 
     name = "fake"
 
@@ -102,8 +102,8 @@ class FakeFaces:
 GRADIENT = np.stack([*np.mgrid[:HEIGHT, :WIDTH] % 256, np.full((HEIGHT, WIDTH), 99)], axis=2).astype(np.uint8)
 
 
-def picture(number: int) -> np.ndarray:
-    """uint8 [240, 480, 3] with its number in the first pixel and something to look at elsewhere."""
+def numbered_frame(number: int) -> np.ndarray:
+    """uint8 [240, 480, 3] with its number in the first pixel and a gradient elsewhere."""
     rgb = GRADIENT.copy()
     rgb[0, 0] = number >> 8, number & 255, 0
     return rgb
@@ -122,7 +122,7 @@ def make_unit(num_frames: int, start_frame: int = 0) -> Unit:
 def make_frames(unit: Unit, undecoded: range = range(0), cuts: tuple[int, ...] = ()) -> Iterator[Frame]:
     for index in range(unit.start_frame, unit.end_frame):
         shot = sum(index >= cut for cut in cuts)
-        yield Frame(index, None if index in undecoded else picture(index), shot)
+        yield Frame(index, None if index in undecoded else numbered_frame(index), shot)
 
 
 def everywhere(num_frames: int, *boxes: Box) -> Script:
@@ -161,11 +161,11 @@ def check_every_frame_has_a_row(clips: list[Clip], unit: Unit) -> None:
     assert len({clip.key for clip in clips}) == len(clips)
 
 
-# --- shots -------------------------------------------------------------------------------------------------------------------------
+# --- shots ----------------------------------------------------------------------------------------
 
 
-def source_frames(pictures: list[np.ndarray | None]) -> Iterator[SourceFrame]:
-    for number, rgb in enumerate(pictures):
+def source_frames(images: list[np.ndarray | None]) -> Iterator[SourceFrame]:
+    for number, rgb in enumerate(images):
         yield SourceFrame(number / 25, None if rgb is None else av.VideoFrame.from_ndarray(rgb, format="rgb24"))
 
 
@@ -177,8 +177,8 @@ def scene(seed: int, num_frames: int) -> list[np.ndarray | None]:
 
 
 def test_cuts_are_found_at_their_frame_and_a_pan_has_none() -> None:
-    pictures = scene(1, 40) + scene(2, 33) + scene(3, 40)
-    shots = [frame.shot_index for frame in SplitShots(ShotsConfig()).process(source_frames(pictures))]
+    images = scene(1, 40) + scene(2, 33) + scene(3, 40)
+    shots = [frame.shot_index for frame in SplitShots(ShotsConfig()).process(source_frames(images))]
     assert shots == [0] * 40 + [1] * 33 + [2] * 40
 
 
@@ -198,7 +198,7 @@ def test_shots_pass_every_frame_in_order_and_hold_back_only_a_few() -> None:
     assert times_s == [n / 25 for n in range(62)]
 
 
-# --- faces -------------------------------------------------------------------------------------------------------------------------
+# --- faces ----------------------------------------------------------------------------------------
 
 
 def test_a_face_keeps_its_track_while_it_moves() -> None:
@@ -209,7 +209,7 @@ def test_a_face_keeps_its_track_while_it_moves() -> None:
 
 
 @pytest.mark.parametrize(("missing", "same_track"), [(1, True), (5, True), (6, False), (30, False)])
-def test_a_face_that_was_away_for_a_moment_is_the_same_track(missing: int, same_track: bool) -> None:
+def test_a_face_that_returns_soon_is_the_same_track(missing: int, same_track: bool) -> None:
     script = everywhere(120, LEFT_BOX)
     for number in range(50, 50 + missing):
         del script[number]
@@ -228,7 +228,7 @@ def test_every_face_is_a_track_of_its_own() -> None:
     np.testing.assert_allclose(frames[30].faces[0].points, landmarks_in(RIGHT_BOX))  # the larger one comes first
 
 
-def test_a_second_face_is_found_at_the_next_look_and_only_as_many_as_allowed() -> None:
+def test_a_second_face_is_found_at_the_next_detection_up_to_max_tracks() -> None:
     script = {n: [LEFT_BOX, RIGHT_BOX] if n >= 30 else [LEFT_BOX] for n in range(100)}
     frames = track(script, make_unit(100), FacesConfig(detect_every_frames=25))
     first = next(frame.index for frame in frames if len(frame.faces) == 2)
@@ -236,7 +236,7 @@ def test_a_second_face_is_found_at_the_next_look_and_only_as_many_as_allowed() -
     assert all(len(frame.faces) == 1 for frame in track(script, make_unit(100), FacesConfig(max_tracks=1)))
 
 
-def test_faces_are_looked_for_rarely_while_one_is_followed() -> None:
+def test_detection_is_rare_while_a_face_is_tracked() -> None:
     backend = FakeFaces(everywhere(101, LEFT_BOX))
     list(TrackFaces(FacesConfig(detect_every_frames=25), backend).process(make_frames(make_unit(101))))
     assert len(backend.looks) == 5
@@ -252,7 +252,7 @@ def test_a_track_ends_with_its_shot_and_with_damage() -> None:
     assert list(frames[49].faces) == [0] and not frames[51].faces and list(frames[53].faces) == [1]
 
 
-# --- cut ---------------------------------------------------------------------------------------------------------------------------
+# --- cut ------------------------------------------------------------------------------------------
 
 
 def test_split_run_loses_nothing_of_five_seconds_or_more() -> None:
@@ -338,8 +338,12 @@ def test_runs_end_at_shots_and_at_damage() -> None:
 
 
 def test_a_face_at_the_edge_is_cut_off() -> None:
+    def moved_left(number: int) -> Box:
+        shift_px = 4 * min(number - 130, 35)
+        return LEFT_BOX[0] - shift_px, 60.0, LEFT_BOX[2] - shift_px, 180.0
+
     beyond = (-80.0, 60.0, 10.0, 180.0)
-    script = everywhere(130, LEFT_BOX) | {n: [(LEFT_BOX[0] - min(n - 130, 35) * 4, 60.0, LEFT_BOX[2] - min(n - 130, 35) * 4, 180.0)] for n in range(130, 200)}  # fmt: skip
+    script = everywhere(130, LEFT_BOX) | {n: [moved_left(n)] for n in range(130, 200)}
     assert script[199] == [beyond]
     unit = make_unit(200)
     clips = cut(script, unit)
@@ -377,7 +381,7 @@ def test_random_comings_and_goings_leave_no_frame_without_a_row() -> None:
         check_every_frame_has_a_row(clips, unit)
 
 
-# --- align -------------------------------------------------------------------------------------------------------------------------
+# --- align ----------------------------------------------------------------------------------------
 
 
 def test_matrices_are_those_of_the_published_alignment() -> None:
@@ -404,7 +408,7 @@ def test_smoothing_begins_afresh_with_each_clip() -> None:
 
 
 def test_a_clip_that_begins_in_a_gap_has_finite_landmarks() -> None:
-    """A long run is cut by counting frames, so a clip may begin where the face was lost for a moment."""
+    """A long run is cut by frame count, so a clip may begin where the face was briefly lost."""
     script = everywhere(400, LEFT_BOX)
     for number in range(248, 252):
         del script[number]
@@ -422,7 +426,7 @@ def test_gaps_are_straight_lines_between_neighbours() -> None:
 
 
 def test_crop_is_taken_from_source_pixels_in_one_step() -> None:
-    """What AlignFace makes from pieces is the warp of the whole frame, up to how a large face is averaged down."""
+    """AlignFace on pieces equals warping the whole frame, except for the averaging of large faces."""
     frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8), (0, 0), 12)
     for box, tolerance in [((300.0, 200.0, 420.0, 350.0), 0), ((300.0, 100.0, 800.0, 720.0), 3)]:
         landmarks = landmarks_in(box)
@@ -471,7 +475,7 @@ def test_enlarging_is_measured_and_can_reject() -> None:
     assert ratios[512] == pytest.approx(2 * ratios[256])
 
 
-# --- encode ------------------------------------------------------------------------------------------------------------------------
+# --- encode ---------------------------------------------------------------------------------------
 
 
 def test_encode_counts_its_generation_and_keeps_three_frames() -> None:
@@ -482,7 +486,7 @@ def test_encode_counts_its_generation_and_keeps_three_frames() -> None:
     assert clip.quality_frames[:, 0, 0, 0].tolist() == [0, 10, 19]
 
 
-# --- decide ------------------------------------------------------------------------------------------------------------------------
+# --- decide ---------------------------------------------------------------------------------------
 
 GOOD = {"speech_ratio": 0.5, "sync_confidence": 2.0, "av_offset_frames": 0, "quality": 60.0}
 LIMITS = Thresholds(min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset_frames=6, min_quality=60.0)
@@ -499,7 +503,7 @@ LIMITS = Thresholds(min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset
         ({"av_offset_frames": 7}, Reason.AV_OFFSET_TOO_LARGE),
         ({"av_offset_frames": -7}, Reason.AV_OFFSET_TOO_LARGE),
         ({"quality": 59.99}, Reason.LOW_QUALITY),
-        ({"quality": 0.0, "speech_ratio": 0.0, "sync_confidence": 0.0}, Reason.NO_SPEECH),  # the first stage says why
+        ({"quality": 0.0, "speech_ratio": 0.0, "sync_confidence": 0.0}, Reason.NO_SPEECH),  # the first stage decides
     ],
 )
 def test_each_threshold_keeps_what_reaches_it(changes: dict, reason: Reason | None) -> None:
@@ -509,12 +513,12 @@ def test_each_threshold_keeps_what_reaches_it(changes: dict, reason: Reason | No
     assert bool(verdict.detail) == (reason is not None)
 
 
-# --- sound -------------------------------------------------------------------------------------------------------------------------
+# --- audio ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("offset", [-15, -6, -1, 0, 1, 6, 15])
-def test_early_sound_is_delayed_by_whole_samples(offset: int) -> None:
-    """What was heard k samples into the source's clip is heard k + offset * 640 into the delivered one."""
+def test_early_audio_is_delayed_by_whole_samples(offset: int) -> None:
+    """Sample k of the source's clip becomes sample k + offset * 640 of the delivered one."""
     num_frames = 50
     audio = np.arange((num_frames + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME, dtype=np.float32)
     margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
@@ -523,15 +527,15 @@ def test_early_sound_is_delayed_by_whole_samples(offset: int) -> None:
     np.testing.assert_array_equal(got, audio[margin - offset * SAMPLES_PER_FRAME :][: len(got)])
 
 
-def test_a_clip_takes_its_own_part_of_the_units_sound() -> None:
+def test_a_clip_gets_its_own_audio_from_its_unit() -> None:
     unit = make_unit(500, start_frame=1000)
-    sound = np.arange((500 + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME, dtype=np.float32)
-    got = audio_of(Clip(unit, 1100, 1225), sound)
+    audio = np.arange((500 + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME, dtype=np.float32)
+    got = audio_of(Clip(unit, 1100, 1225), audio)
     assert len(got) == (125 + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
     assert shift_audio(got, 0)[0] == (100 + SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
 
 
-# --- running stages ----------------------------------------------------------------------------------------------------------------
+# --- running stages -------------------------------------------------------------------------------
 
 
 class Refuses:
@@ -550,15 +554,15 @@ class Counts:
         return [clip]
 
 
-def test_a_refused_clip_goes_straight_to_the_end() -> None:
+def test_a_rejected_clip_skips_the_other_stages() -> None:
     counts = Counts()
     (clip,) = apply([Refuses(), counts], Clip(make_unit(10), 0, 10), StageClock())
     assert (clip.status, clip.stage, clip.reason) == (Status.REJECTED, "refuses", Reason.NO_SPEECH)
     assert counts.seen == 0
 
 
-def test_a_piece_says_where_its_pixels_lie() -> None:
-    frame = picture(3)
+def test_a_piece_knows_where_its_pixels_are() -> None:
+    frame = numbered_frame(3)
     stage = CutRuns(CutConfig(), FacesConfig(), AlignConfig(), FakeFaces({}))
     piece = stage.piece(frame, landmarks_in(LEFT_BOX))
     assert isinstance(piece, FacePiece) and piece.step == 1
@@ -566,7 +570,7 @@ def test_a_piece_says_where_its_pixels_lie() -> None:
     np.testing.assert_array_equal(piece.rgb, frame[piece.top : piece.top + height, piece.left : piece.left + width])
 
 
-def test_steadying_halves_noise_and_keeps_a_steady_pan() -> None:
+def test_smoothing_halves_noise_and_keeps_a_steady_pan() -> None:
     rng = np.random.default_rng(0)
     noisy = rng.normal(size=(200, 3, 2))
     assert np.diff(steady(noisy, 0.7), axis=0).std() < 0.6 * np.diff(noisy, axis=0).std()
