@@ -77,6 +77,7 @@ class CutConfig(Config):
     """Length of clips."""
 
     min_clip_s: float = Field(default=5.0, ge=1 / FPS)
+    """Shorter runs of a face are rejected."""
     max_clip_s: float = Field(default=10.0, gt=0)
     """At least twice min_clip_s; otherwise some runs cannot be cut without loss."""
 
@@ -99,7 +100,9 @@ class EncodeConfig(Config):
     """The only lossy encode: H.264 in MP4, closed GOPs without B-frames."""
 
     crf: int = Field(default=17, ge=0, le=51)
+    """x264's constant quality: lower is better and larger."""
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    """x264's preset: slower ones give smaller files."""
     gop_frames: int = Field(default=12, ge=1)
     """Key frame interval. A reader decodes fewer than this many frames before the one it wants."""
 
@@ -157,6 +160,7 @@ class RunConfig(Config):
     """How the work is distributed. Never changes a byte of the result."""
 
     executor: Literal["ray", "local"] = "ray"
+    """ray: on a cluster, or on all CPUs of this machine; local: in this process, for debugging."""
     workers: int | None = Field(default=None, ge=1)
     """Pairs of cut and score workers. Unset: one pair per CPU of the cluster."""
     cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
