@@ -63,7 +63,7 @@ def validated(kind: type[C], tree: dict[str, Any]) -> C:
 
 
 def _words(kind: type[Config], problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         sections = [
             section
