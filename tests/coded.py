@@ -7,6 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lipforge.pipeline.clip import Source, Unit, Video
+from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.probe import probe
+from lipforge.pipeline.media.video import DecodeCount
+from lipforge.pipeline.stages.resample import Resample
+
 SIZE = (96, 128)
 """Height and width, pixels."""
 _BLOCK = 32
@@ -85,3 +91,18 @@ def _encode_audio(container: av.container.OutputContainer, acodec: str, audio: n
         num_samples += piece.samples
         packets += stream.encode(piece)
     return packets + stream.encode(None)
+
+
+def shown(path: Path, start_frame: int = 0, end_frame: int | None = None, count: DecodeCount | None = None) -> list:
+    """The code of each 25 fps frame of a span, None where there is no image."""
+    info = probe(str(path))
+    unit = Unit(Video(Source(str(path)), "", info), start_frame, info.num_frames if end_frame is None else end_frame)
+    frames = list(Resample().to_grid(unit, Resample().decode(unit, count or DecodeCount())))
+    assert [frame.index for frame in frames] == list(range(unit.start_frame, unit.end_frame))
+    return [None if frame.rgb is None else code_of(frame.rgb) for frame in frames]
+
+
+def heard(path: Path, start_frame: int = 0, end_frame: int | None = None) -> np.ndarray:
+    """The audio of a span of 25 fps frames: float32 [N], mono, 16 kHz."""
+    info = probe(str(path))
+    return read_audio(str(path), info, start_frame, info.num_frames if end_frame is None else end_frame)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
-from tests.talking_photo import make_talking_photo, write_clip
+from tests.talking_photo import make_talking_photo
 
 BASE_DURATION_S = 6.4
 BASE_SIZE_PX = 384
@@ -55,18 +56,18 @@ def text(folder: Path, base: Path) -> Path:
 
 def truncated_mp4(folder: Path, base: Path) -> Path:
     """The index (moov) was at the end and is missing: nothing can be read."""
-    path = folder / "truncated_mp4.mp4"
-    path.write_bytes(_first_half(base))
-    return path
+    return _cut_in_half(base, folder / "truncated_mp4.mp4")
 
 
 def truncated_mkv(folder: Path, base: Path) -> Path:
     """The header promises everything, the data ends half-way."""
-    return _cut_in_half(_copy(base, folder / "truncated_mkv.mkv"))
+    path = folder / "truncated_mkv.mkv"
+    return _cut_in_half(_copy(base, path), path)
 
 
 def truncated_ts(folder: Path, base: Path) -> Path:
-    return _cut_in_half(_copy(base, folder / "truncated_ts.ts"))
+    path = folder / "truncated_ts.ts"
+    return _cut_in_half(_copy(base, path), path)
 
 
 def damaged_middle(folder: Path, base: Path) -> Path:
@@ -79,13 +80,9 @@ def damaged_middle(folder: Path, base: Path) -> Path:
     return path
 
 
-def _first_half(path: Path) -> bytes:
-    content = path.read_bytes()
-    return content[: int(len(content) * 0.55)]
-
-
-def _cut_in_half(path: Path) -> Path:
-    path.write_bytes(_first_half(path))
+def _cut_in_half(source: Path, path: Path) -> Path:
+    content = source.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.55)])
     return path
 
 
@@ -325,54 +322,9 @@ def shift_container(base: Path, path: Path, frames: int) -> Path:
     return _write([video.video, audio.audio], path, c="copy")
 
 
-# --- clicks ---------------------------------------------------------------------------------------
-
-
-def click_clip(path: Path, duration_s: float = 6.0, fps: int = FPS, size_px: int = 128, channels: int = 1) -> Path:
-    """Black video; at 1 s, 2 s, ... one white frame, and a click centred on that frame's timestamp."""
-    times_s = np.arange(1, int(np.ceil(duration_s)))
-    frames = np.zeros((round(duration_s * fps), size_px, size_px, 3), np.uint8)
-    frames[times_s * fps] = 255
-    sample_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    audio = np.zeros(len(sample_s))
-    for time_s in times_s:  # 2 ms of 2 kHz, symmetric
-        away_s = sample_s - time_s
-        audio += 0.8 * np.exp(-((away_s / 0.001) ** 2)) * np.cos(2 * np.pi * 2000 * away_s)
-    write_clip(path, iter(frames), audio.astype(np.float32), fps=fps, channels=channels)
-    return path
-
-
-def measure_click_offset_s(
-    frame_times_s: np.ndarray, frames: np.ndarray, audio: np.ndarray, audio_start_s: float = 0.0
-) -> np.ndarray:
-    """Seconds from each click to its flash, one value per flash; positive = the audio is early.
-
-    frame_times_s: [T]; frames: uint8 [T, H, W, 3]; audio: float32 [N] mono at 16 kHz, first sample at audio_start_s.
-    Raises ValueError when clicks and flashes do not pair up within 0.5 s.
-    """
-    brightness = frames.reshape(len(frames), -1).mean(axis=1)
-    bright = brightness > 100
-    starts = np.flatnonzero(bright & ~np.append(False, bright[:-1]))  # a repeated flash counts from its first frame
-    power = audio.astype(np.float64) ** 2
-    window = round(0.02 * SAMPLE_RATE_HZ)
-    offsets = []
-    for flash_s in frame_times_s[starts]:
-        centre = (flash_s - audio_start_s) * SAMPLE_RATE_HZ
-        low = max(0, round(centre - 0.5 * SAMPLE_RATE_HZ))
-        near = power[low : max(0, round(centre + 0.5 * SAMPLE_RATE_HZ))]
-        if near.max(initial=0.0) < 1e-3:
-            raise ValueError(f"no click within 0.5 s of the flash at {flash_s:.3f} s")
-        peak = low + int(near.argmax())
-        around = np.arange(max(0, peak - window), min(len(power), peak + window))
-        click_s = audio_start_s + float(np.average(around, weights=power[around])) / SAMPLE_RATE_HZ
-        offsets.append(flash_s - click_s)
-    if not offsets:
-        raise ValueError("no flash in the video")
-    return np.array(offsets)
-
-
 # --- the set --------------------------------------------------------------------------------------
 
+RATES = {"50": "50", "60": "60", "30": "30", "29_97": "30000/1001", "23_976": "24000/1001"}
 KINDS: dict[str, Callable[[Path, Path], Path]] = {
     function.__name__: function
     for function in (
@@ -383,14 +335,8 @@ KINDS: dict[str, Callable[[Path, Path], Path]] = {
         lying_mp4, lying_mkv, timecode, surround, two_audio_tracks,
     )
 } | {
-    "rotated_90": lambda folder, base: rotated(folder, base, 90),
-    "rotated_180": lambda folder, base: rotated(folder, base, 180),
-    "rotated_270": lambda folder, base: rotated(folder, base, 270),
-    "fps_50": lambda folder, base: at_rate(folder, base, "50", "50"),
-    "fps_60": lambda folder, base: at_rate(folder, base, "60", "60"),
-    "fps_30": lambda folder, base: at_rate(folder, base, "30", "30"),
-    "fps_29_97": lambda folder, base: at_rate(folder, base, "30000/1001", "29_97"),
-    "fps_23_976": lambda folder, base: at_rate(folder, base, "24000/1001", "23_976"),
+    **{f"rotated_{degrees}": partial(rotated, degrees=degrees) for degrees in (90, 180, 270)},
+    **{f"fps_{name}": partial(at_rate, rate=rate, name=name) for name, rate in RATES.items()},
     "samples_early": lambda folder, base: shift_samples(base, folder / "samples_early.mp4", SHIFT_FRAMES),
     "samples_late": lambda folder, base: shift_samples(base, folder / "samples_late.mp4", -SHIFT_FRAMES),
     "container_early": lambda folder, base: shift_container(base, folder / "container_early.mp4", SHIFT_FRAMES),

@@ -12,6 +12,7 @@ import pytest
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from tests import media
+from tests.clicks import click_clip, measure_click_offset_s
 from tests.talking_photo import make_talking_photo, render
 
 
@@ -23,7 +24,7 @@ class Decoded:
     audio_start_s: float
 
     def click_offsets_s(self) -> np.ndarray:
-        return media.measure_click_offset_s(self.times_s, self.frames, self.audio, self.audio_start_s)
+        return measure_click_offset_s(self.times_s, self.frames, self.audio, self.audio_start_s)
 
 
 def decode_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clicks")
-    return media.click_clip(folder / "base.mp4", media.BASE_DURATION_S, size_px=media.BASE_SIZE_PX)
+    return click_clip(folder / "base.mp4", media.BASE_DURATION_S, size_px=media.BASE_SIZE_PX)
 
 
 # --- the talking photograph -----------------------------------------------------------------------
@@ -326,7 +327,7 @@ def test_uneven_rates_are_within_half_a_frame_of_sync(clicks: Path, tmp_path: Pa
 def test_audio_before_a_gap_is_in_sync(clicks: Path, tmp_path: Path) -> None:
     clip = decode(media.audio_gap(tmp_path, clicks))
     before = clip.times_s < media.AUDIO_GAP_S[0] - 0.1  # clip.audio has no gap, so what follows is too early
-    offsets_s = media.measure_click_offset_s(clip.times_s[before], clip.frames[before], clip.audio, clip.audio_start_s)
+    offsets_s = measure_click_offset_s(clip.times_s[before], clip.frames[before], clip.audio, clip.audio_start_s)
     assert len(offsets_s) == 2
     np.testing.assert_allclose(offsets_s, 0, atol=1e-3)
 
@@ -334,6 +335,6 @@ def test_audio_before_a_gap_is_in_sync(clicks: Path, tmp_path: Path) -> None:
 def test_click_measure_needs_pairs(clicks: Path) -> None:
     clip = decode(clicks)
     with pytest.raises(ValueError, match="no click"):
-        media.measure_click_offset_s(clip.times_s, clip.frames, np.zeros_like(clip.audio))
+        measure_click_offset_s(clip.times_s, clip.frames, np.zeros_like(clip.audio))
     with pytest.raises(ValueError, match="no flash"):
-        media.measure_click_offset_s(clip.times_s, np.zeros_like(clip.frames), clip.audio)
+        measure_click_offset_s(clip.times_s, np.zeros_like(clip.frames), clip.audio)
