@@ -1,8 +1,9 @@
-"""Which library should decode, and which should run the face landmarks: measured, not believed.
+"""Compare libraries for decoding, and for running the face landmarks.
 
 python -m benchmarks.decoders [--videos VIDEO ...]
 
-CPU seconds for decoding every frame to RGB, one thread each; CPU milliseconds for FaceMesh and for voice activity. Libraries that are not installed are left out.
+CPU seconds to decode every frame to RGB on one thread; CPU milliseconds for FaceMesh and for voice activity. Skips
+libraries that are not installed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks.sources import find_videos
 from lipforge.model.weights import load as weights
 
 Decoder = Callable[[str], int]
-"""Decodes a file to RGB arrays and returns how many there were."""
+"""Decodes a file to RGB arrays and returns their number."""
 
 
 def with_pyav(path: str) -> int:
@@ -75,8 +76,8 @@ def faces_with_litert(model: bytes) -> Callable[[np.ndarray], object]:
     interpreter.allocate_tensors()
     first, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()
 
-    def run(picture: np.ndarray) -> object:
-        interpreter.set_tensor(first, picture)
+    def run(image: np.ndarray) -> object:
+        interpreter.set_tensor(first, image)
         interpreter.invoke()
         return [interpreter.get_tensor(output["index"]) for output in outputs]
 
@@ -87,8 +88,8 @@ def faces_with_opencv(model: bytes) -> Callable[[np.ndarray], object]:
     network = cv2.dnn.readNetFromTFLite(np.frombuffer(model, np.uint8))
     names = network.getUnconnectedOutLayersNames()
 
-    def run(picture: np.ndarray) -> object:
-        network.setInput(np.ascontiguousarray(picture.transpose(0, 3, 1, 2)))
+    def run(image: np.ndarray) -> object:
+        network.setInput(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
         return network.forward(names)
 
     return run
@@ -112,7 +113,7 @@ def is_installed(name: str) -> bool:
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
-        print(f"{name} is not installed: left out")
+        print(f"{name} is not installed: skipped")
         return False
     return True
 
@@ -121,7 +122,7 @@ def measure_decoders(path: str, decoders: dict[str, Decoder], repeats: int) -> N
     times: dict[str, list[float]] = {name: [] for name in decoders}
     counts: dict[str, int | str] = {}
     for _ in range(repeats):
-        for name, decoder in decoders.items():  # in turn, so that all meet the same load
+        for name, decoder in decoders.items():  # in turn, so that all run under the same load
             began_s = time.process_time()
             try:
                 counts[name] = decoder(path)
@@ -137,7 +138,7 @@ def measure_decoders(path: str, decoders: dict[str, Decoder], repeats: int) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--videos", type=Path, nargs="*", default=[], help="default: three of the shared clips, or a synthetic one"
+        "--videos", type=Path, nargs="*", default=[], help="default: three real clips, if present, or a synthetic one"
     )
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
@@ -152,20 +153,19 @@ def main() -> None:
             measure_decoders(path, decoders, arguments.repeats)
 
     model = weights.load("builtin")["face_landmark.tflite"]
-    picture = np.random.default_rng(0).random((1, 192, 192, 3), dtype=np.float32)
-    print("FaceMesh, one picture")
+    image = np.random.default_rng(0).random((1, 192, 192, 3), dtype=np.float32)
+    print("FaceMesh, one image")
     for name, run in (("ai-edge-litert", faces_with_litert(model)), ("opencv-python", faces_with_opencv(model))):
-        run(picture)
-        runs = [cpu_s(lambda run=run: run(picture), times=50) for _ in range(arguments.repeats)]
+        run(image)
+        runs = [cpu_s(lambda run=run: run(image), times=50) for _ in range(arguments.repeats)]
         print(f"  {name:16}{metadata.version(name):10}{1000 * statistics.median(runs):8.2f} CPU ms")
 
     audio = np.random.default_rng(0).normal(0, 0.1, 16_000 * 10).astype(np.float32)
     detect = speech_with_onnx()
     detect(audio)
     runs = [cpu_s(lambda: detect(audio)) for _ in range(arguments.repeats)]
-    print(
-        f"silero-vad {metadata.version('silero-vad')} on onnxruntime: {1000 * statistics.median(runs) / 10:.2f} CPU ms per second of sound"
-    )
+    cpu_ms = 1000 * statistics.median(runs) / 10
+    print(f"silero-vad {metadata.version('silero-vad')} on onnxruntime: {cpu_ms:.2f} CPU ms per second of audio")
 
 
 if __name__ == "__main__":

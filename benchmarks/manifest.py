@@ -1,11 +1,11 @@
-"""What `lipforge select` and `lipforge languages` cost on a manifest of 5 million rows, next to DuckDB on the bare files.
+"""Measure `lipforge select` and `lipforge languages` on a manifest of 5 million rows, against plain DuckDB.
 
 python -m benchmarks.manifest [--rows N] [--repeats N] [--folder DATASET]
 
-The manifest is synthetic and always the same: 10,000 hours in 60 languages by 40,000 people. The baseline asks DuckDB the same
-question directly, with `read_parquet` over the same files and nothing around it: no caps, no splits, no checks, no second dataset. Each run is a
-process of its own; the time is wall time from start to exit, imports included; the memory is the process's peak. Command and baseline
-take turns, medians are printed. Results go to bench/manifest.json too.
+The manifest is synthetic and always the same: 10,000 hours in 60 languages by 40,000 speakers. The baseline asks DuckDB
+the same question with `read_parquet` over the same files and nothing else: no caps, splits, checks or second dataset.
+Each run is a process of its own, measured from start to exit with imports (wall time), and by its peak memory. Command
+and baseline take turns; medians are printed and written to bench/manifest.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NUM_LANGUAGES = 60
 NUM_SPEAKERS = 40_000
 CLIPS_PER_SOURCE = 25
 MEAN_S = 7.2
-"""10,000 hours over 5 million rows."""
+"""Gives 10,000 hours in 5 million rows."""
 MIN_SYNC = 3.0
 OUT = Path("bench/manifest.json")
 
@@ -53,7 +53,7 @@ def synthetic_rows(number: int, num_rows: int) -> pa.Table:
     rng = np.random.default_rng(number)
     num_sources = -(-num_rows // CLIPS_PER_SOURCE)
     source = np.arange(num_rows) // CLIPS_PER_SOURCE
-    # A few languages have most of the hours; people speak one language each.
+    # A few languages have most of the hours; each speaker has one language.
     share = 1 / np.arange(1, NUM_LANGUAGES + 1) ** 1.2
     speaker_language = np.random.default_rng(0).choice(NUM_LANGUAGES, NUM_SPEAKERS, p=share / share.sum())
     speaker = rng.integers(0, NUM_SPEAKERS, num_sources)
@@ -64,7 +64,7 @@ def synthetic_rows(number: int, num_rows: int) -> pa.Table:
     no_face = rng.random(num_rows) < 0.1
     low_sync = ~no_face & (sync < MIN_SYNC)
     low_quality = ~no_face & ~low_sync & (quality < 40)
-    refused = no_face | low_sync | low_quality
+    rejected = no_face | low_sync | low_quality
     reason = np.select([no_face, low_sync, low_quality], [0, 1, 2], -1)
     keys = hex_strings(rng, num_rows, 16)
     sources = hex_strings(rng, num_sources, 32).to_numpy(zero_copy_only=False)
@@ -96,7 +96,7 @@ def synthetic_rows(number: int, num_rows: int) -> pa.Table:
         "track_index": rng.integers(0, 3, num_rows),
         "source_width_px": same(1920),
         "source_height_px": same(1080),
-        "source_fps": words_of_numbers([25.0, 29.97, 30.0], source % 3),
+        "source_fps": np.array([25.0, 29.97, 30.0])[source % 3],
         "face_size_px": measured(rng.normal(260, 80, num_rows).clip(80)),
         "max_faces": rng.integers(1, 4, num_rows),
         "crop_px": same(256),
@@ -113,13 +113,13 @@ def synthetic_rows(number: int, num_rows: int) -> pa.Table:
         "language_source": same("list"),
         "speaker": words([f"speaker-{i:05d}" for i in range(NUM_SPEAKERS)], speaker[source]),
         "speaker_source": same("list"),
-        "status": words([Status.KEPT, Status.REJECTED], refused.astype(np.int32)),
+        "status": words([Status.KEPT, Status.REJECTED], rejected.astype(np.int32)),
         "stage": words(["commit", "track_faces", "measure_sync", "measure_quality"], reason + 1),
         "reason": words([Reason.NO_FACE, Reason.LOW_SYNC_CONFIDENCE, Reason.LOW_QUALITY], reason),
-        "shard": words(shards.dictionary.to_pylist(), np.where(refused, -1, spoken)),
+        "shard": words(shards.dictionary.to_pylist(), np.where(rejected, -1, spoken)),
         "key": keys,
-        "sample_offset": pa.array(np.arange(num_rows) * 1_000_000, mask=refused),
-        "sample_size": pa.array(rng.integers(500_000, 1_500_000, num_rows), mask=refused),
+        "sample_offset": pa.array(np.arange(num_rows) * 1_000_000, mask=rejected),
+        "sample_size": pa.array(rng.integers(500_000, 1_500_000, num_rows), mask=rejected),
         "decode_passes": same(1.0),
         "lossy_generations": same(1),
         "attempt": same(1),
@@ -142,13 +142,9 @@ def hex_strings(rng: np.random.Generator, count: int, num_bytes: int) -> pa.Stri
 
 
 def words(values: list[str] | np.ndarray, codes: np.ndarray) -> pa.DictionaryArray:
-    """values by index; -1 is null."""
+    """values[code] for each code; -1 is null."""
     texts = pa.array([str(value) for value in values], pa.string())
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), texts)
-
-
-def words_of_numbers(values: list[float], codes: np.ndarray) -> np.ndarray:
-    return np.array(values)[codes]
 
 
 WANTED = language(4)
@@ -160,31 +156,32 @@ COMMANDS = {
     ],
     "select, all languages": ["select", "--hours", "1000", "--order", "sync", "--where", "speech_ratio > 0.3"],
 }
-PARTS = "read_parquet('{folder}/manifest/*.parquet')"
+FILES = "read_parquet('{folder}/manifest/*.parquet')"
 BARE = {
     "languages": f"""
         SELECT language, sum(duration_s) FILTER (status = 'kept') / 3600, count(*) FILTER (status = 'kept'),
                count(DISTINCT coalesce(speaker, source_id)) FILTER (status = 'kept'),
                median(sync_confidence), median(quality),
                sum(duration_s) FILTER (status = 'kept') / sum(duration_s) FILTER (sync_confidence IS NOT NULL)
-        FROM {PARTS} GROUP BY language""",
+        FROM {FILES} GROUP BY language""",
     "select, one language": f"""
         COPY (SELECT * FROM (
-            SELECT *, sum(duration_s) OVER (ORDER BY md5('7:' || key)) AS total FROM {PARTS}
-            WHERE status = 'kept' AND shard IS NOT NULL AND language = '{WANTED}' AND sync_confidence >= 4 AND quality >= 50)
+            SELECT *, sum(duration_s) OVER (ORDER BY md5('7:' || key)) AS total FROM {FILES}
+            WHERE status = 'kept' AND shard IS NOT NULL
+            AND language = '{WANTED}' AND sync_confidence >= 4 AND quality >= 50)
         WHERE total <= 21 * 3600) TO '{{out}}'""",
     "select, all languages": f"""
-        COPY (SELECT * FROM {PARTS} WHERE key IN (
+        COPY (SELECT * FROM {FILES} WHERE key IN (
             SELECT key FROM (
-                SELECT key, sum(duration_s) OVER (ORDER BY sync_confidence DESC, key) AS total FROM {PARTS}
+                SELECT key, sum(duration_s) OVER (ORDER BY sync_confidence DESC, key) AS total FROM {FILES}
                 WHERE status = 'kept' AND shard IS NOT NULL AND speech_ratio > 0.3)
             WHERE total <= 1000 * 3600)) TO '{{out}}'""",
 }
-"""What someone would type who has DuckDB and the files."""
+"""The same questions, as one would ask DuckDB by hand."""
 
 
 def run_one(kind: str, name: str, folder: Path, out: str) -> None:
-    """In a process of its own: do it, then print the peak of memory in MB as the last line."""
+    """In a process of its own: run the query, then print the peak memory in MB as the last line."""
     if kind == "bare":
         import duckdb
 
@@ -194,13 +191,13 @@ def run_one(kind: str, name: str, folder: Path, out: str) -> None:
 
         arguments = [*COMMANDS[name], str(folder)]
         app(arguments + (["--out", out] if arguments[0] == "select" else []), standalone_mode=False)
-    # Not ru_maxrss: that one remembers the process that started this one.
+    # Not ru_maxrss, which includes the parent process from before exec.
     peak_kb = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak_kb.split()[1]) * 1024 / 1e6)
 
 
 def measure(kind: str, name: str, folder: Path) -> tuple[float, float]:
-    """Seconds and MB."""
+    """(seconds, MB)."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "benchmarks.manifest", "--folder", str(folder), "--run", kind, name]
         began_s = time.perf_counter()
@@ -218,7 +215,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=NUM_ROWS, help=f"rows of the manifest (default: {NUM_ROWS:,})")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
-    parser.add_argument("--folder", type=Path, help="keep the synthetic dataset here, or use the one that is here")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the synthetic dataset, kept and used again; default: a temporary one"
+    )
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

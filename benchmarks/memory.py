@@ -1,9 +1,9 @@
-"""Does memory grow with the length of a video? Peak memory of prepare's operators on a short and on a long source.
+"""Measure peak memory of prepare's operators on a short and a long source: does it grow with length?
 
 python -m benchmarks.memory [--minutes N]
 
-The source is one talking clip, repeated by copying its packets. Each length runs in a process of its own, all units one after
-another, as one worker would do them.
+The source is one talking clip, repeated by copying its packets. Each length runs in a process of its own, which handles
+all units in sequence, as one worker would.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 
 CLIP_S = 16
-"""A whole number of video frames (400 at 25 fps) and of AAC frames (750 of 1024 samples at 48 kHz), so repeats join without a gap."""
+"""Whole numbers of video frames (400 at 25 fps) and AAC frames (750 of 1024 samples at 48 kHz): repeats have no gap."""
 SHORT_MINUTES = 2.0
 
 
 def repeat(clip: Path, path: Path, minutes: float) -> None:
-    """Write a video of about so many minutes, without encoding anything."""
+    """Write a video of about this many minutes, without encoding."""
     with av.open(str(clip)) as source, av.open(str(path), "w") as target:
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
         packets = [packet for packet in source.demux() if packet.size]
@@ -52,7 +52,7 @@ def repeat(clip: Path, path: Path, minutes: float) -> None:
 
 
 def run_all(path: Path) -> None:
-    """All units of a video through cut and score; prints seconds, units and the peak of resident memory in MB."""
+    """Run all units of a video through cut and score; print length, units and peak resident memory in MB."""
     models = weights.load("builtin")
     config, hashes = resolve(PrepareConfig(), models)
     video = Probe().process(Source(str(path)))
@@ -62,7 +62,7 @@ def run_all(path: Path) -> None:
         score = ScoreOperator(config, models, Store(folder), hashes)
         deque((score.process(cut.process(unit)) for unit in units), maxlen=0)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(f"{video.seconds_in / 60:7.1f} min {len(units):4} units {peak_mb:8.0f} MB at most", flush=True)
+    print(f"{video.seconds_in / 60:7.1f} min {len(units):4} units peak {peak_mb:8.0f} MB", flush=True)
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""What `lipforge prepare` costs, stage by stage, next to the bare kernels that it cannot do without.
+"""Measure `lipforge prepare` stage by stage, against the bare kernels that it needs.
 
 python -m benchmarks.prepare [--clips N] [--repeats N] [--folder VIDEOS]
 
-The baseline, in the same process and on the same videos: decode to RGB at 25 fps, detect faces as often as configured, FaceMesh on
-every face of every frame, warp and encode as many frames as the pipeline did, each alone in a plain loop. Two more kernels are work
-that prepare cannot do without either, and are counted apart: decoding the sound, and PySceneDetect's detector. Pipeline and
-baseline take turns. All times are CPU seconds on one thread, so that a busy machine disturbs them less. Results go to
-bench/prepare.json too.
+The baseline runs in the same process on the same videos: decode to RGB at 25 fps, detect faces as often as configured,
+FaceMesh on every face of every frame, warp and encode as many frames as the pipeline did, each alone in a plain loop.
+Two more necessary kernels are counted separately: decoding the audio, and PySceneDetect's detector. Pipeline and
+baseline take turns. All times are CPU seconds on one thread, which a busy machine disturbs less. Results are also
+written to bench/prepare.json.
 """
 
 import argparse
@@ -48,16 +48,16 @@ from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 
 PAIRS = (
-    ("resample", ("decode", "sound")),
+    ("resample", ("decode", "audio")),
     ("split_shots", ("cuts",)),
     ("track_faces", ("detect", "landmarks")),
     ("align", ("warp",)),
     ("encode", ("encode",)),
 )
-"""A stage, and the kernels that do the bulk of its work."""
+"""Each stage, and the kernels that do most of its work."""
 KERNELS = ("decode", "detect", "landmarks", "warp", "encode")
-"""The named baseline."""
-MORE_KERNELS = ("sound", "cuts")
+"""The baseline."""
+MORE_KERNELS = ("audio", "cuts")
 CUT_STAGES = ("resample", "split_shots", "track_faces", "cut", "align", "encode", "between stages")
 OTHER_STAGES = ("probe", "detect_speech", "measure_sync", "measure_quality", "commit", "pack")
 OUT = Path("bench/prepare.json")
@@ -72,15 +72,15 @@ class CpuTimes(dict[str, float]):
         yield
         self[name] = self.get(name, 0.0) + time.process_time() - began_s
 
-    def move(self, parts: Mapping[str, float], out_of: str) -> None:
-        """Name parts of what was measured as a whole."""
-        for name, cpu_s in parts.items():
+    def move(self, shares: Mapping[str, float], out_of: str) -> None:
+        """Move shares of one time to names of their own."""
+        for name, cpu_s in shares.items():
             self[name] = self.get(name, 0.0) + cpu_s
             self[out_of] -= cpu_s
 
 
 class Pipeline:
-    """All of prepare's work on one worker, without Ray."""
+    """All the work of prepare on one worker, without Ray."""
 
     def __init__(self, config: PrepareConfig) -> None:
         models = weights.load("builtin")
@@ -104,7 +104,7 @@ class Pipeline:
                     cut = self.cut.process(unit)
                 with times.running("commit"):
                     record = score.process(cut)
-                # What an operator spends outside its timed stages stays under these two names.
+                # Time that an operator spends outside its timed stages stays under these two names.
                 times.move(cut.stage_cpu_s, out_of="between stages")
                 times.move(
                     {n: s for n, s in record["stage_cpu_s"].items() if n not in cut.stage_cpu_s}, out_of="commit"
@@ -117,21 +117,21 @@ class Pipeline:
 
 
 class BareKernels:
-    """The same work without a pipeline: each kernel in a plain loop over a second of frames."""
+    """The same work without the pipeline: each kernel in a plain loop over one second of frames."""
 
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
         self.faces = MediaPipeFaces(weights.load("builtin"))
 
     def run(self, video: Video, clips: list[Clip]) -> CpuTimes:
-        """clips: what the pipeline encoded; as many faces are warped and encoded here, frame by frame."""
+        """clips: those that the pipeline encoded; as many faces are warped and encoded here, frame by frame."""
         times = CpuTimes(dict.fromkeys((*KERNELS, *MORE_KERNELS), 0.0))
         size = self.config.align.resolution
         every = self.config.faces.detect_every_frames
         search = self.config.faces.search_every_frames
         crops: list[np.ndarray] = []
-        with times.running("sound"):
-            decode_sound(video.source.uri)
+        with times.running("audio"):
+            decode_audio(video.source.uri)
         detector = AdaptiveDetector(adaptive_threshold=self.config.shots.adaptive_threshold)
         frames = decode(video.source.uri, video.end_frame)
         first = 0
@@ -145,7 +145,7 @@ class BareKernels:
                     find_cuts(detector, first + index, rgb)
             with times.running("detect"):
                 detected = self.faces.detect(chunk[0])
-                if not detected:  # no face yet: the configured rate is higher
+                if not detected:  # without a face, detection runs more often
                     for rgb in chunk[search::search]:
                         self.faces.detect(rgb)
             with times.running("landmarks"):
@@ -176,11 +176,11 @@ class BareKernels:
 
 
 def decode(uri: str, num_frames: int) -> Iterator[np.ndarray]:
-    """RGB frames at 25 fps, in the plainest way: PyAV on one thread, frames between grid times skipped."""
+    """RGB frames at 25 fps, the plain way: PyAV on one thread, skipping frames between grid times."""
     with av.open(uri) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        scaler = VideoReformatter()  # kept: setting one up for each frame would cost as much as its work
+        scaler = VideoReformatter()  # shared: setting one up per frame costs as much as its work
         origin_s: float | None = None
         index = 0
         for frame in container.decode(stream):
@@ -191,7 +191,7 @@ def decode(uri: str, num_frames: int) -> Iterator[np.ndarray]:
                 index += 1
 
 
-def decode_sound(uri: str) -> None:
+def decode_audio(uri: str) -> None:
     with av.open(uri) as container:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
         for frame in container.decode(audio=0):
@@ -200,7 +200,7 @@ def decode_sound(uri: str) -> None:
 
 
 def find_cuts(detector: AdaptiveDetector, index: int, rgb: np.ndarray) -> None:
-    """As PySceneDetect's own command does: every n-th pixel of a picture that is about 256 pixels wide afterwards."""
+    """Like PySceneDetect's own command: every n-th pixel, for a width of about 256."""
     step = max(1, rgb.shape[1] // 256)
     detector.process_frame(
         FrameTimecode(index, fps=float(FPS)), cv2.cvtColor(rgb[::step, ::step].copy(), cv2.COLOR_RGB2BGR)
@@ -208,7 +208,7 @@ def find_cuts(detector: AdaptiveDetector, index: int, rgb: np.ndarray) -> None:
 
 
 def encode(crops: list[np.ndarray], config: EncodeConfig) -> None:
-    """x264 with the pipeline's settings, without a container."""
+    """Encode with x264 and the pipeline's settings, without a container."""
     if not crops:
         return
     context: Any = av.CodecContext.create("libx264", "w")
@@ -217,14 +217,14 @@ def encode(crops: list[np.ndarray], config: EncodeConfig) -> None:
     params = f"keyint={config.gop_frames}:min-keyint=1:scenecut=0:open-gop=0:bframes=0"
     context.options = {"preset": config.preset, "crf": str(config.crf), "threads": "1", "x264-params": params}
     for index, rgb in enumerate(crops):
-        picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-        picture.pts = index
-        context.encode(picture)
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        frame.pts = index
+        context.encode(frame)
     context.encode(None)
 
 
 def measure(video: Video, pipeline: Pipeline, kernels: BareKernels, repeats: int) -> tuple[CpuTimes, CpuTimes]:
-    """Medians by name, of pipeline and kernels in turn."""
+    """Median times of the pipeline and of the kernels, which take turns."""
     runs: tuple[list[CpuTimes], list[CpuTimes]] = ([], [])
     for _ in range(repeats):
         gc.collect()
@@ -248,14 +248,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=6, help="videos to use (default: 6)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side per video (default: 3)")
-    parser.add_argument("--folder", type=Path, help="videos; default: the shared clips, else a synthetic one")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of videos; default: real clips, if present, or a synthetic one"
+    )
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         videos = find_videos(arguments.folder, arguments.clips, Path(scratch))
         pipeline, kernels = Pipeline(PrepareConfig()), BareKernels(PrepareConfig())
-        _, clips = pipeline.run(videos[0])  # the first run pays for lazy imports
+        _, clips = pipeline.run(videos[0])  # warm up: lazy imports
         kernels.run(videos[0], clips)
         pairs = []
         for video in videos:
@@ -278,7 +280,7 @@ def print_video(video: Video, stages: CpuTimes, bare: CpuTimes) -> None:
     cut_s, all_s, bare_s = total(stages, CUT_STAGES), sum(stages.values()), total(bare, KERNELS)
     per_s = [value / video.seconds_in for value in (all_s, bare_s)]
     print(
-        f"{name_of(video)}: {per_s[0]:.3f} in all, kernels {per_s[1]:.3f}; probe to encode {bare_s / cut_s:.0%}",
+        f"{name_of(video)}: {per_s[0]:.3f} in total, kernels {per_s[1]:.3f}; resample to encode {bare_s / cut_s:.0%}",
         flush=True,
     )
 
@@ -296,7 +298,7 @@ def print_table(stages: CpuTimes, bare: CpuTimes, seconds: float) -> None:
         print(line)
     cut_s, all_s = total(stages, CUT_STAGES), sum(stages.values())
     for what, cpu_s in (("resample..encode", cut_s), ("everything", all_s)):
-        for which, names in (("named kernels", KERNELS), ("and sound, cuts", (*KERNELS, *MORE_KERNELS))):
+        for which, names in (("kernels", KERNELS), ("plus audio, cuts", (*KERNELS, *MORE_KERNELS))):
             alone = total(bare, names)
             print(f"{what:16}{cpu_s:10.4f}  {which:18}{alone:10.4f}{alone / cpu_s:8.0%}")
 
@@ -309,7 +311,7 @@ def write_json(videos: list[Video], pairs: list[tuple[CpuTimes, CpuTimes]], stag
         "kernels": bare,
         "ratio_resample_to_encode": bare_s / cut_s,
         "ratio_everything": bare_s / all_s,
-        "ratio_everything_with_sound_and_cuts": total(bare, (*KERNELS, *MORE_KERNELS)) / all_s,
+        "ratio_everything_with_audio_and_cuts": total(bare, (*KERNELS, *MORE_KERNELS)) / all_s,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "videos": [
             {"name": name_of(video), "seconds": video.seconds_in, "stages_cpu_s": pair[0], "kernels_cpu_s": pair[1]}

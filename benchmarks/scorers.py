@@ -1,11 +1,11 @@
-"""What a score of sync or quality costs on one core, next to a named baseline.
+"""Measure the cost of a sync or quality score on one core, against a baseline.
 
 python -m benchmarks.scorers [--repeats N] [--folder VIDEOS]
 
-A clip of 5 s is cut by the pipeline; each scorer gets it as the pipeline gives it. SyncNet v2 and HyperIQA have random
-weights, which cost as much as the published ones. Baselines: for SyncNet v2, the published evaluation's loop on the
-same crops (20 windows at a time, copied out of the video, in the plain memory layout), which takes turns with ours; for
-the others, real time. All times are CPU seconds on one thread, medians. Results go to bench/scorers.json too.
+The pipeline cuts a clip of 5 s and hands it to each scorer. SyncNet v2 and HyperIQA have random weights, which cost as
+much as the published ones. Baselines: for SyncNet v2, the loop of the published evaluation on the same crops (20
+windows at a time, copied out of the video, in the plain memory layout), in turn with ours; for the others, real time.
+All times are median CPU seconds on one thread. Results are also written to bench/scorers.json.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, 
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media.reader import decode_mp4
+from lipforge.pipeline.media.clips import decode_mp4
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.sources.plan import plan_units
@@ -48,7 +48,7 @@ OUT = Path("bench/scorers.json")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one score takes."""
+    """Cost of one score."""
 
     name: str
     scored: str
@@ -88,19 +88,19 @@ def as_file(network: nn.Module) -> bytes:
 
 @torch.inference_mode()
 def published_syncnet(network: SyncNetV2, frames: np.ndarray, audio: np.ndarray) -> None:
-    """The loop of `SyncNetInstance.evaluate` (github joonson/syncnet_python), without its files."""
+    """The loop of `SyncNetInstance.evaluate` (GitHub, joonson/syncnet_python), without its files."""
     margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
     rows = mfcc((audio[margin:-margin] * 32767).astype(np.int16))
-    sound = torch.from_numpy(rows).float().T[None, None]
+    audio_rows = torch.from_numpy(rows).float().T[None, None]
     video = torch.from_numpy(np.ascontiguousarray(lip_crops(frames).transpose(3, 0, 1, 2))).float()[None]
-    lips_vectors, sound_vectors = [], []
+    lips_vectors, audio_vectors = [], []
     for first in range(0, len(frames) - 5, 20):
         batch = range(first, min(len(frames) - 5, first + 20))
         lips_vectors.append(network.embed_lips(torch.cat([video[:, :, i : i + 5] for i in batch])))
-        sound_vectors.append(network.embed_audio(torch.cat([sound[..., 4 * i : 4 * i + 20] for i in batch])))
+        audio_vectors.append(network.embed_audio(torch.cat([audio_rows[..., 4 * i : 4 * i + 20] for i in batch])))
     lips, padded = (
         torch.cat(lips_vectors),
-        functional.pad(torch.cat(sound_vectors), (0, 0, SYNC_MARGIN_FRAMES, SYNC_MARGIN_FRAMES)),
+        functional.pad(torch.cat(audio_vectors), (0, 0, SYNC_MARGIN_FRAMES, SYNC_MARGIN_FRAMES)),
     )
     for i, vector in enumerate(lips):
         functional.pairwise_distance(
@@ -115,7 +115,7 @@ def cpu_s(call: Callable[[], object]) -> float:
 
 
 def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds by name; the calls take turns, after one turn that does not count."""
+    """Median CPU seconds by name. The calls take turns, after one warm-up turn."""
     rounds = [{name: cpu_s(call) for name, call in calls.items()} for _ in range(1 + repeats)][1:]
     return {name: statistics.median(times[name] for times in rounds) for name in calls}
 
@@ -159,8 +159,10 @@ def stable_inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="scores that count (default: 3)")
-    parser.add_argument("--folder", type=Path, help="videos; default: the shared clips, else a synthetic one")
+    parser.add_argument("--repeats", type=int, default=3, help="timed scores (default: 3)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of videos; default: real clips, if present, or a synthetic one"
+    )
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

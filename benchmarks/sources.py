@@ -1,4 +1,4 @@
-"""What the benchmarks read: real clips when there are any beside the repository, else a photograph that talks."""
+"""Videos for the benchmarks: real clips from beside the repository, or else a synthetic one."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ MIN_CLIP_S = 5.0
 
 
 def find_videos(folder: Path | None, num_clips: int, scratch: Path) -> list[Video]:
-    """Videos of at least 5 s with picture and sound, spread evenly over the picture sizes in a folder; or one synthetic video."""
+    """Videos of at least 5 s with audio, spread evenly over the frame sizes in a folder; or one synthetic video."""
     folder = folder or (REAL_CLIPS if REAL_CLIPS.is_dir() else None)
     paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder else [talking_photo(scratch, 12)]
     videos = [Probe().process(Source(str(path))) for path in paths if path.suffix != ".csv"]

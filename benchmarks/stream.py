@@ -1,22 +1,23 @@
-"""Samples per second of one worker, next to reading as LatentSync's trainers do and to stock webdataset.
+"""Measure samples per second of one worker, against LatentSync's way of reading and stock webdataset.
 
 python -m benchmarks.stream [--dataset DATASET] [--copies N] [--repeats N]
 
-A sample is 16 target frames, 16 reference frames and the mel of the target. All sides read the same clips in the same run, take turns, and use
-one process; each pass goes over every clip once, in random order. The clips of the dataset are stored several times over, or a
-handful of them would be over too soon.
+A sample is 16 target frames, 16 reference frames and the mel of the target. All readers read the same clips in the same
+run, take turns, and use one process. Each pass reads every clip once, in random order. The clips of the dataset are
+stored several times, because a pass over a handful would be too short to measure.
 
 - `stream`: train/stream/stream.py on shards.
-- `stream, cached features`: train/stream/stream.py on feature shards, as stage 1 uses them: posterior moments of target, masked target and reference, Whisper
-  states, mel. Random numbers of the sizes for sd-vae-ft-mse and whisper-tiny: only reading is measured. The other sides leave it to the trainer to
-  compute these from frames and sound, which is not counted.
-- `latentsync`: an MP4 file per clip as its pipeline leaves them (H.264 with x264's own key frame distance, AAC), opened by decord,
-  frames by random access; the mel of the whole clip is computed at first use and kept in a file.
-- `decord, our key frames`: the same on files whose key frames lie as in our shards.
-- `webdataset`: stock webdataset reads whole shards; the clips that are selected are decoded as the stream decodes them.
+- `stream, cached features`: train/stream/stream.py on feature shards, as stage 1 uses them: posterior moments of
+  target, masked target and reference, Whisper states, mel. They are random numbers of the sizes of sd-vae-ft-mse and
+  whisper-tiny, because only reading is measured. With the other readers, the trainer must compute them from frames and
+  audio, which is not counted.
+- `latentsync`: an MP4 file per clip as LatentSync's pipeline writes it (H.264 with x264's default key frame interval,
+  AAC), opened by decord with random access; the mel of a clip is computed on first use and kept in a file.
+- `decord, our key frames`: the same on files with the key frame interval of our shards.
+- `webdataset`: stock webdataset reads whole shards; selected clips are decoded as the stream decodes them.
 
-Cold: the page cache of the files is dropped, no mel is kept. Warm: a second pass; also per CPU second, which a busy machine
-disturbs less. Results go to bench/stream.json too.
+Cold: the files are dropped from the page cache, no mel is kept. Warm: a second pass, also given per CPU second, which a
+busy machine disturbs less. Results are also written to bench/stream.json.
 """
 
 import argparse
@@ -53,7 +54,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import HOP, MEL_RECIPE, NUM_BANDS, mel_spectrogram
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media.reader import decode_flac, decode_mp4
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
@@ -75,17 +76,17 @@ OUT = Path("bench/stream.json")
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip in all the forms that somebody reads."""
+class StoredClip:
+    """A clip in every form that a reader needs."""
 
     row: dict[str, Any]
-    """Of the selection."""
+    """Its row in the selection."""
     published_mp4: Path
     gop_mp4: Path
 
 
-def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
-    """Shards and MP4 files of all kept clips that are long enough, each so many times."""
+def clips_of(dataset: str, scratch: Path, copies: int) -> list[StoredClip]:
+    """Shards and MP4 files of all kept clips that are long enough, each stored `copies` times."""
     columns = ["key", "num_frames", "crop_px", "config_hash", "shard", "sample_offset", "sample_size"]
     rows = read_manifest(dataset, columns, pc.field("status") == "kept").to_pylist()
     rows = [row for row in rows if row["num_frames"] >= 3 * NUM_FRAMES]
@@ -97,7 +98,7 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
         members = read_clip_at(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"], row["key"])
         frames, audio = decode_mp4(members["mp4"]), decode_flac(members["flac"])
         stored.append((row, members, mp4_file(frames, audio, {}), mp4_file(frames, audio, {"g": "12", "bf": "0"})))
-    clips: list[Clip] = []
+    clips: list[StoredClip] = []
     shards: dict[str, list[bytes]] = {}
     offset = 0
     for number in range(copies * len(stored)):
@@ -112,7 +113,7 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
         for path, content in zip(paths, (published, gop), strict=True):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        clips.append(Clip({**row, **place, "dataset": str(scratch), "split": "train"}, *paths))
+        clips.append(StoredClip({**row, **place, "dataset": str(scratch), "split": "train"}, *paths))
     for shard, samples in shards.items():
         path = scratch / shard
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,27 +122,27 @@ def clips_of(dataset: str, scratch: Path, copies: int) -> list[Clip]:
 
 
 def mp4_file(frames: np.ndarray, audio: np.ndarray, options: dict[str, str]) -> bytes:
-    """H.264 and AAC in MP4, by x264's defaults but for `options`."""
+    """H.264 and AAC in MP4, with x264's defaults except for `options`."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         video: Any = container.add_stream("libx264", rate=FPS, options={"crf": "18", **options})
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        sound: Any = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        aac: Any = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
         for frame in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(video.encode(None))
         for first in range(0, len(audio), 1024):
             block = av.AudioFrame.from_ndarray(audio[None, first : first + 1024], format="fltp", layout="mono")
             block.sample_rate, block.pts = SAMPLE_RATE_HZ, first
-            container.mux(sound.encode(block))
-        container.mux(sound.encode(None))
+            container.mux(aac.encode(block))
+        container.mux(aac.encode(None))
     return buffer.getvalue()
 
 
-class Decord:
-    """An MP4 file per clip, read by decord."""
+class DecordReader:
+    """Reads an MP4 file per clip with decord."""
 
-    def __init__(self, clips: list[Clip], paths: list[Path]) -> None:
+    def __init__(self, clips: list[StoredClip], paths: list[Path]) -> None:
         self.clips, self.paths = clips, paths
 
     def files(self) -> list[Path]:
@@ -174,10 +175,10 @@ class Decord:
         return path.with_suffix(".npy")
 
 
-class Stream:
-    """Ours."""
+class StreamReader:
+    """Reads our shards with the stream."""
 
-    def __init__(self, clips: list[Clip], scratch: Path, name: str, features: Path | None = None) -> None:
+    def __init__(self, clips: list[StoredClip], scratch: Path, name: str, features: Path | None = None) -> None:
         self.clips = clips
         self.folder = scratch
         self.selection = str(scratch / f"{name}.parquet")
@@ -198,13 +199,13 @@ class Stream:
         yield from SampleStream(config, num_epochs=1)
 
 
-def write_features(clips: list[Clip], folder: Path) -> Path:
+def write_features(clips: list[StoredClip], folder: Path) -> Path:
     """Random features of all kinds for each clip."""
     rng = np.random.default_rng(0)
     store = Store(str(folder))
     models = {str(kind): model for kind, model in FEATURE_MODELS.items()}
 
-    def features_of(clip: Clip) -> ClipFeatures:
+    def features_of(clip: StoredClip) -> ClipFeatures:
         num_frames, latents = clip.row["num_frames"], (8, clip.row["crop_px"] // 8, clip.row["crop_px"] // 8)
         shapes = {
             "whisper": (2 * num_frames, 5, 384),
@@ -223,10 +224,10 @@ def write_features(clips: list[Clip], folder: Path) -> Path:
     return folder
 
 
-class WebDataset:
-    """Whole shards, of which the selected clips are used."""
+class WebDatasetReader:
+    """Reads whole shards with webdataset and uses the selected clips."""
 
-    def __init__(self, clips: list[Clip], shards: list[Path]) -> None:
+    def __init__(self, clips: list[StoredClip], shards: list[Path]) -> None:
         self.rows = {clip.row["key"]: clip.row for clip in clips}
         self.shards = shards
 
@@ -247,9 +248,9 @@ class WebDataset:
                 )
 
 
-Side = Decord | Stream | WebDataset
+Reader = DecordReader | StreamReader | WebDatasetReader
 Rates = dict[str, float]
-"""Samples per second by state of the caches."""
+"""Samples per second, by state of the caches."""
 
 
 def drop_from_page_cache(paths: list[Path]) -> None:
@@ -260,27 +261,27 @@ def drop_from_page_cache(paths: list[Path]) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def rates(side: Side, epoch: int) -> Rates:
-    side.forget()
-    drop_from_page_cache(side.files())
-    cold, _ = rate(side, epoch)
-    warm, warm_cpu = rate(side, epoch + 1)
+def rates(reader: Reader, epoch: int) -> Rates:
+    reader.forget()
+    drop_from_page_cache(reader.files())
+    cold, _ = rate(reader, epoch)
+    warm, warm_cpu = rate(reader, epoch + 1)
     return {"cold": cold, "warm": warm, "warm, CPU": warm_cpu}
 
 
-def rate(side: Side, epoch: int) -> tuple[float, float]:
+def rate(reader: Reader, epoch: int) -> tuple[float, float]:
     """Samples per second, and per CPU second of this process."""
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    num_samples = sum(1 for _ in side.samples(epoch))
+    num_samples = sum(1 for _ in reader.samples(epoch))
     return num_samples / (time.perf_counter() - began_s), num_samples / (time.process_time() - began_cpu_s)
 
 
-def measure(sides: dict[str, Side], repeats: int) -> dict[str, Rates]:
-    """Medians of all sides, which take turns."""
-    found: dict[str, list[Rates]] = {name: [] for name in sides}
+def measure(readers: dict[str, Reader], repeats: int) -> dict[str, Rates]:
+    """Median rates of all readers, which take turns."""
+    found: dict[str, list[Rates]] = {name: [] for name in readers}
     for repeat in range(repeats):
-        for name, side in sides.items():
-            found[name].append(rates(side, 2 * repeat))
+        for name, reader in readers.items():
+            found[name].append(rates(reader, 2 * repeat))
     return {
         name: {state: statistics.median(run[state] for run in runs) for state in runs[0]}
         for name, runs in found.items()
@@ -290,15 +291,15 @@ def measure(sides: dict[str, Side], repeats: int) -> dict[str, Rates]:
 def show(title: str, results: dict[str, Rates]) -> None:
     baseline_name = next(name for name in ("latentsync", "webdataset") if name in results)
     baseline = results[baseline_name]
-    print(f"\n{title}: samples per second (and over {baseline_name})")
+    print(f"\n{title}: samples per second (and ratio to {baseline_name})")
     print(f"{'':26}" + "".join(f"{state:>18}" for state in baseline))
     for name, rate_of in results.items():
         cells = (f"{rate_of[state]:.1f} ({rate_of[state] / baseline[state]:.2f})" for state in baseline)
         print(f"{name:26}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
-    """Milliseconds for two windows of a clip, from memory, by way of decoding: medians over clips and repeats."""
+def decoding_ms(clips: list[StoredClip], repeats: int) -> dict[str, float]:
+    """Milliseconds to decode two windows of a clip from memory, by method: medians over clips and repeats."""
     times_ms: dict[str, list[float]] = {}
     for _ in range(repeats):
         for clip in clips[:40]:
@@ -309,14 +310,14 @@ def decoding_ms(clips: list[Clip], repeats: int) -> dict[str, float]:
             ]
             num_frames = row["num_frames"]
             starts = draw_starts(0, 0, row["key"], num_frames - NUM_FRAMES + 1, NUM_FRAMES)
-            ways: dict[str, Callable[[], object]] = {
+            methods: dict[str, Callable[[], object]] = {
                 "PyAV, from the key frames before": partial(
                     decode_windows, mp4, num_frames, row["crop_px"], starts, NUM_FRAMES
                 ),
                 "PyAV, whole clip": partial(decode_mp4, mp4),
                 "decord, random access": partial(decord_windows, mp4, starts),
             }
-            for name, work in ways.items():
+            for name, work in methods.items():
                 began_s = time.perf_counter()
                 work()
                 times_ms.setdefault(name, []).append((time.perf_counter() - began_s) * 1000)
@@ -328,8 +329,8 @@ def decord_windows(mp4: bytes, starts: tuple[int, int]) -> list[np.ndarray]:
     return [reader.get_batch(range(start, start + NUM_FRAMES)).asnumpy() for start in starts]
 
 
-def bytes_ratio(clips: list[Clip]) -> float:
-    """Bytes that the stream reads for a subset over the bytes of its samples."""
+def bytes_ratio(clips: list[StoredClip]) -> float:
+    """Bytes that the stream reads for a subset, relative to the bytes of its samples."""
     subset = random.Random(0).sample(clips, max(1, round(SUBSET_SHARE * len(clips))))
     table = pa.Table.from_pylist([clip.row for clip in subset], SELECTION_COLUMNS)
     fetcher = Fetcher(StoredSamples(table.select(COLUMNS)), None, 0)
@@ -338,7 +339,7 @@ def bytes_ratio(clips: list[Clip]) -> float:
 
 
 def prepared(scratch: Path) -> str:
-    """A dataset of the shared clips or, without them, of a photograph that talks."""
+    """Prepare a dataset from real clips or, without them, from a synthetic one."""
     videos = [video.source.uri for video in find_videos(None, 12, scratch)]
     config = PrepareConfig.model_validate({"run": {"executor": "local"}})
     prepare(videos, str(scratch / "prepared"), config, Labels(), Progress(Console(quiet=True)))
@@ -347,24 +348,29 @@ def prepared(scratch: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", help="of `lipforge prepare`; default: one is prepared from a few clips")
-    parser.add_argument("--copies", type=int, default=10, help="times that each clip is stored (default: 10)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
+    parser.add_argument("--dataset", help="made by `lipforge prepare`; default: prepare a few clips")
+    parser.add_argument("--copies", type=int, default=10, help="how often each clip is stored (default: 10)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each reader (default: 3)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on a disk: /tmp may be memory
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on disk: /tmp may be in memory
         scratch = Path(folder)
         clips = clips_of(arguments.dataset or prepared(scratch), scratch, arguments.copies)
         sparse = sorted(random.Random(1).sample(range(len(clips)), max(1, round(SPARSE_SHARE * len(clips)))))
         few = [clips[index] for index in sparse]
         shards = sorted((scratch / "shards").rglob("*.tar"))
-        every: dict[str, Side] = {
-            "stream": Stream(clips, scratch, "all"),
-            "stream, cached features": Stream(clips, scratch, "cached", write_features(clips, scratch / "features")),
-            "latentsync": Decord(clips, [clip.published_mp4 for clip in clips]),
-            "decord, our key frames": Decord(clips, [clip.gop_mp4 for clip in clips]),
-            "webdataset": WebDataset(clips, shards),
+        every: dict[str, Reader] = {
+            "stream": StreamReader(clips, scratch, "all"),
+            "stream, cached features": StreamReader(
+                clips, scratch, "cached", write_features(clips, scratch / "features")
+            ),
+            "latentsync": DecordReader(clips, [clip.published_mp4 for clip in clips]),
+            "decord, our key frames": DecordReader(clips, [clip.gop_mp4 for clip in clips]),
+            "webdataset": WebDatasetReader(clips, shards),
         }
-        some: dict[str, Side] = {"stream": Stream(few, scratch, "few"), "webdataset": WebDataset(few, shards)}
+        some: dict[str, Reader] = {
+            "stream": StreamReader(few, scratch, "few"),
+            "webdataset": WebDatasetReader(few, shards),
+        }
         results = {
             "num_clips": len(clips),
             "all": measure(every, arguments.repeats),
@@ -374,12 +380,11 @@ def main() -> None:
         }
     show(f"all {len(clips)} clips", results["all"])
     show(f"{len(few)} of {len(clips)} clips", results["sparse"])
-    print("\ntwo windows of a clip, decoding alone, ms")
+    print("\ntwo windows of a clip, decoding only, ms")
     for name, time_ms in results["decoding_ms"].items():
         print(f"{name:40}{time_ms:8.1f}")
-    print(
-        f"\nbytes read for {SUBSET_SHARE:.0%} of the clips, over the bytes of their samples: {results['bytes_ratio']:.3f}"
-    )
+    ratio = f"{results['bytes_ratio']:.3f}"
+    print(f"\nbytes read for {SUBSET_SHARE:.0%} of the clips, relative to the bytes of their samples: {ratio}")
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(results, indent=2))
 

@@ -9,7 +9,7 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
 from lipforge.model.faces.mediapipe import FaceLandmarks
-from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.media.probe import VideoInfo
 
 
 @dataclass(frozen=True)

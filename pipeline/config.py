@@ -1,8 +1,7 @@
 """Every setting of the data pipeline: one small class per stage, nested into `PrepareConfig`.
 
-Two kinds of settings, because they cost differently when changed:
-- what shapes media and measures (all but `thresholds`, `language`, `pack` and `run`): changing one needs a new dataset folder;
-- `thresholds`: compared with stored measures, so `lipforge pack` applies new ones without measuring again.
+Changing a setting that shapes media or measures (all but `thresholds`, `language`, `pack` and `run`) needs a new
+dataset folder. `thresholds` are compared with stored measures, so `lipforge pack` applies new ones without the models.
 """
 
 from enum import StrEnum
@@ -15,23 +14,23 @@ from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.config_loader import Config, hash_of
 
 RECIPE_VERSION = 3
-"""Raise it when a code change alters stored media or measures under the same settings."""
+"""Raise this when a code change alters stored media or measures under the same settings."""
 
 
 class ResampleConfig(Config):
-    """One clock for picture and sound."""
+    """Frames and audio on one clock, in spans of bounded length."""
 
     max_span_s: float = Field(default=300.0, ge=20)
-    """A longer source is cut into work units of about this length, at key frames."""
+    """Longer sources are split at key frames into work units of about this length."""
 
 
 class ShotsConfig(Config):
-    """PySceneDetect's adaptive detector."""
+    """Shot boundaries, by PySceneDetect's adaptive detector."""
 
     adaptive_threshold: float = Field(default=2.0, gt=0)
-    """Ratio of a frame's change to that of its neighbours that makes a cut (LatentSync: 2)."""
+    """A cut is a frame whose change exceeds that of its neighbours by this factor (LatentSync: 2)."""
     min_shot_frames: int = Field(default=3, ge=1)
-    """Cuts closer than this are one cut."""
+    """Cuts closer together than this count as one."""
 
 
 class FacePolicy(StrEnum):
@@ -41,50 +40,51 @@ class FacePolicy(StrEnum):
 
 
 class FacesConfig(Config):
-    """Detection when due or lost, landmarks in between."""
+    """Face tracking: detection when due or lost, landmarks in between."""
 
     policy: FacePolicy = FacePolicy.ALL
-    """all: every face is a candidate; single: only clips with one face; largest: only the largest face."""
+    """all: every face gives clips; single: only clips that show one face; largest: only the largest face."""
     detect_every_frames: int = Field(default=25, ge=1)
-    """Look for new faces this often while one is tracked."""
+    """Detect new faces this often while a face is tracked."""
     search_every_frames: int = Field(default=5, ge=1)
-    """Look for a face this often while there is none."""
+    """Detect faces this often while none is tracked."""
     max_gap_frames: int = Field(default=5, ge=0)
-    """A face lost for at most so many frames is bridged by interpolation; a longer gap ends the run."""
+    """Gaps of up to this many frames in a face track are interpolated; a longer gap ends the run."""
     max_tracks: int = Field(default=8, ge=1)
-    """Faces followed at once; further ones, the smallest, are left alone. Bounds memory."""
+    """Faces tracked at once, the largest first. Bounds memory."""
     min_height_px: int = Field(default=80, ge=1)
-    """Median native face height that a clip needs, forehead to chin (LatentSync: 80)."""
+    """Smallest median face height of a clip, forehead to chin, in source pixels (LatentSync: 80)."""
     min_width_px: int | None = Field(default=None, ge=1)
-    """Median native face width that a clip needs. Unset: what belongs to `models` (latentsync: 50, builtin: none)."""
+    """Smallest median face width of a clip, source pixels. Unset: set by `models` (latentsync: 50, builtin: none)."""
 
 
 class AlignConfig(Config):
-    """LatentSync's three-point alignment."""
+    """The aligned crop, by LatentSync's three-point alignment."""
 
     resolution: Literal[256, 512] = 256
-    """Side of the stored crop, pixels."""
+    """Side of the stored crop, in pixels."""
     smoothing_frames: float = Field(default=0.7, ge=0)
-    """Deviation of the Gaussian, in frames at 25 fps, that steadies the alignment points within a clip."""
+    """Standard deviation, in frames at 25 fps, of the Gaussian that smooths the alignment points within a clip."""
     max_outside_ratio: float = Field(default=0.3, ge=0, le=1)
-    """Share of the crop's area that may lie outside the picture, as below the chin of a close-up; more ends the run."""
+    """Share of the crop that may lie outside the frame, as below the chin in a close-up; more ends the run."""
     max_hidden_ratio: float = Field(default=0.05, ge=0, le=1)
-    """Share of the face's own landmarks that may lie outside the picture; more ends the run."""
+    """Share of the face's landmarks that may lie outside the frame; more ends the run."""
     max_upscale_ratio: float = Field(default=4.0, gt=0)
-    """Stored pixels per source pixel; a crop that must be enlarged further is refused."""
+    """Stored pixels per source pixel. A clip that needs more enlargement is rejected."""
 
 
 class CutConfig(Config):
-    """How long clips are."""
+    """Length of clips."""
 
     min_clip_s: float = Field(default=5.0, ge=1 / FPS)
+    """Shorter runs of a face are rejected."""
     max_clip_s: float = Field(default=10.0, gt=0)
-    """At least twice min_clip_s, or some runs could not be cut without loss."""
+    """At least twice min_clip_s; otherwise some runs cannot be cut without loss."""
 
     @model_validator(mode="after")
     def _halves_fit(self) -> "CutConfig":
         if self.max_clip_s < 2 * self.min_clip_s:
-            raise ValueError("max_clip_s must be at least twice min_clip_s, or some runs cannot be cut without loss")
+            raise ValueError("max_clip_s must be at least twice min_clip_s; else some runs cannot be cut without loss")
         return self
 
     @property
@@ -97,34 +97,34 @@ class CutConfig(Config):
 
 
 class EncodeConfig(Config):
-    """The one lossy encode: H.264 in MP4, closed GOPs without B-frames."""
+    """The only lossy encode: H.264 in MP4, closed GOPs without B-frames."""
 
     crf: int = Field(default=17, ge=0, le=51)
+    """x264's constant quality: lower is better and larger."""
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    """x264's preset: slower ones give smaller files."""
     gop_frames: int = Field(default=12, ge=1)
-    """Distance of key frames: a window of 16 frames is at most this far from one."""
+    """Key frame interval. A reader decodes fewer than this many frames before the one it wants."""
 
 
 class Thresholds(Config):
-    """What a measured clip must reach. Applied to stored measures: see `lipforge pack`."""
+    """Limits that decide which measured clips are kept. `lipforge pack` applies new ones to stored measures."""
 
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
-    """Share of the clip's time with speech."""
+    """Smallest share of the clip's time that has speech."""
     min_sync_confidence: float | None = None
-    """Confidence of the sync model, whose scale is its own. Unset: what belongs to `models` (builtin: 2.2,
-    latentsync: 3)."""
+    """Smallest confidence, on the lip-sync scorer's scale. Unset: set by `models` (builtin: 2.2, latentsync: 3)."""
     sync_model: str | None = None
-    """Whose scale that is. Unset: the sync model of `models`, and no other name is taken."""
+    """Scorer that min_sync_confidence is calibrated for. Unset: set by `models`; other values are refused."""
     max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
-    """Largest offset at 25 fps that is corrected and kept (LatentSync: 6)."""
+    """Largest offset, in frames at 25 fps, that is corrected and kept (LatentSync: 6)."""
     min_quality: float | None = Field(default=None, ge=0, le=100)
-    """No-reference quality of 0..100, on the quality model's own scale. Unset: what belongs to `models` (40 for
-    both)."""
+    """Smallest image quality, 0..100, on the scale of the quality scorer. Unset: set by `models` (both: 40)."""
     quality_model: str | None = None
-    """Whose scale that is. Unset: the quality model of `models`, and no other name is taken."""
+    """Scorer that min_quality is calibrated for. Unset: set by `models`; other values are refused."""
 
     def words(self) -> str:
-        """Each threshold, and the model whose scale it is on."""
+        """Each threshold with the scorer it is calibrated for, as text."""
         scales = {"min_sync_confidence": self.sync_model, "min_quality": self.quality_model}
         numbers = self.model_dump(exclude={"sync_model", "quality_model"})
         return ", ".join(
@@ -134,62 +134,62 @@ class Thresholds(Config):
 
 
 class LanguageConfig(Config):
-    """Which language sources without a label speak. Writes the manifest's language columns; never changes a clip or its measures."""
+    """Language of sources without a label. Sets the manifest's language columns; never changes clips or measures."""
 
     whisper: str | None = None
-    """tiny, base or small (`lipforge models fetch whisper`), or the path of a multilingual checkpoint of openai-whisper. Unset: nothing is
-    identified, and the language stays `und`."""
+    """tiny, base or small (see `lipforge models fetch whisper`), or the path of a multilingual checkpoint of
+    openai-whisper. Unset: languages are not identified and stay `und`."""
 
 
 class SyncConfig(Config):
-    """The built-in judge of lip-sync."""
+    """The built-in lip-sync scorer."""
 
     weights: Path | None = None
-    """Weights that `python -m train.scorers.lip_sync train` wrote; unset: the shipped ones. Their scale is their own: set
-    `thresholds.min_sync_confidence` with them."""
+    """Weights from `python -m train.scorers.lip_sync train`. Unset: the shipped ones. Other weights have another
+    scale, so set `thresholds.min_sync_confidence` too."""
 
 
 class StageResources(Config):
-    """What one worker of an operator takes from the cluster."""
+    """Resources that one worker reserves on the cluster."""
 
     cpus: float = Field(gt=0)
-    gpus: float = Field(default=0.0, ge=0)
     memory_mb: int = Field(gt=0)
 
 
 class RunConfig(Config):
-    """How the work is spread. Never changes a byte of the result."""
+    """How the work is distributed. Never changes a byte of the result."""
 
     executor: Literal["ray", "local"] = "ray"
+    """ray: on a cluster, or on all CPUs of this machine; local: in this process, for debugging."""
     workers: int | None = Field(default=None, ge=1)
-    """Pairs of cut and score workers; unset: one per CPU of the cluster."""
+    """Pairs of cut and score workers. Unset: one pair per CPU of the cluster."""
     cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
-    """probe to encode: decoding and faces."""
+    """Per cut worker, which runs the stages from decoding to encoding."""
     score: StageResources = StageResources(cpus=0.25, memory_mb=1000)
-    """speech, sync, quality, commit. Unset: what `models` need."""
+    """Per score worker, which measures speech, sync and quality and writes the result. Unset: set by `models`."""
     max_attempts: int = Field(default=3, ge=1)
-    """A unit that crashes its worker or runs out of time this often is `failed`."""
+    """A unit fails after crashing its worker or timing out this often."""
     max_kills: int = Field(default=10, ge=1)
-    """The same for workers that vanish without a trace (killed from outside, out of memory)."""
+    """A unit fails after its worker was killed from outside (for example, out of memory) this often."""
     unit_timeout_s: float = Field(default=3600.0, gt=0)
-    """Longest time for one operator on one unit."""
+    """Time limit for cutting, and for scoring, one unit."""
     max_failed_ratio: float = Field(default=0.2, gt=0, le=1)
-    """The run stops when more than this share of units (and at least 5) crash or time out: the fault is not the data's."""
+    """The run stops when more than this share of units, and at least 5, crash or time out: a fault of the setup."""
 
 
 class PackConfig(Config):
-    """How large shards are."""
+    """Size of shards."""
 
     shard_size_mb: float = Field(default=512.0, gt=0)
-    """A shard is closed before it would grow beyond this size (10^6 bytes)."""
+    """Largest size of a shard, in 10^6 bytes. A larger sample gets a shard of its own."""
 
 
 class PrepareConfig(Config):
-    """The whole of `lipforge prepare`."""
+    """All settings of `lipforge prepare`."""
 
     models: Literal["builtin", "latentsync"] = "builtin"
-    """What finds faces, judges lip-sync and quality, as one set: builtin needs a package index only; latentsync is the published chain
-    (InsightFace, SyncNet v2, hyperIQA) with its thresholds, from files that `lipforge models` tells about."""
+    """Profile: the models for faces, lip-sync and quality, with their thresholds. latentsync is the published chain of
+    LatentSync (InsightFace, SyncNet v2, hyperIQA); `lipforge models` says how to get its files."""
     resample: ResampleConfig = ResampleConfig()
     shots: ShotsConfig = ShotsConfig()
     faces: FacesConfig = FacesConfig()
@@ -203,7 +203,7 @@ class PrepareConfig(Config):
     run: RunConfig = RunConfig()
 
     def measuring(self) -> dict[str, Any]:
-        """The settings that shape media and measures, as plain values. What is in model files counts by their hash, wherever they lie."""
+        """The settings that shape media and measures, as plain values. Model files count by hash, not by path."""
         plain = self.model_dump(mode="json", exclude={"sync", "thresholds", "language", "run", "pack"})
         return {"recipe_version": RECIPE_VERSION, **plain}
 

@@ -1,4 +1,4 @@
-"""Settings of a program: typed and frozen, from a YAML file and `--set section.field=value`. One loader for every program."""
+"""Load the settings of any program, typed and frozen, from a YAML file and `--set section.field=value`."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Config(BaseModel):
-    """Frozen, and refuses fields that it does not know."""
+    """Base of all settings: frozen, refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -23,7 +23,7 @@ def parse_value(text: str, override: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: {text!r} is not a value that YAML knows; put it in quotes") from error
+        raise ValueError(f"--set {override}: {text!r} is not valid YAML; put it in quotes") from error
 
 
 def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
@@ -55,7 +55,7 @@ def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
 
 
 def validated(kind: type[C], tree: dict[str, Any]) -> C:
-    """Settings from plain values. Raises ValueError in words for whoever wrote them."""
+    """Settings from plain values. Raises ValueError naming each wrong field, what was given and what is expected."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -63,7 +63,7 @@ def validated(kind: type[C], tree: dict[str, Any]) -> C:
 
 
 def _words(kind: type[Config], problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         sections = [
             section
@@ -76,7 +76,7 @@ def _words(kind: type[Config], problem: Any) -> str:
 
 
 def describe(kind: type[Config]) -> str:
-    """All settings with defaults and meanings, as YAML that `load_config` reads."""
+    """All settings with defaults and descriptions, as YAML that `load_config` reads."""
     lines = [f"# {' '.join((kind.__doc__ or '').split())}"]
     for name, section in kind.model_fields.items():
         if not isinstance(section.default, Config):

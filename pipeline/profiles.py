@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from lipforge.model.faces.mediapipe import FaceBackend, MediaPipeFaces
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import StageResources
-from lipforge.pipeline.media.reader import decode_mp4
+from lipforge.pipeline.media.clips import decode_mp4
 from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.pipeline.stages.quality import QualityModel
-from lipforge.pipeline.stages.sync import SyncJudge
+from lipforge.pipeline.stages.sync import SyncScorer
 
 if TYPE_CHECKING:  # it loads torch, which cut workers do without
     from lipforge.model.sync.score import SyncScore
@@ -40,7 +40,7 @@ class Profile(ABC):
     def faces(self, models: Models) -> FaceBackend: ...
 
     @abstractmethod
-    def sync(self, models: Models) -> SyncJudge: ...
+    def sync(self, models: Models) -> SyncScorer: ...
 
     @abstractmethod
     def quality(self, models: Models) -> QualityModel: ...
@@ -63,7 +63,7 @@ class Builtin(Profile):
         with off_terminal(2):  # LiteRT says which delegate it made
             return MediaPipeFaces(models)
 
-    def sync(self, models: Models) -> SyncJudge:
+    def sync(self, models: Models) -> SyncScorer:
         return _LipJudge(models["lip_sync.safetensors"])
 
     def quality(self, models: Models) -> QualityModel:
@@ -85,7 +85,7 @@ class LatentSync(Profile):
 
         return InsightFaces(models)
 
-    def sync(self, models: Models) -> SyncJudge:
+    def sync(self, models: Models) -> SyncScorer:
         return _FrameJudge(models["syncnet_v2.model"])
 
     def quality(self, models: Models) -> QualityModel:

@@ -27,7 +27,8 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media.reader import DecodeCount, MediaError
+from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.video import DecodeCount
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.stage import ClipStage, StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace

@@ -24,6 +24,7 @@ from lipforge.pipeline.ledger.settings import (
     open_dataset,
     require_dataset,
     resolve,
+    stored_config,
     stored_where_unset,
     with_thresholds,
     writing,
@@ -108,11 +109,12 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
     require_dataset(ledger, out)  # before anything is made there
     with writing(store):
         record = require_dataset(ledger, out)
-        config = PrepareConfig.model_validate(record["config"])
+        config = stored_config(record)
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
         totals = finish(store, config, record["hashes"], LocalExecutor())
-        ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
+        changed = record["config"] | config.model_dump(mode="json", exclude={"run"})
+        ledger.write_dataset({**record, "config": changed})  # last: they hold from now on
         return config.thresholds, totals
 
 
@@ -130,7 +132,7 @@ def identify_languages(out: str, whisper: str, run: RunConfig, progress: Callabl
         if ledger.read_pack_plan() is not None:
             raise DatasetError("packing was interrupted; run `lipforge pack` first")
         record = require_dataset(ledger, out)
-        config = PrepareConfig.model_validate(record["config"])
+        config = stored_config(record)
         executor = make_executor(config.model_copy(update={"run": run}))
         try:
             identify(store, finished_videos(ledger, config), file, executor.map, progress)
@@ -207,7 +209,7 @@ def _claim_content(ledger: Ledger, videos: list[Video], summary: Summary) -> lis
     """
     record = ledger.read_dataset()
     assert record is not None
-    max_span_s = record["config"]["resample"]["max_span_s"]
+    max_span_s = stored_config(record).resample.max_span_s
     known = [from_record(content) for content in ledger.contents()]
     usable = [video for video in videos if video.reason is None]
     new, duplicates = split_duplicates(usable, known)

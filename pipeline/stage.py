@@ -1,4 +1,4 @@
-"""What a stage is, and how it is run."""
+"""Define a stage, run clips through stages, and time them."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ClipStage(Protocol):
-    """Looks at one clip at a time. Rejected clips are returned too, never dropped."""
+    """Processes one clip at a time. Rejected clips are returned too, never dropped."""
 
     name: str
 
@@ -20,7 +20,7 @@ class ClipStage(Protocol):
 
 
 class StageClock:
-    """CPU seconds by stage. Stages that pull from one another are told apart: only the innermost counts."""
+    """CPU seconds by stage. When one stage pulls from another, only the inner one is charged."""
 
     def __init__(self) -> None:
         self.cpu_s: dict[str, float] = {}
@@ -45,7 +45,7 @@ class StageClock:
             self._stack.pop()
 
     def stream(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """Pass items through, charging to `name` the time that it takes to make each."""
+        """Pass items through, charging the time to produce each to `name`."""
         iterator = iter(items)
         while True:
             with self.running(name):
@@ -57,7 +57,7 @@ class StageClock:
 
 
 def apply(stages: list[ClipStage], clip: Clip, clock: StageClock) -> list[Clip]:
-    """Take one clip through clip stages. A clip that is already rejected or failed goes straight to the end."""
+    """Run one clip through the stages. A clip that is rejected or failed skips the rest."""
     clips = [clip]
     for stage in stages:
         after: list[Clip] = []

@@ -13,8 +13,8 @@ from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.media.clips import encode_flac
+from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.publish import finish
 from lipforge.pipeline.running.executors import LocalExecutor
@@ -90,7 +90,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
         ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
         for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
             about = {"key": key, "language": unit.video.source.language}
-            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(sound(key)), about))
+            data = sample_bytes(key, clip_members(key.encode() * 900, encode_flac(sound(key)), about))
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}

@@ -1,13 +1,14 @@
-"""Media that people really have: broken, odd, badly timed. One function per kind, and `make_all` for the whole set.
+"""Make media as found in the wild: broken, odd, badly timed. One function per kind, and `make_all` for all of them.
 
-Each function takes the folder to write into and a short talking clip (`base_clip`), and returns the path of its file.
-tests/test_media_factory.py checks that each file has the property that its name says.
+Each function takes the folder to write to and a short talking clip (`base_clip`), and returns the path of its file.
+tests/test_media_factory.py checks that each file has the property in its name.
 """
 
 import struct
 import subprocess
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from tests.talking_photo import FPS, SAMPLE_RATE_HZ, make_talking_photo, write_clip
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
+from tests.talking_photo import make_talking_photo
 
 BASE_DURATION_S = 6.4
 BASE_SIZE_PX = 384
-CUT_S = 3.2  # where things change in the clips that change half-way
+CUT_S = 3.2  # when clips that change half-way do so
 AUDIO_LATE_S = 0.5
 VIDEO_LATE_S = 0.4
 EDIT_START_S = 1.2
@@ -33,11 +35,11 @@ _X264 = {"vcodec": "libx264", "preset": "ultrafast", "crf": 20, "pix_fmt": "yuv4
 
 
 def base_clip(folder: Path) -> Path:
-    """A person who talks for 6.4 s: 384 px, 25 fps, H.264 and AAC, in sync."""
+    """A person talking for 6.4 s: 384 px, 25 fps, H.264 and AAC, in sync."""
     return make_talking_photo(folder / "base.mp4", duration_s=BASE_DURATION_S, size_px=BASE_SIZE_PX)
 
 
-# --- files that are not media, or no longer ---------------------------------------------------------
+# --- not media, or no longer -------------------------------------------------------
 
 
 def empty(folder: Path, base: Path) -> Path:
@@ -53,23 +55,23 @@ def text(folder: Path, base: Path) -> Path:
 
 
 def truncated_mp4(folder: Path, base: Path) -> Path:
-    """The index (moov) was at the end and is gone: nothing can be read."""
-    path = folder / "truncated_mp4.mp4"
-    path.write_bytes(_first_part(base))
-    return path
+    """The index (moov) was at the end and is missing: nothing can be read."""
+    return _cut_in_half(base, folder / "truncated_mp4.mp4")
 
 
 def truncated_mkv(folder: Path, base: Path) -> Path:
-    """Its header promises all, its data ends half-way."""
-    return _cut_in_half(_copy(base, folder / "truncated_mkv.mkv"))
+    """The header promises everything, the data ends half-way."""
+    path = folder / "truncated_mkv.mkv"
+    return _cut_in_half(_copy(base, path), path)
 
 
 def truncated_ts(folder: Path, base: Path) -> Path:
-    return _cut_in_half(_copy(base, folder / "truncated_ts.ts"))
+    path = folder / "truncated_ts.ts"
+    return _cut_in_half(_copy(base, path), path)
 
 
 def damaged_middle(folder: Path, base: Path) -> Path:
-    """Nonsense over 8 % of the file, in the middle; the index is whole."""
+    """8 % of the file, in the middle, is random bytes; the index is intact."""
     content = bytearray(base.read_bytes())
     start, length = int(len(content) * 0.46), int(len(content) * 0.08)
     content[start : start + length] = np.random.default_rng(0).bytes(length)
@@ -78,17 +80,13 @@ def damaged_middle(folder: Path, base: Path) -> Path:
     return path
 
 
-def _first_part(path: Path) -> bytes:
-    content = path.read_bytes()
-    return content[: int(len(content) * 0.55)]
-
-
-def _cut_in_half(path: Path) -> Path:
-    path.write_bytes(_first_part(path))
+def _cut_in_half(source: Path, path: Path) -> Path:
+    content = source.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.55)])
     return path
 
 
-# --- what is missing ------------------------------------------------------------------------------------
+# --- what is missing ------------------------------------------------------------------------------
 
 
 def no_video(folder: Path, base: Path) -> Path:
@@ -105,9 +103,9 @@ def digital_silence(folder: Path, base: Path) -> Path:
 
 
 def music(folder: Path, base: Path) -> Path:
-    """The face, but chords and no voice."""
-    sound = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
-    return _write([ffmpeg.input(str(base)).video, sound.audio], folder / "music.mp4", vcodec="copy")
+    """The face with chords instead of a voice."""
+    chords = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
+    return _write([ffmpeg.input(str(base)).video, chords.audio], folder / "music.mp4", vcodec="copy")
 
 
 def no_face(folder: Path, base: Path) -> Path:
@@ -116,11 +114,11 @@ def no_face(folder: Path, base: Path) -> Path:
     return _write([colours.video, ffmpeg.input(str(base)).audio], folder / "no_face.mp4", **_X264)
 
 
-# --- faces -------------------------------------------------------------------------------------------------
+# --- faces ----------------------------------------------------------------------------------------
 
 
 def two_faces(folder: Path, base: Path) -> Path:
-    """The speaker on the left; on the right the same face, mirrored, 1 s behind: only the left one is in sync."""
+    """The speaker on the left; the same face on the right, mirrored, 1 s late. Only the left one is in sync."""
     source = ffmpeg.input(str(base))
     late = source.video.filter("tpad", start_duration=1, start_mode="clone").filter("trim", duration=BASE_DURATION_S)
     faces = [half.filter("scale", 240, 240) for half in (source.video, late.filter("hflip"))]
@@ -128,14 +126,14 @@ def two_faces(folder: Path, base: Path) -> Path:
 
 
 def tiny_face(folder: Path, base: Path) -> Path:
-    """A face of about 25 px in a picture of 480 px."""
+    """A face of about 25 px in a frame of 480 px."""
     source = ffmpeg.input(str(base))
     small = source.video.filter("scale", 72, 72).filter("pad", 480, 480, 200, 160, color="gray")
     return _write([small, source.audio], folder / "tiny_face.mp4", **_X264)
 
 
 def face_leaves(folder: Path, base: Path) -> Path:
-    """From 3.2 s on the speaker slides out to the right, gone at 4.2 s; the voice goes on."""
+    """From 3.2 s on the speaker slides out to the right, gone at 4.2 s; the voice continues."""
     source = ffmpeg.input(str(base))
     wall = ffmpeg.input(f"color=c=0xC8C0C0:s=384x384:r={FPS}:d={BASE_DURATION_S}", f="lavfi")
     moving = ffmpeg.overlay(wall, source.video, x=f"max(0,(t-{CUT_S})*W)", y=0)
@@ -143,7 +141,7 @@ def face_leaves(folder: Path, base: Path) -> Path:
 
 
 def hard_cut(folder: Path, base: Path) -> Path:
-    """At 3.2 s (frame 80) another shot begins: the speaker mirrored, closer, in other colours. The voice goes on."""
+    """At 3.2 s (frame 80) another shot begins: the speaker mirrored, closer, in other colours. The voice continues."""
     source = ffmpeg.input(str(base))
     first = source.video.filter("trim", end=CUT_S)
     second = source.video.filter("trim", start=CUT_S).filter("setpts", "PTS-STARTPTS").filter("hflip")
@@ -153,16 +151,16 @@ def hard_cut(folder: Path, base: Path) -> Path:
     return _write([cut, source.audio], folder / "hard_cut.mp4", **_X264)
 
 
-# --- pictures ------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def rotated(folder: Path, base: Path, degrees: int) -> Path:
-    """Stored turned clockwise, with the flag that tells players to turn it back: 384 x 320 px when shown, upright."""
+    """Stored rotated clockwise, with the flag to rotate it back: 384 x 320 px when shown upright."""
     source = ffmpeg.input(str(base))
-    picture = source.video.filter("crop", 384, 320, 0, 0)
+    turned = source.video.filter("crop", 384, 320, 0, 0)
     for _ in range(degrees // 90):
-        picture = picture.filter("transpose", "clock")
-    stored = _write([picture, source.audio], folder / f"stored_{degrees}.mp4", **_X264)
+        turned = turned.filter("transpose", "clock")
+    stored = _write([turned, source.audio], folder / f"stored_{degrees}.mp4", **_X264)
     flag: dict[str, Any] = {"display_rotation": degrees}
     path = _copy(stored, folder / f"rotated_{degrees}.mp4", flag)
     stored.unlink()
@@ -177,28 +175,35 @@ def odd_size(folder: Path, base: Path) -> Path:
     """431 x 333, VP9 and Opus in WebM (x264 refuses odd sides)."""
     source = ffmpeg.input(str(base))
     odd = source.video.filter("scale", 431, -2).filter("crop", 431, 333, 0, 20, exact=1)
-    return _write([odd, source.audio], folder / "odd_size.webm", vcodec="libvpx-vp9", acodec="libopus", pix_fmt="yuv420p",
-                  deadline="realtime", **{"cpu-used": 8, "b:v": "600k", "threads": 1})  # fmt: skip
+    vp9 = {
+        "vcodec": "libvpx-vp9",
+        "pix_fmt": "yuv420p",
+        "deadline": "realtime",
+        "cpu-used": 8,
+        "b:v": "600k",
+        "threads": 1,
+    }
+    return _write([odd, source.audio], folder / "odd_size.webm", acodec="libopus", **vp9)
 
 
-# --- time ----------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def at_rate(folder: Path, base: Path, rate: str, name: str) -> Path:
-    """The same seconds at another frame rate, frames repeated or left out."""
+    """The same clip at another frame rate, frames repeated or dropped."""
     source = ffmpeg.input(str(base))
     return _write([source.video.filter("fps", rate, round="near"), source.audio], folder / f"fps_{name}.mp4", **_X264)
 
 
 def variable_rate(folder: Path, base: Path) -> Path:
-    """A third of the frames is missing, at uneven places; each that is there has its true time."""
+    """A third of the frames is missing, irregularly; the others have their true times."""
     source = ffmpeg.input(str(base))
     some = source.video.filter("select", "not(eq(mod(n,7),2)+eq(mod(n,7),3)+eq(mod(n,11),5))")
     return _write([some, source.audio], folder / "variable_rate.mp4", fps_mode="vfr", **_X264)
 
 
 def audio_late_mp4(folder: Path, base: Path) -> Path:
-    """The sound's first 0.5 s does not exist; what there is, is in sync."""
+    """The first 0.5 s of audio is missing; the rest is in sync."""
     return _audio_late(base, folder / "audio_late_mp4.mp4")
 
 
@@ -212,24 +217,24 @@ def _audio_late(base: Path, path: Path) -> Path:
 
 
 def video_late(folder: Path, base: Path) -> Path:
-    """The picture's first 0.4 s does not exist: the sound starts earlier; in sync."""
+    """The first 0.4 s of video is missing, so audio starts earlier; in sync."""
     source = ffmpeg.input(str(base))
     return _write([source.video.filter("trim", start=VIDEO_LATE_S), source.audio], folder / "video_late.mkv", **_X264)
 
 
 def negative_start(folder: Path, base: Path) -> Path:
-    """A fragmented MP4 whose picture begins at -0.5 s; in sync (readers drop the sound before 0)."""
+    """A fragmented MP4 whose video begins at -0.5 s; in sync (readers drop the audio before 0)."""
     options = {"avoid_negative_ts": "disabled", "movflags": "+frag_keyframe+delay_moov"}
     return _copy(base, folder / "negative_start.mp4", None, output_ts_offset=-NEGATIVE_START_S, **options)
 
 
 def edit_list(folder: Path, base: Path) -> Path:
-    """Cut at 1.2 s without encoding: the frames before are still in the file, and an edit list hides them."""
+    """Cut at 1.2 s without encoding: earlier frames are still in the file, and an edit list hides them."""
     return _copy(base, folder / "edit_list.mp4", {"ss": EDIT_START_S})
 
 
 def audio_gap(folder: Path, base: Path) -> Path:
-    """No sound packets from 2.5 to 3.5 s; the times of the others are true."""
+    """No audio packets from 2.5 to 3.5 s; the others have their true times."""
     path = folder / "audio_gap.mkv"
     with av.open(str(base)) as source, av.open(str(path), "w") as target:
         copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
@@ -245,15 +250,15 @@ def audio_gap(folder: Path, base: Path) -> Path:
 
 
 def lying_mp4(folder: Path, base: Path) -> Path:
-    """Movie, track and media headers say five times the true length.
+    """Movie, track and media headers claim five times the true length.
 
-    Fragmented, for only there are the headers believed: with one sample table FFmpeg adds up the samples instead.
+    Fragmented, because FFmpeg believes the headers only there; with one sample table it adds up the samples.
     """
     path = _copy(base, folder / "lying_mp4.mp4", movflags="+frag_keyframe+delay_moov")
     content = bytearray(path.read_bytes())
     claim_s = LIE_FACTOR * BASE_DURATION_S
     (movie_scale,) = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)
-    # where duration lies behind the four letters, in version 0 of each box (ISO 14496-12)
+    # offset of the duration from the box name, in version 0 of each box (ISO 14496-12)
     for name, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
         at = content.find(name)
         while at >= 0:
@@ -265,7 +270,7 @@ def lying_mp4(folder: Path, base: Path) -> Path:
 
 
 def lying_mkv(folder: Path, base: Path) -> Path:
-    """The segment's header says five times the true length."""
+    """The segment header claims five times the true length."""
     path = _copy(base, folder / "lying_mkv.mkv")
     content = bytearray(path.read_bytes())
     at = content.index(b"\x44\x89\x88") + 3  # Duration, 8 bytes: a double (Matroska)
@@ -275,16 +280,16 @@ def lying_mkv(folder: Path, base: Path) -> Path:
     return path
 
 
-# --- tracks --------------------------------------------------------------------------------------------------
+# --- tracks ---------------------------------------------------------------------------------------
 
 
 def timecode(folder: Path, base: Path) -> Path:
-    """QuickTime with a timecode track (tmcd) as third stream."""
+    """QuickTime with a timecode track (tmcd) as its third stream."""
     return _copy(base, folder / "timecode.mov", timecode="01:00:00:00")
 
 
 def surround(folder: Path, base: Path) -> Path:
-    """5.1: the voice in the centre only."""
+    """5.1 audio with the voice in the centre channel only."""
     source = ffmpeg.input(str(base))
     return _write([source.video, source.audio.filter("pan", "5.1|FC<c0")], folder / "surround.mp4", vcodec="copy")
 
@@ -292,79 +297,34 @@ def surround(folder: Path, base: Path) -> Path:
 def two_audio_tracks(folder: Path, base: Path) -> Path:
     """The voice first, chords second."""
     source = ffmpeg.input(str(base))
-    sound = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
-    return _write([source.video, source.audio, sound.audio], folder / "two_audio_tracks.mkv", vcodec="copy")
+    chords = ffmpeg.input(str(_write_wav(folder / "music.wav", _play_chords())))
+    return _write([source.video, source.audio, chords.audio], folder / "two_audio_tracks.mkv", vcodec="copy")
 
 
-# --- planted offsets -----------------------------------------------------------------------------------------
+# --- planted offsets ------------------------------------------------------------------------------
 
 
 def shift_samples(base: Path, path: Path, frames: int) -> Path:
-    """Moves the sound by whole samples, keeping its length. frames: of 25 fps, positive = the audio becomes early."""
+    """Shifts the audio by whole samples, keeping its length. frames: at 25 fps, positive = audio becomes early."""
     source = ffmpeg.input(str(base))
     shift_s = abs(frames) / FPS
     if frames > 0:
-        sound = source.audio.filter("atrim", start=shift_s).filter("asetpts", "PTS-STARTPTS").filter("apad")
+        audio = source.audio.filter("atrim", start=shift_s).filter("asetpts", "PTS-STARTPTS").filter("apad")
     else:
-        sound = source.audio.filter("adelay", f"{round(shift_s * 1000)}", all=1)
-    sound = sound.filter("atrim", duration=_duration_s(base))
-    return _write([source.video, sound], path, vcodec="copy")
+        audio = source.audio.filter("adelay", f"{round(shift_s * 1000)}", all=1)
+    audio = audio.filter("atrim", duration=_duration_s(base))
+    return _write([source.video, audio], path, vcodec="copy")
 
 
 def shift_container(base: Path, path: Path, frames: int) -> Path:
-    """Moves only the time stamps of the sound, as `-itsoffset` with stream copy does. frames: as in shift_samples."""
-    picture, sound = ffmpeg.input(str(base)), ffmpeg.input(str(base), itsoffset=-frames / FPS)
-    return _write([picture.video, sound.audio], path, c="copy")
+    """Shifts only the timestamps of the audio, like `-itsoffset` with stream copy. frames: as in shift_samples."""
+    video, audio = ffmpeg.input(str(base)), ffmpeg.input(str(base), itsoffset=-frames / FPS)
+    return _write([video.video, audio.audio], path, c="copy")
 
 
-# --- clicks ----------------------------------------------------------------------------------------------------
+# --- the set --------------------------------------------------------------------------------------
 
-
-def click_clip(path: Path, duration_s: float = 6.0, fps: int = FPS, size_px: int = 128, channels: int = 1) -> Path:
-    """A black picture; at 1 s, 2 s, ... one white frame, and a click whose middle is that frame's time stamp."""
-    times_s = np.arange(1, int(np.ceil(duration_s)))
-    frames = np.zeros((round(duration_s * fps), size_px, size_px, 3), np.uint8)
-    frames[times_s * fps] = 255
-    sample_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    audio = np.zeros(len(sample_s))
-    for time_s in times_s:  # 2 ms of 2 kHz, the same before and after its middle
-        away_s = sample_s - time_s
-        audio += 0.8 * np.exp(-((away_s / 0.001) ** 2)) * np.cos(2 * np.pi * 2000 * away_s)
-    write_clip(path, iter(frames), audio.astype(np.float32), fps=fps, channels=channels)
-    return path
-
-
-def measure_click_offset_s(
-    frame_times_s: np.ndarray, frames: np.ndarray, audio: np.ndarray, audio_start_s: float = 0.0
-) -> np.ndarray:
-    """By how much each click comes before its flash, seconds, one value per flash; positive = the audio is early.
-
-    frame_times_s: [T]; frames: uint8 [T, H, W, 3]; audio: float32 [N] mono at 16 kHz, its first sample at audio_start_s.
-    Raises ValueError when clicks and flashes do not pair up within 0.5 s.
-    """
-    brightness = frames.reshape(len(frames), -1).mean(axis=1)
-    bright = brightness > 100
-    starts = np.flatnonzero(bright & ~np.append(False, bright[:-1]))  # a repeated flash counts from its first frame
-    power = audio.astype(np.float64) ** 2
-    window = round(0.02 * SAMPLE_RATE_HZ)
-    offsets = []
-    for flash_s in frame_times_s[starts]:
-        centre = (flash_s - audio_start_s) * SAMPLE_RATE_HZ
-        low = max(0, round(centre - 0.5 * SAMPLE_RATE_HZ))
-        near = power[low : max(0, round(centre + 0.5 * SAMPLE_RATE_HZ))]
-        if near.max(initial=0.0) < 1e-3:
-            raise ValueError(f"no click within 0.5 s of the flash at {flash_s:.3f} s")
-        peak = low + int(near.argmax())
-        around = np.arange(max(0, peak - window), min(len(power), peak + window))
-        click_s = audio_start_s + float(np.average(around, weights=power[around])) / SAMPLE_RATE_HZ
-        offsets.append(flash_s - click_s)
-    if not offsets:
-        raise ValueError("no flash in the picture")
-    return np.array(offsets)
-
-
-# --- the set ---------------------------------------------------------------------------------------------------
-
+RATES = {"50": "50", "60": "60", "30": "30", "29_97": "30000/1001", "23_976": "24000/1001"}
 KINDS: dict[str, Callable[[Path, Path], Path]] = {
     function.__name__: function
     for function in (
@@ -375,14 +335,8 @@ KINDS: dict[str, Callable[[Path, Path], Path]] = {
         lying_mp4, lying_mkv, timecode, surround, two_audio_tracks,
     )
 } | {
-    "rotated_90": lambda folder, base: rotated(folder, base, 90),
-    "rotated_180": lambda folder, base: rotated(folder, base, 180),
-    "rotated_270": lambda folder, base: rotated(folder, base, 270),
-    "fps_50": lambda folder, base: at_rate(folder, base, "50", "50"),
-    "fps_60": lambda folder, base: at_rate(folder, base, "60", "60"),
-    "fps_30": lambda folder, base: at_rate(folder, base, "30", "30"),
-    "fps_29_97": lambda folder, base: at_rate(folder, base, "30000/1001", "29_97"),
-    "fps_23_976": lambda folder, base: at_rate(folder, base, "24000/1001", "23_976"),
+    **{f"rotated_{degrees}": partial(rotated, degrees=degrees) for degrees in (90, 180, 270)},
+    **{f"fps_{name}": partial(at_rate, rate=rate, name=name) for name, rate in RATES.items()},
     "samples_early": lambda folder, base: shift_samples(base, folder / "samples_early.mp4", SHIFT_FRAMES),
     "samples_late": lambda folder, base: shift_samples(base, folder / "samples_late.mp4", -SHIFT_FRAMES),
     "container_early": lambda folder, base: shift_container(base, folder / "container_early.mp4", SHIFT_FRAMES),
@@ -391,18 +345,18 @@ KINDS: dict[str, Callable[[Path, Path], Path]] = {
 
 
 def make_all(folder: Path) -> dict[str, Path]:
-    """Writes one file of each kind, and the clip they are made from: name -> path."""
+    """Writes one file of each kind, and the clip that they are made from: name -> path."""
     base = base_clip(folder)
     paths = {"base": base} | {name: make(folder, base) for name, make in KINDS.items()}
     (folder / "music.wav").unlink()
     return paths
 
 
-# --- tools -----------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------
 
 
 def _copy(source: Path, path: Path, input_options: dict[str, Any] | None = None, **options: Any) -> Path:
-    """Another container or other flags, the same packets, unless options say otherwise."""
+    """Changes the container or flags and copies the packets, unless options say otherwise."""
     graph = ffmpeg.input(str(source), **(input_options or {})).output(str(path), **{"c": "copy"} | options)
     return _run(graph, path)
 
@@ -437,10 +391,10 @@ def _write_wav(path: Path, audio: np.ndarray) -> Path:
 
 
 def _play_chords() -> np.ndarray:
-    """Four plucked chords, round and round: float32 [N] at 16 kHz, as long as the base clip."""
+    """Four plucked chords, repeated: float32 [N] at 16 kHz, as long as the base clip."""
     time_s = np.arange(round(BASE_DURATION_S * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     beat, since_s = (time_s // 0.8).astype(int) % 4, time_s % 0.8
     chords_hz = np.array([(262, 330, 392), (220, 262, 330), (175, 220, 262), (196, 247, 294)], float)[beat]
     notes = [np.sin(2 * np.pi * chords_hz[:, i] * k * since_s) / k for i in range(3) for k in (1, 2, 3)]
-    sound = np.sum(notes, axis=0) * np.exp(-since_s / 0.4)
-    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+    audio = np.sum(notes, axis=0) * np.exp(-since_s / 0.4)
+    return (0.5 * audio / np.abs(audio).max()).astype(np.float32)

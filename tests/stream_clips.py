@@ -10,8 +10,8 @@ from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_b
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, write_selection
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media.reader import encode_flac, encode_mp4
-from tests.coded import code_of, picture
+from lipforge.pipeline.media.clips import encode_flac, encode_mp4
+from tests.coded import code_of, coded_image
 
 SIDE_PX = 128
 _FAST = EncodeConfig(preset="ultrafast")
@@ -28,7 +28,7 @@ class Moment:
 
 def coded_frame(clip: int, frame: int) -> np.ndarray:
     """uint8 [128, 128, 3]."""
-    return np.pad(picture((clip % 16) << 8 | frame), ((0, 32), (0, 0), (0, 0)))
+    return np.pad(coded_image((clip % 16) << 8 | frame), ((0, 32), (0, 0), (0, 0)))
 
 
 def moment_of(rgb: np.ndarray) -> Moment:

@@ -1,12 +1,10 @@
-"""Make a person talk who never did: a photograph, its mouth warped in time with synthetic speech.
+"""Make a talking clip from a photograph, by warping the mouth in time with synthetic speech.
 
 python -m tests.talking_photo OUT.mp4 --duration-s 12 --offset 3
 
-The photograph is `skimage.data.astronaut()` (NASA, public domain). Speech is a formant synthesiser: babble of syllables
-in phrases, with pauses. One list of syllables drives both sound and lips, so the offset between them is known exactly.
-Offset 0 means that lips and sound move together. Real lips move a little ahead of the sound; these do not, so a judge
-that learned from real speech may read a constant offset on top of the planted one.
-The same arguments always give the same pixels and samples.
+The photograph is `skimage.data.astronaut()` (NASA, public domain). A formant synthesiser babbles syllables in phrases,
+with pauses. One list of syllables drives both audio and lips, so the offset between them is known exactly. At offset 0
+lips lead the audio by 40 ms, as in real speech. The same arguments always give the same pixels and samples.
 """
 
 import argparse
@@ -20,13 +18,13 @@ import numpy as np
 import skimage.data
 from scipy.signal import lfilter
 
-FPS = 25
-SAMPLE_RATE_HZ = 16_000
-_CONTROL_HZ = 200  # how often the mouth and the voice are told what to do
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
+
+_CONTROL_HZ = 200  # updates per second of the mouth and the voice
 _LIP_LEAD_S = 0.04
-"""Lips move before they are heard: by tens of milliseconds and more (Chandrasekaran et al., The Natural Statistics of
-Audiovisual Speech, PLoS Computational Biology 2009). What was learnt from real talkers takes that for being in sync."""
-_MARGIN_S = 2.0  # speech before and after the clip, so that a shifted sound never runs out
+"""Lips move tens of milliseconds or more before they are heard (Chandrasekaran et al., The Natural Statistics of
+Audiovisual Speech, PLoS Computational Biology 2009). Scorers that learnt from real speech take that for in sync."""
+_MARGIN_S = 2.0  # speech before and after the clip, so that shifted audio never runs out
 
 # vowel: formants in Hz (adult means, Peterson & Barney 1952), mouth opening 0..1, lip width relative to rest
 _VOWELS = {
@@ -40,20 +38,20 @@ _NASAL_FORMANTS = (280.0, 1200.0, 2300.0)
 _FORMANT_WIDTHS_HZ = (70.0, 100.0, 140.0, 175.0, 250.0)
 _UPPER_FORMANTS_HZ = (3500.0, 4500.0)
 
-# The photograph: what of it is shown (left, top, side) and where its face has what, in its own pixels.
+# The photograph: the area shown (left, top, side) and the places of the face, in its own pixels.
 _SHOWN = (96.0, 8.0, 256.0)
 _MOUTH_X, _MOUTH_HALF_WIDTH = 225.0, 21.0
 _UPPER_LIP_Y, _TEETH_PX = 141.0, 8.0  # lower edge of the upper lip; height of the smile below it
 _CHIN_Y, _NECK_Y = 177.0, 200.0
 _WIDEST_OPENING_PX = 15.0
 _EYES = ((202.7, 101.5), (246.5, 103.5))
-_WARPED = (158.0, 84.0, 134.0, 122.0)  # left, top, width, height: nothing outside is moved by mouth or eyes
+_WARPED = (158.0, 84.0, 134.0, 122.0)  # left, top, width, height: mouth and eyes move nothing outside
 _CAVITY_RGB = (58, 20, 22)
 
 
 @dataclass(frozen=True)
 class _Speech:
-    """Sound and lips of one babble; both begin `_MARGIN_S` before the clip."""
+    """Audio and lips of one babble; both begin `_MARGIN_S` before the clip."""
 
     audio: np.ndarray  # float32 [N] at 16 kHz
     opening: np.ndarray  # float32 [M] at _CONTROL_HZ, 0 closed .. 1 wide open
@@ -92,13 +90,12 @@ def write_clip(path: Path, frames: Iterator[np.ndarray], audio: np.ndarray, fps:
         video = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast", "threads": "1"})
         video.pix_fmt = "yuv420p"
         layout = {1: "mono", 2: "stereo"}[channels]
-        sound = container.add_stream("aac", rate=48_000, layout=layout)
-        sound.bit_rate = 96_000
+        aac = container.add_stream("aac", rate=48_000, layout=layout)
+        aac.bit_rate = 96_000
         for index, frame in enumerate(frames):
             if index == 0:
                 video.height, video.width = frame.shape[:2]
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(video.encode(picture))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(video.encode(None))
 
         resampler = av.AudioResampler("fltp", layout, 48_000)
@@ -106,10 +103,10 @@ def write_clip(path: Path, frames: Iterator[np.ndarray], audio: np.ndarray, fps:
             block = av.AudioFrame.from_ndarray(audio[None, start : start + SAMPLE_RATE_HZ], format="flt", layout="mono")
             block.sample_rate, block.pts = SAMPLE_RATE_HZ, start
             for resampled in resampler.resample(block):
-                container.mux(sound.encode(resampled))
+                container.mux(aac.encode(resampled))
         for resampled in resampler.resample(None):
-            container.mux(sound.encode(resampled))
-        container.mux(sound.encode(None))
+            container.mux(aac.encode(resampled))
+        container.mux(aac.encode(None))
 
 
 def _cut_audio(speech: _Speech, duration_s: float, av_offset_frames: int) -> np.ndarray:
@@ -120,7 +117,7 @@ def _cut_audio(speech: _Speech, duration_s: float, av_offset_frames: int) -> np.
     return speech.audio[start : start + round(duration_s * SAMPLE_RATE_HZ)]
 
 
-# --- sound ---------------------------------------------------------------------------------------
+# --- audio ----------------------------------------------------------------------------------------
 
 
 def _synthesise(duration_s: float, seed: int) -> _Speech:
@@ -169,7 +166,7 @@ def _speak(formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, rng: np.ra
     source = lfilter([1.0], [1.0, -0.97], pulses) + 0.02 * rng.normal(size=num_samples)
     source *= np.interp(time_s, control_s, voice)
 
-    sound = np.empty(num_samples)
+    voiced = np.empty(num_samples)
     states = [np.zeros(2) for _ in _FORMANT_WIDTHS_HZ]
     block = SAMPLE_RATE_HZ // _CONTROL_HZ
     for index, low in enumerate(formants):
@@ -180,18 +177,18 @@ def _speak(formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, rng: np.ra
             radius = np.exp(-np.pi * width_hz / SAMPLE_RATE_HZ)
             poles = [1.0, -2 * radius * np.cos(2 * np.pi * centre_hz / SAMPLE_RATE_HZ), radius**2]
             piece, states[number] = lfilter([sum(poles)], poles, piece, zi=states[number])
-        sound[index * block : (index + 1) * block] = piece
+        voiced[index * block : (index + 1) * block] = piece
 
     breath = lfilter([1.0, -0.9], [1.0], rng.normal(size=num_samples)) * np.interp(time_s, control_s, hiss)
-    sound = sound / np.abs(sound).max() + 0.06 * breath
-    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+    audio = voiced / np.abs(voiced).max() + 0.06 * breath
+    return (0.5 * audio / np.abs(audio).max()).astype(np.float32)
 
 
-# --- picture -------------------------------------------------------------------------------------
+# --- frames --------------------------------------------------------------------------------------
 
 
 def _draw(speech: _Speech, duration_s: float, seed: int, size_px: int) -> Iterator[np.ndarray]:
-    """Frames uint8 [size_px, size_px, 3] RGB; each shows the lips at its own time stamp."""
+    """Frames uint8 [size_px, size_px, 3] RGB; each shows the lips at its own timestamp."""
     photograph = skimage.data.astronaut()
     scale = size_px / _SHOWN[2]
     left, top = (int((_WARPED[i] - _SHOWN[i]) * scale) for i in (0, 1))
@@ -235,9 +232,9 @@ def _move_head(time_s: float, scale: float) -> np.ndarray:
 def _open_mouth(
     x: np.ndarray, y: np.ndarray, opening: np.float32, width: np.float32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each picture point is found in the photograph, and how much of it [H, W, 1] is the dark of the mouth.
+    """Source point in the photograph of each pixel, and how much of it [H, W, 1] is the dark of the mouth.
 
-    The upper lip and teeth stay; the lower lip and chin go down with the jaw, or up over the teeth to close the smile.
+    The upper lip and teeth stay; the lower lip and chin move down with the jaw, or up to close the smile.
     """
     near_mouth = np.exp(-(((x - _MOUTH_X) / 32) ** 2) - ((y - _UPPER_LIP_Y - 4) / 16) ** 2)
     x = _MOUTH_X + (x - _MOUTH_X) / (1 + width * near_mouth)

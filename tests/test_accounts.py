@@ -6,7 +6,7 @@ import pytest
 from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import (
     AccountsError,
     ShardPlace,

@@ -18,11 +18,14 @@ from typer.testing import CliRunner
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.storage import store as storage
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline import run
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.publish.pack import parts_to_prune
 from lipforge.pipeline.recipe import CutOperator, CutUnit
 from lipforge.pipeline.run import prune, repack
 from lipforge.pipeline.running.executors import FatalError
@@ -265,6 +268,24 @@ def test_another_config_is_refused_and_nothing_is_mixed(
     with pytest.raises(DatasetError, match=words):
         run_prepare([str(small_inputs)], own_copy, PrepareConfig.model_validate(plain))
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
+
+
+def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_copy: Path, small_inputs: Path) -> None:
+    """`run.cut.gpus` and `run.score.gpus` are gone: ignored in a dataset's record, refused in a user's settings."""
+    before = shards(own_copy), manifest_bytes(own_copy)
+    path = own_copy / "ledger" / "dataset.json"
+    record = json.loads(path.read_text())
+    for operator in ("cut", "score"):
+        record["config"]["run"][operator]["gpus"] = 0.5
+    path.write_text(json.dumps(record))
+    run_prepare([str(small_inputs)], own_copy)
+    repack(str(own_copy), ["min_quality=100"], None)
+    assert parts_to_prune(Store(str(own_copy)))[0]
+    repack(str(own_copy), [f"min_quality={record['config']['thresholds']['min_quality']}"], None)
+    assert (shards(own_copy), manifest_bytes(own_copy)) == before
+    assert json.loads(path.read_text()) == record
+    with pytest.raises(ValueError, match=r"run\.cut\.gpus: no such setting"):
+        load_config(PrepareConfig, None, ["run.cut.gpus=1"])
 
 
 def test_a_dataset_that_lost_its_settings_is_not_mixed_with_others(own_copy: Path, small_inputs: Path) -> None:

@@ -24,7 +24,7 @@ from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import FrozenVae
-from lipforge.pipeline.media.reader import decode_flac, decode_mp4
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.train.features import extract
 from lipforge.train.features.command import app, compute_features
 from lipforge.train.features.extract import ComputeUnit, ModelFiles, plan

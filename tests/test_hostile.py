@@ -1,4 +1,4 @@
-"""Bad input gets a typed reason, good input in odd clothes is kept, nothing is ever touched, and the run goes on."""
+"""Bad input gets a reason, odd but good input is kept, no source is changed, and the run goes on."""
 
 import os
 from collections import Counter
@@ -70,7 +70,7 @@ def test_each_kind_of_input_ends_as_it_should(
         assert row["stage"]
 
 
-def test_no_kind_is_forgotten(hostile_media: dict[str, Path]) -> None:
+def test_every_kind_has_an_expected_outcome(hostile_media: dict[str, Path]) -> None:
     assert set(OUTCOMES) == set(hostile_media)
 
 
@@ -90,7 +90,7 @@ def test_any_name_is_just_a_name(hostile_dataset: Prepared, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["self.mp4", "nowhere.mp4", "pipe.mp4"])
-def test_what_is_no_file_is_unreadable(hostile_dataset: Prepared, name: str) -> None:
+def test_anything_but_a_file_is_unreadable(hostile_dataset: Prepared, name: str) -> None:
     (row,) = hostile_dataset.rows_of(hostile_dataset.folder / "names" / name)
     assert (row["status"], row["reason"]) == (Status.FAILED, Reason.UNREADABLE)
 
@@ -102,7 +102,7 @@ def test_the_same_content_again_is_a_duplicate(hostile_dataset: Prepared, hostil
     assert row["accounted_s"] == pytest.approx(BASE_DURATION_S)
 
 
-def test_loops_end_and_the_dataset_within_the_input_is_not_an_input(hostile_dataset: Prepared) -> None:
+def test_loops_end_and_the_dataset_inside_the_input_is_skipped(hostile_dataset: Prepared) -> None:
     uris = {row["source_uri"] for row in hostile_dataset.rows} - {str(hostile_dataset.folder / "locked")}
     assert not any("/loop/" in uri or "/dataset/" in uri or "folder.mp4" in uri for uri in uris)
     assert len(uris) == len(OUTCOMES) + len(NASTY_NAMES) + len(["self", "nowhere", "pipe", "copy"])
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_read_has_a_row(hostile_dataset: Prepared) -> No
     assert (row["status"], row["reason"]) == (Status.FAILED, Reason.UNREADABLE)
 
 
-def test_no_source_is_touched(hostile_dataset: Prepared) -> None:
+def test_no_source_is_changed(hostile_dataset: Prepared) -> None:
     after = snapshot(hostile_dataset.folder, but=hostile_dataset.out)
     assert after == hostile_dataset.sources_before
 
@@ -145,7 +145,7 @@ def test_rows_are_complete(hostile_dataset: Prepared) -> None:
     assert len({row["clip_id"] for row in hostile_dataset.rows}) == len(hostile_dataset.rows)
 
 
-def test_explain_tells_the_story_of_every_row(hostile_dataset: Prepared) -> None:
+def test_explain_covers_every_row(hostile_dataset: Prepared) -> None:
     for row in hostile_dataset.rows:
         story = "\n".join(explain(str(hostile_dataset.out), row["clip_id"]))
         assert row["clip_id"] in story and (row["reason"] or "kept in") in story

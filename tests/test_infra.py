@@ -18,7 +18,7 @@ from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
 from lipforge.datasets_manifest.schema import COLUMNS, Reason
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media.reader import encode_flac, encode_mp4
+from lipforge.pipeline.media.clips import encode_flac, encode_mp4
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -1,4 +1,4 @@
-"""From what a user names to a list of sources: folders, globs, lists, labels, and what is said of mistakes."""
+"""Finding sources: folders, globs, lists, labels, and the messages for mistakes."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def uris(*inputs: Path | str, **how) -> list[str]:
     return [source.uri for source in found(*inputs, **how)]
 
 
-# --- folders -----------------------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def test_folders_are_searched_for_videos_of_any_container_in_a_fixed_order(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_dataset_in_the_input_folder_itself_is_refused(tmp_path: Path) -> None
     touch(tmp_path / "in/a.mp4")
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for folder in (tmp_path / "in", tmp_path / "link"):
-        with pytest.raises(ValueError, match="also the folder to write to"):
+        with pytest.raises(ValueError, match="also the output folder"):
             found(folder, exclude=tmp_path / "in")
     assert uris(f"{tmp_path}/*", exclude=tmp_path / "in") == []
 
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_found(
     scandir = os.scandir
 
     def refusing(path):
-        if str(path).endswith("locked"):  # as for a user who may not; root may read everything
+        if str(path).endswith("locked"):  # simulated, because root may read everything
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
@@ -105,10 +105,10 @@ def test_any_name_is_found_and_none_is_interpreted(tmp_path: Path) -> None:
         assert uris(tmp_path / name) == [str(tmp_path / name)]
 
 
-# --- single inputs, globs, URLs ----------------------------------------------------------------------------------------------------
+# --- single inputs, globs, URLs -------------------------------------------------------------------
 
 
-def test_a_named_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
+def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     touch(tmp_path / "film", tmp_path / "film.bin")
     assert uris(tmp_path / "film", tmp_path / "film.bin") == [str(tmp_path / "film"), str(tmp_path / "film.bin")]
 
@@ -146,7 +146,7 @@ def test_urls_of_files_folders_globs_and_lists() -> None:
     assert uris("memory://raw/list.txt") == ["memory://raw/a.mp4", "memory://raw/b/c.mkv"]
 
 
-# --- lists -------------------------------------------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 ROWS = [
     {"uri": "a.mp4", "language": "zh", "speaker": "anna", "start_s": 1.5, "end_s": 9.0},
@@ -173,9 +173,9 @@ def test_lists_give_labels_and_spans(tmp_path: Path, suffix: str) -> None:
     assert got["s3://bucket/c.mp4"] == Source("s3://bucket/c.mp4", "pt-BR", "list", "7", "list", None, 4.0)
 
 
-def test_text_lists_have_comments_and_names_of_any_bytes(tmp_path: Path) -> None:
+def test_text_lists_may_have_comments_and_names_of_any_bytes(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
-    path.write_bytes(b"# what we have\r\na.mp4\r\n\n  b.mp4\n\xff.mp4\nline\xe2\x80\xa8separator.mp4\n")
+    path.write_bytes(b"# a comment\r\na.mp4\r\n\n  b.mp4\n\xff.mp4\nline\xe2\x80\xa8separator.mp4\n")
     wanted = ["a.mp4", "b.mp4", os.fsdecode(b"\xff.mp4"), "line\u2028separator.mp4"]
     assert sorted(uris(path)) == sorted(str(tmp_path / name) for name in wanted)
 
@@ -212,13 +212,13 @@ def test_spans_of_one_file_are_several_sources(tmp_path: Path) -> None:
         ("a.parquet", "no parquet", "a.parquet"),
     ],
 )
-def test_a_broken_list_is_an_error_that_says_where(tmp_path: Path, name: str, content: str, words: str) -> None:
+def test_an_invalid_list_is_an_error_that_names_the_place(tmp_path: Path, name: str, content: str, words: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=words):
         found(tmp_path / name)
 
 
-# --- labels ------------------------------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
 
 
 def test_labels_come_from_list_then_path_then_flag(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_path_templates() -> None:
         path_labels("/a/1.mp4", "{person}/")
 
 
-def test_a_folder_that_is_no_language_leaves_it_unknown_and_a_bad_flag_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_language_is_ignored_and_a_bad_flag_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "my videos/1.mp4")
     (source,) = found(tmp_path, labels=Labels(path_template="{language}"))
     assert (source.language, source.language_source) == ("und", "none")

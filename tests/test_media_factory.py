@@ -1,4 +1,4 @@
-"""Each hostile file really has the property that its name says; without this, tests that use it prove nothing."""
+"""Each hostile file has the property in its name, without which tests that use it would prove nothing."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from lipforge.model.audio.speech import SpeechDetector
+from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from tests import media
-from tests.talking_photo import FPS, SAMPLE_RATE_HZ, make_talking_photo, render
+from tests.clicks import click_clip, measure_click_offset_s
+from tests.talking_photo import make_talking_photo, render
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,13 @@ class Decoded:
     audio_start_s: float
 
     def click_offsets_s(self) -> np.ndarray:
-        return media.measure_click_offset_s(self.times_s, self.frames, self.audio, self.audio_start_s)
+        return measure_click_offset_s(self.times_s, self.frames, self.audio, self.audio_start_s)
 
 
 def decode_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
-    return np.array([time for time, _ in frames], float), np.stack([picture for _, picture in frames])
+    return np.array([time for time, _ in frames], float), np.stack([rgb for _, rgb in frames])
 
 
 def decode_audio(path: Path, track: int = 0) -> tuple[np.ndarray, float]:
@@ -53,13 +55,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clicks")
-    return media.click_clip(folder / "base.mp4", media.BASE_DURATION_S, size_px=media.BASE_SIZE_PX)
+    return click_clip(folder / "base.mp4", media.BASE_DURATION_S, size_px=media.BASE_SIZE_PX)
 
 
-# --- the talking photograph ------------------------------------------------------------------------
+# --- the talking photograph -----------------------------------------------------------------------
 
 
-def test_synthetic_speech_is_taken_for_speech() -> None:
+def test_synthetic_speech_is_detected_as_speech() -> None:
     detector = SpeechDetector()
     for seed in range(3):
         assert detector.speech_ratio(render(6.0, seed=seed, size_px=32)[1]) > 0.5
@@ -74,7 +76,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first != other
 
 
-def test_offset_moves_the_sound_and_nothing_else() -> None:
+def test_offset_moves_the_audio_and_nothing_else() -> None:
     frames, audio = render(2.0, size_px=64)
     early_frames, early_audio = render(2.0, av_offset_frames=3, size_px=64)
     shift = 3 * SAMPLE_RATE_HZ // FPS
@@ -82,8 +84,8 @@ def test_offset_moves_the_sound_and_nothing_else() -> None:
     np.testing.assert_array_equal(early_audio[:-shift], audio[shift:])
 
 
-def test_lips_follow_the_sound() -> None:
-    """The dark of the open mouth is correlated with loudness, most of all at no shift."""
+def test_lips_follow_the_audio() -> None:
+    """The dark of the open mouth correlates with loudness, most at zero shift."""
     frames, audio = render(8.0, size_px=128)
     mouth = frames[:, 62:82, 50:78].astype(float).mean(axis=(1, 2, 3))
     loudness = np.sqrt((audio.reshape(len(frames), -1) ** 2).mean(axis=1))
@@ -98,7 +100,7 @@ def test_stereo_has_two_channels(tmp_path: Path) -> None:
         assert container.streams.audio[0].channels == 2
 
 
-# --- the set ------------------------------------------------------------------------------------------
+# --- the set --------------------------------------------------------------------------------------
 
 
 def test_set_is_complete_and_small(made: dict[str, Path]) -> None:
@@ -128,7 +130,7 @@ def test_damaged_middle_is_readable_on_both_sides(made: dict[str, Path]) -> None
 
 
 def readable_frames(path: Path) -> dict[float, np.ndarray]:
-    """Time -> picture of whatever decodes; a bad packet is passed over, as a patient reader does."""
+    """Time -> image of every frame that decodes; bad packets are skipped."""
     frames = {}
     with av.open(str(path)) as container:
         packets = container.demux(container.streams.video[0])
@@ -204,7 +206,7 @@ def test_tiny_face_is_in_a_corner_of_grey(made: dict[str, Path]) -> None:
 def test_face_leaves_half_way(made: dict[str, Path]) -> None:
     base, frames = (decode_frames(made[name])[1].astype(float) for name in ("base", "face_leaves"))
     assert np.abs(frames[70] - base[70]).mean() < 4
-    assert frames[110:].std(axis=(1, 2)).max() < 3  # one colour: nobody is there
+    assert frames[110:].std(axis=(1, 2)).max() < 3  # one colour: an empty frame
 
 
 def test_hard_cut_is_at_its_frame(made: dict[str, Path]) -> None:
@@ -215,7 +217,7 @@ def test_hard_cut_is_at_its_frame(made: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_flag_turns_the_picture_upright(made: dict[str, Path], degrees: int) -> None:
+def test_rotation_flag_turns_the_image_upright(made: dict[str, Path], degrees: int) -> None:
     with av.open(str(made[f"rotated_{degrees}"])) as container:
         frame = next(container.decode(video=0))
         flag, stored = frame.rotation, frame.to_ndarray(format="rgb24").astype(float)
@@ -241,7 +243,7 @@ def test_frame_rate(made: dict[str, Path], name: str, rate: float) -> None:
     assert len(times_s) == pytest.approx(media.BASE_DURATION_S * rate, abs=1)
 
 
-def test_variable_rate_varies_and_tells_true_times(made: dict[str, Path]) -> None:
+def test_variable_rate_varies_and_has_true_times(made: dict[str, Path]) -> None:
     times_s, frames = decode_frames(made["variable_rate"])
     steps = np.unique(np.round(np.diff(times_s) * FPS))
     assert set(steps) >= {1.0, 2.0, 3.0}
@@ -253,7 +255,7 @@ def test_variable_rate_varies_and_tells_true_times(made: dict[str, Path]) -> Non
 def test_streams_start_where_the_name_says(made: dict[str, Path]) -> None:
     for name in ("audio_late_mp4", "audio_late_mkv"):
         assert decode_frames(made[name])[0][0] == 0
-        # the decoder's run-in (1024 samples at 48 kHz) may come before, as silence
+        # the encoder delay (1024 samples at 48 kHz) may come before, as silence
         assert media.AUDIO_LATE_S - 0.022 <= decode_audio(made[name])[1] <= media.AUDIO_LATE_S + 0.001
     assert decode_frames(made["video_late"])[0][0] == pytest.approx(media.VIDEO_LATE_S)
     assert decode_audio(made["video_late"])[1] == pytest.approx(0, abs=0.001)
@@ -276,7 +278,7 @@ def test_audio_gap_is_in_the_time_stamps(made: dict[str, Path]) -> None:
     gaps = [(start + length, later) for (start, length), (later, _) in pairwise(frames)]
     wide = [gap for gap in gaps if gap[1] - gap[0] > 0.1]
     assert len(wide) == 1
-    np.testing.assert_allclose(wide[0], media.AUDIO_GAP_S, atol=0.05)  # a packet is 21 ms, the run-in as much
+    np.testing.assert_allclose(wide[0], media.AUDIO_GAP_S, atol=0.05)  # a packet is 21 ms, the encoder delay as much
 
 
 @pytest.mark.parametrize("name", ["lying_mp4", "lying_mkv"])
@@ -289,7 +291,7 @@ def test_header_lies_about_its_length(made: dict[str, Path], name: str) -> None:
     assert claimed_s > 4 * true_s
 
 
-# --- planted offsets, and what must not shift, to a millisecond ----------------------------------------
+# --- planted offsets, and what must not shift, to a millisecond -----------------------------------
 
 
 @pytest.mark.parametrize(
@@ -322,17 +324,17 @@ def test_uneven_rates_are_within_half_a_frame_of_sync(clicks: Path, tmp_path: Pa
     assert np.abs(offsets_s).max() < 0.5 / FPS
 
 
-def test_sound_before_a_gap_is_in_sync(clicks: Path, tmp_path: Path) -> None:
+def test_audio_before_a_gap_is_in_sync(clicks: Path, tmp_path: Path) -> None:
     clip = decode(media.audio_gap(tmp_path, clicks))
-    before = clip.times_s < media.AUDIO_GAP_S[0] - 0.1  # clip.audio has no gap: what follows it lies too early
-    offsets_s = media.measure_click_offset_s(clip.times_s[before], clip.frames[before], clip.audio, clip.audio_start_s)
+    before = clip.times_s < media.AUDIO_GAP_S[0] - 0.1  # clip.audio has no gap, so what follows is too early
+    offsets_s = measure_click_offset_s(clip.times_s[before], clip.frames[before], clip.audio, clip.audio_start_s)
     assert len(offsets_s) == 2
     np.testing.assert_allclose(offsets_s, 0, atol=1e-3)
 
 
-def test_click_measure_wants_pairs(clicks: Path) -> None:
+def test_click_measure_needs_pairs(clicks: Path) -> None:
     clip = decode(clicks)
     with pytest.raises(ValueError, match="no click"):
-        media.measure_click_offset_s(clip.times_s, clip.frames, np.zeros_like(clip.audio))
+        measure_click_offset_s(clip.times_s, clip.frames, np.zeros_like(clip.audio))
     with pytest.raises(ValueError, match="no flash"):
-        media.measure_click_offset_s(clip.times_s, np.zeros_like(clip.frames), clip.audio)
+        measure_click_offset_s(clip.times_s, np.zeros_like(clip.frames), clip.audio)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.media.reader import VideoInfo
+from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.sources.plan import joint_share, plan_seams, plan_units, split_duplicates
 
 

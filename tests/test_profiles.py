@@ -26,15 +26,15 @@ from lipforge.pipeline.config import EncodeConfig, PrepareConfig, Thresholds
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import resolve
-from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
+from lipforge.pipeline.media.clips import decode_mp4, encode_mp4
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.stages.sync import MeasureSync
 from tests.conftest import LOCAL, run_prepare
+from tests.scripted_faces import make_unit
 from tests.stand_ins import draw_face, latentsync_files
 from tests.talking_photo import render, write_clip
-from tests.test_stages import make_unit
 
 OPEN = {"min_speech_ratio": 0.0, "min_sync_confidence": -1.0, "max_av_offset_frames": 15, "min_quality": 0.0}
 SHORT = PrepareConfig.model_validate(

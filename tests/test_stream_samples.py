@@ -14,7 +14,7 @@ from lipforge.model.audio.windows import audio_rows
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media.reader import decode_mp4, encode_mp4
+from lipforge.pipeline.media.clips import decode_mp4, encode_mp4
 from lipforge.train.stream import preview
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError, decode_windows, mel_columns, mel_window

@@ -12,7 +12,7 @@ from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.audio import read_audio
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
@@ -125,9 +125,7 @@ class Follower:
                         start_frame=clip.start_frame,
                         points=clip.lip_points,
                         mouths=clip.mouths,
-                        sound=media.read_audio(
-                            str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN
-                        ),
+                        sound=read_audio(str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN),
                     )
                 )
         return found

@@ -20,7 +20,7 @@ from lipforge.model.faces.lip_points import mouth_pictures
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
@@ -129,13 +129,13 @@ def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFac
     The stored sound has no margin, so the clip's inner frames are scored, 0.6 s away from both ends.
     None where the face is not found again in the crop.
     """
-    frames = media.decode_mp4(sample["mp4"])
+    frames = decode_mp4(sample["mp4"])
     points = crop_points(frames, faces)
     if points is None:
         return None
     inner = slice(SYNC_MARGIN_FRAMES, -SYNC_MARGIN_FRAMES)
     seen = judge.model.see(points[inner], mouth_pictures(frames[inner]))
-    return judge.match(seen, judge.hear(media.decode_flac(sample["flac"]))).offset_frames
+    return judge.match(seen, judge.hear(decode_flac(sample["flac"]))).offset_frames
 
 
 def residuals(run: EngineRun) -> np.ndarray:

@@ -96,12 +96,17 @@ def check_set(ledger: Ledger, config: PrepareConfig) -> None:
     record = ledger.read_dataset()
     if record is None:
         return
-    stored = PrepareConfig.model_validate(record["config"])
+    stored = stored_config(record)
     if stored.models != config.models:
         raise DatasetError(
             f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: what they measure does "
             f"not compare. Use a new folder, or `--models {stored.models}`."
         )
+
+
+def stored_config(record: dict[str, Any]) -> PrepareConfig:
+    """The settings in a dataset's record. `run` gets its defaults: it shapes no byte, and old records have fields that are gone."""
+    return PrepareConfig.model_validate({name: value for name, value in record["config"].items() if name != "run"})
 
 
 def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
@@ -198,6 +203,6 @@ def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
     record = ledger.read_dataset()
     if record is None:
         return config
-    stored = PrepareConfig.model_validate(record["config"])
+    stored = stored_config(record)
     unset = {name: getattr(stored, name) for name in ("thresholds", "pack") if name not in config.model_fields_set}
     return config.model_copy(update=unset)

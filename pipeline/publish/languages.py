@@ -17,7 +17,8 @@ import numpy as np
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
-from lipforge.pipeline.media.reader import MediaError, decode_flac
+from lipforge.pipeline.media.clips import decode_flac
+from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.publish.accounts import ShardPlace, Spoken, is_measured, iter_places
 from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.stages.commit import part_name

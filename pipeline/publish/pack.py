@@ -14,9 +14,8 @@ from typing import Any
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
 from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.ledger.settings import require_dataset
+from lipforge.pipeline.ledger.settings import require_dataset, stored_config
 from lipforge.pipeline.publish.accounts import is_measured
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.stages.commit import part_name
@@ -209,7 +208,7 @@ def parts_to_prune(store: Store) -> tuple[list[str], int]:
     dataset = require_dataset(ledger, store.root)
     if ledger.read_pack_plan() is not None:
         raise DatasetError("packing was interrupted; run `lipforge pack` first")
-    thresholds = Thresholds.model_validate(dataset["config"]["thresholds"])
+    thresholds = stored_config(dataset).thresholds
     refused = {
         part_name(unit["unit_id"], row["key"])
         for unit in ledger.units()

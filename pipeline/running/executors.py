@@ -234,7 +234,6 @@ def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, An
         "fn_constructor_args": (job,),
         "compute": ray.data.ActorPoolStrategy(size=size),
         "num_cpus": resources.cpus,
-        "num_gpus": resources.gpus or None,
         "memory": resources.memory_mb * 10**6,
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_RESTARTS,

@@ -1,4 +1,4 @@
-"""From what the user names (files, folders, globs, lists, URLs) to a sorted list of sources. Nothing is opened but lists."""
+"""Find the sources in files, folders, globs, lists and URLs. Opens list files only."""
 
 import csv
 import glob
@@ -50,22 +50,22 @@ VIDEO_SUFFIXES = frozenset(
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
 LIST_COLUMNS = frozenset({"uri", "language", "speaker", "start_s", "end_s"})
 LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
-"""BCP 47 as far as it can become a folder name: no slash, no dot."""
+"""A subset of BCP 47 that can serve as a folder name: no slash, no dot."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the user says about all sources; a list's own columns win over the path, the path over the flags."""
+    """Labels for all sources. A list's columns take precedence over the path, the path over the flags."""
 
     language: str | None = None
     speaker: str | None = None
     path_template: str | None = None
-    """For example `{language}/{speaker}/`: the folders above each file, matched from the file upwards."""
+    """For example `{language}/{speaker}/`: labels from the folders above each file, matched from the file upwards."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A folder that could not be listed. The run goes on, and says so at the end."""
+    """A folder that could not be listed. The run goes on and reports it at the end."""
 
     uri: str
     detail: str
@@ -74,11 +74,11 @@ class Unreadable:
 def find_sources(
     inputs: list[str], labels: Labels, exclude: Path | None = None
 ) -> tuple[list[Source], list[Unreadable]]:
-    """List all sources, sorted and each once, and the folders that could not be read.
+    """All sources, sorted and without repeats, and the folders that could not be read.
 
     inputs: files, folders (searched recursively), globs, list files, fsspec URLs of any of these.
-    exclude: the dataset being written, which may lie inside an input folder.
-    Raises ValueError for an input that does not exist and for a broken list.
+    exclude: the dataset being written, which may be inside an input folder.
+    Raises ValueError for an input that does not exist or a list that is invalid.
     """
     if labels.language is not None:
         check_language(labels.language, "--language")
@@ -86,7 +86,7 @@ def find_sources(
     unreadable: list[Unreadable] = []
     for text in inputs:
         if exclude is not None and os.path.realpath(text) == os.path.realpath(exclude):
-            raise ValueError(f"{text}: this input is also the folder to write to; choose another for --out")
+            raise ValueError(f"{text}: this input is also the output folder; choose another --out")
         root = text.rstrip("/") if "://" in text else os.path.abspath(text)
         for source in _expand(text, unreadable, exclude):
             labelled = _label(source, labels, root if source.uri.startswith(f"{root}/") else None)
@@ -97,7 +97,7 @@ def find_sources(
 
 def check_language(code: str, where: str) -> str:
     if not LANGUAGE_CODE.fullmatch(code):
-        raise ValueError(f"{where}: {code!r} is not a language code; expected something like en, zh or pt-BR")
+        raise ValueError(f"{where}: {code!r} is not a language code such as en, zh or pt-BR")
     return code
 
 
@@ -106,10 +106,10 @@ def _expand(text: str, unreadable: list[Unreadable], exclude: Path | None) -> It
         yield from _expand_url(text)
         return
     path = Path(text)
-    if os.path.isdir(path):  # unlike Path's own, these say no to names that are too long or may not be looked at
+    if os.path.isdir(path):  # os.path, because Path raises on names that are too long or not permitted
         for found in _walk(path, unreadable, exclude):
             yield Source(uri=found)
-    elif os.path.lexists(path):  # what is no regular file gets its reason when it is looked at
+    elif os.path.lexists(path):  # probing rejects what is not a regular file
         yield from _file_or_list(str(path), path.suffix.lower())
     elif glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))
@@ -133,7 +133,7 @@ def _file_or_list(uri: str, suffix: str) -> Iterator[Source]:
 
 
 def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[str]:
-    """Video files below a folder. Links are followed, each real folder once, so a loop ends."""
+    """Video files below a folder. Follows links, and visits each real folder once, so loops end."""
     seen: set[tuple[int, int]] = set()
     excluded = exclude.resolve() if exclude else None
 
@@ -215,7 +215,7 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
     if suffix == ".parquet":
         yield from pq.read_table(pa.BufferReader(data)).to_pylist()
         return
-    # A path may be any bytes; surrogates carry them through, as everywhere in Python's file functions.
+    # Paths may be any bytes; surrogateescape keeps them, as in Python's own file functions.
     text = data.decode("utf-8-sig", "surrogateescape")
     if suffix == ".csv":
         yield from csv.DictReader(io.StringIO(text, newline=""))
@@ -260,18 +260,18 @@ def _label(source: Source, labels: Labels, root: str | None) -> Source:
 
 
 def path_labels(uri: str, template: str, root: str | None = None) -> dict[str, str]:
-    """Read labels off a path: `{language}/{speaker}/` on /data/hi/anna/001.mp4 gives hi and anna.
+    """Labels from a path: `{language}/{speaker}/` on /data/hi/anna/001.mp4 gives hi and anna.
 
-    Each part of the template stands for one folder, the last for the folder of the file. `*` is any folder.
-    root: the input folder that the file was found in. Only folders below it count, and a file with too few of them has no labels.
-    Raises ValueError for a template that names anything but language and speaker.
+    Each name in the template stands for one folder, the last for the folder of the file. `*` is any folder.
+    root: the input folder that the file was found in. Only folders below it count; a file with too few gets no labels.
+    Raises ValueError when the template has anything but {language}, {speaker} and *.
     """
-    parts = [part for part in template.strip("/").split("/") if part]
-    for part in parts:
-        if part not in ("{language}", "{speaker}", "*"):
-            raise ValueError(f"path template {template!r}: {part!r} is not {{language}}, {{speaker}} or *")
+    names = [name for name in template.strip("/").split("/") if name]
+    for name in names:
+        if name not in ("{language}", "{speaker}", "*"):
+            raise ValueError(f"path template {template!r}: {name!r} is not {{language}}, {{speaker}} or *")
     folders = (uri[len(root) + 1 :] if root else uri).split("/")[:-1]
-    if len(folders) < len(parts):
+    if len(folders) < len(names):
         return {}
-    pairs = zip(reversed(parts), reversed(folders), strict=False)
-    return {part[1:-1]: folder for part, folder in pairs if part != "*"}
+    pairs = zip(reversed(names), reversed(folders), strict=False)
+    return {name[1:-1]: folder for name, folder in pairs if name != "*"}

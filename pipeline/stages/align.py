@@ -14,10 +14,12 @@ from lipforge.pipeline.config import AlignConfig, FacesConfig
 
 
 class AlignFace:
-    """Aligned crops, in one interpolation from source pixels, smoothed within the clip. Refuses faces that are too small.
+    """Warps each frame to an aligned crop, in one interpolation from source pixels. Rejects faces that are too small.
+
+    The alignment points are smoothed within the clip.
 
     Adds  frames: uint8 [T, R, R, 3] RGB;  `crop_px` and `upscale_ratio`;
-    lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has such points.
+    lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has lip points.
     """
 
     name = "align"
@@ -53,7 +55,7 @@ class AlignFace:
 
 
 def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
-    """float32 [T, K, 3]: frames without landmarks get a straight line between their neighbours, or the nearest ones at the ends."""
+    """float32 [T, K, 3]: gaps are interpolated linearly, and filled with the nearest landmarks at both ends."""
     known = [index for index, points in enumerate(landmarks) if points is not None]
     filled = np.empty((len(landmarks), *landmarks[known[0]].shape), dtype=np.float32)  # type: ignore[union-attr]
     filled[: known[0]] = landmarks[known[0]]
@@ -68,8 +70,8 @@ def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
 
 
 def warp(piece: FacePiece, matrix: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the crop of one frame. matrix [2, 3] takes frame pixels to crop pixels, in float until the end."""
+    """uint8 [size, size, 3]: the crop of one frame. matrix: [2, 3], from frame pixels to crop pixels."""
     offset = np.array([piece.left, piece.top]) + (piece.step - 1) / 2
     from_piece = np.column_stack([matrix[:, :2] * piece.step, matrix[:, :2] @ offset + matrix[:, 2]])
-    # Linear: cubic kernels ring at hard edges such as teeth; the piece is already averaged down when it is large.
+    # Linear: cubic kernels ring at hard edges such as teeth. Large faces are already averaged down in the piece.
     return cv2.warpAffine(piece.rgb, from_piece, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

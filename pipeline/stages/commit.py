@@ -12,7 +12,7 @@ from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.clips import encode_flac
 from lipforge.pipeline.publish.decide import decide
 
 
@@ -112,5 +112,5 @@ class Commit:
             **clip.measures,
             **self.hashes,
         }
-        flac = media.encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"]))
+        flac = encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"]))
         return clip_members(clip.mp4, flac, about)

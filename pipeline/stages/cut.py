@@ -1,4 +1,4 @@
-"""Cut the usable runs of each face track into clips, and say what happened to every other second."""
+"""Cut the usable runs of each face track into clips, and account for every other frame."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,14 +16,14 @@ from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesCo
 from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12
-"""Kept around the crop on each side, as a share of its size: smoothing moves the crop a little."""
+"""Margin kept around the crop on each side, as a share of its size, because smoothing moves the crop a little."""
 
 
 def split_run(num_frames: int, min_frames: int, max_frames: int) -> list[int]:
-    """Lengths of the clips that a run of usable frames gives, in order; they add up to the run.
+    """Lengths of the clips to cut from a run of usable frames, in order. They add up to the run.
 
-    A run below min_frames gives none. Clips of max_frames come first while at least min_frames + max_frames are left, the rest is
-    one clip or two equal ones; so a run can be cut while it is still going on, and 11 s gives twice 5.5 s.
+    A run below min_frames gives none. Clips of max_frames are cut while at least min_frames + max_frames are left; the
+    rest is one clip or two equal ones. So a run can be cut before its end is known, and 11 s gives two clips of 5.5 s.
     """
     lengths = []
     while num_frames >= min_frames + max_frames:
@@ -56,7 +56,7 @@ class _Run:
 
 
 class CutRuns:
-    """From a stream of tracked frames to candidates. Each clip comes as soon as its end is known."""
+    """Turns a stream of tracked frames into candidate clips, each as soon as its end is known."""
 
     name = "cut"
 
@@ -73,11 +73,11 @@ class CutRuns:
         yield from filter(cutter.is_wanted, cutter.finish())
 
     def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
-        """The part of a frame that the aligned crop needs; None when too much of it or of the face lies outside."""
+        """The area of a frame that the aligned crop needs; None when too much of the crop or the face lies outside."""
         height, width = rgb.shape[:2]
         x, y = landmarks[:, 0], landmarks[:, 1]
-        hidden = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
-        if hidden.mean() > self.crop.max_hidden_ratio:
+        outside = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
+        if outside.mean() > self.crop.max_hidden_ratio:
             return None
         points = self.backend.alignment_points(landmarks)
         matrix = to_square(align(points[None], self.crop.resolution), self.crop.resolution)[0]
@@ -97,13 +97,13 @@ def _take(
     if step == 1:
         return FacePiece(rgb[top:bottom, left:right].copy(), left, top, 1, landmarks)
     columns, rows = max(1, (right - left) // step), max(1, (bottom - top) // step)
-    part = rgb[top : top + rows * step, left : left + columns * step]
-    small = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    area = rgb[top : top + rows * step, left : left + columns * step]
+    small = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
     return FacePiece(small, left, top, step, landmarks)
 
 
 def _outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
-    """Share of a parallelogram [4, 2] that lies outside the picture, by a grid of 16 x 16 points."""
+    """Share of a parallelogram [4, 2] that lies outside the frame, sampled at 16 x 16 points."""
     grid = (np.arange(16) + 0.5) / 16
     across, down = corners[1] - corners[0], corners[3] - corners[0]
     points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down
@@ -119,7 +119,7 @@ class _Cutter:
         self.unit = unit
         self.runs: dict[int, _Run] = {}
         self.cut_off: dict[int, Clip] = {}
-        """By track: the stretch, still going on, in which its crop leaves the picture."""
+        """By track: the current stretch in which its crop leaves the frame."""
         self.covered = np.zeros(unit.num_frames, dtype=bool)
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
         self.sizes: list[dict[int, tuple[float, float]]] = []
@@ -204,7 +204,7 @@ class _Cutter:
         return OpenEnd(clip.start_frame, clip.end_frame, _box(landmarks))
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
-        """Take the first frames off a run."""
+        """Remove the first frames of a run and make a clip of them."""
         pieces, run.pieces = run.pieces[:num_frames], run.pieces[num_frames:]
         start, run.start_frame = run.start_frame, run.start_frame + num_frames
         first, last = start - self.unit.start_frame, start - self.unit.start_frame + num_frames
@@ -256,14 +256,14 @@ class _Cutter:
                 pieces=[poster],
             ).measured(face_size_px=frame.faces[track].height_px, max_faces=len(frame.faces))
             detail = (
-                f"more than {crop.max_outside_ratio:.0%} of the aligned crop, or {crop.max_hidden_ratio:.0%} of the face, "
-                "lies outside the picture"
+                f"more than {crop.max_outside_ratio:.0%} of the aligned crop, "
+                f"or {crop.max_hidden_ratio:.0%} of the face, lies outside the picture"
             )
             clip = clip.rejected("cut", Reason.FACE_CUT_OFF, detail)
         self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
 
     def _rest(self) -> Iterator[Clip]:
-        """Rows for the frames that no candidate covers: without a face, or not decodable."""
+        """Spans that no candidate covers: frames without a face, or that cannot be decoded."""
         state = np.where(self.undecoded, 2, 1)
         state[self.covered] = 0
         edges = [0, *(np.flatnonzero(np.diff(state)) + 1), len(state)]
@@ -287,7 +287,7 @@ def _box(landmarks: np.ndarray) -> Box:
 
 
 def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:
-    """The next frame's picture where the face was last seen, for a frame in which it was not found."""
+    """The area of this frame where the face was last seen, for a frame in which it was not found."""
     height, width = piece.rgb.shape[:2]
     right, bottom = piece.left + width * piece.step, piece.top + height * piece.step
     return _take(rgb, piece.left, piece.top, right, bottom, piece.step, None)

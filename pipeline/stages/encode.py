@@ -1,14 +1,14 @@
-"""The one lossy encode of a clip."""
+"""Encode a clip, its only lossy step."""
 
 from dataclasses import replace
 
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.clips import encode_jpeg, encode_mp4
 
 
 class EncodeClip:
-    """Frames become H.264, and only what later stages look at stays as pixels: the first, middle and last frame.
+    """Encodes the frames as H.264. Keeps pixels only for later stages: the first, middle and last frame.
 
     Adds  mp4;  quality_frames: uint8 [3, R, R, 3];  `lossy_generations`.
     """
@@ -22,16 +22,16 @@ class EncodeClip:
         assert clip.frames is not None
         encoded = replace(
             clip,
-            mp4=media.encode_mp4(clip.frames, self.config),
+            mp4=encode_mp4(clip.frames, self.config),
             quality_frames=clip.frames[[0, len(clip.frames) // 2, -1]],
         )
         return [encoded.measured(lossy_generations=1)]
 
 
 def poster_of(clip: Clip) -> bytes:
-    """Small JPEG of what was seen of a clip that is not encoded; empty when nothing was."""
+    """Small JPEG of a clip that is not encoded; empty when there is no frame."""
     if clip.frames is not None:
-        return media.encode_jpeg(clip.frames[len(clip.frames) // 2])
+        return encode_jpeg(clip.frames[len(clip.frames) // 2])
     if clip.pieces:
-        return media.encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
+        return encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
     return b""

@@ -1,4 +1,4 @@
-"""Follow every face in the picture."""
+"""Track every face through the frames."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lipforge.pipeline.config import FacesConfig
 from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 OVERLAPPING = 0.5
-"""Shared area over the smaller box: above it two boxes are one face."""
+"""Two boxes are one face when their shared area over the smaller box exceeds this."""
 
 
 @dataclass
@@ -20,11 +20,11 @@ class _Track:
 
 
 class TrackFaces:
-    """Gives each frame the landmarks of its faces, by track.
+    """Adds to each frame the landmarks of its faces, by track.
 
-    A face is found by detection, when a look is due or one was lost, and followed by its landmarks in between. A track ends with its
-    shot, or when its face is missing for more than `max_gap_frames`; within that, a face that comes back where it was is the
-    same track.
+    Detection runs when due or when a face was lost; in between, landmarks follow the face. A track ends with its shot,
+    or when its face is missing for more than `max_gap_frames`. A face that returns earlier, where it was, continues its
+    track.
     """
 
     name = "track_faces"
@@ -43,7 +43,7 @@ class TrackFaces:
             if frame.rgb is None:
                 tracks = []
             elif not new_shot and previous is not None and frame.rgb is previous.rgb:
-                frame.faces = previous.faces  # the same picture shown once more
+                frame.faces = previous.faces  # the same source frame, repeated
             else:
                 if new_shot:
                     tracks = []
@@ -72,7 +72,7 @@ class TrackFaces:
                 frame.faces[track.index] = found
 
     def _look(self, frame: Frame, tracks: list[_Track], next_index: int) -> int:
-        """Detect: take up lost tracks again, and begin new ones for new faces. Returns the next free track index."""
+        """Detect faces, to resume lost tracks and start new ones. Returns the next free track index."""
         assert frame.rgb is not None
         detected = sorted(self.backend.detect(frame.rgb), key=_area, reverse=True)
         for face in detected:

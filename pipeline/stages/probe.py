@@ -1,4 +1,4 @@
-"""Look at each source once: its content hash, what is in it, whether it can be used. Never changes it."""
+"""Read each source once: its content hash, what it contains, whether it can be used. Never changes it."""
 
 import hashlib
 import os
@@ -9,26 +9,22 @@ import fsspec
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import MediaError, VideoInfo
+from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.probe import VideoInfo, probe
 
 BLOCK_BYTES = 1 << 20
 
 
 class Probe:
-    """From a source to a video: hashed, opened, every packet header read."""
+    """Turns a source into a video: hashes it, opens it and reads every packet header."""
 
     name = "probe"
 
     def process(self, source: Source) -> Video:
         try:
             source_id, size_bytes = content_hash(source.uri)
-        except (
-            OSError,
-            ValueError,
-            ImportError,
-        ) as error:  # the latter two: a URL of a kind that nothing here can read
-            # Without its content the file is named by where it should be.
+        except (OSError, ValueError, ImportError) as error:  # the latter two: a URL scheme that fsspec cannot open
+            # Without content to hash, the id comes from the address.
             name = hashlib.sha256(b"uri:" + os.fsencode(source.uri)).hexdigest()
             return Video(
                 source, name, None, Reason.UNREADABLE, f"cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -36,7 +32,7 @@ class Probe:
         if size_bytes == 0:
             return Video(source, source_id, None, Reason.UNREADABLE, "the file is empty")
         try:
-            info = media.probe(source.uri)
+            info = probe(source.uri)
         except MediaError as error:
             return Video(source, source_id, None, error.reason, error.detail)
         if not info.has_audio:
@@ -59,7 +55,7 @@ def content_hash(uri: str) -> tuple[str, int]:
 
 
 def fingerprint(uri: str) -> str | None:
-    """Something cheap that changes when a file does: size and time, or an object store's tag; None when it cannot be had."""
+    """Changes when a file does, and is cheap: size and time, or an object store's tag. None when unavailable."""
     try:
         if "://" not in uri:
             status = os.stat(uri)

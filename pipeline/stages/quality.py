@@ -1,4 +1,4 @@
-"""Is the picture good enough to learn teeth from?"""
+"""Measure image quality: is the clip good enough to learn teeth from?"""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class QualityModel(Protocol):
     name: str
 
     def score(self, frames: np.ndarray) -> float:
-        """0..100, 100 is best. frames: uint8 [N, S, S, 3] RGB of one clip."""
+        """0..100, higher is better. frames: uint8 [N, S, S, 3] RGB of one clip."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Put picture and sound on one clock: 25 fps and 16 kHz."""
+"""Put frames and audio on one clock: 25 fps and 16 kHz."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,14 +6,15 @@ import numpy as np
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import SourceFrame
+from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.grid import to_grid
+from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video, upright_rgb
 
 
 class Resample:
-    """Decodes a unit once: its sound first, as one array, then its pictures, as a stream; and puts these onto the grid.
+    """Decodes a unit once: its audio as one array, then its frames as a stream, which it puts on the grid.
 
-    Sound has SYNC_MARGIN_FRAMES more on both sides, so that it can be shifted later and still come from the source.
+    Audio has SYNC_MARGIN_FRAMES more on both sides, so a later shift still uses audio from the source.
     """
 
     name = "resample"
@@ -23,31 +24,31 @@ class Resample:
         info = unit.video.info
         assert info is not None
         first, end = unit.start_frame - SYNC_MARGIN_FRAMES, unit.end_frame + SYNC_MARGIN_FRAMES
-        return media.read_audio(unit.video.source.uri, info, first, end)
+        return read_audio(unit.video.source.uri, info, first, end)
 
-    def decode(self, unit: Unit, count: media.DecodeCount) -> Iterator[SourceFrame]:
+    def decode(self, unit: Unit, count: DecodeCount) -> Iterator[SourceFrame]:
         """The unit's source frames, at the source's own times."""
         info = unit.video.info
         assert info is not None
-        return media.decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
+        return decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
 
     def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
-        """One full-size picture for each 1/25 s. Repeats of a source frame share one array."""
+        """One full-size frame per 1/25 s. Repeats of a source frame share one array."""
         info = unit.video.info
         assert info is not None
         timed = ((frame.time_s, frame) for frame in frames)
         shown: SourceFrame | None = None
         rgb: np.ndarray | None = None
-        for index, frame in media.to_grid(timed, unit.start_frame, unit.end_frame):
+        for index, frame in to_grid(timed, unit.start_frame, unit.end_frame):
             if frame is not shown:
-                picture = frame.picture if frame is not None else None
-                rgb = media.upright_rgb(picture, info) if picture is not None else None
+                image = frame.image if frame is not None else None
+                rgb = upright_rgb(image, info) if image is not None else None
                 shown = frame
             yield Frame(index=index, rgb=rgb, shot_index=frame.shot_index if frame is not None else 0)
 
 
 def audio_of(clip: Clip, unit_audio: np.ndarray) -> np.ndarray:
-    """A clip's part of its unit's sound, with the same margins."""
+    """A clip's audio, cut from its unit's audio with the same margins."""
     first = (clip.start_frame - clip.unit.start_frame) * SAMPLES_PER_FRAME
     length = (clip.num_frames + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
     return unit_audio[first : first + length].copy()

@@ -1,26 +1,25 @@
-"""Find the cuts, with PySceneDetect's adaptive detector, on the frames that are decoded anyway."""
+"""Find shot boundaries with PySceneDetect's adaptive detector, on the frames as they are decoded."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 
 from lipforge.model.clock import FPS
 from lipforge.pipeline.config import ShotsConfig
-from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.media.reader import SourceFrame
+from lipforge.pipeline.media.video import SourceFrame, thumbnail_bgr
 from lipforge.pipeline.running.quiet import off_terminal
 
-with off_terminal(0):  # it starts ffmpeg when it is imported, which would stop a background process at the terminal
+with off_terminal(0):  # importing it runs ffmpeg, which reads the terminal: a background job would be stopped
     from scenedetect import AdaptiveDetector, FrameTimecode
 
 DETECT_WIDTH_PX = 256
-"""Pictures are shrunk to about this width first, as PySceneDetect's own command does."""
+"""Frames are scaled to about this width first, as PySceneDetect's own command does."""
 
 
 class SplitShots:
-    """Gives each source frame its `shot_index`. Holds back a few frames: the detector compares each with those after it.
+    """Gives each source frame its `shot_index`. Delays frames a little: the detector looks ahead.
 
-    Looks at source frames, not at the 25 fps grid: where the grid leaves out every sixth frame of a 30 fps pan, the picture jumps as it
-    does at a cut.
+    Uses source frames, not the 25 fps grid: where the grid drops every sixth frame of a 30 fps pan, the image jumps as
+    at a cut.
     """
 
     name = "split_shots"
@@ -38,10 +37,10 @@ class SplitShots:
         height = 0
         for number, frame in enumerate(frames):
             waiting.append((number, frame))
-            if frame.picture is not None:
-                height = height or max(2, round(frame.picture.height * DETECT_WIDTH_PX / frame.picture.width))
-                small = media.thumbnail_bgr(frame.picture, DETECT_WIDTH_PX, height)
-                # The detector only counts frames; the rate is there because its type wants one.
+            if frame.image is not None:
+                height = height or max(2, round(frame.image.height * DETECT_WIDTH_PX / frame.image.width))
+                small = thumbnail_bgr(frame.image, DETECT_WIDTH_PX, height)
+                # The detector only counts frames; FrameTimecode just requires a rate.
                 found = detector.process_frame(FrameTimecode(number, fps=float(FPS)), small)
                 cuts.update(cut.frame_num for cut in found)
             while len(waiting) > detector.event_buffer_length + 1:

@@ -1,4 +1,4 @@
-"""How far is the sound from the lips, and how sure is that?"""
+"""Measure the offset between audio and lips, and how certain it is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from lipforge.pipeline.clip import Clip
 
-if TYPE_CHECKING:  # it loads torch, which cut workers do without
+if TYPE_CHECKING:  # it imports torch, which cut workers do not need
     from lipforge.model.sync.score import SyncScore
 
 
-class SyncJudge(Protocol):
-    """A model, and what of a clip it looks at: pipeline/profiles.py has one for each."""
+class SyncScorer(Protocol):
+    """Scores lip-sync from the fields of a clip that its model needs. Implemented in pipeline/profiles.py."""
 
     name: str
 
@@ -26,16 +26,16 @@ class MeasureSync:
 
     name = "measure_sync"
 
-    def __init__(self, judge: SyncJudge) -> None:
-        self.judge = judge
+    def __init__(self, scorer: SyncScorer) -> None:
+        self.scorer = scorer
 
     def process(self, clip: Clip) -> list[Clip]:
-        score = self.judge.score(clip)
+        score = self.scorer.score(clip)
         return [
             clip.measured(
                 av_offset_frames=score.offset_frames,
                 sync_confidence=score.confidence,
                 sync_distance=score.distance,
-                sync_model=self.judge.name,
+                sync_model=self.scorer.name,
             )
         ]

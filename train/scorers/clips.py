@@ -20,7 +20,7 @@ from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
 from lipforge.model.weights import load as weights
-from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def extract_clips(dataset: str, cache: Path) -> None:
             continue
         place = f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"]
         sample = read_clip_at(fs, *place, row["key"])
-        frames = media.decode_mp4(sample["mp4"])
+        frames = decode_mp4(sample["mp4"])
         points = crop_points(frames, faces)
         if points is None:
             log.warning("%s: the face is not found again in the crop", row["key"])
@@ -84,7 +84,7 @@ def extract_clips(dataset: str, cache: Path) -> None:
             corrected_frames=row["av_offset_frames"],
             points=points,
             mouths=mouth_pictures(frames),
-            audio=media.decode_flac(sample["flac"]),
+            audio=decode_flac(sample["flac"]),
         )
         save_clip(clip, target)
         if number % 100 == 0 or number == len(rows):

@@ -11,7 +11,8 @@ from av.video.reformatter import Colorspace, VideoReformatter
 
 from lipforge.model.audio.mel import HOP, mel_spectrogram
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME
-from lipforge.pipeline.media.reader import MediaError, decode_flac
+from lipforge.pipeline.media.clips import decode_flac
+from lipforge.pipeline.media.container import MediaError
 from lipforge.train.stream.config import DecodedField
 from lipforge.train.stream.order import ClipWindow
 

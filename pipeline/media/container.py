@@ -1,0 +1,147 @@
+"""Open a media file and read its packets, skipping damage."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import av
+import av.container
+import av.error
+import av.stream
+import fsspec
+
+from lipforge.datasets_manifest.schema import Reason
+
+SEEK_BACK_S = (0.0, 2.0, 20.0)
+"""Seek this far before a wanted key frame; the next value is tried when that fails."""
+SEEK_GIVE_UP_S = 1.0
+"""A packet this much later than the wanted key frame means that the seek missed it."""
+MAX_DEMUX_ERRORS = 100
+"""A file is considered ended after this many read errors in a row."""
+FOREIGN_FORMATS = (
+    "hls",
+    "dash",
+    "concat",
+    "tty",
+    "sdp",
+    "rtsp",
+    "lavfi",
+    "image2",
+    "ffmetadata",
+    "srt",
+    "webvtt",
+    "ass",
+)
+"""Demuxers that open other files, or turn text into images."""
+
+
+class MediaError(Exception):
+    """The media cannot be used. `reason` and `detail` go into the manifest."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@contextmanager
+def open_media(uri: str) -> Iterator[av.container.InputContainer]:
+    """Open a local path or fsspec URL for reading. Raises MediaError (unreadable) when it is not a media file."""
+    # As a `file:` URL, because FFmpeg would interpret `concat:x` or a leading dash.
+    # Files only: a playlist named .mp4 must not reach the network.
+    remote = None
+    try:
+        if "://" in uri:
+            remote = cast(Any, fsspec.open(uri, "rb")).open()
+            container = av.open(remote, mode="r", metadata_errors="replace")
+        else:
+            options = {"protocol_whitelist": "file"}
+            container = av.open("file:" + os.path.abspath(uri), container_options=options, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if remote is not None:
+            remote.close()
+        raise MediaError(Reason.UNREADABLE, f"not a media file that can be opened: {error_text(error)}") from error
+    try:
+        names = container.format.name.split(",")
+        if any(name in FOREIGN_FORMATS or name.endswith("_pipe") for name in names):
+            raise MediaError(Reason.UNREADABLE, f"not a video file (looks like {container.format.name})")
+        yield cast(av.container.InputContainer, container)
+    finally:
+        container.close()
+        if remote is not None:
+            remote.close()
+
+
+def error_text(error: BaseException) -> str:
+    """The system's message for an error, without paths, which differ between machines."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def video_stream(container: av.container.InputContainer) -> Any:
+    """The first video stream that is not cover art, or None."""
+    for stream in container.streams.video:
+        attached = bool(stream.disposition & av.stream.Disposition.attached_pic)
+        if not attached and stream.codec_context is not None:
+            return stream
+    return None
+
+
+def audio_stream(container: av.container.InputContainer) -> Any:
+    """The track a player would choose, or None. Tracks without a decoder are skipped."""
+    usable = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    default = [stream for stream in usable if stream.disposition & av.stream.Disposition.default]
+    return (default or usable or [None])[0]
+
+
+def read_packets(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
+    """Packets of one stream, then None for the end. Skips damage between packets."""
+    errors = 0
+    while True:
+        try:
+            for packet in container.demux(stream):
+                errors = 0
+                yield packet if packet.size else None
+            return
+        except av.error.EOFError:
+            break
+        except (av.error.FFmpegError, OSError):
+            errors += 1
+            if errors > MAX_DEMUX_ERRORS:
+                break
+    yield None
+
+
+def read_packets_from(
+    container: av.container.InputContainer, stream: Any, origin_s: float, key_s: float
+) -> Iterator[Any]:
+    """Packets of one stream from the key frame at key_s (on our clock), or from the start when seeking misses it.
+
+    The result of a seek is checked: formats without an index (MPEG-TS, MPEG-PS) land after the wanted packet, or report
+    wrong times there.
+    """
+    for back_s in SEEK_BACK_S if key_s > 0 else ():
+        with suppress(av.error.FFmpegError):
+            container.seek(int((origin_s + key_s - back_s) / stream.time_base), stream=stream, backward=True)
+            packets = read_packets(container, stream)
+            for packet in packets:
+                time_s = None if packet is None else timestamp_s(packet, stream.time_base)
+                if packet is None or (time_s is not None and time_s - origin_s > key_s + SEEK_GIVE_UP_S):
+                    break
+                if packet.is_keyframe and time_s is not None and abs(time_s - origin_s - key_s) < 1e-3:
+                    yield packet
+                    yield from packets
+                    return
+    if key_s > 0:
+        container.seek(0, backward=True)
+    yield from read_packets(container, stream)
+
+
+def in_decode_order(container: av.container.InputContainer) -> bool:
+    """True for AVI, which stores decoding times only, so FFmpeg guesses the presentation times."""
+    return container.format.name == "avi"
+
+
+def timestamp_s(item: Any, time_base: Any) -> float | None:
+    stamp = item.pts if item.pts is not None else item.dts
+    return None if stamp is None else float(stamp * time_base)

@@ -1,0 +1,149 @@
+"""Find out what a video file contains: size, rotation, length, key frames, codecs."""
+
+from dataclasses import dataclass
+
+import av.error
+import numpy as np
+
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.clock import FPS
+from lipforge.pipeline.media.container import (
+    MAX_DEMUX_ERRORS,
+    MediaError,
+    audio_stream,
+    in_decode_order,
+    open_media,
+    read_packets,
+    timestamp_s,
+    video_stream,
+)
+
+JUMP_BACK_S = 1.0
+"""Decoding times never decrease. A larger step back than sloppy muxers make starts another recording."""
+JUMP_AHEAD_S = 600.0
+"""A frame shown for longer than this is a jump in the timestamps."""
+LONGEST_S = 48 * 3600.0
+"""A header that promises more than the packets hold is believed up to this length."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file contains, from its packets rather than its header."""
+
+    width_px: int
+    """As displayed, after rotation."""
+    height_px: int
+    rotation_deg: int
+    """Clockwise rotation that makes the decoded frame upright: 0, 90, 180 or 270."""
+    mean_fps: float
+    num_frames: int
+    """On the 25 fps grid, including frames that the header promises but the file lacks."""
+    origin_s: float
+    """Presentation time of the first video frame in the file's own time: our time 0."""
+    key_times_s: tuple[float, ...]
+    """Key frames, on our clock. Long videos are split at these."""
+    has_audio: bool
+    video_codec: str
+    audio_codec: str
+
+
+def probe(uri: str) -> VideoInfo:
+    """Read every packet header of a file. Decodes one frame only.
+
+    Raises MediaError: unreadable, no_video, decode_error.
+    """
+    with open_media(uri) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise MediaError(Reason.NO_VIDEO, "no video stream")
+        audio = audio_stream(container)
+        times_s: list[float] = []
+        key_times_s: list[float] = []
+        decode_times_s: list[float] = []
+        num_packets = 0
+        for packet in read_packets(container, stream):
+            if packet is None:
+                break
+            num_packets += 1
+            if in_decode_order(container):
+                packet.pts = packet.dts
+            time_s = timestamp_s(packet, stream.time_base)
+            if packet.is_discard or time_s is None:
+                continue
+            times_s.append(time_s)
+            if packet.dts is not None:
+                decode_times_s.append(float(packet.dts * stream.time_base))
+            if packet.is_keyframe:
+                key_times_s.append(time_s)
+        if not times_s:
+            raise MediaError(Reason.DECODE_ERROR, "the video stream holds no frames")
+        times_s.sort()
+        _check_jumps(decode_times_s, times_s)
+        origin_s, last_s = times_s[0], times_s[-1]
+        steps_s = np.diff(np.asarray(times_s))
+        steps_s = steps_s[steps_s > 1e-4]
+        guessed_s = 1 / float(stream.guessed_rate or FPS)
+        step_s = float(np.median(steps_s)) if len(steps_s) else guessed_s
+        seconds = last_s - origin_s + min(step_s, 1.0)
+        # MP4 counts its samples, so those missing from the file are lost seconds and must be accounted for.
+        # AVI counts time steps, with or without a frame.
+        if in_decode_order(container):
+            promised_s = stream.frames * float(stream.time_base)
+        else:
+            promised_s = seconds + (stream.frames - num_packets) * step_s
+        if seconds < promised_s < LONGEST_S:  # beyond, the header lies
+            seconds = promised_s
+        rotation_deg, width_px, height_px = _geometry(uri)
+        return VideoInfo(
+            width_px=width_px,
+            height_px=height_px,
+            rotation_deg=rotation_deg,
+            mean_fps=round(len(times_s) / max(last_s - origin_s + step_s, 1e-6), 3),
+            num_frames=max(1, round(seconds * FPS)),
+            origin_s=origin_s,
+            key_times_s=tuple(round(time_s - origin_s, 6) for time_s in sorted(key_times_s)),
+            has_audio=audio is not None,
+            video_codec=stream.codec_context.name,
+            audio_codec=audio.codec_context.name if audio is not None else "",
+        )
+
+
+def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
+    """Raise MediaError when timestamps jump back or far ahead: concatenated recordings, or damage.
+
+    Two frames may then share a time, and the audio of one recording would be paired with frames of another.
+    """
+    for stamps_s, lowest_s, highest_s in ((decode_times_s, -JUMP_BACK_S, np.inf), (times_s, 0.0, JUMP_AHEAD_S)):
+        steps_s = np.diff(np.asarray(stamps_s))
+        jumps = np.flatnonzero((steps_s < lowest_s) | (steps_s > highest_s))
+        if len(jumps):
+            step_s, at_s = steps_s[jumps[0]], stamps_s[jumps[0]] - stamps_s[0]
+            detail = (
+                f"the time stamps jump by {step_s:+.1f} s after {at_s:.1f} s: split the file there, or write it anew"
+            )
+            raise MediaError(Reason.DECODE_ERROR, detail)
+
+
+def _geometry(uri: str) -> tuple[int, int, int]:
+    """(rotation, width, height) of the first frame that can be decoded. Headers are often wrong."""
+    with open_media(uri) as container:
+        stream = video_stream(container)
+        stream.codec_context.thread_count = 1
+        failures = 0
+        for packet in read_packets(container, stream):
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.error.FFmpegError:
+                failures += 1
+                if failures > MAX_DEMUX_ERRORS:
+                    break
+                frames = []
+            for frame in frames:
+                rotation_deg = round(-frame.rotation / 90) * 90 % 360
+                width_px, height_px = frame.width, frame.height
+                if rotation_deg in (90, 270):
+                    width_px, height_px = height_px, width_px
+                return rotation_deg, width_px, height_px
+            if packet is None:
+                break
+    raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
