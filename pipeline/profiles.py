@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lipforge.model.faces.mediapipe import FaceBackend, MediaPipeFaces
+from lipforge.model.faces.face import FaceBackend
+from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import StageResources
 from lipforge.pipeline.media.reader import decode_mp4

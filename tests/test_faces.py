@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
+from lipforge.model.faces.mediapipe import MediaPipeFaces, alignment_points
 from lipforge.model.weights import sources as weights
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices

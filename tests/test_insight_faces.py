@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
+from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.faces.insight import InsightFaces
-from lipforge.model.faces.mediapipe import FaceLandmarks
 from lipforge.model.weights.sources import ModelFileError
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 

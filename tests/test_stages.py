@@ -13,8 +13,10 @@ import pytest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.alignment import align, steady, template_points, template_size_px, to_square
+from lipforge.model.faces.boxes import iou
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points
+from lipforge.model.faces.mediapipe import alignment_points
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Source, Unit, Video
 from lipforge.pipeline.config import (
     AlignConfig,
@@ -28,7 +30,6 @@ from lipforge.pipeline.config import (
 from lipforge.pipeline.media.reader import SourceFrame, VideoInfo
 from lipforge.pipeline.publish import accounts
 from lipforge.pipeline.publish.decide import decide
-from lipforge.pipeline.sources.plan import joint_share
 from lipforge.pipeline.stage import StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace, fill_gaps, warp
 from lipforge.pipeline.stages.commit import shift_audio
@@ -86,8 +87,8 @@ class FakeFaces:
 
     def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
         boxes = self._boxes(frame)
-        best = max(boxes, key=lambda box: joint_share(box, prior.box), default=None)
-        if best is None or joint_share(best, prior.box) == 0:
+        best = max(boxes, key=lambda box: iou(box, prior.box), default=None)
+        if best is None or iou(best, prior.box) == 0:
             return None
         return FaceLandmarks(landmarks_in(best), 0.9)
 

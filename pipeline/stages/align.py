@@ -7,8 +7,8 @@ import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, steady, to_square
+from lipforge.model.faces.face import FaceBackend
 from lipforge.model.faces.lip_points import mouth_pictures
-from lipforge.model.faces.mediapipe import FaceBackend
 from lipforge.pipeline.clip import Clip, FacePiece
 from lipforge.pipeline.config import AlignConfig, FacesConfig
 

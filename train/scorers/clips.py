@@ -18,8 +18,9 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.samples import read_bytes
 from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.media import reader as media
 
