@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_images
 from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
@@ -75,7 +75,7 @@ def talking_head(
 
 
 def drawn_mouth(gap: float) -> np.ndarray:
-    """A mouth as `mouth_pictures` shows it, open by `gap` (0..1): uint8 [64, 64]."""
+    """A mouth as `mouth_images` shows it, open by `gap` (0..1): uint8 [64, 64]."""
     picture = np.full((MOUTH_PX, MOUTH_PX), 170, np.uint8)
     width = 17 * (1 - 0.15 * gap)
     cv2.ellipse(picture, ((32, 22 + 4 * gap), (2 * width + 6, 10 + 14 * gap), 0), 110, -1, cv2.LINE_AA)
@@ -227,7 +227,7 @@ def test_mouth_pictures_show_the_mouth_of_the_template() -> None:
     frames = np.zeros((2, 256, 256, 3), np.uint8)
     frames[:, 150:174, 108:148] = 255  # lips lie there in aligned crops
     for size in (256, 512):
-        mouths = mouth_pictures(np.stack([cv2.resize(frame, (size, size)) for frame in frames]))
+        mouths = mouth_images(np.stack([cv2.resize(frame, (size, size)) for frame in frames]))
         assert mouths.shape == (2, MOUTH_PX, MOUTH_PX)
         bright = np.argwhere(mouths[0] > 128)
         assert bright.mean(axis=0) == pytest.approx([24.5, 31.5], abs=1)

@@ -16,7 +16,7 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.samples import read_sample
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
-from lipforge.model.faces.lip_points import mouth_pictures
+from lipforge.model.faces.lip_points import mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.config import PrepareConfig
@@ -134,7 +134,7 @@ def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFac
     if points is None:
         return None
     inner = slice(SYNC_MARGIN_FRAMES, -SYNC_MARGIN_FRAMES)
-    seen = judge.model.see(points[inner], mouth_pictures(frames[inner]))
+    seen = judge.model.see(points[inner], mouth_images(frames[inner]))
     return judge.match(seen, judge.hear(media.decode_flac(sample["flac"]))).offset_frames
 
 

@@ -26,8 +26,8 @@ _WHOLE_SIZE_PX = 512
 """Side that a whole frame is scaled to for detection (LatentSync's INSIGHTFACE_DETECT_SIZE)."""
 _NEAR_SIZE_PX = 192
 _NEAR_SCALE = 2.0
-"""A followed face is detected again in a square of twice its size, scaled to 192 px: the face is then 96 px, in the middle
-of SCRFD's range, at a seventh of the cost of a whole frame."""
+"""A followed face is detected again in a square of twice its size, scaled to 192 px: the face is then 96 px, in the
+middle of SCRFD's range, at a seventh of the cost of a whole frame."""
 _MIN_SCORE = 0.5
 _NMS_IOU = 0.4
 """IoU for InsightFace's non-maximum suppression."""

@@ -183,7 +183,7 @@ class LipSync:
         """Offset and confidence of one clip.
 
         points: float32 [T, len(SYNC_LANDMARKS), 3] in pixels at 25 fps, T >= 25.
-        mouths: uint8 [T, 64, 64], `mouth_pictures` of the aligned clip.
+        mouths: uint8 [T, 64, 64], `mouth_images` of the aligned clip.
         audio: float32 [(T + 30) * 640] mono at 16 kHz: the clip's sound with 15 frames of margin on each side, zeros
         where the source has none. The margin lets every shift be judged on the same number of frames.
         """

@@ -8,16 +8,16 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, steady, to_square
 from lipforge.model.faces.face import FaceBackend
-from lipforge.model.faces.lip_points import mouth_pictures
+from lipforge.model.faces.lip_points import mouth_images
 from lipforge.pipeline.clip import Clip, FacePiece
 from lipforge.pipeline.config import AlignConfig, FacesConfig
 
 
 class AlignFace:
-    """Aligned crops, in one interpolation from source pixels, smoothed within the clip. Refuses faces that are too small.
+    """Aligned crops, interpolated once from source pixels, smoothed within the clip. Rejects faces that are too small.
 
     Adds  frames: uint8 [T, R, R, 3] RGB;  `crop_px` and `upscale_ratio`;
-    lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has such points.
+    lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has these points.
     """
 
     name = "align"
@@ -48,12 +48,12 @@ class AlignFace:
             return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
         frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(clip.pieces, matrices, strict=True)])
         lip_points = self.backend.sync_points(landmarks)
-        mouths = None if lip_points is None else mouth_pictures(frames)
+        mouths = None if lip_points is None else mouth_images(frames)
         return [replace(clip, pieces=[], frames=frames, lip_points=lip_points, mouths=mouths)]
 
 
 def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
-    """float32 [T, K, 3]: frames without landmarks get a straight line between their neighbours, or the nearest ones at the ends."""
+    """float32 [T, K, 3]: missing landmarks are interpolated linearly; at the ends the nearest ones are repeated."""
     known = [index for index, points in enumerate(landmarks) if points is not None]
     filled = np.empty((len(landmarks), *landmarks[known[0]].shape), dtype=np.float32)  # type: ignore[union-attr]
     filled[: known[0]] = landmarks[known[0]]
@@ -68,8 +68,8 @@ def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
 
 
 def warp(piece: FacePiece, matrix: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the crop of one frame. matrix [2, 3] takes frame pixels to crop pixels, in float until the end."""
+    """uint8 [size, size, 3]: the crop of one frame. matrix: [2, 3], maps frame pixels to crop pixels."""
     offset = np.array([piece.left, piece.top]) + (piece.step - 1) / 2
     from_piece = np.column_stack([matrix[:, :2] * piece.step, matrix[:, :2] @ offset + matrix[:, 2]])
-    # Linear: cubic kernels ring at hard edges such as teeth; the piece is already averaged down when it is large.
+    # Linear: cubic kernels ring at hard edges such as teeth, and large pieces are averaged down already.
     return cv2.warpAffine(piece.rgb, from_piece, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

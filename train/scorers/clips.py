@@ -19,7 +19,7 @@ from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.samples import read_bytes
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks
-from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import sources as weights
 from lipforge.pipeline.media import reader as media
@@ -40,7 +40,7 @@ class Clip:
     points: np.ndarray
     """float32 [T, len(SYNC_LANDMARKS), 3], pixels of the upright crop."""
     mouths: np.ndarray
-    """uint8 [T, 64, 64]: `mouth_pictures`."""
+    """uint8 [T, 64, 64]: `mouth_images`."""
     audio: np.ndarray
     """float32 [T * 640]."""
     lips: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -85,7 +85,7 @@ def extract_clips(dataset: str, cache: Path) -> None:
             speaker=row["speaker"],
             corrected_frames=row["av_offset_frames"],
             points=points,
-            mouths=mouth_pictures(frames),
+            mouths=mouth_images(frames),
             audio=media.decode_flac(sample["flac"]),
         )
         save_clip(clip, target)
