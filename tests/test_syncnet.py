@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lipforge.model.audio.mfcc import mfcc
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, sync_score
 from lipforge.model.weights import sources as weights
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 

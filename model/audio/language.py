@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.model.weights.state_dicts import BrokenModelError, load_strict, read_checkpoint

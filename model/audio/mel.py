@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from lipforge.model.clock import SAMPLE_RATE_HZ
+from lipforge.model.audio.filterbank import slaney_filters
 
 MEL_RECIPE = "mel-1"
 """Name of what this file computes, which has no weights to be told by. Another recipe takes another name."""
@@ -39,31 +39,11 @@ def mel_spectrogram(audio: np.ndarray) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
     magnitudes = np.abs(np.fft.rfft(windows * hann, axis=1))
-    loudness_db = 20 * np.log10(np.maximum(magnitudes @ _mel_filters().T, 10 ** (_FLOOR_DB / 20))) - _REFERENCE_DB
+    loudness_db = 20 * np.log10(np.maximum(magnitudes @ _filters().T, 10 ** (_FLOOR_DB / 20))) - _REFERENCE_DB
     stretched = 2 * _RANGE * (loudness_db - _FLOOR_DB) / -_FLOOR_DB - _RANGE
     return np.clip(stretched, -_RANGE, _RANGE).T.astype(np.float32)
 
 
 @functools.cache
-def _mel_filters() -> np.ndarray:
-    """float64 [80, 401]: triangles on Slaney's mel scale, each of unit area over frequency."""
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(_LOWEST_HZ), _hz_to_mel(_HIGHEST_HZ), NUM_BANDS + 2))
-    bins_hz = np.arange(_WINDOW // 2 + 1) * SAMPLE_RATE_HZ / _WINDOW
-    low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising, falling = (bins_hz - low) / (middle - low), (high - bins_hz) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
-
-
-# Slaney's scale: straight up to 1 kHz = 15 mel, then 27 mel for each factor of 6.4.
-_BREAK_HZ, _BREAK_MEL, _MEL_PER_NEPER = 1000.0, 15.0, 27 / np.log(6.4)
-
-
-def _hz_to_mel(hz: float) -> float:
-    if hz < _BREAK_HZ:
-        return hz * _BREAK_MEL / _BREAK_HZ
-    return _BREAK_MEL + _MEL_PER_NEPER * np.log(hz / _BREAK_HZ)
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    curved = _BREAK_HZ * np.exp(np.maximum(mel - _BREAK_MEL, 0) / _MEL_PER_NEPER)
-    return np.where(mel < _BREAK_MEL, mel * _BREAK_HZ / _BREAK_MEL, curved)
+def _filters() -> np.ndarray:
+    return slaney_filters(NUM_BANDS, _LOWEST_HZ, _HIGHEST_HZ, _WINDOW)

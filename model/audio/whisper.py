@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipforge.model.audio.language import load_whisper
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 
 SAMPLES_PER_ROW = 320
 """At 16 kHz: 50 rows a second, 2 for each frame at 25 fps."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "koniq_pretrained.pkl"

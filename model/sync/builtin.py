@@ -15,9 +15,11 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipforge.model.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.audio.filterbank import htk_filters
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.sync.score import SyncScore, one_thread
+from lipforge.model.sync.score import SyncScore
+from lipforge.model.threads import one_thread
 
 VIEW = 13
 """Frames that one vector sees."""
@@ -95,17 +97,8 @@ def log_mel(power: np.ndarray) -> np.ndarray:
     return ((level + 2.5) / 2.5).astype(np.float32)
 
 
-def _mel_filters() -> np.ndarray:
-    """float64 [257, 40]: triangles between 60 and 7600 Hz, evenly spaced on the mel scale 2595 log10(1 + f / 700)."""
-    low, high = (2595 * np.log10(1 + f / 700) for f in (60, 7600))
-    edges = 700 * (10 ** (np.linspace(low, high, MEL_BANDS + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(512, 1 / SAMPLE_RATE_HZ)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.clip(np.minimum(rise, fall), 0, None)
-
-
-_MEL_FILTERS = _mel_filters()
+_MEL_FILTERS = np.ascontiguousarray(htk_filters(MEL_BANDS, 60, 7600, 512).T)
+"""float64 [257, 40]."""
 
 
 class Tower(nn.Module):

@@ -1,11 +1,8 @@
 """What every scorer of lip-sync answers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 
 @dataclass(frozen=True)
@@ -20,14 +17,3 @@ class SyncScore:
     """Between lips and sound at the best shift, on the judge's own scale; smaller is closer."""
     curve: np.ndarray
     """float32 [31]: how well each offset of -15..15 fits; larger is better."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in the same order on every machine, and a worker that keeps to its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,23 +6,22 @@ turn five frames of a face and the 0.2 s of sound that go with them into 1024 nu
 close together.
 """
 
-import functools
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipforge.model.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.sync.score import SyncScore, one_thread
+from lipforge.model.audio.mfcc import mfcc
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.sync.score import SyncScore
+from lipforge.model.threads import one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "syncnet_v2.model"
 WINDOW = 5
 """Frames that one vector sees."""
 INPUT_PX = 224
-NUM_CEPSTRA = 13
 ROWS_PER_FRAME = 4
 """Rows of MFCC for each frame at 25 fps: 100 rows a second."""
 _ROWS = WINDOW * ROWS_PER_FRAME
@@ -129,59 +128,6 @@ def sync_score(lips: Tensor, sound: Tensor) -> SyncScore:
     distance = float(distances[best])
     curve = -distances.flip(0).numpy().astype(np.float32)
     return SyncScore(SYNC_MARGIN_FRAMES - best, float(distances.median()) - distance, distance, curve)
-
-
-_WINDOW_SAMPLES, _HOP_SAMPLES, _FFT_SAMPLES = 400, 160, 512
-_NUM_FILTERS = 26
-_PRE_EMPHASIS = 0.97
-_LIFTER = 22
-_SMALLEST = np.finfo(np.float64).eps
-"""Stands for no energy at all, which has no logarithm."""
-
-
-def mfcc(samples: np.ndarray) -> np.ndarray:
-    """Mel-frequency cepstral coefficients as python_speech_features 0.6 (MIT licence) computes them by default.
-
-    samples: int16 [N] mono at 16 kHz, N >= 1; the loudness counts, so the scale does too.
-    Returns float64 [1 + ceil((N - 400) / 160), 13], a row every 10 ms: the logarithm of the energy, then cepstra 1..12.
-    Row i looks at samples 160 i .. 160 i + 400 without a taper, zeros after the end.
-
-    Formulas: HTK's mel scale and lifter (Young et al., The HTK Book), orthonormal DCT-II; the filters' corners are
-    whole FFT bins.
-    """
-    signal = samples.astype(np.float64)
-    signal[1:] -= _PRE_EMPHASIS * signal[:-1].copy()
-    num_rows = 1 + max(0, -(-(len(signal) - _WINDOW_SAMPLES) // _HOP_SAMPLES))
-    padded = np.pad(signal, (0, (num_rows - 1) * _HOP_SAMPLES + _WINDOW_SAMPLES - len(signal)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW_SAMPLES)[::_HOP_SAMPLES]
-    power = np.abs(np.fft.rfft(windows, _FFT_SAMPLES)) ** 2 / _FFT_SAMPLES
-    cepstra = np.log(_above_zero(power @ _mel_filters().T)) @ _cosines().T
-    cepstra[:, 0] = np.log(_above_zero(power.sum(axis=1)))
-    return cepstra
-
-
-def _above_zero(energy: np.ndarray) -> np.ndarray:
-    return np.where(energy == 0, _SMALLEST, energy)
-
-
-@functools.cache
-def _mel_filters() -> np.ndarray:
-    """float64 [26, 257]: triangles over 0..8000 Hz whose corners are rounded down to FFT bins."""
-    highest_mel = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
-    edges_hz = 700 * (10 ** (np.linspace(0, highest_mel, _NUM_FILTERS + 2) / 2595) - 1)
-    corners = np.floor((_FFT_SAMPLES + 1) * edges_hz / SAMPLE_RATE_HZ)
-    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    bins = np.arange(_FFT_SAMPLES // 2 + 1)
-    rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling))
-
-
-@functools.cache
-def _cosines() -> np.ndarray:
-    """float64 [13, 26]: the first rows of the orthonormal DCT-II, lifted."""
-    order, band = np.arange(NUM_CEPSTRA)[:, None], np.arange(_NUM_FILTERS)
-    rows = np.sqrt(2 / _NUM_FILTERS) * np.cos(np.pi * order * (band + 0.5) / _NUM_FILTERS)
-    return rows * (1 + _LIFTER / 2 * np.sin(np.pi * order / _LIFTER))  # row 0, which the energy replaces, is not scaled
 
 
 _CROPPED_FROM_PX = 256
