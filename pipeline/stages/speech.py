@@ -1,4 +1,4 @@
-"""Is anybody speaking?"""
+"""How much of the clip is speech?"""
 
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
@@ -6,7 +6,7 @@ from lipforge.pipeline.clip import Clip
 
 
 class DetectSpeech:
-    """Adds `speech_ratio`. Digital silence and music without a voice come out near 0."""
+    """Adds `speech_ratio`. Digital silence and music without a voice are near 0."""
 
     name = "detect_speech"
 
