@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
+from lipforge.model.audio.language import LanguageIdentifier, read_whisper_file
 from lipforge.model.weights import sources as weights
 from lipforge.model.weights.sources import MissingModelError
 from lipforge.model.weights.state_dicts import BrokenModelError, UnsafeModelError, WrongLayoutError
@@ -82,10 +82,10 @@ def test_codes_are_those_of_bcp_47() -> None:
 
 
 def test_an_english_only_checkpoint_is_refused_in_words() -> None:
-    with pytest.raises(EnglishOnlyError, match=r"English-only.*multilingual checkpoint: tiny, base, small"):
+    with pytest.raises(weights.ModelFileError, match=r"English-only.*multilingual checkpoint: tiny, base, small"):
         LanguageIdentifier(whisper_file(n_vocab=51864), "small.en")
     if ENGLISH_ONLY.is_file():
-        with pytest.raises(EnglishOnlyError, match=r"whisper-tiny\.en is an English-only"):
+        with pytest.raises(weights.ModelFileError, match=r"whisper-tiny\.en is an English-only"):
             LanguageIdentifier(ENGLISH_ONLY.read_bytes(), ENGLISH_ONLY.stem)
 
 
@@ -103,7 +103,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_the_package_it_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "whisper.model", None)
-    with pytest.raises(NoWhisperError, match="openai-whisper, which is not installed: pip install"):
+    with pytest.raises(weights.ModelFileError, match="openai-whisper, which is not installed: pip install"):
         LanguageIdentifier(b"", "x")
 
 

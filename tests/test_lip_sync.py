@@ -10,7 +10,7 @@ from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMAR
 from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
-    LipSync,
+    LipSyncScorer,
     SyncNetwork,
     confidence,
     lip_motion,
@@ -26,8 +26,8 @@ SPARE = 12  # frames of sound beyond what scoring needs, to shift it by
 
 
 @pytest.fixture(scope="module")
-def scorer() -> LipSync:
-    return LipSync(weights.load("builtin")["lip_sync.safetensors"])
+def scorer() -> LipSyncScorer:
+    return LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"])
 
 
 def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndar
 
 
 def talking_head(
-    scorer: LipSync, num_frames: int = NUM_FRAMES, seed: int = 0
+    scorer: LipSyncScorer, num_frames: int = NUM_FRAMES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points and mouth pictures as `score` wants them, and their sound with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
     rng = np.random.default_rng(seed)
@@ -90,14 +90,14 @@ def heard(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("early_by", [-10, -6, -1, 0, 1, 6, 10])
-def test_early_audio_has_positive_offset(scorer: LipSync, early_by: int) -> None:
+def test_early_audio_has_positive_offset(scorer: LipSyncScorer, early_by: int) -> None:
     points, mouths, audio = talking_head(scorer)
     score = scorer.score(points, mouths, heard(audio, early_by))
     assert abs(score.offset_frames - early_by) <= 1
     assert score.confidence > DEFAULT_MIN_CONFIDENCE
 
 
-def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSync) -> None:
+def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     score = scorer.score(points, mouths, heard(audio, 3))
     assert score.curve.shape == (2 * SYNC_MARGIN_FRAMES + 1,)
@@ -108,7 +108,7 @@ def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: Lip
     assert score.distance == pytest.approx(1 - score.curve.max())
 
 
-def test_other_speech_is_far_less_confident(scorer: LipSync) -> None:
+def test_other_speech_is_far_less_confident(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     own = scorer.score(points, mouths, heard(audio)).confidence
     others = [
@@ -117,7 +117,7 @@ def test_other_speech_is_far_less_confident(scorer: LipSync) -> None:
     assert max(others) < 0.6 * own
 
 
-def test_loudness_and_picture_size_do_not_matter(scorer: LipSync) -> None:
+def test_loudness_and_picture_size_do_not_matter(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     normal = scorer.score(points, mouths, heard(audio))
     quiet_and_small = scorer.score(points * 0.25 - 30, mouths, heard(audio) * 0.01)
@@ -125,7 +125,7 @@ def test_loudness_and_picture_size_do_not_matter(scorer: LipSync) -> None:
     assert quiet_and_small.confidence == pytest.approx(normal.confidence, rel=0.01)
 
 
-def test_head_motion_is_taken_out(scorer: LipSync) -> None:
+def test_head_motion_is_taken_out(scorer: LipSyncScorer) -> None:
     points, _, _ = talking_head(scorer)
     still = lip_motion(points, scorer.reference)
     moved = points.copy()
@@ -142,10 +142,10 @@ def test_a_head_is_turned_and_never_mirrored() -> None:
     assert np.linalg.det(turn[0]) == pytest.approx(1)
 
 
-def test_same_clip_same_numbers(scorer: LipSync) -> None:
+def test_same_clip_same_numbers(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     first = scorer.score(points, mouths, heard(audio))
-    again = LipSync(weights.load("builtin")["lip_sync.safetensors"]).score(
+    again = LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"]).score(
         points.copy(), mouths.copy(), heard(audio).copy()
     )
     assert np.array_equal(first.curve, again.curve)
@@ -153,7 +153,7 @@ def test_same_clip_same_numbers(scorer: LipSync) -> None:
 
 
 @pytest.mark.parametrize("what", ["silent", "still"])
-def test_silence_and_still_lips_have_no_confidence(scorer: LipSync, what: str) -> None:
+def test_silence_and_still_lips_have_no_confidence(scorer: LipSyncScorer, what: str) -> None:
     points, mouths, audio = talking_head(scorer)
     if what == "silent":
         audio = np.zeros_like(audio)
@@ -240,7 +240,7 @@ def test_a_mouth_that_does_not_move_has_no_motion() -> None:
     assert np.abs(mouth_motion(moving)).max() > 0.2
 
 
-def test_wrong_shapes_and_values_are_refused(scorer: LipSync) -> None:
+def test_wrong_shapes_and_values_are_refused(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     with pytest.raises(ValueError, match="points"):
         scorer.score(points[:20], mouths[:20], heard(audio)[: 50 * SAMPLES_PER_FRAME])

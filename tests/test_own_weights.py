@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model.sync.builtin import LipSync, SyncNetwork
+from lipforge.model.sync.builtin import LipSyncScorer, SyncNetwork
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.settings import load_models
-from lipforge.train.scorers.lip_sync import pack
+from lipforge.train.scorers.lip_sync import pack_weights
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 
@@ -20,9 +20,9 @@ from tests.talking_photo import make_talking_photo
 @pytest.fixture
 def own(tmp_path: Path, models: dict[str, bytes]) -> Path:
     torch.manual_seed(0)
-    head = LipSync(models["lip_sync.safetensors"]).reference
+    head = LipSyncScorer(models["lip_sync.safetensors"]).reference
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(pack("mine-1", head, 0.0, [SyncNetwork().eval()]))
+    path.write_bytes(pack_weights("mine-1", head, 0.0, [SyncNetwork().eval()]))
     return path
 
 
@@ -66,8 +66,8 @@ def test_a_missing_file_is_named(tmp_path: Path, models: dict[str, bytes]) -> No
 
 
 def test_the_name_of_the_shipped_judge_is_taken(tmp_path: Path, models: dict[str, bytes]) -> None:
-    shipped = LipSync(models["lip_sync.safetensors"])
+    shipped = LipSyncScorer(models["lip_sync.safetensors"])
     path = tmp_path / "same.safetensors"
-    path.write_bytes(pack(shipped.name, shipped.reference, 0.0, [SyncNetwork().eval()]))
+    path.write_bytes(pack_weights(shipped.name, shipped.reference, 0.0, [SyncNetwork().eval()]))
     with pytest.raises(ValueError, match="--name"):
         load_models(settings(path, "thresholds.min_sync_confidence=2"))

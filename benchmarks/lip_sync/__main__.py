@@ -23,7 +23,7 @@ from benchmarks.lip_sync.clips import CLEAN, Follower, Track, kinds, read_about
 from benchmarks.lip_sync.engine import run_engine, usable
 from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows
 from benchmarks.lip_sync.page import Evidence, write_page
-from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSync
+from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSyncScorer
 from lipforge.model.weights import sources as weights
 
 LENGTHS = (50, 75, 117, 125, 250)
@@ -52,7 +52,7 @@ def gather(folder: Path, content: bytes) -> Evidence:
     Raises ValueError when the folder has no clips.csv, or no clean clip that is long enough.
     """
     about = read_about(folder)
-    judge = Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE)
+    judge = Judge(LipSyncScorer(content), DEFAULT_MIN_CONFIDENCE)
     say = _Progress()
     follower = Follower()
     tracks: list[Track] = []

@@ -13,7 +13,7 @@ from benchmarks.lip_sync.clips import CLEAN, MARGIN, Follower, Track, eyes_px, y
 from benchmarks.lip_sync.measures import Judge, Window, windows
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.sync.builtin import VIEW
+from lipforge.model.sync.builtin import RECEPTIVE_FRAMES
 from lipforge.model.sync.score import SyncScore
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.decide import decide
@@ -214,7 +214,7 @@ def turns(judge: Judge, tracks: Sequence[Track]) -> list[Turn]:
     found = []
     for track, score in scores.items():
         closest = min((scores[other] for other in tracks if other.file == track.file), key=lambda one: one.distance)
-        length = 25 + VIEW - 1  # so many frames give the vectors of one second
+        length = 25 + RECEPTIVE_FRAMES - 1  # so many frames give the vectors of one second
         starts = range(0, track.num_frames - length + 1, 10)
         curves = [judge.score(track, start, length).curve for start in starts]
         rises = [curve[closest.offset_frames + SYNC_MARGIN_FRAMES] - np.median(curve) for curve in curves]

@@ -134,7 +134,7 @@ def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFac
     if points is None:
         return None
     inner = slice(SYNC_MARGIN_FRAMES, -SYNC_MARGIN_FRAMES)
-    seen = judge.model.see(points[inner], mouth_images(frames[inner]))
+    seen = judge.model.embed_lips(points[inner], mouth_images(frames[inner]))
     return judge.match(seen, judge.hear(media.decode_flac(sample["flac"]))).offset_frames
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.lip_sync.clips import Track
 from lipforge.model.clock import SYNC_MARGIN_FRAMES
-from lipforge.model.sync.builtin import LipSync
+from lipforge.model.sync.builtin import LipSyncScorer
 from lipforge.model.sync.score import SyncScore
 
 SHIFTS = range(-10, 11)
@@ -18,15 +18,15 @@ SHIFTS = range(-10, 11)
 class Judge:
     """The scorer and its default threshold."""
 
-    def __init__(self, model: LipSync, min_confidence: float) -> None:
+    def __init__(self, model: LipSyncScorer, min_confidence: float) -> None:
         self.model = model
         self.min_confidence = min_confidence
 
     def see(self, window: "Window") -> np.ndarray:
-        return self.model.see(window.points, window.mouths)
+        return self.model.embed_lips(window.points, window.mouths)
 
     def hear(self, audio: np.ndarray) -> np.ndarray:
-        return self.model.hear(audio)
+        return self.model.embed_audio(audio)
 
     def match(self, seen: np.ndarray, heard: np.ndarray) -> SyncScore:
         return self.model.match(seen, heard)

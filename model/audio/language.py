@@ -30,14 +30,6 @@ _BCP47 = {"jw": "jv"}
 """Whisper's codes that differ from BCP 47: Javanese."""
 
 
-class EnglishOnlyError(ModelFileError):
-    """The checkpoint has no language head."""
-
-
-class NoWhisperError(ModelFileError):
-    """The package openai-whisper is not installed."""
-
-
 def read_whisper_file(whisper: str) -> tuple[str, bytes]:
     """(name, content) of a checkpoint. whisper: one of PUBLISHED, which is hash-checked, or a path.
 
@@ -61,13 +53,12 @@ class LanguageIdentifier:
     def __init__(self, content: bytes, name: str) -> None:
         """content: a file of openai-whisper; name: for `self.name` and messages.
 
-        Raises EnglishOnlyError, NoWhisperError, and the errors of model/weights/state_dicts.py for files that are
-        damaged, unsafe or something else.
+        Raises ModelFileError when it is English-only or damaged, or when openai-whisper is not installed.
         """
         self.name = f"whisper:{name}"
         self._network = load_whisper(content, name)
         if not self._network.is_multilingual:
-            raise EnglishOnlyError(
+            raise ModelFileError(
                 f"{name} is an English-only Whisper ({self._network.dims.n_vocab} tokens, none for languages). To "
                 f"identify languages, use a multilingual checkpoint: {', '.join(PUBLISHED)}, or another whose name "
                 "does not end in .en."
@@ -100,7 +91,7 @@ def load_whisper(content: bytes, name: str) -> "Whisper":
     try:
         from whisper.model import ModelDimensions, Whisper
     except ImportError as error:
-        raise NoWhisperError(
+        raise ModelFileError(
             "Whisper needs the package openai-whisper, which is not installed: pip install 'lipforge[train]'"
         ) from error
     tensors, rest = read_checkpoint(content, name, "model_state_dict")

@@ -86,8 +86,8 @@ def _model_file() -> Path:
 def _speech_windows(probabilities: np.ndarray) -> np.ndarray:
     """Which windows are speech, bool [len(probabilities)].
 
-    Speech begins at 0.5. It ends at the first window below 0.35, if a window two or more later is below it too and 0.5 is
-    not reached in between. Runs below 250 ms do not count.
+    Speech begins at 0.5. It ends at the first window below 0.35, if a window two or more later is below it too and 0.5
+    is not reached in between. Runs below 250 ms do not count.
     """
     speech = np.zeros(len(probabilities), dtype=bool)
     start: int | None = None

@@ -1,4 +1,4 @@
-"""Is the picture good enough to learn teeth from?"""
+"""Is the image sharp enough to learn teeth from?"""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""How far is the sound from the lips, and how sure is that?"""
+"""How far is the audio from the lips, and how sure is that?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # it loads torch, which cut workers do without
     from lipforge.model.sync.score import SyncScore
 
 
-class SyncJudge(Protocol):
-    """A model, and what of a clip it looks at: pipeline/profiles.py has one for each."""
+class SyncScorer(Protocol):
+    """A sync model applied to a clip: pipeline/profiles.py has one for each profile."""
 
     name: str
 
@@ -26,16 +26,16 @@ class MeasureSync:
 
     name = "measure_sync"
 
-    def __init__(self, judge: SyncJudge) -> None:
-        self.judge = judge
+    def __init__(self, scorer: SyncScorer) -> None:
+        self.scorer = scorer
 
     def process(self, clip: Clip) -> list[Clip]:
-        score = self.judge.score(clip)
+        score = self.scorer.score(clip)
         return [
             clip.measured(
                 av_offset_frames=score.offset_frames,
                 sync_confidence=score.confidence,
                 sync_distance=score.distance,
-                sync_model=self.judge.name,
+                sync_model=self.scorer.name,
             )
         ]
