@@ -9,7 +9,7 @@ import pytest
 from benchmarks.lip_sync import cases as lip_sync_cases
 from benchmarks.lip_sync import clips as lip_sync_clips
 from benchmarks.lip_sync import media as lip_sync_media
-from benchmarks.lip_sync import page as lip_sync_page
+from benchmarks.lip_sync import page_scores
 from benchmarks.lip_sync.clips import CLEAN, MARGIN, Track
 from benchmarks.lip_sync.measures import (
     SHIFTS,
@@ -210,5 +210,5 @@ def test_a_codec_gives_the_sound_back_in_time(tmp_path: Path) -> None:
 
 
 def test_not_met_is_said() -> None:
-    words = [lip_sync_page.met_or_not(value, 0.85) for value in (0.85, 0.84, float("nan"))]
+    words = [page_scores.met_or_not(value, 0.85) for value in (0.85, 0.84, float("nan"))]
     assert words == ["met", "**not met**", "not measured"]

@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks.lip_sync import cases, pictures
 from benchmarks.lip_sync.clips import CLEAN, Follower, Track, kinds, read_about
 from benchmarks.lip_sync.engine import run_engine, usable
+from benchmarks.lip_sync.evidence import Evidence
 from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows
-from benchmarks.lip_sync.page import Evidence, write_page
+from benchmarks.lip_sync.page import write_page
 from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSyncScorer
 from lipforge.model.weights import sources as weights
 
