@@ -5,25 +5,25 @@ from dataclasses import dataclass
 from benchmarks.lip_sync.cases import Case, Chance, Change, Turn
 from benchmarks.lip_sync.clips import Track
 from benchmarks.lip_sync.engine import EngineRun
-from benchmarks.lip_sync.measures import Judge, Scores
+from benchmarks.lip_sync.measures import Scorer, Scores
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the page tells."""
+    """All measurements."""
 
-    judge: Judge
+    scorer: Scorer
     kinds: dict[Track, str]
     unusable: list[str]
-    """Files without a face that can be followed for 2 s, or without sound."""
+    """Files without audio, or without a face that can be followed for 2 s."""
     by_length: dict[int, Scores]
     """Clean windows, by length in frames."""
     whole: list[Case]
     by_face: list[Change]
-    sounds: list[Change]
-    pictures: list[Change]
+    changed_audio: list[Change]
+    changed_video: list[Change]
     turns: list[Turn]
     chances: list[Chance]
     engine: EngineRun
     score_ms: float
-    """CPU milliseconds for 5 s."""
+    """CPU milliseconds to score 5 s."""

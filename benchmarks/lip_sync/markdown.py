@@ -21,11 +21,11 @@ def percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.0f} %"
 
 
-def with_interval(found: Estimate, num_people: int) -> str:
+def with_interval(found: Estimate, num_speakers: int) -> str:
     if np.isnan(found.value):
         return "-"
-    if num_people == 1:
-        return f"{found.value:.3f} (1 person: no interval)"
+    if num_speakers == 1:
+        return f"{found.value:.3f} (1 speaker: no interval)"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
@@ -34,4 +34,4 @@ def seconds(length: int) -> str:
 
 
 def num_speakers_text(count: int) -> str:
-    return "1 person" if count == 1 else f"{count} people"
+    return "1 speaker" if count == 1 else f"{count} speakers"

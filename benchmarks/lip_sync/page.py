@@ -41,24 +41,26 @@ def head_section(evidence: Evidence) -> str:
     open_to_training = sum(
         track.about["trainable"] == "yes" for track in {track.file: track for track in evidence.kinds}.values()
     )
-    return f"""# What the built-in lip-sync scorer is worth
+    return f"""# Results of the built-in lip-sync scorer
 
-Made by `make sync-results CLIPS=FOLDER`; do not edit. The scorer is `{evidence.judge.model.name}` with the default threshold of
-{evidence.judge.min_confidence:g}. [lip_sync.md](lip_sync.md) says how it works and what it was trained on. The shape of the confidence and the default
-threshold were chosen with these clips in view, so what the page says of them is optimistic in the last digits; the networks never saw them.
+Made by `make sync-results CLIPS=FOLDER`; do not edit. The scorer is `{evidence.scorer.model.name}` with the default
+threshold of {evidence.scorer.min_confidence:g}. [lip_sync.md](lip_sync.md) says how it works and what it was trained
+on. The formula of the confidence and the default threshold were chosen on these clips, so their figures are slightly
+optimistic; the networks never saw them.
 
-{len(files)} real videos went in. {len(clean)} of them, each of another person, are what the promise is about ("clean"): natural sound, one person
-who speaks, eyes at least {MIN_EYES_PX} px apart, head turned by at most {MAX_YAW_DEG} degrees, and never seen by training. Training may have
-used {open_to_training} others; they are only in the list of every video, and marked. The rest is below too, under what it is."""
+{len(files)} real videos went in. The promise covers {len(clean)} of them ("clean"), each of another speaker: natural
+audio, one speaker, eyes at least {MIN_EYES_PX} px apart, head turned by at most {MAX_YAW_DEG} degrees, and not used in
+training. Training may have used {open_to_training} others, which appear only in the list of every video, marked. The
+rest is in sections of its own."""
 
 
 def method_section(evidence: Evidence) -> str:
     return """## How it was measured
 
-- Faces are found and followed by the same code as in `lipforge prepare`, with wider limits (clips from 2 s, faces from 30 px). The sound is
-  read again from the source with a margin, so that shifts bring in real sound and not zeros.
-- Windows overlap by half. A mismatch is a window's picture with the sound of a window of another person; the same person's other time begins
-  so late that no tried shift reaches the window's own sound.
-- Intervals are percentile bootstraps over people, the largest source of chance; with so few people they are rough, and an interval of
-  one point only says that every person drawn had the same result.
-- Each file is taken for one person. Reference offsets are those of clips.csv; shifts are planted in the samples."""
+- Faces are detected and followed by the code of `lipforge prepare`, with wider limits (clips from 2 s, faces from
+  30 px). Audio is read from the source with a margin, so that shifts bring in real audio and not zeros.
+- Windows overlap by half. A mismatch pairs the lips of a window with the audio of another speaker's window. Audio of
+  the same speaker is taken from beyond the reach of any shift.
+- Intervals are percentile bootstraps over speakers, the largest source of chance. With so few speakers they are rough:
+  an interval of one point only says that every speaker drawn had the same result.
+- Each file counts as one speaker. Reference offsets are those of clips.csv; shifts are planted in the samples."""

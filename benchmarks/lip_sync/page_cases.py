@@ -1,4 +1,4 @@
-"""The page's sections on everything but clean clips: turned or small faces, changed clips, several faces, every video."""
+"""Sections of the page beyond clean clips: turned or small faces, changed clips, several faces, every video."""
 
 from collections.abc import Sequence
 
@@ -12,29 +12,29 @@ from lipforge.model.sync.score import SyncScore
 def faces_section(evidence: Evidence) -> str:
     return f"""## Turned heads and small faces
 
-Natural speech of one person, windows of {seconds(117)}. Faces turned to full profile are not among the videos.
+Natural speech of one speaker, windows of {seconds(117)}. No video shows a full profile.
 
 {table(_CHANGE_HEADER, _change_rows(evidence.by_face))}"""
 
 
 def changes_section(evidence: Evidence) -> str:
-    return f"""## Worse sound, worse pictures, other voices
+    return f"""## Degraded audio, degraded video, other voices
 
-The clean videos changed in one way; windows of {seconds(117)}. `kept` is at the default threshold: it should be low where the voice is not
-the face's.
+The clean videos with one change each; windows of {seconds(117)}. `kept` is at the default threshold: it should be low
+where the voice is another speaker's.
 
-{table(_CHANGE_HEADER, _change_rows(evidence.sounds))}
+{table(_CHANGE_HEADER, _change_rows(evidence.changed_audio))}
 
-The beginning of each, encoded and followed again:
+The beginning of each, re-encoded and followed again:
 
-{table(_CHANGE_HEADER, _change_rows(evidence.pictures))}"""
+{table(_CHANGE_HEADER, _change_rows(evidence.changed_video))}"""
 
 
 def _change_rows(changes: Sequence[Change]) -> list[list[str]]:
     return [
         [
             change.name,
-            f"{change.num_windows} / {change.num_people}",
+            f"{change.num_windows} / {change.num_speakers}",
             number(change.confidence, 1),
             f"{number(change.within_1)} / {number(change.within_2)}",
             percent(change.kept),
@@ -43,13 +43,13 @@ def _change_rows(changes: Sequence[Change]) -> list[list[str]]:
     ]
 
 
-_CHANGE_HEADER = ["", "windows / people", "median confidence", "offset within 1 / 2", "kept"]
+_CHANGE_HEADER = ["", "windows / speakers", "median confidence", "offset within 1 / 2", "kept"]
 
 
 def several_section(evidence: Evidence, folder: str) -> str:
     rows = []
     for turn in evidence.turns:
-        pieces = [f"{begin_s:g} s: {_piece(score, evidence.judge.min_confidence)}" for begin_s, score in turn.pieces]
+        pieces = [f"{begin_s:g} s: {_piece(score, evidence.scorer.min_confidence)}" for begin_s, score in turn.pieces]
         track = turn.track
         rows.append(
             [
@@ -62,16 +62,16 @@ def several_section(evidence: Evidence, folder: str) -> str:
         )
     header = [
         "face (track, start)",
-        "x in the picture",
+        "x in the frame",
         "eyes, px",
         "whole track: confidence at offset",
         "clips of 5 s: confidence at offset, kept in bold",
     ]
     return f"""## Several faces: who speaks
 
-Each face with the one sound of its video. Each point of a line is one second: how much better lips and sound fit at the video's offset (that
-of the face that fits best) than at the median of all offsets. Who speaks is above 0. Where people take turns, no face says all of a long clip, and
-short clips tell more than the whole.
+Each face with the audio of its video. A point is one second: the similarity of lips and audio at the video's offset
+(from the face that matches best), above the median of all offsets. The speaker is above 0. Where speakers take turns,
+no face speaks all of a long clip, and short clips say more than the whole.
 
 ![Who speaks when]({folder}/turns.svg)
 
@@ -89,13 +89,13 @@ def others_section(evidence: Evidence) -> str:
     rows = [[case.kind, *_case_row(case)] for case in shown]
     return f"""## Every video, once
 
-From its first usable frame to its last, with its own sound. The verdict is that of `lipforge prepare` at its defaults, length, size and
-quality of the picture apart: a clip without speech is refused before its confidence matters. Generated video is made to follow its sound, and
-is not told from real video by this measure.
+From its first usable frame to its last, with its own audio. The verdict is that of `lipforge prepare` at its defaults,
+ignoring length, face size and image quality: a clip without speech is rejected before its confidence matters. Generated
+video is made to follow its audio, so this measure does not tell it from real video.
 
 {table(["what it is", *_CASE_HEADER], rows)}
 
-No face for 2 s, no sound, or too short: {", ".join(evidence.unusable)}."""
+No face for 2 s, no audio, or too short: {", ".join(evidence.unusable)}."""
 
 
 _CASE_HEADER = [

@@ -1,4 +1,4 @@
-"""The page's sections on a run of `lipforge prepare` with planted offsets: what it found, and its speed."""
+"""Sections of the page on a run of `lipforge prepare` with planted offsets: what it found, and its speed."""
 
 from collections.abc import Sequence
 
@@ -25,18 +25,20 @@ def engine_section(evidence: Evidence, folder: str) -> str:
         "files",
         "found within 0 / 1 / 2",
         "outcome",
-        "delivered, scored again: within 0 / 1 / 2",
+        "stored, scored again: within 0 / 1 / 2",
     ]
     ways = " and ".join(sorted({item.way for item in run.found}))
     planted = ", ".join(f"{frames:+d}" for frames in sorted({item.planted for item in run.found}))
     return f"""## Planted offsets through all of `lipforge prepare`
 
-The sound of natural videos was moved by {planted} frames, in {ways}: {len(run.found)} candidate clips, {len(found)} measured,
-{len(kept)} kept (`thresholds.max_av_offset_frames=15`). Found minus planted minus the video's own offset: within 1 frame for
+The audio of natural videos was shifted by {planted} frames, in {ways}:
+{len(run.found)} candidate clips, {len(found)} measured, {len(kept)} kept (`thresholds.max_av_offset_frames=15`).
+Found minus planted minus the video's own offset: within 1 frame for
 {percent(float(np.mean(off <= 1)))}, within 2 for {percent(float(np.mean(off <= 2)))}.
 
-{len(left)} delivered clips were read back from their shards and scored again, as training will see them: {percent(float(np.mean(left <= 1)))} within 1 frame
-of 0. Stored sound has no margin, so only the frames 0.6 s and more from both ends are scored, with lips and mouth from the stored pictures.
+{len(left)} stored clips were read back from their shards and scored as training will see them:
+{percent(float(np.mean(left <= 1)))} within 1 frame of 0. Stored audio has no margin, so only frames at least 0.6 s from
+both ends are scored, with lips and mouth from the stored frames.
 
 ![Found against planted; what is left]({folder}/planted.svg)
 
@@ -69,6 +71,7 @@ def speed_section(evidence: Evidence) -> str:
     scorer = run.stage_cpu_s["measure_sync"]
     return f"""## Speed
 
-One score of 5 s takes {evidence.score_ms:.0f} ms of CPU time on one core, {5000 / evidence.score_ms:.0f} times faster than real time, landmarks
-apart. In the run above `measure_sync` took {scorer:.1f} of {total:.0f} CPU seconds of `lipforge prepare`
+Scoring 5 s takes {evidence.score_ms:.0f} ms of CPU time on one core, {5000 / evidence.score_ms:.0f} times faster than
+real time, without landmarks. In the run above `measure_sync` took {scorer:.1f} of {total:.0f} CPU seconds of
+`lipforge prepare`
 ({100 * scorer / total:.1f} %), for {run.seconds:.0f} s of video."""
