@@ -96,7 +96,7 @@ def test_errors_are_counted_only_where_there_is_a_reference() -> None:
     assert np.isnan(within(0)(found, (~known).astype(float)))
 
 
-def test_the_same_person_at_another_time_is_out_of_reach_of_any_shift() -> None:
+def test_the_same_speaker_at_another_time_is_out_of_reach_of_any_shift() -> None:
     parts = windows([track(num_frames=300)], 75)
     found = measure(cast(Scorer, Oracle()), parts)
     apart = [abs(parts[i].start - parts[j].start) for i, j in zip(found.same.lips, found.same.audio, strict=True)]
@@ -132,7 +132,7 @@ def test_both_sides_of_the_threshold() -> None:
     assert auc()(found, everyone) == 0.75
 
 
-def test_the_interval_is_over_people_not_over_windows() -> None:
+def test_the_interval_is_over_speakers_not_over_windows() -> None:
     agreed = estimate(kept_at(2.0), scores([3.0, 1.0] * 3, ["a", "a", "b", "b", "c", "c"]))
     assert agreed.value == agreed.low == agreed.high == agreed.per_speaker == 0.5
     split = estimate(kept_at(2.0), scores([3.0, 3.0, 3.0, 1.0], ["a", "a", "a", "b"]))
@@ -199,7 +199,7 @@ def test_noise_has_the_power_that_was_asked_for() -> None:
     assert 10 * np.log10(np.mean(audio**2) / np.mean(added**2)) == pytest.approx(10.0, abs=0.1)
 
 
-def test_a_codec_gives_the_sound_back_in_time(tmp_path: Path) -> None:
+def test_a_codec_gives_the_audio_back_in_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     audio = np.convolve(rng.standard_normal(16_000), np.ones(16) / 16, "same").astype(np.float32) * 0.3
     for suffix, options in (("mp3", ("-b:a", "64k")), ("wav", ("-ar", "8000"))):

@@ -54,7 +54,7 @@ def identify_all(store: Store, whisper: str) -> dict[str, int]:
     return identify_languages(store.root, whisper, LOCAL_RUN, lambda done, total: None)
 
 
-# --- the network -------------------------------------------------------------------------------------------------------------------
+# --- the network --------------------------------------------------------------------------------------------------
 
 
 def test_it_answers_as_the_publishers_own_package(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_sound_that_is_none_is_a_mistake_of_the_caller() -> None:
             listener.identify(audio.astype(np.float32))
 
 
-# --- the vote ----------------------------------------------------------------------------------------------------------------------
+# --- the vote -----------------------------------------------------------------------------------------------------
 
 
 def test_the_majority_is_weighted_by_probability() -> None:
@@ -164,7 +164,7 @@ def test_the_majority_is_weighted_by_probability() -> None:
     assert majority([], "w") is None
 
 
-# --- a dataset ---------------------------------------------------------------------------------------------------------------------
+# --- a dataset ----------------------------------------------------------------------------------------------------
 
 SOURCES = (
     MadeSource("talk"),
@@ -202,7 +202,7 @@ def test_a_second_time_hears_nothing_and_writes_the_same(tmp_path: Path, monkeyp
 
 
 def test_languages_survive_packing_and_more_sources(tmp_path: Path) -> None:
-    """Old shards stay where they are; clips that come into a shard later go to the folder of the language that is known by then."""
+    """Old shards stay where they are; clips stored later go to the folder of the language known by then."""
     store = make_dataset(tmp_path / "d", SOURCES)
     before = shards(store)
     identify_all(store, saved(tmp_path))
@@ -312,7 +312,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "is not a dataset" in result.output and not (tmp_path / "nothing").exists()
 
 
-# --- in prepare --------------------------------------------------------------------------------------------------------------------
+# --- in prepare ---------------------------------------------------------------------------------------------------
 
 
 def prepare_with(whisper: str | None, talking_clip: Path, out: Path):

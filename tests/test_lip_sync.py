@@ -22,7 +22,7 @@ from lipforge.model.sync.builtin import (
 from lipforge.model.weights import sources as weights
 
 NUM_FRAMES = 125
-SPARE = 12  # frames of sound beyond what scoring needs, to shift it by
+SPARE = 12  # frames of audio beyond what scoring needs, to shift it by
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndar
 def talking_head(
     scorer: LipSyncScorer, num_frames: int = NUM_FRAMES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points and mouth pictures as `score` wants them, and their sound with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
+    """Points and mouth images as `score` takes them, and audio with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
     rng = np.random.default_rng(seed)
     margin = SYNC_MARGIN_FRAMES + SPARE
     opening, audio = synthetic_speech(rng, num_frames + 2 * margin)
@@ -76,16 +76,16 @@ def talking_head(
 
 def drawn_mouth(gap: float) -> np.ndarray:
     """A mouth as `mouth_images` shows it, open by `gap` (0..1): uint8 [64, 64]."""
-    picture = np.full((MOUTH_PX, MOUTH_PX), 170, np.uint8)
+    image = np.full((MOUTH_PX, MOUTH_PX), 170, np.uint8)
     width = 17 * (1 - 0.15 * gap)
-    cv2.ellipse(picture, ((32, 22 + 4 * gap), (2 * width + 6, 10 + 14 * gap), 0), 110, -1, cv2.LINE_AA)
-    cv2.ellipse(picture, ((32, 22 + 4 * gap), (2 * width - 4, 1 + 14 * gap), 0), 40, -1, cv2.LINE_AA)
-    cv2.ellipse(picture, (32, round(48 + 6 * gap)), (20, 10), 0, 20, 160, 140, 2, cv2.LINE_AA)
-    return picture
+    cv2.ellipse(image, ((32, 22 + 4 * gap), (2 * width + 6, 10 + 14 * gap), 0), 110, -1, cv2.LINE_AA)
+    cv2.ellipse(image, ((32, 22 + 4 * gap), (2 * width - 4, 1 + 14 * gap), 0), 40, -1, cv2.LINE_AA)
+    cv2.ellipse(image, (32, round(48 + 6 * gap)), (20, 10), 0, 20, 160, 140, 2, cv2.LINE_AA)
+    return image
 
 
 def heard(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
-    """The sound that `score` wants, moved so that everything is heard `early_by` frames earlier."""
+    """Audio as `score` takes it, made `early_by` frames earlier."""
     return audio[(SPARE + early_by) * SAMPLES_PER_FRAME : len(audio) - (SPARE - early_by) * SAMPLES_PER_FRAME]
 
 
@@ -117,7 +117,7 @@ def test_other_speech_is_far_less_confident(scorer: LipSyncScorer) -> None:
     assert max(others) < 0.6 * own
 
 
-def test_loudness_and_picture_size_do_not_matter(scorer: LipSyncScorer) -> None:
+def test_loudness_and_image_size_do_not_matter(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     normal = scorer.score(points, mouths, heard(audio))
     quiet_and_small = scorer.score(points * 0.25 - 30, mouths, heard(audio) * 0.01)
@@ -167,9 +167,9 @@ def test_silence_and_still_lips_have_no_confidence(scorer: LipSyncScorer, what: 
 def test_every_shift_is_judged_on_the_same_frames() -> None:
     seen = np.random.default_rng(0).normal(size=(20, 8))
     seen /= np.linalg.norm(seen, axis=1, keepdims=True)
-    sound = np.zeros((50, 8))
-    sound[11:31] = seen
-    similar = similarity_by_shift(seen, sound)
+    audio = np.zeros((50, 8))
+    audio[11:31] = seen
+    similar = similarity_by_shift(seen, audio)
     assert similar.shape == (20, 31)
     assert similar[:, 11] == pytest.approx(np.ones(20))
 
@@ -189,7 +189,7 @@ def test_the_peak_is_found_between_samples() -> None:
 
 
 def similar_frames(rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """Similarities of somebody in time at shift 15, with noise: [T, 31]."""
+    """Similarities of a face in sync at shift 15, with noise: [T, 31]."""
     similar = rng.normal(0, 0.3, (num_frames, 31))
     similar[:, 15] += 0.4
     return similar
@@ -223,7 +223,7 @@ def test_confidence_reads_the_same_for_long_clips() -> None:
     assert 0.8 * short < long <= short
 
 
-def test_mouth_pictures_show_the_mouth_of_the_template() -> None:
+def test_mouth_images_show_the_mouth_of_the_template() -> None:
     frames = np.zeros((2, 256, 256, 3), np.uint8)
     frames[:, 150:174, 108:148] = 255  # lips lie there in aligned crops
     for size in (256, 512):

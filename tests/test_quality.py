@@ -65,7 +65,7 @@ def test_score_falls_with_damage(quality: ImageQuality, kind: str) -> None:
 @needs_clips
 @pytest.mark.parametrize("kind", STRENGTHS)
 @pytest.mark.parametrize("name", FACES)
-def test_score_falls_with_damage_on_people_it_was_not_trained_on(quality: ImageQuality, name: str, kind: str) -> None:
+def test_score_falls_with_damage_on_unseen_speakers(quality: ImageQuality, name: str, kind: str) -> None:
     face = face_of(name)
     scores = scores_of_damage(quality, face, kind)
     assert spearmanr(STRENGTHS[kind], scores).statistic <= -0.9
@@ -82,7 +82,7 @@ def test_a_face_enlarged_many_times_is_below_the_threshold(quality: ImageQuality
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_an_empty_picture_is_worthless(quality: ImageQuality, level: int) -> None:
+def test_a_blank_image_is_worthless(quality: ImageQuality, level: int) -> None:
     assert quality.score(np.full((1, 256, 256, 3), level, np.uint8)) < 5
 
 

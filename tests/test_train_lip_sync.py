@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +33,12 @@ SMALL = ScorerTrainingConfig(batch_size=12, dropout=0.0, num_framings=2)
 
 @pytest.fixture(scope="module")
 def talkers() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Points, mouths and sound (with margin) of synthetic speakers, whose sound goes with their lips."""
+    """Points, mouths and audio (with margin) of synthetic speakers, whose audio goes with their lips."""
     scorer = LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"])
     return [talking_head(scorer, NUM_FRAMES, seed) for seed in range(12)]
 
 
-def own_sound(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
+def own_audio(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
     first = (SYNC_MARGIN_FRAMES + SPARE + early_by) * SAMPLES_PER_FRAME
     return audio[first : first + NUM_FRAMES * SAMPLES_PER_FRAME]
 
@@ -45,7 +46,7 @@ def own_sound(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def clips(talkers) -> list[TrainingClip]:
     return [
-        TrainingClip(f"clip{index}", f"{index}.mp4", None, 0, points, mouths, own_sound(audio))
+        TrainingClip(f"clip{index}", f"{index}.mp4", None, 0, points, mouths, own_audio(audio))
         for index, (points, mouths, audio) in enumerate(talkers)
     ]
 
@@ -109,7 +110,7 @@ def test_one_speaker_is_not_enough(clips: list[TrainingClip]) -> None:
 
 
 @pytest.mark.parametrize("offset", [-4.0, 0.0, 2.5])
-def test_lips_are_paired_with_the_sound_that_their_offset_says(
+def test_lips_are_paired_with_the_audio_that_their_offset_says(
     clips: list[TrainingClip], monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
     monkeypatch.setattr(augmentation, "vary_lips", lambda rng, lips, mirrored: lips)
@@ -124,12 +125,12 @@ def test_lips_are_paired_with_the_sound_that_their_offset_says(
         power=np.broadcast_to(heard_at[:, None], (len(heard_at), 40)),
         offset_frames=offset,
     )
-    lips, sound = BatchSampler([numbered], ScorerTrainingConfig(batch_size=4)).draw_batch(np.random.default_rng(0))
+    lips, audio = BatchSampler([numbered], ScorerTrainingConfig(batch_size=4)).draw_batch(np.random.default_rng(0))
     # early audio (positive offset): what goes with frame t was heard at t - offset
-    assert torch.allclose(lips[..., 0] - offset, sound[..., 0], atol=1e-3)
+    assert torch.allclose(lips[..., 0] - offset, audio[..., 0], atol=1e-3)
     assert torch.allclose(lips[..., -1], lips[..., 0], atol=1e-3)
-    assert sound.min() >= 0
-    assert sound.max() <= NUM_FRAMES
+    assert audio.min() >= 0
+    assert audio.max() <= NUM_FRAMES
 
 
 def test_a_batch_takes_several_clips_of_a_speaker(clips: list[TrainingClip]) -> None:
@@ -148,12 +149,13 @@ def test_named_speakers_are_groups(clips: list[TrainingClip]) -> None:
     assert [clip.group for clip in seen] == [index % 3 for index in range(12)]
 
 
-def test_a_mirror_image_has_the_waves_of_the_mirrored_picture(clips: list[TrainingClip]) -> None:
+def test_a_mirror_image_has_the_waves_of_the_mirrored_image(clips: list[TrainingClip]) -> None:
     mouths = clips[0].mouths.copy()
     mouths[:, :, :20] //= 2  # not the same on both sides
     rng = np.random.default_rng(0)
     plain, mirrored = mouth_motion(mouths), mouth_motion(mouths[:, :, ::-1])
-    varied = augmentation.vary_waves(_Still(), np.stack([plain, plain]), np.array([False, True]))  # type: ignore[arg-type]
+    still: Any = _Still()
+    varied = augmentation.vary_waves(still, np.stack([plain, plain]), np.array([False, True]))
     assert np.allclose(varied[0], plain, atol=1e-5)
     assert np.allclose(varied[1], mirrored, atol=1e-4)
     assert not np.allclose(augmentation.vary_waves(rng, plain[None], np.array([False])), plain, atol=1e-2)
@@ -216,7 +218,7 @@ def test_zero_is_where_known_clips_have_it(clips: list[TrainingClip], talkers) -
 def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(talkers) -> None:
     planted = [[-2, 0, 2][index % 3] for index in range(len(talkers))]
     shifted = [
-        TrainingClip(f"clip{index:02d}", "", f"speaker{index}", 0, points, mouths, own_sound(audio, early))
+        TrainingClip(f"clip{index:02d}", "", f"speaker{index}", 0, points, mouths, own_audio(audio, early))
         for index, ((points, mouths, audio), early) in enumerate(zip(talkers, planted, strict=True))
     ]
     config = SMALL.model_copy(update={"num_offset_steps": 80, "min_offset_probability": 0.0})
@@ -238,7 +240,7 @@ def test_clips_of_a_dataset_are_taken_out(tmp_path: Path, models: dict[str, byte
     assert clip.mouths.shape == (clip.num_frames, MOUTH_PX, MOUTH_PX)
     assert clip.audio.shape == (clip.num_frames * SAMPLES_PER_FRAME,)
     assert abs(clip.corrected_frames - 2) <= 1
-    # the face found again in the crop opens its mouth as the picture of the mouth does
+    # the face found again in the crop opens its mouth as the mouth image does
     gap = np.linalg.norm(clip.points[:, 35] - clip.points[:, 25], axis=1)
     dark = (clip.mouths[:, 16:40, 16:48] < 60).mean(axis=(1, 2))
     assert np.corrcoef(gap, dark)[0, 1] > 0.5
