@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder of videos with clips.csv")
     parser.add_argument("--out", type=Path, required=True, help="the page (.md); figures go into a folder of its name")
-    parser.add_argument("--weights", type=Path, help="weights to scorer; those that ship without it")
+    parser.add_argument("--weights", type=Path, help="weights to score with; by default the shipped ones")
     arguments = parser.parse_args()
     content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
     try:
