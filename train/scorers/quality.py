@@ -3,7 +3,8 @@
     python -m train.scorers.quality REFERENCES --out model/weights/files/quality.json
 
 REFERENCES: a folder of PNG images of faces that are clean at their own size (96 to 256 px). Each is damaged in known
-ways and strengths; `LEVELS` says what score a person would give. The network learns to predict it without the reference.
+ways and strengths; `LEVELS` says what score a person would give. The network learns to predict it without the
+reference.
 """
 
 import argparse
