@@ -37,7 +37,8 @@ from benchmarks.sources import find_videos, name_of
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.model.faces.alignment import align, to_square
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
+from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import EncodeConfig, PrepareConfig

@@ -29,10 +29,11 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.sources import find_videos
+from lipforge.model.audio.mfcc import mfcc
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.quality.hyperiqa import HyperIQA
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
-from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import PrepareConfig

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lipforge.model.denoiser.vae import FrozenVae
     from lipforge.model.faces.insight import InsightFaces
     from lipforge.model.faces.mediapipe import MediaPipeFaces
-    from lipforge.model.quality.builtin import PictureQuality
+    from lipforge.model.quality.builtin import ImageQuality
     from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality
-    from lipforge.model.sync.builtin import LipSync
+    from lipforge.model.sync.builtin import LipSyncScorer
     from lipforge.model.sync.stable_syncnet import StableSyncNet
     from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2
 
@@ -32,11 +32,11 @@ __all__ = [
     "FrozenVae",
     "HyperIQA",
     "HyperIQAQuality",
+    "ImageQuality",
     "InsightFaces",
     "LanguageIdentifier",
-    "LipSync",
+    "LipSyncScorer",
     "MediaPipeFaces",
-    "PictureQuality",
     "SpeechDetector",
     "StableSyncNet",
     "SyncNetScorer",
@@ -50,9 +50,9 @@ _HOMES = {
     "HyperIQAQuality": "quality.hyperiqa",
     "InsightFaces": "faces.insight",
     "LanguageIdentifier": "audio.language",
-    "LipSync": "sync.builtin",
+    "LipSyncScorer": "sync.builtin",
     "MediaPipeFaces": "faces.mediapipe",
-    "PictureQuality": "quality.builtin",
+    "ImageQuality": "quality.builtin",
     "SpeechDetector": "audio.speech",
     "StableSyncNet": "sync.stable_syncnet",
     "SyncNetScorer": "sync.syncnet_v2",

@@ -8,7 +8,8 @@ import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
-from lipforge.model.faces.mediapipe import FaceLandmarks
+from lipforge.model.faces.boxes import Box
+from lipforge.model.faces.face import FaceLandmarks
 from lipforge.pipeline.media.probe import VideoInfo
 
 
@@ -60,10 +61,6 @@ class Video:
     @property
     def seconds_in(self) -> float:
         return (self.end_frame - self.first_frame) / FPS
-
-
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels of the frame."""
 
 
 @dataclass(frozen=True)

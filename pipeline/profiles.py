@@ -1,6 +1,6 @@
-"""The two sets of models that a dataset can be made with, and the thresholds that belong to their scales.
+"""The two profiles: sets of models that `lipforge prepare` can use, with the thresholds that fit their scales.
 
-A set is chosen as a whole (`models` in the settings): what one model measures, another one's threshold cannot judge.
+A profile is chosen as a whole (`models` in the settings), because a threshold is only valid for its own model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lipforge.model.faces.mediapipe import FaceBackend, MediaPipeFaces
+from lipforge.model.faces.face import FaceBackend
+from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import StageResources
 from lipforge.pipeline.media.clips import decode_mp4
@@ -21,16 +22,16 @@ if TYPE_CHECKING:  # it loads torch, which cut workers do without
     from lipforge.model.sync.score import SyncScore
 
 Models = Mapping[str, bytes]
-"""Contents of the set's files by name, as `weights.load(name)` returns them."""
+"""Contents of the profile's files by name, as `weights.load(name)` returns them."""
 
 
 class Profile(ABC):
-    """One set of models. Each is opened by the worker that uses it; torch is loaded for scoring only."""
+    """One set of models. Each is loaded by the worker that uses it; torch is loaded for scoring only."""
 
     min_quality: float
     min_face_width_px: int | None
     score_resources: StageResources
-    """What a score worker takes."""
+    """Resources of a score worker."""
 
     @property
     @abstractmethod
@@ -47,7 +48,7 @@ class Profile(ABC):
 
 
 class Builtin(Profile):
-    """MediaPipe's faces, and judges of lip-sync and quality that this project made."""
+    """MediaPipe's faces, and this project's own scorers of lip-sync and quality."""
 
     min_quality = 40.0
     min_face_width_px = None
@@ -60,20 +61,20 @@ class Builtin(Profile):
         return DEFAULT_MIN_CONFIDENCE
 
     def faces(self, models: Models) -> FaceBackend:
-        with off_terminal(2):  # LiteRT says which delegate it made
+        with off_terminal(2):  # LiteRT prints which delegate it created
             return MediaPipeFaces(models)
 
     def sync(self, models: Models) -> SyncScorer:
-        return _LipJudge(models["lip_sync.safetensors"])
+        return _LandmarkScorer(models["lip_sync.safetensors"])
 
     def quality(self, models: Models) -> QualityModel:
-        from lipforge.model.quality.builtin import PictureQuality
+        from lipforge.model.quality.builtin import ImageQuality
 
-        return PictureQuality(models["quality.json"])
+        return ImageQuality(models["quality.json"])
 
 
 class LatentSync(Profile):
-    """The models and limits of the published LatentSync (its preprocess/ and latentsync/utils/face_detector.py)."""
+    """Models and limits of the published LatentSync (its preprocess/ and latentsync/utils/face_detector.py)."""
 
     min_sync_confidence = 3.0  # type: ignore[assignment]
     min_quality = 40.0
@@ -86,7 +87,7 @@ class LatentSync(Profile):
         return InsightFaces(models)
 
     def sync(self, models: Models) -> SyncScorer:
-        return _FrameJudge(models["syncnet_v2.model"])
+        return _FrameScorer(models["syncnet_v2.model"])
 
     def quality(self, models: Models) -> QualityModel:
         from lipforge.model.quality.hyperiqa import HyperIQAQuality
@@ -97,13 +98,13 @@ class LatentSync(Profile):
 PROFILES: dict[str, Profile] = {"builtin": Builtin(), "latentsync": LatentSync()}
 
 
-class _LipJudge:
-    """The built-in judge, on points of the lips and pictures of the mouth."""
+class _LandmarkScorer:
+    """The built-in scorer, on landmarks of the lips and images of the mouth."""
 
     def __init__(self, weights: bytes) -> None:
-        from lipforge.model.sync.builtin import LipSync
+        from lipforge.model.sync.builtin import LipSyncScorer
 
-        self.model = LipSync(weights)
+        self.model = LipSyncScorer(weights)
         self.name = self.model.name
 
     def score(self, clip: Clip) -> SyncScore:
@@ -111,8 +112,8 @@ class _LipJudge:
         return self.model.score(clip.lip_points, clip.mouths, clip.audio)
 
 
-class _FrameJudge:
-    """SyncNet v2, on the pictures of the stored clip: those that training will see."""
+class _FrameScorer:
+    """SyncNet v2, on the frames of the stored clip, as training reads them."""
 
     def __init__(self, weights: bytes) -> None:
         from lipforge.model.sync.syncnet_v2 import SyncNetScorer

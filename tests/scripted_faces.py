@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lipforge.model.faces.boxes import iou
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points
 from lipforge.pipeline.clip import Clip, Frame, Source, Unit, Video
@@ -14,7 +15,6 @@ from lipforge.pipeline.config import (
 )
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish import accounts
-from lipforge.pipeline.sources.plan import joint_share
 from lipforge.pipeline.stages.cut import CutRuns
 from lipforge.pipeline.stages.faces import TrackFaces
 
@@ -65,8 +65,8 @@ class FakeFaces:
 
     def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
         boxes = self._boxes(frame)
-        best = max(boxes, key=lambda box: joint_share(box, prior.box), default=None)
-        if best is None or joint_share(best, prior.box) == 0:
+        best = max(boxes, key=lambda box: iou(box, prior.box), default=None)
+        if best is None or iou(best, prior.box) == 0:
             return None
         return FaceLandmarks(landmarks_in(best), 0.9)
 

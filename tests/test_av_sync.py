@@ -1,4 +1,4 @@
-"""Sound that was early or late in the source is in time in the delivered clip, read back as training will read it."""
+"""Audio that was early or late in the source is in time in the delivered clip, read back as training will read it."""
 
 import io
 import json
@@ -28,7 +28,7 @@ class Delivered:
     members: dict[str, bytes]
 
     def audio(self) -> np.ndarray:
-        """float32 [N]: the sound on the picture's clock, whatever time stamps the file has."""
+        """float32 [N]: the audio on the video's clock, whatever timestamps the file has."""
         with av.open(io.BytesIO(self.members["flac"])) as container:
             frames = list(container.decode(audio=0))
         assert frames[0].pts == 0
@@ -47,7 +47,7 @@ def read_clip(out: Path, row: dict) -> Delivered:
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory: pytest.TempPathFactory, talking_clip: Path, models: dict) -> dict[str, Delivered]:
-    """The same clip with its sound moved by whole frames: in the samples, or in the container's time stamps only."""
+    """The same clip with its audio moved by whole frames: in the samples, or in the container's time stamps only."""
     folder = tmp_path_factory.mktemp("shifted")
     paths = {"0": talking_clip}
     for frames in SHIFTS:
@@ -72,8 +72,8 @@ def test_the_planted_offset_is_found(delivered: dict[str, Delivered], name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_delivered_sound_is_the_same_whatever_the_shift_was(delivered: dict[str, Delivered], name: str) -> None:
-    """Same picture, so the same sound: within half a frame, and in fact within two milliseconds."""
+def test_delivered_audio_is_the_same_whatever_the_shift_was(delivered: dict[str, Delivered], name: str) -> None:
+    """Same video, so the same audio: within half a frame, and in fact within two milliseconds."""
     wanted, got = delivered["0"].audio(), delivered[name].audio()
     inner = slice(SAMPLE_RATE_HZ, 5 * SAMPLE_RATE_HZ)  # where no shift reaches beyond the source's ends
     length = inner.stop - inner.start
@@ -87,7 +87,7 @@ def test_delivered_sound_is_the_same_whatever_the_shift_was(delivered: dict[str,
 
 
 @pytest.mark.parametrize("name", ["0", *NAMES])
-def test_picture_and_sound_are_of_exactly_one_length(delivered: dict[str, Delivered], name: str) -> None:
+def test_video_and_audio_are_of_exactly_one_length(delivered: dict[str, Delivered], name: str) -> None:
     clip = delivered[name]
     num_frames = clip.row["num_frames"]
     with av.open(io.BytesIO(clip.members["mp4"])) as container:
@@ -97,7 +97,7 @@ def test_picture_and_sound_are_of_exactly_one_length(delivered: dict[str, Delive
 
 
 @pytest.mark.parametrize("name", ["0", "samples 5", "container -6"])
-def test_decord_reads_the_same_pictures_and_samples(delivered: dict[str, Delivered], name: str, tmp_path: Path) -> None:
+def test_decord_reads_the_same_frames_and_samples(delivered: dict[str, Delivered], name: str, tmp_path: Path) -> None:
     clip = delivered[name]
     for suffix in ("mp4", "flac"):
         (tmp_path / f"clip.{suffix}").write_bytes(clip.members[suffix])

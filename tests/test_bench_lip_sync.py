@@ -1,4 +1,4 @@
-"""The arithmetic behind the page on the lip-sync scorer: what it counts, and what it calls clean."""
+"""The arithmetic behind the lip-sync results page: what it counts, and what it calls clean."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -9,19 +9,19 @@ import pytest
 from benchmarks.lip_sync import cases as lip_sync_cases
 from benchmarks.lip_sync import clips as lip_sync_clips
 from benchmarks.lip_sync import media as lip_sync_media
-from benchmarks.lip_sync import page as lip_sync_page
+from benchmarks.lip_sync import page_scores
 from benchmarks.lip_sync.clips import CLEAN, MARGIN, Track
 from benchmarks.lip_sync.measures import (
     SHIFTS,
-    Judge,
     Pairs,
+    Scorer,
     Scores,
     auc,
     estimate,
     kept_at,
     measure,
-    refused_at,
-    refused_where_kept,
+    rejected_at,
+    rejected_where_kept,
     weighted_auc,
     weighted_quantile,
     window_starts,
@@ -38,23 +38,23 @@ ABOUT = {"trainable": "no", "natural_sync": "yes", "native_av_offset_frames": "2
 def track(
     file: str = "a.mp4", num_frames: int = 100, eyes_px: float = 90.0, yaw_deg: float = 0.0, **about: str
 ) -> Track:
-    """A face that stands still; sample i of its sound is the frame it belongs to, counted from the start of the margin."""
+    """A face that stands still; audio sample i is the number of its frame, counted from the start of the margin."""
     points = np.zeros((num_frames, len(SYNC_LANDMARKS), 3), np.float32)
     right = int(np.flatnonzero(SYNC_LANDMARKS == 263)[0])
     points[:, right] = [eyes_px, 0, eyes_px * np.tan(np.radians(yaw_deg))]
-    sound = np.repeat(np.arange(num_frames + 2 * MARGIN, dtype=np.float32), SAMPLES_PER_FRAME)
-    return Track(file, ABOUT | about, 0, 0, points, np.zeros((num_frames, 64, 64), np.uint8), sound)
+    audio = np.repeat(np.arange(num_frames + 2 * MARGIN, dtype=np.float32), SAMPLES_PER_FRAME)
+    return Track(file, ABOUT | about, 0, 0, points, np.zeros((num_frames, 64, 64), np.uint8), audio)
 
 
 class Oracle:
-    """Reads from such sound how far it was shifted; sure of a person's own sound only."""
+    """Reads from such audio how far it was shifted; sure of a speaker's own audio only."""
 
     min_confidence = 2.0
 
-    def see(self, window: Any) -> Any:
+    def embed_lips(self, window: Any) -> Any:
         return window
 
-    def hear(self, audio: np.ndarray) -> np.ndarray:
+    def embed_audio(self, audio: np.ndarray) -> np.ndarray:
         return audio
 
     def match(self, window: Any, audio: np.ndarray) -> SyncScore:
@@ -63,13 +63,13 @@ class Oracle:
         return SyncScore(2 + shift if near else 0, 3.0 if near else 1.0, 0.0, np.zeros(31, np.float32))
 
 
-def scores(own: list[float], persons: list[str], errors: np.ndarray | None = None) -> Scores:
-    """Windows with some mismatches: each picture with each other person's sound, confidence 1."""
-    pairs = [(i, j) for i, a in enumerate(persons) for j, b in enumerate(persons) if a != b]
+def scores(own: list[float], speakers: list[str], errors: np.ndarray | None = None) -> Scores:
+    """Windows with some mismatches: the lips of each with each other speaker's audio, confidence 1."""
+    pairs = [(i, j) for i, a in enumerate(speakers) for j, b in enumerate(speakers) if a != b]
     other = Pairs(np.array([i for i, _ in pairs]), np.array([j for _, j in pairs]), np.ones(len(pairs)))
     nothing = Pairs(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
     errors = np.zeros((len(own), len(SHIFTS)), int) if errors is None else errors
-    return Scores(125, persons, np.array(own), errors, other, nothing)
+    return Scores(125, speakers, np.array(own), errors, other, nothing)
 
 
 def test_windows_overlap_by_half_and_reach_both_ends() -> None:
@@ -81,7 +81,7 @@ def test_windows_overlap_by_half_and_reach_both_ends() -> None:
 
 
 def test_a_scorer_that_finds_each_shift_has_no_errors() -> None:
-    found = measure(cast(Judge, Oracle()), windows([track(num_frames=160)], 75))
+    found = measure(cast(Scorer, Oracle()), windows([track(num_frames=160)], 75))
     assert found.errors.shape == (len(found.own), len(SHIFTS))
     assert (found.errors == 0).all()
     assert within(0)(found, np.ones(len(found.own))) == 1.0
@@ -89,17 +89,17 @@ def test_a_scorer_that_finds_each_shift_has_no_errors() -> None:
 
 def test_errors_are_counted_only_where_there_is_a_reference() -> None:
     clips = [track(), track("b.mp4", native_av_offset_frames="")]
-    found = measure(cast(Judge, Oracle()), windows(clips, 75))
+    found = measure(cast(Scorer, Oracle()), windows(clips, 75))
     known = np.array([speaker == "a" for speaker in found.speakers])
     assert (found.errors[known] == 0).all() and (found.errors[~known] == Scores.OUT).all()
     assert within(0)(found, np.ones(len(found.own))) == 1.0
     assert np.isnan(within(0)(found, (~known).astype(float)))
 
 
-def test_the_same_person_at_another_time_is_out_of_reach_of_any_shift() -> None:
+def test_the_same_speaker_at_another_time_is_out_of_reach_of_any_shift() -> None:
     parts = windows([track(num_frames=300)], 75)
-    found = measure(cast(Judge, Oracle()), parts)
-    apart = [abs(parts[i].start - parts[j].start) for i, j in zip(found.same.picture, found.same.sound, strict=True)]
+    found = measure(cast(Scorer, Oracle()), parts)
+    apart = [abs(parts[i].start - parts[j].start) for i, j in zip(found.same.lips, found.same.audio, strict=True)]
     assert min(apart) >= 75 + SYNC_MARGIN_FRAMES
     assert (found.same.confidence == 1.0).all()
     assert len(found.other.confidence) == 0
@@ -126,17 +126,17 @@ def test_both_sides_of_the_threshold() -> None:
     everyone = np.ones(4)
     assert kept_at(2.0)(found, everyone) == 0.75
     assert kept_at(2.01)(found, everyone) == 0.5
-    assert refused_at(1.0)(found, everyone) == 0.0
-    assert refused_at(1.01)(found, everyone) == 1.0
-    assert refused_where_kept(0.75)(found, everyone) == 0.0  # the threshold that keeps three is 0.5 or below
+    assert rejected_at(1.0)(found, everyone) == 0.0
+    assert rejected_at(1.01)(found, everyone) == 1.0
+    assert rejected_where_kept(0.75)(found, everyone) == 0.0  # the threshold that keeps three is 0.5 or below
     assert auc()(found, everyone) == 0.75
 
 
-def test_the_interval_is_over_people_not_over_windows() -> None:
+def test_the_interval_is_over_speakers_not_over_windows() -> None:
     agreed = estimate(kept_at(2.0), scores([3.0, 1.0] * 3, ["a", "a", "b", "b", "c", "c"]))
-    assert agreed.value == agreed.low == agreed.high == agreed.per_person == 0.5
+    assert agreed.value == agreed.low == agreed.high == agreed.per_speaker == 0.5
     split = estimate(kept_at(2.0), scores([3.0, 3.0, 3.0, 1.0], ["a", "a", "a", "b"]))
-    assert split.value == 0.75 and split.per_person == 0.5
+    assert split.value == 0.75 and split.per_speaker == 0.5
     assert split.low == 0.0 and split.high == 1.0
     assert estimate(kept_at(2.0), scores([3.0, 1.0], ["a", "b"])) == estimate(
         kept_at(2.0), scores([3.0, 1.0], ["a", "b"])
@@ -151,7 +151,7 @@ def test_the_interval_is_over_people_not_over_windows() -> None:
         ({"trainable": "yes"}, "may have shaped the weights"),
         ({"natural_sync": "probable-ADR"}, "dubbed or re-voiced"),
         ({"natural_sync": "no-generated"}, "generated"),
-        ({"natural_sync": "no-silent", "trainable": "yes"}, "silent sound"),
+        ({"natural_sync": "no-silent", "trainable": "yes"}, "silent audio"),
         ({"natural_sync": "n/a", "language": "none"}, "music or noise, no speech"),
         ({"natural_sync": "n/a", "language": "ja?"}, "drawn"),
         ({"natural_sync": "uncertain"}, "film music"),
@@ -194,21 +194,21 @@ def test_verdicts_are_those_of_the_engine(confidence: float, offset: int, speech
 
 
 def test_noise_has_the_power_that_was_asked_for() -> None:
-    sound = np.sin(np.arange(160_000) / 7).astype(np.float32)
-    added = lip_sync_media.with_noise(sound, 10.0, seed=0) - sound
-    assert 10 * np.log10(np.mean(sound**2) / np.mean(added**2)) == pytest.approx(10.0, abs=0.1)
+    audio = np.sin(np.arange(160_000) / 7).astype(np.float32)
+    added = lip_sync_media.with_noise(audio, 10.0, seed=0) - audio
+    assert 10 * np.log10(np.mean(audio**2) / np.mean(added**2)) == pytest.approx(10.0, abs=0.1)
 
 
-def test_a_codec_gives_the_sound_back_in_time(tmp_path: Path) -> None:
+def test_a_codec_gives_the_audio_back_in_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sound = np.convolve(rng.standard_normal(16_000), np.ones(16) / 16, "same").astype(np.float32) * 0.3
+    audio = np.convolve(rng.standard_normal(16_000), np.ones(16) / 16, "same").astype(np.float32) * 0.3
     for suffix, options in (("mp3", ("-b:a", "64k")), ("wav", ("-ar", "8000"))):
-        back = lip_sync_media.through_codec(sound, tmp_path, suffix, *options)
-        assert len(back) == len(sound)
-        lags = np.fft.irfft(np.fft.rfft(back, 32_000) * np.conj(np.fft.rfft(sound, 32_000)))
+        back = lip_sync_media.through_codec(audio, tmp_path, suffix, *options)
+        assert len(back) == len(audio)
+        lags = np.fft.irfft(np.fft.rfft(back, 32_000) * np.conj(np.fft.rfft(audio, 32_000)))
         assert min(int(lags.argmax()), 32_000 - int(lags.argmax())) <= 16  # 1 ms
 
 
 def test_not_met_is_said() -> None:
-    words = [lip_sync_page.met_or_not(value, 0.85) for value in (0.85, 0.84, float("nan"))]
+    words = [page_scores.met_or_not(value, 0.85) for value in (0.85, 0.84, float("nan"))]
     assert words == ["met", "**not met**", "not measured"]

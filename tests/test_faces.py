@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces, alignment_points
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
+from lipforge.model.faces.mediapipe import MediaPipeFaces, alignment_points
 from lipforge.model.weights import load as weights
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
@@ -23,13 +24,13 @@ def photo() -> np.ndarray:
 
 
 def canvas(photo: np.ndarray, face_px: int, size: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
-    """The photograph's head, scaled, with its corner at x, y of a grey picture of width x height."""
+    """The photograph's head, scaled, with its corner at x, y in a grey image of width x height."""
     scale, (width, height), (x, y) = face_px / 104, size, corner
     head = cv2.resize(photo[30:260, 120:340], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    picture = np.full((height, width, 3), 90, np.uint8)
+    image = np.full((height, width, 3), 90, np.uint8)
     part = head[: height - y, : width - x]
-    picture[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return picture
+    image[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return image
 
 
 def middle(landmarks: FaceLandmarks, indices: list[int]) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_face_is_found_once_and_its_points_lie_on_it(faces: MediaPipeFaces, phot
     assert landmarks.points.shape == (468, 3)
     assert landmarks.points.dtype == np.float32
     assert landmarks.score > 0.9
-    # places read off the photograph by eye, within 6 px
+    # positions read off the photograph by eye, within 6 px
     for indices, place in ((LEFT_EYE, (203, 101)), (RIGHT_EYE, (246, 103)), (MOUTH, (222, 145)), (CHIN, (222, 178))):
         assert np.abs(middle(landmarks, indices) - place).max() < 6
     assert np.abs(found.keypoints[0] - middle(landmarks, LEFT_EYE)).max() < 8
@@ -70,8 +71,8 @@ def test_face_is_found_once_and_its_points_lie_on_it(faces: MediaPipeFaces, phot
 def test_faces_of_all_sizes_are_found_once(
     faces: MediaPipeFaces, photo: np.ndarray, face_px: int, size: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    picture = canvas(photo, face_px, size, corner)
-    landmarks = faces.landmarks(picture, only(faces.detect(picture)))
+    image = canvas(photo, face_px, size, corner)
+    landmarks = faces.landmarks(image, only(faces.detect(image)))
     assert landmarks is not None
     assert landmarks.height_px == pytest.approx(face_px, rel=0.1)
 
@@ -88,11 +89,11 @@ def test_two_faces_are_two(faces: MediaPipeFaces, photo: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", ["coffee", "rocket", "chelsea", "brick"])
-def test_pictures_without_people_have_no_face(faces: MediaPipeFaces, name: str) -> None:
-    picture = getattr(data, name)()
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=2)
-    assert [face for face in faces.detect(picture) if faces.landmarks(picture, face)] == []
+def test_images_without_people_have_no_face(faces: MediaPipeFaces, name: str) -> None:
+    image = getattr(data, name)()
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    assert [face for face in faces.detect(image) if faces.landmarks(image, face)] == []
 
 
 def test_following_reaches_the_same_points_as_finding(faces: MediaPipeFaces, photo: np.ndarray) -> None:

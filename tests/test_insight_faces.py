@@ -1,11 +1,11 @@
-"""The InsightFace backend on stand-in files: what the published graphs would answer goes through the real code."""
+"""The InsightFace backend on stand-in files: output of the published graphs goes through the real code."""
 
 import numpy as np
 import onnx
 import pytest
 
+from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.faces.insight import InsightFaces
-from lipforge.model.faces.mediapipe import FaceLandmarks
 from lipforge.model.weights.load import ModelFileError
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 
@@ -24,7 +24,7 @@ def faces(files: dict[str, bytes]) -> InsightFaces:
     return InsightFaces(files)
 
 
-def picture(*boxes: tuple[Box, tuple[int, int, int]], size: tuple[int, int] = (1920, 1080)) -> np.ndarray:
+def image(*boxes: tuple[Box, tuple[int, int, int]], size: tuple[int, int] = (1920, 1080)) -> np.ndarray:
     frame = np.full((size[1], size[0], 3), 90, np.uint8)
     for box, colour in boxes:
         draw_face(frame, box, colour)
@@ -47,7 +47,7 @@ def within(points: np.ndarray, box: Box) -> np.ndarray:
     ],
 )
 def test_a_face_is_found_once_where_it_is(faces: InsightFaces, box: Box, size: tuple[int, int]) -> None:
-    (found,) = faces.detect(picture((box, GREEN), size=size))
+    (found,) = faces.detect(image((box, GREEN), size=size))
     one_px = max(size) / 512  # of what the network sees
     assert np.abs(np.array(found.box) - box).max() <= 1.5 * one_px
     assert np.abs(found.keypoints - within(KEYPOINTS, box)).max() <= 1.5 * one_px
@@ -55,24 +55,24 @@ def test_a_face_is_found_once_where_it_is(faces: InsightFaces, box: Box, size: t
 
 
 def test_two_faces_are_two_best_score_first_and_colours_keep_their_order(faces: InsightFaces) -> None:
-    found = faces.detect(picture((BOX, (190, 0, 0)), (ELSEWHERE, GREEN)))
+    found = faces.detect(image((BOX, (190, 0, 0)), (ELSEWHERE, GREEN)))
     assert [round(face.x0, -2) for face in found] == [1300, 500]
     assert found[0].score > found[1].score
-    assert faces.detect(picture((BOX, (0, 0, 255)))) == []  # blue is nobody; red would be, if channels were swapped
+    assert faces.detect(image((BOX, (0, 0, 255)))) == []  # blue is no face; red would be, if channels were swapped
 
 
 @pytest.mark.parametrize(("brightness", "found"), [(120, False), (136, True)])
 def test_a_face_needs_half_a_score(faces: InsightFaces, brightness: int, found: bool) -> None:
-    assert bool(faces.detect(picture((BOX, (0, brightness, 0))))) == found
+    assert bool(faces.detect(image((BOX, (0, brightness, 0))))) == found
 
 
 @pytest.mark.parametrize(("width", "found"), [(280, True), (320, False), (20, False)])
 def test_a_box_of_no_faces_shape_is_none(faces: InsightFaces, width: int, found: bool) -> None:
-    assert bool(faces.detect(picture(((300, 300, 300 + width, 500), GREEN)))) == found
+    assert bool(faces.detect(image(((300, 300, 300 + width, 500), GREEN)))) == found
 
 
 def test_points_lie_on_the_face_and_its_size_is_the_detectors(faces: InsightFaces) -> None:
-    frame = picture((BOX, GREEN))
+    frame = image((BOX, GREEN))
     landmarks = faces.landmarks(frame, faces.detect(frame)[0])
     assert landmarks is not None
     assert landmarks.points.shape == (106, 2) and landmarks.points.dtype == np.float32
@@ -88,28 +88,28 @@ def follow(faces: InsightFaces, frame: np.ndarray, box: Box) -> FaceLandmarks | 
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1700, 0), (1780, 900), (-40, 500)])
-def test_a_face_is_followed_also_to_the_edge_of_the_picture(faces: InsightFaces, place: tuple[int, int]) -> None:
+def test_a_face_is_followed_also_to_the_edge_of_the_image(faces: InsightFaces, place: tuple[int, int]) -> None:
     """It moves by a tenth of its size from one frame to the next."""
     x, y = place
     now: Box = (max(0, x), y, x + 140, min(1080, y + 180))
-    found = follow(faces, picture((now, GREEN)), (x + 14, y - 18, x + 154, y + 162))
+    found = follow(faces, image((now, GREEN)), (x + 14, y - 18, x + 154, y + 162))
     assert found is not None
     assert np.abs(np.array(found.box) - now).max() < 4
     assert np.abs(found.points - within(POINTS, now)).max() < 5
 
 
 def test_a_face_that_is_gone_has_no_points(faces: InsightFaces) -> None:
-    assert follow(faces, picture(), BOX) is None
-    assert follow(faces, picture((ELSEWHERE, GREEN)), BOX) is None
-    assert follow(faces, picture((BOX, (0, 120, 0))), BOX) is None  # too unlike a face by now
-    assert follow(faces, picture((BOX, GREEN)), (-500, -400, -300, -200)) is None
+    assert follow(faces, image(), BOX) is None
+    assert follow(faces, image((ELSEWHERE, GREEN)), BOX) is None
+    assert follow(faces, image((BOX, (0, 120, 0))), BOX) is None  # too unlike a face by now
+    assert follow(faces, image((BOX, GREEN)), (-500, -400, -300, -200)) is None
     beside: Box = (650, 300, 760, 480)  # seen, but not where the face was
-    assert follow(faces, picture((beside, GREEN)), BOX) is None
+    assert follow(faces, image((beside, GREEN)), BOX) is None
 
 
 def test_of_two_faces_the_followed_one_stays(faces: InsightFaces) -> None:
     neighbour: Box = (650, 300, 760, 480)
-    found = follow(faces, picture((BOX, (0, 180, 0)), (neighbour, RED)), BOX)
+    found = follow(faces, image((BOX, (0, 180, 0)), (neighbour, RED)), BOX)
     assert found is not None and np.abs(np.array(found.box) - BOX).max() < 4
 
 

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.model.audio.language import EnglishOnlyError, LanguageIdentifier, NoWhisperError, read_whisper_file
-from lipforge.model.weights.load import MissingModelError, ModelFileError
+from lipforge.model.audio.language import LanguageIdentifier, read_whisper_file
+from lipforge.model.weights import load as weights
+from lipforge.model.weights.load import MissingModelError
+from lipforge.model.weights.state_dicts import ModelFileError
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
@@ -52,7 +54,7 @@ def identify_all(store: Store, whisper: str) -> dict[str, int]:
     return identify_languages(store.root, whisper, LOCAL_RUN, lambda done, total: None)
 
 
-# --- the network -------------------------------------------------------------------------------------------------------------------
+# --- the network --------------------------------------------------------------------------------------------------
 
 
 def test_it_answers_as_the_publishers_own_package(tmp_path: Path) -> None:
@@ -80,10 +82,10 @@ def test_codes_are_those_of_bcp_47() -> None:
 
 
 def test_an_english_only_checkpoint_is_refused_in_words() -> None:
-    with pytest.raises(EnglishOnlyError, match=r"English-only.*multilingual checkpoint: tiny, base, small"):
+    with pytest.raises(weights.ModelFileError, match=r"English-only.*multilingual checkpoint: tiny, base, small"):
         LanguageIdentifier(whisper_file(n_vocab=51864), "small.en")
     if ENGLISH_ONLY.is_file():
-        with pytest.raises(EnglishOnlyError, match=r"whisper-tiny\.en is an English-only"):
+        with pytest.raises(weights.ModelFileError, match=r"whisper-tiny\.en is an English-only"):
             LanguageIdentifier(ENGLISH_ONLY.read_bytes(), ENGLISH_ONLY.stem)
 
 
@@ -101,7 +103,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_the_package_it_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "whisper.model", None)
-    with pytest.raises(NoWhisperError, match="openai-whisper, which is not installed: pip install"):
+    with pytest.raises(weights.ModelFileError, match="openai-whisper, which is not installed: pip install"):
         LanguageIdentifier(b"", "x")
 
 
@@ -139,7 +141,7 @@ def test_sound_that_is_none_is_a_mistake_of_the_caller() -> None:
             listener.identify(audio.astype(np.float32))
 
 
-# --- the vote ----------------------------------------------------------------------------------------------------------------------
+# --- the vote -----------------------------------------------------------------------------------------------------
 
 
 def test_the_majority_is_weighted_by_probability() -> None:
@@ -152,7 +154,7 @@ def test_the_majority_is_weighted_by_probability() -> None:
     assert majority([], "w") is None
 
 
-# --- a dataset ---------------------------------------------------------------------------------------------------------------------
+# --- a dataset ----------------------------------------------------------------------------------------------------
 
 SOURCES = (
     MadeSource("talk"),
@@ -190,7 +192,7 @@ def test_a_second_time_hears_nothing_and_writes_the_same(tmp_path: Path, monkeyp
 
 
 def test_languages_survive_packing_and_more_sources(tmp_path: Path) -> None:
-    """Old shards stay where they are; clips that come into a shard later go to the folder of the language that is known by then."""
+    """Old shards stay where they are; clips stored later go to the folder of the language known by then."""
     store = make_dataset(tmp_path / "d", SOURCES)
     before = shards(store)
     identify_all(store, saved(tmp_path))
@@ -300,7 +302,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "is not a dataset" in result.output and not (tmp_path / "nothing").exists()
 
 
-# --- in prepare --------------------------------------------------------------------------------------------------------------------
+# --- in prepare ---------------------------------------------------------------------------------------------------
 
 
 def prepare_with(whisper: str | None, talking_clip: Path, out: Path):

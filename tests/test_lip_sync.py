@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_pictures
+from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_images
 from lipforge.model.sync.builtin import (
     DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
-    LipSync,
+    LipSyncScorer,
     SyncNetwork,
     confidence,
     lip_motion,
@@ -22,12 +22,12 @@ from lipforge.model.sync.builtin import (
 from lipforge.model.weights import load as weights
 
 NUM_FRAMES = 125
-SPARE = 12  # frames of sound beyond what scoring needs, to shift it by
+SPARE = 12  # frames of audio beyond what scoring needs, to shift it by
 
 
 @pytest.fixture(scope="module")
-def scorer() -> LipSync:
-    return LipSync(weights.load("builtin")["lip_sync.safetensors"])
+def scorer() -> LipSyncScorer:
+    return LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"])
 
 
 def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,9 +50,9 @@ def synthetic_speech(rng: np.random.Generator, num_frames: int) -> tuple[np.ndar
 
 
 def talking_head(
-    scorer: LipSync, num_frames: int = NUM_FRAMES, seed: int = 0
+    scorer: LipSyncScorer, num_frames: int = NUM_FRAMES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points and mouth pictures as `score` wants them, and their sound with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
+    """Points and mouth images as `score` takes them, and audio with SYNC_MARGIN_FRAMES + SPARE frames of margin."""
     rng = np.random.default_rng(seed)
     margin = SYNC_MARGIN_FRAMES + SPARE
     opening, audio = synthetic_speech(rng, num_frames + 2 * margin)
@@ -75,29 +75,29 @@ def talking_head(
 
 
 def drawn_mouth(gap: float) -> np.ndarray:
-    """A mouth as `mouth_pictures` shows it, open by `gap` (0..1): uint8 [64, 64]."""
-    picture = np.full((MOUTH_PX, MOUTH_PX), 170, np.uint8)
+    """A mouth as `mouth_images` shows it, open by `gap` (0..1): uint8 [64, 64]."""
+    image = np.full((MOUTH_PX, MOUTH_PX), 170, np.uint8)
     width = 17 * (1 - 0.15 * gap)
-    cv2.ellipse(picture, ((32, 22 + 4 * gap), (2 * width + 6, 10 + 14 * gap), 0), 110, -1, cv2.LINE_AA)
-    cv2.ellipse(picture, ((32, 22 + 4 * gap), (2 * width - 4, 1 + 14 * gap), 0), 40, -1, cv2.LINE_AA)
-    cv2.ellipse(picture, (32, round(48 + 6 * gap)), (20, 10), 0, 20, 160, 140, 2, cv2.LINE_AA)
-    return picture
+    cv2.ellipse(image, ((32, 22 + 4 * gap), (2 * width + 6, 10 + 14 * gap), 0), 110, -1, cv2.LINE_AA)
+    cv2.ellipse(image, ((32, 22 + 4 * gap), (2 * width - 4, 1 + 14 * gap), 0), 40, -1, cv2.LINE_AA)
+    cv2.ellipse(image, (32, round(48 + 6 * gap)), (20, 10), 0, 20, 160, 140, 2, cv2.LINE_AA)
+    return image
 
 
 def heard(audio: np.ndarray, early_by: int = 0) -> np.ndarray:
-    """The sound that `score` wants, moved so that everything is heard `early_by` frames earlier."""
+    """Audio as `score` takes it, made `early_by` frames earlier."""
     return audio[(SPARE + early_by) * SAMPLES_PER_FRAME : len(audio) - (SPARE - early_by) * SAMPLES_PER_FRAME]
 
 
 @pytest.mark.parametrize("early_by", [-10, -6, -1, 0, 1, 6, 10])
-def test_early_audio_has_positive_offset(scorer: LipSync, early_by: int) -> None:
+def test_early_audio_has_positive_offset(scorer: LipSyncScorer, early_by: int) -> None:
     points, mouths, audio = talking_head(scorer)
     score = scorer.score(points, mouths, heard(audio, early_by))
     assert abs(score.offset_frames - early_by) <= 1
     assert score.confidence > DEFAULT_MIN_CONFIDENCE
 
 
-def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSync) -> None:
+def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     score = scorer.score(points, mouths, heard(audio, 3))
     assert score.curve.shape == (2 * SYNC_MARGIN_FRAMES + 1,)
@@ -108,7 +108,7 @@ def test_curve_peaks_at_the_offset_and_gives_confidence_and_distance(scorer: Lip
     assert score.distance == pytest.approx(1 - score.curve.max())
 
 
-def test_other_speech_is_far_less_confident(scorer: LipSync) -> None:
+def test_other_speech_is_far_less_confident(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     own = scorer.score(points, mouths, heard(audio)).confidence
     others = [
@@ -117,7 +117,7 @@ def test_other_speech_is_far_less_confident(scorer: LipSync) -> None:
     assert max(others) < 0.6 * own
 
 
-def test_loudness_and_picture_size_do_not_matter(scorer: LipSync) -> None:
+def test_loudness_and_image_size_do_not_matter(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     normal = scorer.score(points, mouths, heard(audio))
     quiet_and_small = scorer.score(points * 0.25 - 30, mouths, heard(audio) * 0.01)
@@ -125,7 +125,7 @@ def test_loudness_and_picture_size_do_not_matter(scorer: LipSync) -> None:
     assert quiet_and_small.confidence == pytest.approx(normal.confidence, rel=0.01)
 
 
-def test_head_motion_is_taken_out(scorer: LipSync) -> None:
+def test_head_motion_is_taken_out(scorer: LipSyncScorer) -> None:
     points, _, _ = talking_head(scorer)
     still = lip_motion(points, scorer.reference)
     moved = points.copy()
@@ -142,10 +142,10 @@ def test_a_head_is_turned_and_never_mirrored() -> None:
     assert np.linalg.det(turn[0]) == pytest.approx(1)
 
 
-def test_same_clip_same_numbers(scorer: LipSync) -> None:
+def test_same_clip_same_numbers(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     first = scorer.score(points, mouths, heard(audio))
-    again = LipSync(weights.load("builtin")["lip_sync.safetensors"]).score(
+    again = LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"]).score(
         points.copy(), mouths.copy(), heard(audio).copy()
     )
     assert np.array_equal(first.curve, again.curve)
@@ -153,7 +153,7 @@ def test_same_clip_same_numbers(scorer: LipSync) -> None:
 
 
 @pytest.mark.parametrize("what", ["silent", "still"])
-def test_silence_and_still_lips_have_no_confidence(scorer: LipSync, what: str) -> None:
+def test_silence_and_still_lips_have_no_confidence(scorer: LipSyncScorer, what: str) -> None:
     points, mouths, audio = talking_head(scorer)
     if what == "silent":
         audio = np.zeros_like(audio)
@@ -167,9 +167,9 @@ def test_silence_and_still_lips_have_no_confidence(scorer: LipSync, what: str) -
 def test_every_shift_is_judged_on_the_same_frames() -> None:
     seen = np.random.default_rng(0).normal(size=(20, 8))
     seen /= np.linalg.norm(seen, axis=1, keepdims=True)
-    sound = np.zeros((50, 8))
-    sound[11:31] = seen
-    similar = similarity_by_shift(seen, sound)
+    audio = np.zeros((50, 8))
+    audio[11:31] = seen
+    similar = similarity_by_shift(seen, audio)
     assert similar.shape == (20, 31)
     assert similar[:, 11] == pytest.approx(np.ones(20))
 
@@ -189,7 +189,7 @@ def test_the_peak_is_found_between_samples() -> None:
 
 
 def similar_frames(rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """Similarities of somebody in time at shift 15, with noise: [T, 31]."""
+    """Similarities of a face in sync at shift 15, with noise: [T, 31]."""
     similar = rng.normal(0, 0.3, (num_frames, 31))
     similar[:, 15] += 0.4
     return similar
@@ -223,11 +223,11 @@ def test_confidence_reads_the_same_for_long_clips() -> None:
     assert 0.8 * short < long <= short
 
 
-def test_mouth_pictures_show_the_mouth_of_the_template() -> None:
+def test_mouth_images_show_the_mouth_of_the_template() -> None:
     frames = np.zeros((2, 256, 256, 3), np.uint8)
     frames[:, 150:174, 108:148] = 255  # lips lie there in aligned crops
     for size in (256, 512):
-        mouths = mouth_pictures(np.stack([cv2.resize(frame, (size, size)) for frame in frames]))
+        mouths = mouth_images(np.stack([cv2.resize(frame, (size, size)) for frame in frames]))
         assert mouths.shape == (2, MOUTH_PX, MOUTH_PX)
         bright = np.argwhere(mouths[0] > 128)
         assert bright.mean(axis=0) == pytest.approx([24.5, 31.5], abs=1)
@@ -240,7 +240,7 @@ def test_a_mouth_that_does_not_move_has_no_motion() -> None:
     assert np.abs(mouth_motion(moving)).max() > 0.2
 
 
-def test_wrong_shapes_and_values_are_refused(scorer: LipSync) -> None:
+def test_wrong_shapes_and_values_are_refused(scorer: LipSyncScorer) -> None:
     points, mouths, audio = talking_head(scorer)
     with pytest.raises(ValueError, match="points"):
         scorer.score(points[:20], mouths[:20], heard(audio)[: 50 * SAMPLES_PER_FRAME])

@@ -1,4 +1,4 @@
-"""Weights of one's own for the judge of lip-sync: they judge, under their own name, on their own scale."""
+"""Custom weights for the built-in lip-sync scorer: they score under their own name, on their own scale."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.model.sync.builtin import LipSync, SyncNetwork
+from lipforge.model.sync.builtin import LipSyncScorer, SyncNetwork
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.settings import load_models
-from lipforge.train.scorers.lip_sync import pack
+from lipforge.train.scorers.lip_sync import pack_weights
 from tests.conftest import run_prepare
 from tests.talking_photo import make_talking_photo
 
@@ -20,9 +20,9 @@ from tests.talking_photo import make_talking_photo
 @pytest.fixture
 def own(tmp_path: Path, models: dict[str, bytes]) -> Path:
     torch.manual_seed(0)
-    head = LipSync(models["lip_sync.safetensors"]).reference
+    head = LipSyncScorer(models["lip_sync.safetensors"]).reference
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(pack("mine-1", head, 0.0, [SyncNetwork().eval()]))
+    path.write_bytes(pack_weights("mine-1", head, 0.0, [SyncNetwork().eval()]))
     return path
 
 
@@ -30,7 +30,7 @@ def settings(weights: Path, *more: str) -> PrepareConfig:
     return load_config(PrepareConfig, None, ["run.executor=local", f"sync.weights={weights}", *more])
 
 
-def test_they_judge_under_their_own_name(tmp_path: Path, own: Path) -> None:
+def test_they_score_under_their_own_name(tmp_path: Path, own: Path) -> None:
     make_talking_photo(tmp_path / "someone.mp4", duration_s=6.0)
     config = settings(own, "thresholds.min_sync_confidence=-1", "thresholds.max_av_offset_frames=15")
     run_prepare([str(tmp_path / "someone.mp4")], tmp_path / "dataset", config)
@@ -44,7 +44,7 @@ def test_their_scale_needs_a_threshold(own: Path) -> None:
         load_models(settings(own))
 
 
-def test_they_are_for_the_built_in_judge_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_for_the_built_in_scorer_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lipforge.model.weights import load as weights
 
     monkeypatch.setattr(weights, "load", lambda profile: {})
@@ -65,9 +65,9 @@ def test_a_missing_file_is_named(tmp_path: Path, models: dict[str, bytes]) -> No
         load_models(settings(tmp_path / "nowhere.safetensors", "thresholds.min_sync_confidence=2"))
 
 
-def test_the_name_of_the_shipped_judge_is_taken(tmp_path: Path, models: dict[str, bytes]) -> None:
-    shipped = LipSync(models["lip_sync.safetensors"])
+def test_the_name_of_the_shipped_scorer_is_taken(tmp_path: Path, models: dict[str, bytes]) -> None:
+    shipped = LipSyncScorer(models["lip_sync.safetensors"])
     path = tmp_path / "same.safetensors"
-    path.write_bytes(pack(shipped.name, shipped.reference, 0.0, [SyncNetwork().eval()]))
+    path.write_bytes(pack_weights(shipped.name, shipped.reference, 0.0, [SyncNetwork().eval()]))
     with pytest.raises(ValueError, match="--name"):
         load_models(settings(path, "thresholds.min_sync_confidence=2"))

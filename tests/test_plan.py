@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
+from lipforge.model.faces.boxes import iou
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.probe import VideoInfo
-from lipforge.pipeline.sources.plan import joint_share, plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
 
 
 def make_video(
@@ -122,7 +123,7 @@ def test_runs_that_do_not_touch_the_border_make_no_seam() -> None:
     assert plan_seams(make_video(600), records, 125) == []
 
 
-def test_joint_share_of_boxes() -> None:
-    assert joint_share(FACE, FACE) == 1.0
-    assert joint_share(FACE, ELSEWHERE) == 0.0
-    assert joint_share((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)
+def test_iou_of_boxes() -> None:
+    assert iou(FACE, FACE) == 1.0
+    assert iou(FACE, ELSEWHERE) == 0.0
+    assert iou((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)

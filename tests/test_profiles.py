@@ -98,7 +98,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return read_manifest(str(out)).to_pylist()
 
 
-# --- the published set -------------------------------------------------------------------------------------------------------------
+# --- the published profile ----------------------------------------------------------------------------------------
 
 
 def test_the_published_chain_makes_clips_and_names_its_models(dataset: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_published_chain_makes_clips_and_names_its_models(dataset: Path) -> 
     assert (config["thresholds"]["sync_model"], config["thresholds"]["quality_model"]) == ("syncnet_v2", "hyperiqa")
 
 
-def test_lip_sync_is_judged_on_the_pictures_that_are_stored(stand_ins: dict[str, bytes]) -> None:
+def test_lip_sync_is_scored_on_the_stored_frames(stand_ins: dict[str, bytes]) -> None:
     rng = np.random.default_rng(0)
     frames = np.repeat(rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8), 4, axis=1).repeat(4, axis=2)
     audio = rng.normal(0, 0.1, (10 + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME).astype(np.float32)
@@ -187,7 +187,7 @@ def test_files_that_are_no_such_networks_are_told_by_the_driver(stand_ins: dict[
             resolve(SHORT, {**stand_ins, name: b"not a network"})
 
 
-# --- thresholds and their scales ---------------------------------------------------------------------------------------------------
+# --- thresholds and their scales ----------------------------------------------------------------------------------
 
 
 def test_what_nobody_set_comes_with_the_models(stand_ins: dict[str, bytes], models: dict[str, bytes]) -> None:
@@ -221,7 +221,7 @@ def test_a_threshold_for_another_model_is_refused(stand_ins: dict[str, bytes]) -
     assert resolve(config, stand_ins)[0].thresholds.sync_model == "syncnet_v2"
 
 
-def test_measures_of_another_model_are_not_judged() -> None:
+def test_measures_of_another_model_are_refused() -> None:
     limits = Thresholds(min_sync_confidence=3.0, sync_model="syncnet_v2", min_quality=40.0, quality_model="hyperiqa")
     good = {"speech_ratio": 1.0, "sync_confidence": 9.0, "av_offset_frames": 0, "quality": 90.0}
     named = {"sync_model": "syncnet_v2", "quality_model": "hyperiqa"}

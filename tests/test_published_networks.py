@@ -56,20 +56,20 @@ def tone(num_samples: int, hz: float = 440.0) -> np.ndarray:
 def test_mel_has_the_published_numbers() -> None:
     t = np.arange(32_000) / 16_000
     noise = golden_fill().draw(5, "noise", (32_000,)).numpy()
-    sound = (0.4 * np.sin(2 * np.pi * (200 * t + 600 * t**2)) + 0.05 * noise).astype(np.float32)
-    assert difference(mel_spectrogram(sound), golden_arrays("mel.npz")["mel"]) <= CLOSE
+    audio = (0.4 * np.sin(2 * np.pi * (200 * t + 600 * t**2)) + 0.05 * noise).astype(np.float32)
+    assert difference(mel_spectrogram(audio), golden_arrays("mel.npz")["mel"]) <= CLOSE
 
 
 def test_mel_agrees_with_an_independent_implementation() -> None:
     audio_utils = pytest.importorskip("transformers.audio_utils")
-    sound = tone(8_123) + 0.1 * np.random.default_rng(0).normal(size=8_123).astype(np.float32)
+    audio = tone(8_123) + 0.1 * np.random.default_rng(0).normal(size=8_123).astype(np.float32)
     filters = audio_utils.mel_filter_bank(401, 80, 55.0, 7600.0, 16_000, norm="slaney", mel_scale="slaney")
-    emphasised = np.append(sound[:1], sound[1:] - 0.97 * sound[:-1])
+    emphasised = np.append(audio[:1], audio[1:] - 0.97 * audio[:-1])
     hann = audio_utils.window_function(800, "hann")
     options = {"fft_length": 800, "power": 1.0, "pad_mode": "constant", "mel_filters": filters, "mel_floor": 1e-5}
     expected = 20 * np.log10(audio_utils.spectrogram(emphasised, hann, 800, 200, **options)) - 20
     expected = np.clip(8 * (expected + 100) / 100 - 4, -4, 4)
-    assert difference(mel_spectrogram(sound), expected) <= CLOSE
+    assert difference(mel_spectrogram(audio), expected) <= CLOSE
 
 
 def test_mel_of_silence_is_the_floor_and_of_a_tone_is_one_ridge() -> None:
@@ -79,10 +79,10 @@ def test_mel_of_silence_is_the_floor_and_of_a_tone_is_one_ridge() -> None:
     assert mel_spectrogram(tone(1000)).shape == (80, 6)
 
 
-@pytest.mark.parametrize("sound", [np.zeros((2, 100)), np.zeros(0), np.array([0.0, np.nan])])
-def test_mel_refuses_what_is_no_sound(sound: np.ndarray) -> None:
+@pytest.mark.parametrize("audio", [np.zeros((2, 100)), np.zeros(0), np.array([0.0, np.nan])])
+def test_mel_refuses_bad_audio(audio: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite samples"):
-        mel_spectrogram(sound)
+        mel_spectrogram(audio)
 
 
 def test_stable_syncnet_has_the_published_numbers() -> None:
@@ -159,15 +159,15 @@ def random_hyperiqa() -> HyperIQA:
 
 
 @pytest.fixture(scope="module")
-def judge(random_hyperiqa: HyperIQA) -> HyperIQAQuality:
+def scorer(random_hyperiqa: HyperIQA) -> HyperIQAQuality:
     return HyperIQAQuality(saved(random_hyperiqa, as_zip=False))
 
 
-def pictures(count: int, size: int = 256) -> np.ndarray:
+def random_images(count: int, size: int = 256) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other(random_hyperiqa: HyperIQA) -> None:
+def test_images_of_a_batch_do_not_touch_each_other(random_hyperiqa: HyperIQA) -> None:
     images = torch.randn(3, 3, 224, 224)
     with torch.inference_mode():
         together = random_hyperiqa(images)
@@ -177,47 +177,53 @@ def test_pictures_of_a_batch_do_not_touch_each_other(random_hyperiqa: HyperIQA) 
 
 
 def test_quality_is_the_mean_score_of_the_middle_of_each_frame(
-    random_hyperiqa: HyperIQA, judge: HyperIQAQuality
+    random_hyperiqa: HyperIQA, scorer: HyperIQAQuality
 ) -> None:
-    frames = pictures(3)
+    frames = random_images(3)
     images = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = (CenterCrop(224)(images) - mean[:, None, None]) / deviation[:, None, None]
     with torch.inference_mode():
         expected = random_hyperiqa(images).mean()
-    assert judge.score(frames) == pytest.approx(float(expected), abs=1e-4)
+    assert scorer.score(frames) == pytest.approx(float(expected), abs=1e-4)
     frames[:, :16] = frames[:, -16:] = frames[:, :, :16] = frames[:, :, -16:] = 0  # only the border
-    assert judge.score(frames) == pytest.approx(float(expected), abs=1e-4)
+    assert scorer.score(frames) == pytest.approx(float(expected), abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [224, 225, 227, 256, 512])
 def test_the_crop_is_the_one_of_torchvision(size: int) -> None:
-    frames = pictures(1, size)
+    frames = random_images(1, size)
     expected = CenterCrop(224)(torch.from_numpy(frames).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(centre_crop(frames), expected.numpy())
 
 
-def test_pictures_are_normalised_channel_by_channel() -> None:
+def test_images_are_normalised_channel_by_channel() -> None:
     red = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     red[..., 0] = 255
     expected = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225])
     torch.testing.assert_close(normalised(red)[0, :, 0, 0], expected)
 
 
-def test_quality_repeats_exactly_and_leaves_torch_as_it_was(judge: HyperIQAQuality) -> None:
+def test_quality_repeats_exactly_and_leaves_torch_as_it_was(scorer: HyperIQAQuality) -> None:
     before = torch.get_num_threads()
-    assert judge.score(pictures(2)) == judge.score(pictures(2))
+    assert scorer.score(random_images(2)) == scorer.score(random_images(2))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
     "frames",
-    [pictures(1)[0], pictures(1).astype(np.float32), pictures(1)[:0], pictures(1, 200), pictures(1)[..., :1]],
-    ids=["one picture", "floats", "none", "too small", "grey"],
+    [
+        random_images(1)[0],
+        random_images(1).astype(np.float32),
+        random_images(1)[:0],
+        random_images(1, 200),
+        random_images(1)[..., :1],
+    ],
+    ids=["one image", "floats", "none", "too small", "grey"],
 )
-def test_quality_refuses_other_arrays(judge: HyperIQAQuality, frames: np.ndarray) -> None:
+def test_quality_refuses_other_arrays(scorer: HyperIQAQuality, frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected"):
-        judge.score(frames)
+        scorer.score(frames)
 
 
 def test_a_file_of_another_network_is_refused() -> None:

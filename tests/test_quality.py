@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from scipy.stats import spearmanr
 
-from lipforge.model.quality.builtin import PictureQuality, picture_statistics
+from lipforge.model.quality.builtin import ImageQuality, image_statistics
 from lipforge.model.weights import load as weights
 from lipforge.train.scorers.quality import DAMAGES, fit
 
@@ -32,8 +32,8 @@ FACES = {  # clips that were not trained on: centre x, centre y and side of the 
 
 
 @pytest.fixture(scope="module")
-def quality() -> PictureQuality:
-    return PictureQuality(weights.load("builtin")["quality.json"])
+def quality() -> ImageQuality:
+    return ImageQuality(weights.load("builtin")["quality.json"])
 
 
 def astronaut_face() -> np.ndarray:
@@ -48,13 +48,13 @@ def face_of(name: str) -> np.ndarray:
     return cv2.resize(face, (256, 256), interpolation=cv2.INTER_AREA)
 
 
-def scores_of_damage(quality: PictureQuality, face: np.ndarray, kind: str) -> list[float]:
+def scores_of_damage(quality: ImageQuality, face: np.ndarray, kind: str) -> list[float]:
     rng = np.random.default_rng(1)
     return [quality.score(DAMAGES[kind](face, strength, rng)[None]) for strength in STRENGTHS[kind]]
 
 
 @pytest.mark.parametrize("kind", STRENGTHS)
-def test_score_falls_with_damage(quality: PictureQuality, kind: str) -> None:
+def test_score_falls_with_damage(quality: ImageQuality, kind: str) -> None:
     face = astronaut_face()
     scores = scores_of_damage(quality, face, kind)
     assert spearmanr(STRENGTHS[kind], scores).statistic <= -0.9
@@ -65,7 +65,7 @@ def test_score_falls_with_damage(quality: PictureQuality, kind: str) -> None:
 @needs_clips
 @pytest.mark.parametrize("kind", STRENGTHS)
 @pytest.mark.parametrize("name", FACES)
-def test_score_falls_with_damage_on_people_it_was_not_trained_on(quality: PictureQuality, name: str, kind: str) -> None:
+def test_score_falls_with_damage_on_unseen_speakers(quality: ImageQuality, name: str, kind: str) -> None:
     face = face_of(name)
     scores = scores_of_damage(quality, face, kind)
     assert spearmanr(STRENGTHS[kind], scores).statistic <= -0.9
@@ -74,7 +74,7 @@ def test_score_falls_with_damage_on_people_it_was_not_trained_on(quality: Pictur
 
 
 @needs_clips
-def test_a_face_enlarged_many_times_is_below_the_threshold(quality: PictureQuality) -> None:
+def test_a_face_enlarged_many_times_is_below_the_threshold(quality: ImageQuality) -> None:
     with av.open(str(CLIPS / "sparsesync_lrs3_uncropped.mp4")) as container:
         frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
     face = cv2.resize(frame[40:74, 278:312], (256, 256), interpolation=cv2.INTER_CUBIC)
@@ -82,30 +82,30 @@ def test_a_face_enlarged_many_times_is_below_the_threshold(quality: PictureQuali
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_an_empty_picture_is_worthless(quality: PictureQuality, level: int) -> None:
+def test_a_blank_image_is_worthless(quality: ImageQuality, level: int) -> None:
     assert quality.score(np.full((1, 256, 256, 3), level, np.uint8)) < 5
 
 
-def test_score_is_the_mean_over_frames(quality: PictureQuality) -> None:
+def test_score_is_the_mean_over_frames(quality: ImageQuality) -> None:
     sharp = astronaut_face()
     soft = cv2.GaussianBlur(sharp, (0, 0), 3)
     each = [quality.score(sharp[None]), quality.score(soft[None])]
     assert quality.score(np.stack([sharp, soft])) == pytest.approx(np.mean(each))
 
 
-def test_512_px_means_the_same_as_256_px(quality: PictureQuality) -> None:
+def test_512_px_means_the_same_as_256_px(quality: ImageQuality) -> None:
     face = astronaut_face()
     large = cv2.resize(face, (512, 512), interpolation=cv2.INTER_CUBIC)
     assert quality.score(large[None]) == pytest.approx(quality.score(face[None]), abs=5)
 
 
-def test_exposure_hardly_matters(quality: PictureQuality) -> None:
+def test_exposure_hardly_matters(quality: ImageQuality) -> None:
     face = astronaut_face()
     dim = (face * 0.6).astype(np.uint8)
     assert quality.score(dim[None]) == pytest.approx(quality.score(face[None]), abs=8)
 
 
-def test_wrong_input_is_refused(quality: PictureQuality) -> None:
+def test_wrong_input_is_refused(quality: ImageQuality) -> None:
     for frames in (np.zeros((0, 256, 256, 3), np.uint8), np.zeros((256, 256, 3), np.uint8), np.zeros((1, 256, 256, 3))):
         with pytest.raises(ValueError, match="uint8 frames"):
             quality.score(frames)
@@ -113,7 +113,7 @@ def test_wrong_input_is_refused(quality: PictureQuality) -> None:
 
 def test_statistics_of_gaussian_noise_have_the_gaussian_shape() -> None:
     noise = np.random.default_rng(0).normal(128, 30, (256, 256, 1)).clip(0, 255).astype(np.uint8)
-    shape = np.exp(picture_statistics(noise.repeat(3, axis=2))[0])
+    shape = np.exp(image_statistics(noise.repeat(3, axis=2))[0])
     assert 1.8 < shape < 3.5  # 2 for a Gaussian; dividing by the local deviation makes it rounder
 
 

@@ -44,7 +44,7 @@ def seconds(count: float) -> np.ndarray:
     ],
     ids=["empty", "silence", "dither", "hiss", "noise", "tone", "clicks"],
 )
-def test_sound_without_a_voice_is_not_speech(detector: SpeechDetector, audio: np.ndarray) -> None:
+def test_audio_without_a_voice_is_not_speech(detector: SpeechDetector, audio: np.ndarray) -> None:
     assert detector.speech_ratio(audio.astype(np.float32)) == 0.0
 
 

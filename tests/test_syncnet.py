@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lipforge.model.audio.mfcc import mfcc
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, mfcc, sync_score
+from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2, lip_crops, sync_score
 from lipforge.model.weights import load as weights
 from tests.golden import difference, golden_arrays, golden_fill, golden_json, same_keys
 
@@ -42,11 +43,11 @@ def test_offset_and_confidence_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("early_frames", [-15, -4, 0, 1, 15])
-def test_early_sound_has_a_positive_offset(early_frames: int) -> None:
+def test_early_audio_has_a_positive_offset(early_frames: int) -> None:
     generator = torch.Generator().manual_seed(0)
     everything = torch.randn(100 + 60, 64, generator=generator)
     lips = everything[30:130]
-    first = 15 + early_frames  # what belongs to the first picture lies this much before its own place
+    first = 15 + early_frames  # what belongs to the first frame lies this much before its own place
     score = sync_score(lips, everything[first : first + 130])
     assert score.offset_frames == early_frames
     assert score.curve.argmax() == early_frames + SYNC_MARGIN_FRAMES
@@ -56,9 +57,9 @@ def test_early_sound_has_a_positive_offset(early_frames: int) -> None:
 
 
 def test_sequences_that_do_not_fit_are_refused() -> None:
-    for num_lips, num_sound in ((10, 39), (10, 41), (0, 0), (0, 30)):
+    for num_lips, num_audio in ((10, 39), (10, 41), (0, 0), (0, 30)):
         with pytest.raises(ValueError, match="vectors of lips"):
-            sync_score(torch.zeros(num_lips, 8), torch.zeros(num_sound, 8))
+            sync_score(torch.zeros(num_lips, 8), torch.zeros(num_audio, 8))
 
 
 def chirp() -> np.ndarray:
@@ -72,15 +73,18 @@ def test_mfcc_has_the_numbers_of_python_speech_features() -> None:
     assert rows.shape == (11, 13)
     # What python_speech_features 0.6 returned for rows 0, 5 and -1 of its mfcc(chirp(), 16000).
     expected = [
-        [18.800666, -4.076189, 22.949329, 11.344852, -0.760161, -14.735807, -22.011801, -27.259871, -21.376808, -18.958264, -16.351417, -3.751732, -1.333085],
-        [19.932386, -1.542248, 11.616985, -19.161416, -35.946621, -30.977705, -8.863503, 11.576967, 21.644607, 17.640247, 8.879214, -9.508416, -12.065809],
-        [20.700263, -3.132252, -4.577969, -34.222374, -24.840678, 8.850523, 33.277305, 22.006812, -7.159628, -22.8915, -14.775278, -2.068569, 11.683902],
+        [18.800666, -4.076189, 22.949329, 11.344852, -0.760161, -14.735807, -22.011801,
+         -27.259871, -21.376808, -18.958264, -16.351417, -3.751732, -1.333085],
+        [19.932386, -1.542248, 11.616985, -19.161416, -35.946621, -30.977705, -8.863503,
+         11.576967, 21.644607, 17.640247, 8.879214, -9.508416, -12.065809],
+        [20.700263, -3.132252, -4.577969, -34.222374, -24.840678, 8.850523, 33.277305,
+         22.006812, -7.159628, -22.8915, -14.775278, -2.068569, 11.683902],
     ]  # fmt: skip
     np.testing.assert_allclose(rows[[0, 5, -1]], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(("num_samples", "num_rows"), [(1, 1), (400, 1), (401, 2), (640, 3), (16_000, 99)])
-def test_a_row_of_mfcc_starts_every_10_ms_until_the_sound_is_over(num_samples: int, num_rows: int) -> None:
+def test_a_row_of_mfcc_starts_every_10_ms_until_the_audio_is_over(num_samples: int, num_rows: int) -> None:
     assert mfcc(np.ones(num_samples, np.int16)).shape == (num_rows, 13)
 
 
@@ -89,19 +93,19 @@ def test_silence_has_finite_mfcc() -> None:
 
 
 def test_the_crop_is_the_published_rule_on_the_box_of_an_aligned_face() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     half, x, y, scale = 0.455 * 256, 0.5 * 256, 0.4365 * 256, 0.4
     top, bottom = math.floor(y - half), math.floor(y + half * (1 + 2 * scale))
     left, right = math.floor(x - half * (1 + scale)), math.floor(x + half * (1 + scale))
     expected = np.full((bottom - top, right - left, 3), 110, np.uint8)
-    expected[-top : 256 - top, -left : 256 - left] = picture[:, :, ::-1]
-    np.testing.assert_array_equal(lip_crops(picture[None])[0], cv2.resize(expected, (224, 224)))
+    expected[-top : 256 - top, -left : 256 - left] = image[:, :, ::-1]
+    np.testing.assert_array_equal(lip_crops(image[None])[0], cv2.resize(expected, (224, 224)))
 
 
-def test_the_crop_puts_the_mouth_in_its_middle_and_grey_beyond_the_picture() -> None:
-    picture = np.zeros((1, 256, 256, 3), np.uint8)
-    picture[:, 155:165, 123:133] = (255, 0, 0)  # a red mouth, at 0.625 of the height
-    crop = lip_crops(picture)[0]
+def test_the_crop_puts_the_mouth_in_its_middle_and_grey_beyond_the_image() -> None:
+    image = np.zeros((1, 256, 256, 3), np.uint8)
+    image[:, 155:165, 123:133] = (255, 0, 0)  # a red mouth, at 0.625 of the height
+    crop = lip_crops(image)[0]
     blue, _, red = np.moveaxis(crop, -1, 0)  # the order that OpenCV reads
     mouth = np.argwhere((red > 200) & (blue < 50))
     assert np.abs(mouth.mean(axis=0) - 112).max() < 4
@@ -111,7 +115,7 @@ def test_the_crop_puts_the_mouth_in_its_middle_and_grey_beyond_the_picture() -> 
     assert (crop[100, 30] == 0).all()
 
 
-def test_a_larger_picture_is_cropped_alike() -> None:
+def test_a_larger_image_is_cropped_alike() -> None:
     small = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8), (0, 0), 5)
     large = cv2.resize(small, (512, 512), interpolation=cv2.INTER_LINEAR)
     difference_px = lip_crops(large[None]).astype(int) - lip_crops(small[None]).astype(int)
@@ -146,10 +150,10 @@ def scorer(network: SyncNetV2) -> SyncNetScorer:
 
 
 def clip(num_frames: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Moving noise and a sound, with silence in the margins."""
+    """Moving noise and audio, with silence in the margins."""
     rng = np.random.default_rng(num_frames)
     small = rng.integers(0, 256, (num_frames, 8, 8, 3), dtype=np.uint8)
-    frames = np.stack([cv2.resize(picture, (size, size)) for picture in small])
+    frames = np.stack([cv2.resize(image, (size, size)) for image in small])
     audio = np.zeros(num_frames * SAMPLES_PER_FRAME + 2 * MARGIN, np.float32)
     audio[MARGIN:-MARGIN] = rng.normal(scale=0.1, size=num_frames * SAMPLES_PER_FRAME)
     return frames, audio
@@ -157,14 +161,14 @@ def clip(num_frames: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.inference_mode()
 def published_distances(network: SyncNetV2, crops: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """`SyncNetInstance.evaluate` in plain loops: the mean distance at each shift from +15 down, zeros beyond the ends."""
+    """`SyncNetInstance.evaluate` in plain loops: mean distance at each shift from +15 down, zeros beyond the ends."""
     rows = torch.from_numpy(mfcc(samples)).float()
-    lips, sound = [], []
+    lips, audio = [], []
     for frame in range(len(crops) - 5):
         window = torch.from_numpy(crops[frame : frame + 5].astype(np.float32)).permute(3, 0, 1, 2)
         lips.append(network.embed_lips(window[None])[0])
-        sound.append(network.embed_audio(rows[4 * frame : 4 * frame + 20].T[None, None])[0])
-    padded = [torch.zeros(1024)] * 15 + sound + [torch.zeros(1024)] * 15
+        audio.append(network.embed_audio(rows[4 * frame : 4 * frame + 20].T[None, None])[0])
+    padded = [torch.zeros(1024)] * 15 + audio + [torch.zeros(1024)] * 15
     return np.array(
         [
             np.mean(
@@ -181,11 +185,11 @@ def test_a_clip_is_scored_as_the_published_evaluation_does(network: SyncNetV2, s
     published = published_distances(network, lip_crops(frames), samples)
     score = scorer.score(frames, audio)
     assert -score.curve[SYNC_MARGIN_FRAMES] == pytest.approx(published[SYNC_MARGIN_FRAMES], rel=1e-5)
-    # At other offsets the published evaluation compares with zeros, here with the sound of the margin.
+    # At other offsets the published evaluation compares with zeros, here with the audio of the margin.
     assert not np.isclose(-score.curve[0], published[-1], rtol=1e-3)
 
 
-def test_the_sound_of_the_margin_counts(scorer: SyncNetScorer) -> None:
+def test_the_audio_of_the_margin_counts(scorer: SyncNetScorer) -> None:
     frames, audio = clip(12)
     before = scorer.score(frames, audio).curve
     audio[:MARGIN] = np.random.default_rng(0).normal(scale=0.1, size=MARGIN)
@@ -193,10 +197,10 @@ def test_the_sound_of_the_margin_counts(scorer: SyncNetScorer) -> None:
     assert after[SYNC_MARGIN_FRAMES + 10] != before[SYNC_MARGIN_FRAMES + 10]
     assert (
         after[SYNC_MARGIN_FRAMES - 10] == before[SYNC_MARGIN_FRAMES - 10]
-    )  # late sound is looked for in the other margin
+    )  # late audio is looked for in the other margin
 
 
-def test_sound_that_is_moved_moves_the_curve(scorer: SyncNetScorer) -> None:
+def test_audio_that_is_moved_moves_the_curve(scorer: SyncNetScorer) -> None:
     frames, _ = clip(8)
     audio = np.random.default_rng(1).normal(scale=0.1, size=38 * SAMPLES_PER_FRAME).astype(np.float32)
     later = np.roll(audio, 3 * SAMPLES_PER_FRAME)
@@ -217,7 +221,7 @@ def test_windows_are_the_same_in_any_batch(network: SyncNetV2, scorer: SyncNetSc
     windows = torch.stack([crops[:, first : first + 5] for first in range(9)])
     with torch.inference_mode():
         expected = network.embed_lips(windows).numpy()
-        assert difference(scorer._lips(frames).numpy(), expected) <= CLOSE
+        assert difference(scorer._embed_lips(frames).numpy(), expected) <= CLOSE
 
 
 def test_silence_gives_no_confidence(scorer: SyncNetScorer) -> None:

@@ -114,7 +114,7 @@ def test_a_missing_vae_is_named_with_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [b"{", b"[]", b'{"_class_name": "UNet2DModel"}'])
 def test_another_config_is_refused(folder: Path, config: bytes) -> None:
-    with pytest.raises(ModelFileError, match=r"config\.json is not that of an AutoencoderKL"):
+    with pytest.raises(ModelFileError, match=r"config\.json is not for an AutoencoderKL"):
         FrozenVae((folder / WEIGHTS_NAME).read_bytes(), config, "x")
 
 

@@ -47,7 +47,7 @@ def test_two_rows_a_frame() -> None:
         assert states.shape == (2 * num_frames, DIMS["n_audio_layer"] + 1, DIMS["n_audio_state"])
 
 
-def test_a_sound_changes_the_input_rows_around_its_moment_only() -> None:
+def test_audio_changes_only_the_input_rows_around_it() -> None:
     features = WhisperFeatures(whisper_file(), "tiny.pt")
     rng = np.random.default_rng(0)
     audio = (0.1 * rng.standard_normal(64_000)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_what_is_no_checkpoint_is_refused() -> None:
 
 
 @pytest.mark.parametrize("audio", [np.zeros((2, 1000), np.float32), np.zeros(319, np.float32), np.full(640, np.nan)])
-def test_what_is_no_sound_is_refused(audio: np.ndarray) -> None:
+def test_bad_audio_is_refused(audio: np.ndarray) -> None:
     with pytest.raises(ValueError, match="mono audio"):
         WhisperFeatures(whisper_file(), "tiny.pt").encode(audio)
 

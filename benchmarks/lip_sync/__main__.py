@@ -1,9 +1,9 @@
-"""What the built-in lip-sync scorer is worth: a page of evidence, made from a folder of clips that training never saw.
+"""Evaluates the built-in lip-sync scorer on clips that training never saw, and writes a page of results.
 
     python -m benchmarks.lip_sync CLIPS --out docs/models/lip_sync_results.md [--weights FILE]
 
-CLIPS holds videos and a clips.csv with the columns file, trainable, natural_sync, native_av_offset_frames and language. Faces are
-followed as `lipforge prepare` does. The page and its pictures come out the same every time, the times apart.
+CLIPS holds videos and a clips.csv with the columns file, trainable, natural_sync, native_av_offset_frames and language.
+Faces are followed as in `lipforge prepare`. Apart from timings, page and figures are the same on every run.
 """
 
 import argparse
@@ -18,16 +18,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import numpy as np
 
-from benchmarks.lip_sync import cases, pictures
+from benchmarks.lip_sync import cases, figures
 from benchmarks.lip_sync.clips import CLEAN, Follower, Track, kinds, read_about
 from benchmarks.lip_sync.engine import run_engine, usable
-from benchmarks.lip_sync.measures import Judge, Scores, Window, measure, windows
-from benchmarks.lip_sync.page import Evidence, write_page
-from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSync
+from benchmarks.lip_sync.evidence import Evidence
+from benchmarks.lip_sync.measures import Scorer, Scores, Window, measure, windows
+from benchmarks.lip_sync.page import write_page
+from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSyncScorer
 from lipforge.model.weights import load as weights
 
 LENGTHS = (50, 75, 117, 125, 250)
-"""Of windows, in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""
+"""Window lengths in frames: 2, 3, 4.7, 5 and 10 s. Several clips are a little shorter than 5 s."""
 TABLE_LENGTH = 117
 CHANCE_LENGTHS_S = (2, 3, 5, 7.5, 10, 15, 20)
 
@@ -35,8 +36,8 @@ CHANCE_LENGTHS_S = (2, 3, 5, 7.5, 10, 15, 20)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder of videos with clips.csv")
-    parser.add_argument("--out", type=Path, required=True, help="the page (.md); pictures go into a folder of its name")
-    parser.add_argument("--weights", type=Path, help="weights to judge; those that ship without it")
+    parser.add_argument("--out", type=Path, required=True, help="the page (.md); figures go into a folder of its name")
+    parser.add_argument("--weights", type=Path, help="weights to score with; by default the shipped ones")
     arguments = parser.parse_args()
     content = arguments.weights.read_bytes() if arguments.weights else weights.load("builtin")["lip_sync.safetensors"]
     try:
@@ -47,12 +48,12 @@ def main() -> None:
 
 
 def gather(folder: Path, content: bytes) -> Evidence:
-    """All that is measured, with a line of progress for each part. content: the scorer's weights.
+    """Measure everything, printing a line of progress per part. content: the scorer's weights.
 
-    Raises ValueError when the folder has no clips.csv, or no clean clip that is long enough.
+    Raises ValueError if the folder has no clips.csv, or no clean clip that is long enough.
     """
     about = read_about(folder)
-    judge = Judge(LipSync(content), DEFAULT_MIN_CONFIDENCE)
+    scorer = Scorer(LipSyncScorer(content), DEFAULT_MIN_CONFIDENCE)
     say = _Progress()
     follower = Follower()
     tracks: list[Track] = []
@@ -68,68 +69,79 @@ def gather(folder: Path, content: bytes) -> Evidence:
     clean = [track for track, kind in by_kind.items() if kind == CLEAN]
     say(f"{len(tracks)} faces in {len(about)} files; {len(clean)} are clean")
     if not windows(clean, 125):
-        raise ValueError(f"{folder}: no clip of 5 s is clean and unknown to training; clips.csv says what each one is")
+        raise ValueError(f"{folder}: no clip of 5 s is clean and unseen by training; clips.csv says what each clip is")
     by_length: dict[int, Scores] = {}
     for length in LENGTHS:
         parts = windows(clean, length)
         if parts:
-            by_length[length] = measure(judge, parts)
+            by_length[length] = measure(scorer, parts)
         say(f"{len(parts)} windows of {length / 25:g} s")
-    whole = cases.whole_tracks(judge, by_kind)
-    faces = cases.by_face(judge, by_kind, TABLE_LENGTH)
-    several = cases.turns(judge, [track for track, kind in by_kind.items() if kind == "several faces"])
-    chances = cases.chance_by_length(judge, by_kind, CHANCE_LENGTHS_S)
+    whole = cases.whole_tracks(scorer, by_kind)
+    faces = cases.by_face(scorer, by_kind, TABLE_LENGTH)
+    several = cases.turns(scorer, [track for track, kind in by_kind.items() if kind == "several faces"])
+    chances = cases.chance_by_length(scorer, by_kind, CHANCE_LENGTHS_S)
     say("whole clips, several faces, chance by length")
-    listeners = [track for track, kind in by_kind.items() if kind == "silent sound"]
+    listeners = [track for track, kind in by_kind.items() if kind == "silent audio"]
     long = [track for track in clean if track.num_frames >= TABLE_LENGTH]
-    sounds = list(cases.changed_sound(judge, long, listeners, TABLE_LENGTH))
-    say("changed sound")
-    shown = list(cases.changed_picture(judge, follower, long, folder, TABLE_LENGTH))
-    say("changed pictures")
+    changed_audio = list(cases.changed_audio(scorer, long, listeners, TABLE_LENGTH))
+    say("changed audio")
+    changed_video = list(cases.changed_video(scorer, follower, long, folder, TABLE_LENGTH))
+    say("changed video")
     with tempfile.TemporaryDirectory() as scratch:
-        engine = run_engine(judge, content, usable(tracks), folder, Path(scratch))
+        engine = run_engine(scorer, content, usable(tracks), folder, Path(scratch))
     say(f"planted offsets through prepare: {len(engine.found)} clips")
-    speed_ms = time_scorer(judge, windows(clean, 125))
+    speed_ms = time_scorer(scorer, windows(clean, 125))
     return Evidence(
-        judge, by_kind, unusable, by_length, whole, faces, sounds, shown, several, chances, engine, speed_ms
+        scorer,
+        by_kind,
+        unusable,
+        by_length,
+        whole,
+        faces,
+        changed_audio,
+        changed_video,
+        several,
+        chances,
+        engine,
+        speed_ms,
     )
 
 
-def time_scorer(judge: Judge, parts: list[Window]) -> float:
-    """CPU milliseconds of one score of 5 s, median."""
+def time_scorer(scorer: Scorer, parts: list[Window]) -> float:
+    """Median CPU milliseconds to score 5 s."""
     times_ms = []
     for part in parts:
         audio = part.audio()
         began_s = time.process_time()
-        judge.model.score(part.points, part.mouths, audio)
+        scorer.model.score(part.points, part.mouths, audio)
         times_ms.append(1000 * (time.process_time() - began_s))
     return float(np.median(times_ms))
 
 
 def write(evidence: Evidence, out: Path) -> None:
-    """The page, and its pictures in a folder beside it."""
+    """Write the page, and its figures into a folder beside it."""
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    threshold = evidence.judge.min_confidence
+    threshold = evidence.scorer.min_confidence
     chances = {chance.length_s: chance for chance in evidence.chances}
     lengths = [length for length in (75, 125, 250) if length in evidence.by_length]
     curves = [evidence.by_length[length] for length in lengths], [chances[length / 25] for length in lengths]
     drawn = {
-        "thresholds": pictures.draw_thresholds(*curves, threshold),
-        "chance": pictures.draw_chance(evidence.chances, threshold),
-        "planted": pictures.draw_planted(evidence.engine),
+        "thresholds": figures.draw_thresholds(*curves, threshold),
+        "chance": figures.draw_chance(evidence.chances, threshold),
+        "planted": figures.draw_planted(evidence.engine),
     }
     if evidence.turns:
-        drawn["turns"] = pictures.draw_turns(evidence.turns)
+        drawn["turns"] = figures.draw_turns(evidence.turns)
     for name, figure in drawn.items():
-        pictures.save(figure, folder / f"{name}.svg")
+        figures.save(figure, folder / f"{name}.svg")
     write_page(evidence, out)
     print(f"wrote {out}")
 
 
 @dataclass
 class _Progress:
-    """Lines with the time since the start."""
+    """Prints lines with the time since the start."""
 
     began_s: float = 0.0
 

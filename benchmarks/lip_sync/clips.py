@@ -1,4 +1,4 @@
-"""Faces of a folder of videos, followed as the engine follows them, and what kind of test each one is."""
+"""Faces of a folder of videos, followed as in `lipforge prepare`, and what kind of test case each one is."""
 
 import csv
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 
 MARGIN = 40
-"""Frames of sound on each side of a track: room for a planted shift, and for the scorer's own search."""
+"""Frames of audio on each side of a track: room for a planted shift and for the scorer's own search."""
 MIN_EYES_PX = 60
 MAX_YAW_DEG = 30
 CLEAN = "clean"
@@ -28,12 +28,12 @@ _SETTINGS = {
     "faces": {"min_height_px": 30},
     "align": {"max_upscale_ratio": 12},
 }
-"""Wider limits than the defaults, so that short clips and small faces can be measured too."""
+"""Wider limits than the defaults, to measure short clips and small faces too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One face through one shot, and the sound of that time."""
+    """One face through one shot, and its audio."""
 
     file: str
     about: dict[str, str]
@@ -44,7 +44,7 @@ class Track:
     """float32 [T, len(SYNC_LANDMARKS), 3], pixels."""
     mouths: np.ndarray
     """uint8 [T, 64, 64]."""
-    sound: np.ndarray
+    full_audio: np.ndarray
     """float32 [(T + 2 * MARGIN) * 640] at 16 kHz."""
 
     @cached_property
@@ -65,34 +65,34 @@ class Track:
 
     @property
     def speaker(self) -> str:
-        """clips.csv names no people: each file stands for one."""
+        """clips.csv names no speakers: each file counts as one."""
         return Path(self.file).stem
 
     @property
     def reference(self) -> int | None:
-        """Offset that the file carries, as SyncScore.offset_frames; None where it is not known."""
+        """The file's own offset, as SyncScore.offset_frames; None if unknown."""
         return int(text) if (text := self.about["native_av_offset_frames"]) else None
 
     def audio(self, first_frame: int, num_frames: int, late_by: int = 0) -> np.ndarray:
-        """The sound of a span with SYNC_MARGIN_FRAMES frames of margin, heard `late_by` frames later than in the clip."""
+        """Audio of a span with SYNC_MARGIN_FRAMES frames of margin, delayed by `late_by` frames."""
         begin = (first_frame + MARGIN - SYNC_MARGIN_FRAMES - late_by) * SAMPLES_PER_FRAME
-        return self.sound[begin : begin + (num_frames + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME]
+        return self.full_audio[begin : begin + (num_frames + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME]
 
 
 def eyes_px(points: np.ndarray) -> float:
-    """Median distance of the outer corners of the eyes in the picture. points: float [T, len(SYNC_LANDMARKS), 3]."""
+    """Median distance between the outer eye corners, in pixels. points: float [T, len(SYNC_LANDMARKS), 3]."""
     across = points[:, _EYES[1]] - points[:, _EYES[0]]
     return float(np.median(np.hypot(across[:, 0], across[:, 1])))
 
 
 def yaw_deg(points: np.ndarray) -> float:
-    """Median turn of the head to the side, from the depth that the mesh gives the eyes: 0 is frontal."""
+    """Median yaw of the head, from the depth of the eyes in the mesh: 0 is frontal."""
     across = points[:, _EYES[1]] - points[:, _EYES[0]]
     return float(np.median(np.degrees(np.arctan2(across[:, 2], across[:, 0]))))
 
 
 def read_about(folder: Path) -> dict[str, dict[str, str]]:
-    """clips.csv by file name. Raises ValueError when it is not there."""
+    """clips.csv by file name. Raises ValueError if it is missing."""
     path = folder / "clips.csv"
     if not path.is_file():
         raise ValueError(f"{path} is missing: it says what each clip is (columns file, trainable, natural_sync, ...)")
@@ -107,7 +107,7 @@ class Follower:
         self.cut = CutOperator(PrepareConfig.model_validate(_SETTINGS), weights.load("builtin"))
 
     def tracks(self, path: Path, about: dict[str, str]) -> list[Track]:
-        """All faces of one video for as long as they are usable; none when there is none."""
+        """All usable faces of one video."""
         video = Probe().process(Source(str(path)))
         if video.info is None or video.reason is not None:
             return []
@@ -125,14 +125,16 @@ class Follower:
                         start_frame=clip.start_frame,
                         points=clip.lip_points,
                         mouths=clip.mouths,
-                        sound=read_audio(str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN),
+                        full_audio=read_audio(
+                            str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN
+                        ),
                     )
                 )
         return found
 
 
 def kind_of(track: Track, num_tracks_at_once: int) -> str:
-    """CLEAN, or the first reason why a track is not the promise's case.
+    """CLEAN, or the first reason why a track is not what the promise covers.
 
     num_tracks_at_once: usable faces of the file at the same time.
     """
@@ -141,7 +143,7 @@ def kind_of(track: Track, num_tracks_at_once: int) -> str:
         "several faces": num_tracks_at_once > 1,
         "dubbed or re-voiced": "ADR" in sync,
         "generated": "generated" in sync,
-        "silent sound": "silent" in sync,
+        "silent audio": "silent" in sync,
         "music or noise, no speech": sync == "n/a" and about["language"] == "none",
         "drawn": sync == "n/a",
         "film music": sync == "uncertain",
@@ -155,7 +157,7 @@ def kind_of(track: Track, num_tracks_at_once: int) -> str:
 
 
 def kinds(tracks: list[Track]) -> dict[Track, str]:
-    """`kind_of` each track."""
+    """The kind of each track."""
 
     def at_once(track: Track) -> int:
         return sum(

@@ -1,4 +1,4 @@
-"""Planted offsets through the whole of `lipforge prepare`, and what is left of them in the delivered clips."""
+"""Planted offsets through all of `lipforge prepare`, and what remains of them in the stored clips."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from rich.console import Console
 
 from benchmarks.lip_sync import media as made
 from benchmarks.lip_sync.clips import Track
-from benchmarks.lip_sync.measures import Judge
+from benchmarks.lip_sync.measures import Scorer
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
-from lipforge.model.faces.lip_points import mouth_pictures
+from lipforge.model.faces.lip_points import mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
@@ -28,29 +28,29 @@ from lipforge.train.scorers.clips import crop_points
 
 PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
 AGAIN = (-10, -3, 0, 3, 10)
-"""Planted offsets whose delivered clips are scored again."""
+"""Planted offsets whose stored clips are scored again."""
 SOURCE_S = 6.2
-"""The first part of each video: enough for one clip."""
+"""The start of each video: enough for one clip."""
 WAYS = {"samples": made.shift_samples, "time stamps": made.shift_container}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One clip of a video whose sound was moved."""
+    """One clip of a video whose audio was shifted."""
 
     file: str
     way: str
     planted: int
-    """Frames, positive = the sound was made early."""
+    """Frames; positive: the audio was made early."""
     reference: int
-    """Offset that the video came with."""
+    """The video's own offset."""
     trainable: bool
     outcome: str
     """`kept`, or the reason."""
     offset: int | None
-    """What `prepare` found; None where it got no clip."""
+    """Measured by `prepare`; None if it made no clip."""
     left: int | None
-    """Offset of the delivered clip, scored again; None where that was not done."""
+    """Offset of the stored clip, scored again; None if it was not."""
 
     @property
     def residual(self) -> int | None:
@@ -62,11 +62,11 @@ class EngineRun:
     found: list[Found]
     stage_cpu_s: dict[str, float]
     seconds: float
-    """Of video that went in."""
+    """Of input video."""
 
 
 def usable(tracks: Sequence[Track]) -> list[Track]:
-    """One track each of the videos of natural speech with a reference that are long enough for a clip."""
+    """One track of each video of natural speech that has a reference and is long enough for a clip."""
     chosen = {
         track.file: track
         for track in tracks
@@ -75,8 +75,8 @@ def usable(tracks: Sequence[Track]) -> list[Track]:
     return [chosen[file] for file in sorted(chosen)]
 
 
-def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: Path, scratch: Path) -> EngineRun:
-    """Plant offsets in each video, prepare them all, and score delivered clips again. content: the judge's weights."""
+def run_engine(scorer: Scorer, content: bytes, tracks: Sequence[Track], sources: Path, scratch: Path) -> EngineRun:
+    """Plant offsets, prepare all videos, and score the stored clips again. content: the scorer's weights."""
     planted: dict[str, tuple[Track, str, int]] = {}
     folder = scratch / "planted"
     folder.mkdir()
@@ -92,7 +92,10 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
     config = PrepareConfig.model_validate(
         {"run": {"executor": "local"}, "thresholds": {"max_av_offset_frames": SYNC_MARGIN_FRAMES}}
     )
-    models = {**weights.load("builtin"), "lip_sync.safetensors": content}  # what is judged need not be what ships
+    models = {
+        **weights.load("builtin"),
+        "lip_sync.safetensors": content,
+    }  # the weights may differ from the shipped ones
     with open(os.devnull, "w") as nowhere, patch.object(weights, "load", return_value=models):
         summary = prepare([str(folder)], out, config, Labels(), Progress(Console(file=nowhere)))
     faces = MediaPipeFaces(models)
@@ -103,7 +106,7 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
         left = None
         if row["status"] == "kept" and frames in AGAIN:
             sample = read_clip_at(fs, f"{root}/{row['shard']}", row["sample_offset"], row["sample_size"], row["key"])
-            left = _score_delivered(judge, sample, faces)
+            left = _score_delivered(scorer, sample, faces)
         if row["av_offset_frames"] is None and row["end_s"] - row["start_s"] < 5:
             continue  # a tail too short for a clip
         reference = track.reference
@@ -123,19 +126,19 @@ def run_engine(judge: Judge, content: bytes, tracks: Sequence[Track], sources: P
     return EngineRun(found, summary.stage_cpu_s, summary.seconds_in)
 
 
-def _score_delivered(judge: Judge, sample: dict[str, bytes], faces: MediaPipeFaces) -> int | None:
-    """Offset of a clip as training gets it: mouth and lips from its own pictures, and its own sound.
+def _score_delivered(scorer: Scorer, sample: dict[str, bytes], faces: MediaPipeFaces) -> int | None:
+    """Offset of a clip as training reads it: lips and mouth from its stored frames, and its stored audio.
 
-    The stored sound has no margin, so the clip's inner frames are scored, 0.6 s away from both ends.
-    None where the face is not found again in the crop.
+    Stored audio has no margin, so only frames at least 0.6 s from both ends are scored. None if no face is found in the
+    crop.
     """
     frames = decode_mp4(sample["mp4"])
     points = crop_points(frames, faces)
     if points is None:
         return None
     inner = slice(SYNC_MARGIN_FRAMES, -SYNC_MARGIN_FRAMES)
-    seen = judge.model.see(points[inner], mouth_pictures(frames[inner]))
-    return judge.match(seen, judge.hear(decode_flac(sample["flac"]))).offset_frames
+    lips = scorer.model.embed_lips(points[inner], mouth_images(frames[inner]))
+    return scorer.match(lips, scorer.embed_audio(decode_flac(sample["flac"]))).offset_frames
 
 
 def residuals(run: EngineRun) -> np.ndarray:

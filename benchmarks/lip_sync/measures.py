@@ -1,4 +1,4 @@
-"""Windows of tracks, their scores with their own and with other sound, and what follows from them with error bars."""
+"""Scores of windows with their own and with other audio, and statistics over them with error bars."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,38 +8,38 @@ import numpy as np
 
 from benchmarks.lip_sync.clips import Track
 from lipforge.model.clock import SYNC_MARGIN_FRAMES
-from lipforge.model.sync.builtin import LipSync
+from lipforge.model.sync.builtin import LipSyncScorer
 from lipforge.model.sync.score import SyncScore
 
 SHIFTS = range(-10, 11)
-"""Planted, in frames: positive = the sound is made later."""
+"""Planted shifts in frames; positive: the audio is delayed."""
 
 
-class Judge:
+class Scorer:
     """The scorer and its default threshold."""
 
-    def __init__(self, model: LipSync, min_confidence: float) -> None:
+    def __init__(self, model: LipSyncScorer, min_confidence: float) -> None:
         self.model = model
         self.min_confidence = min_confidence
 
-    def see(self, window: "Window") -> np.ndarray:
-        return self.model.see(window.points, window.mouths)
+    def embed_lips(self, window: "Window") -> np.ndarray:
+        return self.model.embed_lips(window.points, window.mouths)
 
-    def hear(self, audio: np.ndarray) -> np.ndarray:
-        return self.model.hear(audio)
+    def embed_audio(self, audio: np.ndarray) -> np.ndarray:
+        return self.model.embed_audio(audio)
 
-    def match(self, seen: np.ndarray, heard: np.ndarray) -> SyncScore:
-        return self.model.match(seen, heard)
+    def match(self, lips: np.ndarray, audio: np.ndarray) -> SyncScore:
+        return self.model.match(lips, audio)
 
     def score(self, track: Track, first_frame: int = 0, num_frames: int | None = None) -> SyncScore:
-        """A track, or a part of it, with its own sound."""
+        """Score a track, or a part of it, with its own audio."""
         window = Window(track, first_frame, track.num_frames if num_frames is None else num_frames)
-        return self.match(self.see(window), self.hear(window.audio()))
+        return self.match(self.embed_lips(window), self.embed_audio(window.audio()))
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of a track."""
+    """A span of a track."""
 
     track: Track
     start: int
@@ -58,7 +58,7 @@ class Window:
 
 
 def window_starts(num_frames: int, length: int) -> list[int]:
-    """First frames of windows that overlap by half or a little more, from the first frame to the last."""
+    """First frames of windows that overlap by at least half and reach both ends."""
     free = num_frames - length
     if free < 0:
         return []
@@ -71,11 +71,11 @@ def windows(tracks: Sequence[Track], length: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures of some windows with the sound of others."""
+    """Lips of windows paired with the audio of other windows."""
 
-    picture: np.ndarray
+    lips: np.ndarray
     """int [P]: window."""
-    sound: np.ndarray
+    audio: np.ndarray
     """int [P]: window."""
     confidence: np.ndarray
     """float [P]."""
@@ -83,54 +83,54 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scores:
-    """All that was measured at one length."""
+    """All measurements at one window length."""
 
     length: int
     """Frames."""
     speakers: list[str]
     """Of each window."""
     own: np.ndarray
-    """float [W]: confidence with its own sound."""
+    """float [W]: confidence with its own audio."""
     errors: np.ndarray
-    """int [W, len(SHIFTS)]: offset found minus offset that was there, with a shift planted; OUT where there is no reference."""
+    """int [W, len(SHIFTS)]: found minus true offset for each planted shift; OUT without a reference."""
     other: Pairs
-    """Sound of other people."""
+    """Audio of other speakers."""
     same: Pairs
-    """Sound of the same person at another time."""
+    """Audio of the same speaker at another time."""
 
     OUT = 99
 
     @cached_property
-    def people(self) -> list[str]:
+    def unique_speakers(self) -> list[str]:
         return sorted(set(self.speakers))
 
     @cached_property
-    def person(self) -> np.ndarray:
-        """int [W]: index into people."""
-        return np.array([self.people.index(speaker) for speaker in self.speakers])
+    def speaker_index(self) -> np.ndarray:
+        """int [W]: index into unique_speakers."""
+        return np.array([self.unique_speakers.index(speaker) for speaker in self.speakers])
 
 
-def measure(judge: Judge, parts: Sequence[Window]) -> Scores:
-    """Each window with planted shifts of its own sound, and with the sound of all others.
+def measure(scorer: Scorer, parts: Sequence[Window]) -> Scores:
+    """Score each window with shifts of its own audio, and with the audio of all others.
 
-    The same person's other time begins so late that no tried shift reaches the window's own sound.
+    Audio of the same speaker is taken from beyond the reach of any shift.
     """
-    seen = [judge.see(part) for part in parts]
-    heard = [judge.hear(part.audio()) for part in parts]
-    own = [judge.match(picture, sound).confidence for picture, sound in zip(seen, heard, strict=True)]
+    lips = [scorer.embed_lips(part) for part in parts]
+    audio = [scorer.embed_audio(part.audio()) for part in parts]
+    own = [scorer.match(*pair).confidence for pair in zip(lips, audio, strict=True)]
     errors = np.full((len(parts), len(SHIFTS)), Scores.OUT)
     for index, part in enumerate(parts):
         if part.track.reference is not None:
             for column, late in enumerate(SHIFTS):
-                found = judge.match(seen[index], judge.hear(part.audio(late))).offset_frames
+                found = scorer.match(lips[index], scorer.embed_audio(part.audio(late))).offset_frames
                 errors[index, column] = found - (part.track.reference - late)
     other, same = [], []
     for i, part in enumerate(parts):
         for j, source in enumerate(parts):
             if part.track.speaker != source.track.speaker:
-                other.append((i, j, judge.match(seen[i], heard[j]).confidence))
+                other.append((i, j, scorer.match(lips[i], audio[j]).confidence))
             elif part.track is source.track and abs(part.start - source.start) >= part.num_frames + SYNC_MARGIN_FRAMES:
-                same.append((i, j, judge.match(seen[i], heard[j]).confidence))
+                same.append((i, j, scorer.match(lips[i], audio[j]).confidence))
     speakers = [part.track.speaker for part in parts]
     return Scores(parts[0].num_frames, speakers, np.array(own), errors, _pairs(other), _pairs(same))
 
@@ -140,10 +140,10 @@ def _pairs(found: list[tuple[int, int, float]]) -> Pairs:
     return Pairs(table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2])
 
 
-# --- numbers, each as a function of how much a person counts -----------------------------------------------------------------
+# --- statistics, as functions of the weight of each window --------------------------------------------------------
 
 Statistic = Callable[[Scores, np.ndarray], float]
-"""Of scores and of each window's weight, float [W]; NaN where nothing is left to count."""
+"""Takes scores and window weights, float [W]; NaN if nothing has weight."""
 
 
 def share(hits: np.ndarray, counts: np.ndarray) -> float:
@@ -153,7 +153,7 @@ def share(hits: np.ndarray, counts: np.ndarray) -> float:
 
 
 def within(frames: int) -> Statistic:
-    """Share of planted shifts that were found within so many frames."""
+    """Share of planted shifts found within this many frames."""
 
     def statistic(scores: Scores, counts: np.ndarray) -> float:
         known = (scores.errors != Scores.OUT).all(axis=1)
@@ -163,14 +163,14 @@ def within(frames: int) -> Statistic:
 
 
 def pair_counts(pairs: Pairs, counts: np.ndarray) -> np.ndarray:
-    return counts[pairs.picture] * counts[pairs.sound]
+    return counts[pairs.lips] * counts[pairs.audio]
 
 
-def auc(same_person: bool = False) -> Statistic:
-    """Probability that a window's own sound reads higher than a mismatch (ties count half)."""
+def auc(same_speaker: bool = False) -> Statistic:
+    """Probability that own audio reads higher than a mismatch (ties count half)."""
 
     def statistic(scores: Scores, counts: np.ndarray) -> float:
-        pairs = scores.same if same_person else scores.other
+        pairs = scores.same if same_speaker else scores.other
         return weighted_auc(scores.own, counts, pairs.confidence, pair_counts(pairs, counts))
 
     return statistic
@@ -193,12 +193,12 @@ def weighted_quantile(values: np.ndarray, counts: np.ndarray, q: float) -> float
     return float(values[order][min(int(np.searchsorted(weight, q * weight[-1])), len(values) - 1)])
 
 
-def refused_where_kept(kept: float, same_person: bool = False) -> Statistic:
-    """Share of mismatches below the threshold that keeps this share of own sound."""
+def rejected_where_kept(kept: float, same_speaker: bool = False) -> Statistic:
+    """Share of mismatches below the threshold that keeps this share of own audio."""
 
     def statistic(scores: Scores, counts: np.ndarray) -> float:
         threshold = weighted_quantile(scores.own, counts, 1 - kept)
-        return refused_at(threshold, same_person)(scores, counts)
+        return rejected_at(threshold, same_speaker)(scores, counts)
 
     return statistic
 
@@ -207,9 +207,9 @@ def kept_at(threshold: float) -> Statistic:
     return lambda scores, counts: share(scores.own >= threshold, counts)
 
 
-def refused_at(threshold: float, same_person: bool = False) -> Statistic:
+def rejected_at(threshold: float, same_speaker: bool = False) -> Statistic:
     def statistic(scores: Scores, counts: np.ndarray) -> float:
-        pairs = scores.same if same_person else scores.other
+        pairs = scores.same if same_speaker else scores.other
         return share(pairs.confidence < threshold, pair_counts(pairs, counts))
 
     return statistic
@@ -218,28 +218,28 @@ def refused_at(threshold: float, same_person: bool = False) -> Statistic:
 @dataclass(frozen=True)
 class Estimate:
     value: float
-    """All windows count the same."""
+    """Every window has the same weight."""
     low: float
     high: float
-    """95 % interval over people."""
-    per_person: float
-    """All people count the same."""
+    """95 % interval over speakers."""
+    per_speaker: float
+    """Every speaker has the same weight."""
 
 
 def estimate(statistic: Statistic, scores: Scores, rounds: int = 400, seed: int = 0) -> Estimate:
-    """With the percentile bootstrap over people: which people happen to be in the test matters most.
+    """A statistic with its percentile bootstrap over speakers, who are the largest source of chance.
 
-    A person drawn twice counts twice. Draws in which nothing can be counted are left out.
+    A speaker drawn twice counts twice. Draws where the statistic is NaN are skipped.
     """
     rng = np.random.default_rng(seed)
-    num_people = len(scores.people)
+    num_speakers = len(scores.unique_speakers)
     values = []
     for _ in range(rounds):
-        drawn = np.bincount(rng.integers(num_people, size=num_people), minlength=num_people)
-        values.append(statistic(scores, drawn[scores.person].astype(float)))
+        drawn = np.bincount(rng.integers(num_speakers, size=num_speakers), minlength=num_speakers)
+        values.append(statistic(scores, drawn[scores.speaker_index].astype(float)))
     low, high = np.nanquantile(values, [0.025, 0.975]) if not np.isnan(values).all() else (np.nan, np.nan)
-    num_windows = np.bincount(scores.person, minlength=num_people)
-    everyone = np.ones(len(scores.person))
+    num_windows = np.bincount(scores.speaker_index, minlength=num_speakers)
+    equal = np.ones(len(scores.speaker_index))
     return Estimate(
-        statistic(scores, everyone), float(low), float(high), statistic(scores, 1 / num_windows[scores.person])
+        statistic(scores, equal), float(low), float(high), statistic(scores, 1 / num_windows[scores.speaker_index])
     )

@@ -1,4 +1,4 @@
-"""The same clip as other machines would have stored it: other codecs, frame rates, and sound that starts elsewhere."""
+"""Changed copies of a clip: other codecs, other frame rates, shifted or noisy audio."""
 
 import subprocess
 from pathlib import Path
@@ -20,16 +20,16 @@ def _ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
 
 
 def base_file(source: Path, path: Path, duration_s: float) -> Path:
-    """The beginning of a video in Matroska: the picture's packets as they are, the sound as PCM from time 0 on."""
-    sound = ["-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_s16le"]
+    """The beginning of a video in Matroska: video packets unchanged, audio as PCM from time 0."""
+    audio = ["-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_s16le"]
     _ffmpeg(
-        "-i", str(source), "-t", f"{duration_s:g}", "-map", "0:v:0", "-map", "0:a:0", "-c:v", "copy", *sound, str(path)
+        "-i", str(source), "-t", f"{duration_s:g}", "-map", "0:v:0", "-map", "0:a:0", "-c:v", "copy", *audio, str(path)
     )
     return path
 
 
 def shift_samples(base: Path, path: Path, frames: int) -> Path:
-    """Move the sound itself. frames: of 25 fps, positive = the sound becomes early."""
+    """Shift the audio samples. frames: at 25 fps; positive: the audio becomes early."""
     shift_s = abs(frames) / FPS
     if frames > 0:
         move = f"atrim=start={shift_s},asetpts=PTS-STARTPTS"
@@ -40,14 +40,14 @@ def shift_samples(base: Path, path: Path, frames: int) -> Path:
 
 
 def shift_container(base: Path, path: Path, frames: int) -> Path:
-    """Move only the time stamps of the sound: no byte of it changes. frames: as in shift_samples."""
+    """Shift only the audio's timestamps: its bytes stay. frames: as in shift_samples."""
     late = ["-itsoffset", str(-frames / FPS), "-i", str(base)]
     _ffmpeg("-i", str(base), *late, "-map", "0:v", "-map", "1:a", "-c", "copy", str(path))
     return path
 
 
-def encode_picture(base: Path, path: Path, fps: int | None = None, crf: int = 17) -> Path:
-    """The picture encoded again in H.264, at another frame rate if one is given."""
+def encode_video(base: Path, path: Path, fps: int | None = None, crf: int = 17) -> Path:
+    """Re-encode the video in H.264, at another frame rate if given."""
     rate = [] if fps is None else ["-vf", f"fps={fps}"]
     codec = ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(crf), "-pix_fmt", "yuv420p", "-c:a", "copy"]
     _ffmpeg("-i", str(base), "-map", "0", *rate, *codec, str(path))
@@ -55,8 +55,8 @@ def encode_picture(base: Path, path: Path, fps: int | None = None, crf: int = 17
 
 
 def through_codec(audio: np.ndarray, folder: Path, suffix: str, *options: str) -> np.ndarray:
-    """Sound after one generation of a codec, with as many samples. audio: float32 [N] at 16 kHz."""
-    path = folder / f"sound.{suffix}"
+    """Audio after one generation of a codec, with as many samples. audio: float32 [N] at 16 kHz."""
+    path = folder / f"audio.{suffix}"
     raw = ["-f", "f32le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1"]
     _ffmpeg(*raw, "-i", "-", *options, str(path), data=audio.astype(np.float32).tobytes())
     back = np.frombuffer(_ffmpeg("-i", str(path), *raw, "-"), np.float32)
@@ -64,7 +64,7 @@ def through_codec(audio: np.ndarray, folder: Path, suffix: str, *options: str) -
 
 
 def with_noise(audio: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
-    """White noise added, so many dB below the sound's mean power. audio: float32 [N]."""
+    """Add white noise, snr_db below the audio's mean power. audio: float32 [N]."""
     noise = np.random.default_rng(seed).standard_normal(len(audio))
     level = np.sqrt(np.mean(audio.astype(np.float64) ** 2)) * 10 ** (-snr_db / 20)
     return (audio + level * noise).astype(np.float32)

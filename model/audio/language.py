@@ -1,7 +1,7 @@
 """Which language is spoken, by Whisper's own language head (Radford et al. 2022, arXiv:2212.04356, section 2.3).
 
-Whisper predicts a language token first, before any text, so one encoder pass and one decoder step give a probability for each language.
-The published checkpoints of openai-whisper are read as they are; those whose name ends in `.en` know English only.
+Whisper predicts a language token before any text, so one encoder pass and one decoder step give a probability for each
+language. Published checkpoints of openai-whisper are read as they are; those whose name ends in `.en` are English-only.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 from lipforge.model.weights import load as weights
 from lipforge.model.weights.load import ModelFileError
 from lipforge.model.weights.state_dicts import load_strict, read_checkpoint
@@ -19,29 +19,21 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
 PUBLISHED = ("tiny", "base", "small")
-"""Names that stand for files of the bundle `whisper` in model/weights/table.py."""
+"""Names of files of the bundle `whisper` (`lipforge models fetch whisper`)."""
 
-_NUM_AUDIO_STATES = 1500  # of the 30 s that every Whisper hears
+_NUM_AUDIO_STATES = 1500  # for the 30 s that every Whisper takes
 _MAX_TEXT_STATES = 448
 _MEL_BANDS = (80, 128)
 _VOCABULARIES = (51864, 51865, 51866)  # English only; with 99 languages; with Cantonese, since large-v3
 
 _BCP47 = {"jw": "jv"}
-"""Where Whisper's code is not that of BCP 47: Javanese."""
-
-
-class EnglishOnlyError(ModelFileError):
-    """The checkpoint has no language head."""
-
-
-class NoWhisperError(ModelFileError):
-    """The package openai-whisper is not installed."""
+"""Whisper's codes that differ from BCP 47: Javanese."""
 
 
 def read_whisper_file(whisper: str) -> tuple[str, bytes]:
-    """(name, content) of a checkpoint. whisper: one of PUBLISHED, which is hash-checked, or the path of a file.
+    """(name, content) of a checkpoint. whisper: one of PUBLISHED, which is hash-checked, or a path.
 
-    Raises MissingModelError, with how to get it, or ModelFileError for a wrong hash.
+    Raises MissingModelError, which says how to get it, or WrongHashError.
     """
     if whisper in PUBLISHED:
         return whisper, weights.load_file(f"{whisper}.pt")
@@ -50,40 +42,41 @@ def read_whisper_file(whisper: str) -> tuple[str, bytes]:
         return path.stem, path.read_bytes()
     except OSError as error:
         raise weights.MissingModelError(
-            f"no Whisper checkpoint {whisper} ({error.strerror}): expected the path of one of openai-whisper, or one of "
-            f"{', '.join(PUBLISHED)} after `lipforge models fetch whisper`"
+            f"no Whisper checkpoint {whisper} ({error.strerror}): expected the path of a checkpoint of openai-whisper, "
+            f"or one of {', '.join(PUBLISHED)} after `lipforge models fetch whisper`"
         ) from error
 
 
 class LanguageIdentifier:
-    """One checkpoint, ready to listen. One CPU thread; the same samples always give the same answer."""
+    """One checkpoint on one CPU thread. The same samples always give the same answer."""
 
     def __init__(self, content: bytes, name: str) -> None:
         """content: a file of openai-whisper; name: for `self.name` and messages.
 
-        Raises EnglishOnlyError, NoWhisperError, and as model/weights/state_dicts.py does for files that are damaged, unsafe or something else.
+        Raises ModelFileError when it is English-only or damaged, or when openai-whisper is not installed.
         """
         self.name = f"whisper:{name}"
         self._network = load_whisper(content, name)
         if not self._network.is_multilingual:
-            raise EnglishOnlyError(
-                f"{name} is an English-only Whisper ({self._network.dims.n_vocab} tokens, none for languages): it cannot tell languages "
-                f"apart. Take a multilingual checkpoint: {', '.join(PUBLISHED)}, or another whose name does not end in .en."
+            raise ModelFileError(
+                f"{name} is an English-only Whisper ({self._network.dims.n_vocab} tokens, none for languages). To "
+                f"identify languages, use a multilingual checkpoint: {', '.join(PUBLISHED)}, or another whose name "
+                "does not end in .en."
             )
 
     def identify(self, audio: np.ndarray) -> tuple[str, float]:
         """(language, its probability): the most likely of Whisper's languages, as a BCP 47 code.
 
-        audio: float32 [N], mono at 16 kHz in [-1, 1]. What goes beyond 30 s is not heard. Raises ValueError for other arrays.
+        audio: float32 [N], mono at 16 kHz in [-1, 1]; only the first 30 s count. Raises ValueError for other arrays.
         """
         from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
         from whisper.decoding import detect_language
 
         if audio.ndim != 1 or not len(audio) or not np.isfinite(audio).all():
-            raise ValueError(f"mono audio [N] of finite samples expected, got shape {audio.shape}")
+            raise ValueError(f"expected mono audio [N] of finite samples, got shape {audio.shape}")
         with one_thread(), torch.inference_mode():
-            sound = pad_or_trim(np.ascontiguousarray(audio, dtype=np.float32), N_SAMPLES)
-            mel = log_mel_spectrogram(sound, self._network.dims.n_mels)
+            padded = pad_or_trim(np.ascontiguousarray(audio, dtype=np.float32), N_SAMPLES)
+            mel = log_mel_spectrogram(padded, self._network.dims.n_mels)
             _, found = detect_language(self._network, mel)
         probabilities = cast(dict[str, float], found)  # one spectrogram in, one mapping out
         language = max(sorted(probabilities), key=lambda code: probabilities[code])
@@ -91,12 +84,15 @@ class LanguageIdentifier:
 
 
 def load_whisper(content: bytes, name: str) -> "Whisper":
-    """A network from a checkpoint of openai-whisper, on the CPU in float32, in evaluation mode. Errors as LanguageIdentifier's."""
+    """The network of an openai-whisper checkpoint, on the CPU in float32, in evaluation mode.
+
+    Raises the errors of LanguageIdentifier.
+    """
     try:
         from whisper.model import ModelDimensions, Whisper
     except ImportError as error:
-        raise NoWhisperError(
-            "Whisper's network is in the package openai-whisper, which is not installed: pip install 'lipforge[train]'"
+        raise ModelFileError(
+            "Whisper needs the package openai-whisper, which is not installed: pip install 'lipforge[train]'"
         ) from error
     tensors, rest = read_checkpoint(content, name, "model_state_dict")
     network = Whisper(ModelDimensions(**_dimensions(tensors, rest.get("dims"), name)))
@@ -105,7 +101,7 @@ def load_whisper(content: bytes, name: str) -> "Whisper":
 
 
 def _dimensions(tensors: dict[str, torch.Tensor], dims: Any, name: str) -> dict[str, int]:
-    """The sizes that the file states, once its tensors agree: a small file must not make a huge network."""
+    """The sizes that the file states, checked against its tensors: a small file must not build a huge network."""
     try:
         vocabulary, text_state = tensors["decoder.token_embedding.weight"].shape
         audio_state, mel_bands, _ = tensors["encoder.conv1.weight"].shape
@@ -131,11 +127,12 @@ def _dimensions(tensors: dict[str, torch.Tensor], dims: Any, name: str) -> dict[
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"{name}: not a checkpoint of openai-whisper: {type(error).__name__} {error}. Expected `dims` and `model_state_dict`"
+            f"{name}: not a checkpoint of openai-whisper, which has `dims` and `model_state_dict`: "
+            f"{type(error).__name__} {error}"
         ) from error
     if not agree:
         raise ModelFileError(
-            f"{name}: its `dims` {dims} are not those of its tensors {found}, or not those of a Whisper"
+            f"{name}: its `dims` {dims} do not match its tensors {found}, or are not those of a Whisper"
         )
     return dims
 

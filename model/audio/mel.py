@@ -1,18 +1,18 @@
-"""The mel spectrogram that StableSyncNet hears, 80 columns a second.
+"""The mel spectrogram that StableSyncNet takes, 80 columns a second.
 
 The recipe is Wav2Lip's `audio.py` (Prajwal et al. 2020), which LatentSync (ByteDance, Apache-2.0) keeps with these
-numbers: pre-emphasis, magnitudes of a short-time Fourier transform, mel bands on Slaney's scale (Auditory Toolbox,
-1998; what librosa makes by default), decibels, then a fixed stretch to -4..4.
+numbers: pre-emphasis, magnitudes of a short-time Fourier transform, librosa's mel bands, decibels, then a fixed scaling
+to -4..4.
 """
 
 import functools
 
 import numpy as np
 
-from lipforge.model.clock import SAMPLE_RATE_HZ
+from lipforge.model.audio.filterbank import slaney_filters
 
 MEL_RECIPE = "mel-1"
-"""Name of what this file computes, which has no weights to be told by. Another recipe takes another name."""
+"""Identifies what this file computes, as it has no weights to hash. A changed recipe needs a new name."""
 NUM_BANDS = 80
 HOP = 200
 """Samples between columns at 16 kHz: 80 columns a second, 3.2 for each frame at 25 fps."""
@@ -25,45 +25,25 @@ _RANGE = 4.0
 
 
 def mel_spectrogram(audio: np.ndarray) -> np.ndarray:
-    """Mel spectrogram of a sound.
+    """Mel spectrogram of mono audio.
 
     audio: float32 [N] mono at 16 kHz in [-1, 1], N >= 1.
     Returns float32 [80, 1 + N // 200] in [-4, 4]; column i is centred on sample 200 * i, with zeros beyond both ends.
     Silence is -4. Raises ValueError for another shape, no samples, or values that are not finite.
     """
     if audio.ndim != 1 or len(audio) == 0 or not np.isfinite(audio).all():
-        raise ValueError(f"audio: finite samples [N >= 1] expected, got shape {audio.shape}")
+        raise ValueError(f"audio: expected finite samples [N >= 1], got shape {audio.shape}")
     samples = audio.astype(np.float64)
     samples[1:] -= _PRE_EMPHASIS * samples[:-1].copy()
     padded = np.pad(samples, _WINDOW // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
     magnitudes = np.abs(np.fft.rfft(windows * hann, axis=1))
-    loudness_db = 20 * np.log10(np.maximum(magnitudes @ _mel_filters().T, 10 ** (_FLOOR_DB / 20))) - _REFERENCE_DB
-    stretched = 2 * _RANGE * (loudness_db - _FLOOR_DB) / -_FLOOR_DB - _RANGE
-    return np.clip(stretched, -_RANGE, _RANGE).T.astype(np.float32)
+    loudness_db = 20 * np.log10(np.maximum(magnitudes @ _filters().T, 10 ** (_FLOOR_DB / 20))) - _REFERENCE_DB
+    scaled = 2 * _RANGE * (loudness_db - _FLOOR_DB) / -_FLOOR_DB - _RANGE
+    return np.clip(scaled, -_RANGE, _RANGE).T.astype(np.float32)
 
 
 @functools.cache
-def _mel_filters() -> np.ndarray:
-    """float64 [80, 401]: triangles on Slaney's mel scale, each of unit area over frequency."""
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(_LOWEST_HZ), _hz_to_mel(_HIGHEST_HZ), NUM_BANDS + 2))
-    bins_hz = np.arange(_WINDOW // 2 + 1) * SAMPLE_RATE_HZ / _WINDOW
-    low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising, falling = (bins_hz - low) / (middle - low), (high - bins_hz) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
-
-
-# Slaney's scale: straight up to 1 kHz = 15 mel, then 27 mel for each factor of 6.4.
-_BREAK_HZ, _BREAK_MEL, _MEL_PER_NEPER = 1000.0, 15.0, 27 / np.log(6.4)
-
-
-def _hz_to_mel(hz: float) -> float:
-    if hz < _BREAK_HZ:
-        return hz * _BREAK_MEL / _BREAK_HZ
-    return _BREAK_MEL + _MEL_PER_NEPER * np.log(hz / _BREAK_HZ)
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    curved = _BREAK_HZ * np.exp(np.maximum(mel - _BREAK_MEL, 0) / _MEL_PER_NEPER)
-    return np.where(mel < _BREAK_MEL, mel * _BREAK_HZ / _BREAK_MEL, curved)
+def _filters() -> np.ndarray:
+    return slaney_filters(NUM_BANDS, _LOWEST_HZ, _HIGHEST_HZ, _WINDOW)

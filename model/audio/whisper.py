@@ -1,7 +1,7 @@
-"""What Whisper's encoder makes of speech: the features that the denoiser hears.
+"""Audio features for the denoiser: the states of Whisper's encoder.
 
-LatentSync (ByteDance, Apache-2.0; after MuseTalk) keeps the encoder's input, which is its convolutions plus positions, and the output of
-each block, all before the last norm: five states for whisper-tiny, 50 rows a second.
+LatentSync (ByteDance, Apache-2.0; after MuseTalk) keeps the input of the encoder's blocks (convolutions plus positions)
+and the output of each block, all before the last norm: five states for whisper-tiny, 50 rows a second.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipforge.model.audio.language import load_whisper
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 
 SAMPLES_PER_ROW = 320
 """At 16 kHz: 50 rows a second, 2 for each frame at 25 fps."""
 CHUNK_COLUMNS = 3000
-"""Columns of Whisper's own spectrogram that the encoder hears at once: 30 s."""
+"""Columns of Whisper's own spectrogram in one pass of the encoder: 30 s."""
 
 
 class WhisperFeatures:
-    """One checkpoint of openai-whisper, on one CPU thread: the same samples always give the same features."""
+    """One checkpoint of openai-whisper on one CPU thread. The same samples always give the same features."""
 
     def __init__(self, content: bytes, name: str) -> None:
         """content: the file; name: for messages. Raises ModelFileError as model.audio.language.load_whisper does."""
@@ -31,16 +31,16 @@ class WhisperFeatures:
         self._mel_bands = network.dims.n_mels
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
-        """Encoder states of a sound: float32 [N // 320, S, D], S = blocks + 1 (tiny: 5), D = width (tiny: 384).
+        """Encoder states: float32 [N // 320, S, D], S = blocks + 1 (tiny: 5), D = width (tiny: 384).
 
-        audio: float32 [N], mono at 16 kHz in [-1, 1], N >= 320. The spectrogram is scaled by the whole sound. The encoder hears at most
-        30 s at once: longer sounds go through it in chunks of 30 s that do not hear each other, as published, so features jump there.
-        Raises ValueError for other arrays.
+        audio: float32 [N], mono at 16 kHz in [-1, 1], N >= 320. The spectrogram is scaled by the whole audio. The
+        encoder takes at most 30 s: longer audio is encoded in independent chunks of 30 s, as published, so features
+        jump between them. Raises ValueError for other arrays.
         """
         from whisper.audio import log_mel_spectrogram
 
         if audio.ndim != 1 or len(audio) < SAMPLES_PER_ROW or not np.isfinite(audio).all():
-            raise ValueError(f"mono audio [N >= {SAMPLES_PER_ROW}] of finite samples expected, got shape {audio.shape}")
+            raise ValueError(f"expected mono audio [N >= {SAMPLES_PER_ROW}] of finite samples, got shape {audio.shape}")
         with one_thread(), torch.inference_mode():
             mel = log_mel_spectrogram(np.ascontiguousarray(audio, dtype=np.float32), self._mel_bands)
             states = torch.cat([self._encode_chunk(chunk) for chunk in mel.split(CHUNK_COLUMNS, dim=1)])
@@ -49,7 +49,7 @@ class WhisperFeatures:
     def _encode_chunk(self, mel: Tensor) -> Tensor:
         """mel: [bands, M <= 3000]. Returns [M // 2, S, D]."""
         encoder, num_columns = self._encoder, mel.shape[1]
-        # Filled up with zeros of the scaled spectrogram, which are not its silence: so it was published.
+        # As published: padded with zeros of the scaled spectrogram, which do not mean silence.
         padded = functional.pad(mel, (0, CHUNK_COLUMNS - num_columns))[None]
         state = functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(padded))))
         positions: Tensor = encoder.get_buffer("positional_embedding")

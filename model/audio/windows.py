@@ -1,7 +1,8 @@
 """Which Whisper features belong to a frame of video.
 
-Whisper's encoder gives 50 rows a second, so 2 for each frame at 25 fps. LatentSync (ByteDance, Apache-2.0) lets a frame hear two frames
-before it, itself, and two after it; beyond the ends of a clip the first or last row repeats.
+Whisper's encoder gives 50 rows a second, so 2 for each frame at 25 fps. LatentSync (ByteDance, Apache-2.0) gives each
+frame the rows of two frames before it, its own, and those of two frames after; beyond the ends of a clip the first or
+last row repeats.
 """
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy as np
 ROWS_PER_FRAME = 2
 HALF_WINDOW_FRAMES = 2
 NUM_ROWS = ROWS_PER_FRAME * (2 * HALF_WINDOW_FRAMES + 1)
-"""Rows that one frame hears."""
+"""Rows for one frame."""
 
 
 def audio_rows(start: int, num_frames: int, clip_frames: int) -> np.ndarray:
     """Feature rows of consecutive frames: int64 [num_frames, 10].
 
-    start: first frame; clip_frames: frames of the whole clip, whose features are [2 * clip_frames, ...] rows.
+    start: first frame; clip_frames: frames of the whole clip, whose features are [2 * clip_frames, ...].
     """
     first = ROWS_PER_FRAME * (np.arange(start, start + num_frames) - HALF_WINDOW_FRAMES)
     return np.clip(first[:, None] + np.arange(NUM_ROWS), 0, ROWS_PER_FRAME * clip_frames - 1)

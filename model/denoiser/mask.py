@@ -1,7 +1,7 @@
-"""What the denoiser is shown of a face: its frames as pixels, with the mouth hidden.
+"""Input frames of the denoiser: a face as pixels, with the mouth hidden.
 
-The mask is LatentSync's (ByteDance, Apache-2.0): one fixed shape for all aligned faces. There 1 means kept; here a mask is named by
-what its 1 means, so 1 is where the mouth is generated.
+The mask is LatentSync's (ByteDance, Apache-2.0): one fixed shape for all aligned faces. There 1 means "kept"; here a
+mask is named by what its 1 means, so 1 is where the mouth is generated.
 """
 
 import cv2
@@ -15,7 +15,7 @@ _OUTLINE = (
     *((9, 95), (77, 95), (78, 128), (177, 128), (178, 95), (246, 95), (247, 134), (244, 169), (223, 201)),
     *((202, 220), (183, 231), (152, 242), (108, 241), (95, 238), (49, 215), (22, 188), (11, 163)),
 )
-"""Corners of the hidden part, (x, y) in an aligned face of 256 x 256 pixels: cheeks, mouth and chin, and not the nose."""
+"""Corners of the hidden area, (x, y) in an aligned face of 256 x 256 px: cheeks, mouth and chin, without the nose."""
 
 
 def mouth_mask(resolution: int) -> Tensor:
@@ -28,15 +28,15 @@ def mouth_mask(resolution: int) -> Tensor:
 
 
 def to_pixels(frames: Tensor, resolution: int) -> Tensor:
-    """Frames as networks take them: uint8 [..., H, W, 3] RGB to float32 [..., 3, R, R] in -1..1.
+    """Frames as network input: uint8 [..., H, W, 3] RGB to float32 [..., 3, R, R] in -1..1.
 
-    Resizes where needed, bicubic with antialiasing, to whole steps of 255, as published.
+    Resizes if needed: bicubic with antialiasing, rounded to whole steps of 255, as published.
     """
-    pictures = frames.reshape(-1, *frames.shape[-3:]).movedim(-1, 1).float()
-    if pictures.shape[-2:] != (resolution, resolution):
+    images = frames.reshape(-1, *frames.shape[-3:]).movedim(-1, 1).float()
+    if images.shape[-2:] != (resolution, resolution):
         size = (resolution, resolution)
-        pictures = functional.interpolate(pictures, size, mode="bicubic", antialias=True).round().clamp(0, 255)
-    return (pictures / 127.5 - 1).reshape(*frames.shape[:-3], 3, resolution, resolution)
+        images = functional.interpolate(images, size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return (images / 127.5 - 1).reshape(*frames.shape[:-3], 3, resolution, resolution)
 
 
 def hide_mouth(pixels: Tensor, mask: Tensor) -> Tensor:

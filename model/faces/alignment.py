@@ -1,7 +1,8 @@
 """Three-point face alignment: where the brows and the nose go in the square crop that models see.
 
-Published with LatentSync (ByteDance, Apache-2.0; from the affine transform of its data pipeline): a similarity transform takes three
-points of the face onto a template of 75 x 100 units, whose picture is then resized to a square. Here both are one matrix.
+Published with LatentSync (ByteDance, Apache-2.0; the affine transform of its data pipeline): a similarity transform
+maps three points of the face onto a template of 75 x 100 units, then the result is resized to a square. Here both are
+one matrix.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 TEMPLATE_SIZE = (75.0, 100.0)
 """Width and height, in template units."""
 TEMPLATE_POINTS = np.array([[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]])
-"""Picture-left brow, picture-right brow, nose, in template units."""
+"""Image-left brow, image-right brow, nose, in template units."""
 _UNITS_TO_PX = 2.8 / 256
 """Template pixels per template unit and pixel of resolution."""
 _KEEP = 0.2
@@ -17,24 +18,24 @@ _KEEP = 0.2
 
 
 def template_points(resolution: int) -> np.ndarray:
-    """float64 [3, 2]: the three points in pixels of the face picture, before it is resized to a square."""
+    """float64 [3, 2]: the three points in pixels of the template, before it is resized to a square."""
     return TEMPLATE_POINTS * (resolution * _UNITS_TO_PX)
 
 
 def template_size_px(resolution: int) -> tuple[int, int]:
-    """(width, height) of the face picture before it is resized: (210, 280) at 256."""
+    """(width, height) of the template before it is resized: (210, 280) at 256."""
     width, height = (round(side * resolution * _UNITS_TO_PX) for side in TEMPLATE_SIZE)
     return width, height
 
 
 def align(points: np.ndarray, resolution: int) -> np.ndarray:
-    """Matrices that take a clip's frames to the template, smoothed over time.
+    """Matrices that map a clip's frames to the template, smoothed over time.
 
     points: float [T, 3, 2] left brow, right brow, nose of one face in consecutive frames, in pixels.
-    Returns float64 [T, 2, 3], frame pixels to template pixels. The first frame starts afresh: call it once per clip.
+    Returns float64 [T, 2, 3], frame pixels to template pixels. Call it once per clip: smoothing starts afresh.
 
-    The least-squares similarity between points scaled to unit deviation (of a sample), whose translation is corrected by 0.8 of this frame's and
-    0.2 of the previous correction of the distance between the two normalised noses.
+    Each is the least-squares similarity between points scaled to unit sample deviation. Its translation is corrected by
+    the distance between the two normalised noses: 0.8 of this frame's distance plus 0.2 of the previous correction.
     """
     target = template_points(resolution)
     target_mean = target.mean(axis=0)
@@ -57,9 +58,9 @@ def align(points: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def steady(points: np.ndarray, sigma_frames: float) -> np.ndarray:
-    """Take the frame-to-frame noise of a detector out of a clip's points [T, 3, 2], with a Gaussian that looks both ways.
+    """Smooth out a detector's frame-to-frame noise in a clip's points [T, 3, 2], with a two-sided Gaussian.
 
-    At 0.7 frames the crop shakes half as much in quiet shots, and still follows a hand-held camera; wider ones lag behind it.
+    At 0.7 frames the crop shakes half as much in quiet shots and still follows a hand-held camera; wider ones lag.
     """
     if sigma_frames == 0:
         return points
@@ -71,7 +72,7 @@ def steady(points: np.ndarray, sigma_frames: float) -> np.ndarray:
 
 
 def to_square(matrices: np.ndarray, resolution: int) -> np.ndarray:
-    """Follow template matrices [..., 2, 3] by the resize to resolution x resolution; pixel centres stay centres."""
+    """Compose template matrices [..., 2, 3] with the resize to resolution x resolution; pixel centres stay centres."""
     width, height = template_size_px(resolution)
     scale = np.array([resolution / width, resolution / height])
     square = matrices * scale[:, None]
@@ -80,7 +81,7 @@ def to_square(matrices: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def crop_corners(matrix: np.ndarray, resolution: int) -> np.ndarray:
-    """float64 [4, 2]: the corners of the square crop in the frame, in pixels, for a `to_square` matrix [2, 3]."""
+    """float64 [4, 2]: the square crop's corners in pixels of the frame, for a `to_square` matrix [2, 3]."""
     low, high = -0.5, resolution - 0.5
     corners = np.array([[low, low], [high, low], [high, high], [low, high]])
     return (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T

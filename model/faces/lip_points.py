@@ -1,4 +1,7 @@
-"""What the lip-sync judge looks at: points of the face, pictures of the mouth. Apart from it, so that cutting faces does not load torch."""
+"""Inputs of the built-in lip-sync scorer: landmarks and mouth images.
+
+Apart from the scorer, so that cutting clips does not load torch.
+"""
 
 import cv2
 import numpy as np
@@ -11,15 +14,15 @@ _NOSE = (168, 6, 197, 195, 5, 4)
 _FOREHEAD = (10, 67, 109, 338, 297, 103, 332)
 _TEMPLES = (54, 284, 127, 356, 162, 389, 21, 251)
 SYNC_LANDMARKS = np.array(_OUTER_LIP + _INNER_LIP + _CHIN + _EYE_CORNERS + _NOSE + _FOREHEAD + _TEMPLES)
-"""FaceMesh points that scoring needs: first the ones that speak, then the ones that show how the head moves."""
+"""FaceMesh points that scoring needs: first lips and chin, then those that show how the head moves."""
 NUM_SPEAKING = len(_OUTER_LIP + _INNER_LIP + _CHIN)
 
 MOUTH_PX = 64
-"""Side of the mouth pictures."""
+"""Side of the mouth images."""
 
 
-def mouth_pictures(frames: np.ndarray) -> np.ndarray:
-    """Lips, jaw and lower cheeks, from where alignment puts them.
+def mouth_images(frames: np.ndarray) -> np.ndarray:
+    """Lips, jaw and lower cheeks, cut out where alignment puts them.
 
     frames: uint8 [T, R, R, 3] RGB, aligned crops. Returns uint8 [T, 64, 64], grey.
     """

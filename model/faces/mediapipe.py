@@ -1,8 +1,7 @@
-"""Faces in a picture: where they are, and points on each.
+"""The built-in face backend: BlazeFace detects faces, FaceMesh places 468 landmarks, both run by LiteRT on one core.
 
-`FaceBackend` is what the pipeline needs; `MediaPipeFaces` is the built-in one: BlazeFace finds faces, FaceMesh
-places 468 points, both run by LiteRT on one core. (The other one is in insight_faces.py.) Finding is for when no face
-is followed yet or a check is due; between, a face is followed by giving `landmarks` the points of the frame before.
+Detection is only needed to find new or lost faces. In between, a face is followed by passing the landmarks of the
+previous frame to `landmarks`.
 
 Published by Google: BlazeFace (Bazarevsky et al. 2019, arXiv 1907.05047), FaceMesh (Kartynnik et al. 2019,
 arXiv 1907.06724). Anchor layout, box decoding and crop conventions follow MediaPipe (Apache-2.0).
@@ -10,101 +9,29 @@ arXiv 1907.06724). Anchor layout, box decoding and crop conventions follow Media
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from lipforge.model.faces.boxes import overlap_of_smaller
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 
-# Indices of the FaceMesh points, which are the same for every face. "Left" is always the left of the picture.
+# FaceMesh point indices. "Left" is always the left of the image.
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
 _LEFT_BROW = (70, 63, 105, 66, 107)
 _RIGHT_BROW = (300, 293, 334, 296, 336)
-"""Upper edges of the brows, like points 17..21 and 22..26 of the 68-point scheme."""
+"""Upper edges of the brows: points 17..21 and 22..26 of the 68-point scheme."""
 _NOSE = (168, 197, 5, 4, 129, 98, 2, 327, 358)
-"""Bridge, wings and base of the nose, like points 27..35 of the 68-point scheme."""
-
-
-@dataclass(frozen=True)
-class DetectedFace:
-    """A face found in a picture; all places in pixels of that picture, which may be left by a cut-off face."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    """Box of the face as the detector draws it: BlazeFace from the brows to the chin, SCRFD from the forehead."""
-    score: float
-    """0..1"""
-    keypoints: np.ndarray
-    """float32 [K, 2]: left eye, right eye, nose tip as seen in the picture; then what else the detector gives."""
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        return self.x0, self.y0, self.x1, self.y1
-
-
-@dataclass(frozen=True)
-class FaceLandmarks:
-    """Points on one face in one picture."""
-
-    points: np.ndarray
-    """float32 [K, 2] or [K, 3]: x and y in pixels of the picture, z (depth, smaller is nearer) in the same scale."""
-    score: float
-    """How sure the model is that there is a face, 0..1."""
-    detected_box: tuple[float, float, float, float] | None = None
-    """The detector's box in this picture, for backends whose points do not reach the forehead."""
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 in pixels, from the forehead to the chin: the detector's box, or the extent of the points."""
-        if self.detected_box is not None:
-            return self.detected_box
-        x0, y0 = self.points[:, :2].min(axis=0)
-        x1, y1 = self.points[:, :2].max(axis=0)
-        return float(x0), float(y0), float(x1), float(y1)
-
-    @property
-    def width_px(self) -> float:
-        return self.box[2] - self.box[0]
-
-    @property
-    def height_px(self) -> float:
-        return self.box[3] - self.box[1]
-
-
-class FaceBackend(Protocol):
-    """Finds faces and follows them. Not for sharing between threads."""
-
-    name: str
-
-    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        """Faces of a frame (uint8 [H, W, 3] RGB), each once, best score first."""
-        ...
-
-    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        """Points of the face that `prior` shows, in this frame or in one just before; None: no face is there."""
-        ...
-
-    def alignment_points(self, points: np.ndarray) -> np.ndarray:
-        """This backend's points [..., K, 2 or 3] -> float32 [..., 3, 2]: left brow, right brow, nose, in pixels."""
-        ...
-
-    def sync_points(self, points: np.ndarray) -> np.ndarray | None:
-        """This backend's points [T, K, 2 or 3] -> the ones that lip_points.SYNC_LANDMARKS lists, float32 [T, P, 3].
-
-        None: it has no such points, and lip-sync must be judged by pixels.
-        """
-        ...
+"""Bridge, wings and base of the nose: points 27..35 of the 68-point scheme."""
 
 
 def alignment_points(points: np.ndarray) -> np.ndarray:
-    """The three points that the aligned crop hangs on.
+    """The three points that define the aligned crop.
 
     points: float [..., 468, 3] FaceMesh points.
-    Returns float32 [..., 3, 2]: mean of the picture-left brow, mean of the picture-right brow, mean of the nose.
+    Returns float32 [..., 3, 2]: means of the image-left brow, of the image-right brow and of the nose.
     """
     groups = [points[..., index, :2].mean(axis=-2) for index in (_LEFT_BROW, _RIGHT_BROW, _NOSE)]
     return np.stack(groups, axis=-2).astype(np.float32)
@@ -122,13 +49,13 @@ class MediaPipeFaces:
         self._mesh = _Network(models["face_landmark.tflite"])
 
     def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        """Faces from about 35 px of height in 1080 lines up to the whole picture; each once, best score first.
+        """Each face once, best score first, from a height of about 35 px in 1080 lines up to the whole frame.
 
         frame: uint8 [H, W, 3] RGB.
         """
         full_height, full_width = frame.shape[:2]
         shrink = min(1.0, self._general.size_px / min(full_height, full_width))
-        if shrink < 1:  # once over the large picture; its tiles then fit the network pixel for pixel
+        if shrink < 1:  # one resize; tiles then match the network input pixel for pixel
             small = max(1, round(full_width * shrink)), max(1, round(full_height * shrink))
             frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
         height, width = frame.shape[:2]
@@ -138,17 +65,17 @@ class MediaPipeFaces:
         if long > short:
             for tile in _cover(width, height, short):
                 found += _whole_faces(self._general.detect(frame, tile), tile, width, height)
-        return [_enlarged(face, full_width / width, full_height / height) for face in _suppress(found)]
+        return [_scaled(face, full_width / width, full_height / height) for face in _suppress(found)]
 
     def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        """FaceMesh on a square of the frame that is turned so that the eyes are level.
+        """FaceMesh on a square of the frame, rotated so that the eyes are level.
 
-        frame: uint8 [H, W, 3] RGB. A detection's box is rough, so its points are placed again from their own result.
+        frame: uint8 [H, W, 3] RGB. A detected box is rough, so its landmarks are refined from their own result.
         """
         if isinstance(prior, FaceLandmarks):
             return self._mesh_points(frame, _roi_of_landmarks(prior))
         placed = self._mesh_points(frame, _roi_of_detection(prior))
-        for _ in range(_PLACE_AGAIN):
+        for _ in range(_NUM_REFINEMENTS):
             if placed is None:
                 return None
             placed = self._mesh_points(frame, _roi_of_landmarks(placed))
@@ -177,16 +104,16 @@ class MediaPipeFaces:
         return FaceLandmarks(points.astype(np.float32), score)
 
 
-_PLACE_AGAIN = 2
+_NUM_REFINEMENTS = 2
 _MIN_FACE_PRESENCE = 0.5
 """FaceMesh's own score, as MediaPipe uses it."""
 _MIN_DETECTION_SCORE = 0.5
 _TILE_OVERLAP = 0.2
-"""Of a tile's side: a face up to this size lies whole in one of the tiles; the whole picture shows larger ones."""
+"""Share of a tile's side. A face up to this size is whole in some tile; larger ones are found in the full frame."""
 
 
 class _Network:
-    """A TFLite model with one square picture as input."""
+    """A TFLite model with one square image as input."""
 
     def __init__(self, content: bytes) -> None:
         self._interpreter = Interpreter(model_content=content, num_threads=1)
@@ -196,15 +123,15 @@ class _Network:
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
         self.size_px = int(detail["shape"][1])
 
-    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
-        self._interpreter.set_tensor(self._input, picture[None])
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
 @dataclass(frozen=True)
 class _Square:
-    """A square of the picture in pixels; it may reach beyond the picture."""
+    """A square in pixels of the frame; may extend beyond it."""
 
     x0: int
     y0: int
@@ -220,10 +147,10 @@ class _BlazeFace:
         self._anchors = _anchor_centres(self.size_px, strides)
 
     def detect(self, frame: np.ndarray, square: _Square) -> list[DetectedFace]:
-        """Candidates in a square of the frame, many for each face."""
+        """Candidates in a square of the frame, several per face."""
         size = self.size_px
-        picture = _resample(frame, square, size)
-        raw_boxes, raw_scores = self._network(picture.astype(np.float32) / 127.5 - 1)
+        image = _resample(frame, square, size)
+        raw_boxes, raw_scores = self._network(image.astype(np.float32) / 127.5 - 1)
         scores = _sigmoid(raw_scores.reshape(-1).astype(np.float64))
         chosen = np.flatnonzero(scores >= _MIN_DETECTION_SCORE)
         # per anchor: centre, size, then six keypoints, in pixels of the input, relative to the anchor
@@ -255,23 +182,23 @@ def _anchor_centres(size_px: int, strides: Sequence[int]) -> np.ndarray:
 
 
 def _resample(frame: np.ndarray, square: _Square, size_px: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the square scaled to the network's input, black beyond the picture."""
+    """uint8 [size, size, 3]: the square scaled to the network's input, black outside the frame."""
     height, width = frame.shape[:2]
     scale = size_px / square.side
     x0, y0 = max(0, square.x0), max(0, square.y0)
     x1, y1 = min(width, square.x0 + square.side), min(height, square.y0 + square.side)
     part = frame[y0:y1, x0:x1]
     inside = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
-    picture = np.zeros((size_px, size_px, 3), np.uint8)
+    image = np.zeros((size_px, size_px, 3), np.uint8)
     left, top = round((x0 - square.x0) * scale), round((y0 - square.y0) * scale)
     inside = min(inside[0], size_px - left), min(inside[1], size_px - top)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    picture[top : top + inside[1], left : left + inside[0]] = cv2.resize(part, inside, interpolation=interpolation)
-    return picture
+    image[top : top + inside[1], left : left + inside[0]] = cv2.resize(part, inside, interpolation=interpolation)
+    return image
 
 
 def _cover(width: int, height: int, side: int) -> list[_Square]:
-    """Overlapping squares that cover the picture."""
+    """Overlapping squares that cover the frame."""
 
     def starts(length: int) -> list[int]:
         if length <= side:
@@ -283,7 +210,7 @@ def _cover(width: int, height: int, side: int) -> list[_Square]:
 
 
 def _whole_faces(faces: list[DetectedFace], square: _Square, width: int, height: int) -> list[DetectedFace]:
-    """Without those that a tile's border cuts where the picture goes on: another tile shows them whole."""
+    """Drop faces cut by a tile's inner border: another tile shows them whole."""
 
     def is_whole(face: DetectedFace) -> bool:
         return (
@@ -297,36 +224,26 @@ def _whole_faces(faces: list[DetectedFace], square: _Square, width: int, height:
 
 
 def _suppress(faces: list[DetectedFace]) -> list[DetectedFace]:
-    """One face for each group of overlapping candidates: their mean, weighted by score (BlazeFace's blending).
+    """One face per group of overlapping candidates: their mean, weighted by score (BlazeFace's blending).
 
-    Candidates come from several scales, so a small box inside a large one is the same face too.
+    Candidates come from several scales, so a small box inside a large one counts as the same face.
     """
     rest = sorted(faces, key=lambda face: face.score, reverse=True)
     merged = []
     while rest:
         best = rest[0]
-        same = [face for face in rest if _overlap(best, face) > 0.4]
+        same = [face for face in rest if overlap_of_smaller(best.box, face.box) > 0.4]
         weights = np.array([face.score for face in same])
         x0, y0, x1, y1 = np.average([face.box for face in same], axis=0, weights=weights).tolist()
         keypoints = np.average([face.keypoints for face in same], axis=0, weights=weights).astype(np.float32)
         merged.append(DetectedFace(x0, y0, x1, y1, best.score, keypoints))
-        rest = [face for face in rest if _overlap(best, face) <= 0.4]
+        rest = [face for face in rest if overlap_of_smaller(best.box, face.box) <= 0.4]
     return merged
 
 
-def _enlarged(face: DetectedFace, across: float, down: float) -> DetectedFace:
+def _scaled(face: DetectedFace, across: float, down: float) -> DetectedFace:
     keypoints = (face.keypoints * [across, down]).astype(np.float32)
     return DetectedFace(face.x0 * across, face.y0 * down, face.x1 * across, face.y1 * down, face.score, keypoints)
-
-
-def _overlap(a: DetectedFace, b: DetectedFace) -> float:
-    """Shared area over the smaller of the two areas."""
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    if width <= 0 or height <= 0:
-        return 0.0
-    smaller = min((a.x1 - a.x0) * (a.y1 - a.y0), (b.x1 - b.x0) * (b.y1 - b.y0))
-    return width * height / smaller
 
 
 _ROI_SCALE = 1.5
@@ -343,7 +260,7 @@ def _roi_of_detection(face: DetectedFace) -> np.ndarray:
 def _roi_of_landmarks(face: FaceLandmarks) -> np.ndarray:
     points = face.points[:, :2].astype(np.float64)
     eye_line = points[_RIGHT_EYE_CORNER] - points[_LEFT_EYE_CORNER]
-    # extent along and across the eye line, so that a tilted head does not get a larger square
+    # Extent along and across the eye line, so that a tilted head does not get a larger square.
     along = eye_line / max(float(np.hypot(*eye_line)), 1e-6)
     axes = np.array([along, [-along[1], along[0]]])
     turned = points @ axes.T

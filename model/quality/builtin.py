@@ -1,8 +1,8 @@
-"""How good a face crop looks, without a reference: natural-scene statistics mapped to 0..100.
+"""The built-in quality scorer: natural-scene statistics of a face crop, mapped to 0..100 without a reference.
 
 The statistics are those of BRISQUE (Mittal, Moorthy, Bovik: No-Reference Image Quality Assessment in the Spatial
-Domain, IEEE TIP 2012) plus the energy of neighbouring frequency bands; a small network, fitted by `train/scorers/quality.py`,
-turns them into a score. docs/models/quality.md says on what, and how well it does.
+Domain, IEEE TIP 2012) plus the energy of neighbouring frequency bands; a small network fitted by
+`train/scorers/quality.py` maps them to a score. docs/models/quality.md describes its training data and results.
 """
 
 import json
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-JUDGED_SIZE_PX = 256
-_MARGIN = 1 / 8  # of each side is left out: background, hair, and what lies beyond the edge of the source
+SCORED_SIZE_PX = 256
+_MARGIN = 1 / 8  # of each side is ignored: background, hair, and fill beyond the edge of the source
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # right, below and both diagonals: (dy, dx)
 _NUM_BANDS = 4
 
-# E[x^2] / E[|x|]^2 of a generalised Gaussian falls with its shape: a table inverts it (BRISQUE's moment matching).
+# E[x^2] / E[|x|]^2 of a generalised Gaussian falls with its shape; a table inverts it (BRISQUE's moment matching).
 _SHAPES = np.geomspace(0.15, 12.0, 1000)
 _RATIOS = np.array([math.exp(math.lgamma(1 / a) + math.lgamma(3 / a) - 2 * math.lgamma(2 / a)) for a in _SHAPES])
 
 
-class PictureQuality:
-    """Scores clips of aligned faces; 40 is where a person would begin to call a face too bad to train on."""
+class ImageQuality:
+    """Scores clips of aligned faces. Below 40, a person would call a face too bad to train on."""
 
     name = "lipforge_nss"
 
@@ -39,25 +39,25 @@ class PictureQuality:
     def score(self, frames: np.ndarray) -> float:
         """Mean quality of some frames of one clip, 0..100, 100 is best.
 
-        frames: uint8 [N, S, S, 3] RGB, S = 256 or 512, aligned faces. Larger pictures are judged shrunk to 256 px, so a
-        dataset of 512 px keeps the meaning of the threshold.
+        frames: uint8 [N, S, S, 3] RGB, S = 256 or 512, aligned faces. Larger images are shrunk to 256 px, so that the
+        threshold means the same for a dataset of 512 px.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-            raise ValueError(f"uint8 frames [N, S, S, 3] expected, got {frames.dtype} {frames.shape}")
-        features = np.stack([picture_statistics(frame) for frame in frames])
-        standard = np.clip((features - self._mean) / self._scale, -4, 4)  # nothing far from the fit may run away
+            raise ValueError(f"expected uint8 frames [N, S, S, 3], got {frames.dtype} {frames.shape}")
+        features = np.stack([image_statistics(frame) for frame in frames])
+        standard = np.clip((features - self._mean) / self._scale, -4, 4)  # bounded far from the fitted data
         logits = np.tanh(standard @ self._hidden + self._hidden_bias) @ self._output + self._output_bias
         return float(np.mean(100 / (1 + np.exp(-logits))))
 
 
-def picture_statistics(picture: np.ndarray) -> Floats:
-    """What the score is made from, float64 [41]: for two scales 18 numbers of BRISQUE, then 5 of energy by frequency.
+def image_statistics(image: np.ndarray) -> Floats:
+    """Features for the score, float64 [41]: BRISQUE's 18 at two scales, then 5 of energy by frequency.
 
-    picture: uint8 [H, W, 3] RGB. Wider than 256 px, it is shrunk to that first. Only the inner three quarters count.
+    image: uint8 [H, W, 3] RGB; shrunk to 256 px if wider. Only the inner three quarters count.
     """
-    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    if luma.shape[1] > JUDGED_SIZE_PX:
-        luma = cv2.resize(luma, (JUDGED_SIZE_PX, JUDGED_SIZE_PX), interpolation=cv2.INTER_AREA)
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    if luma.shape[1] > SCORED_SIZE_PX:
+        luma = cv2.resize(luma, (SCORED_SIZE_PX, SCORED_SIZE_PX), interpolation=cv2.INTER_AREA)
     top, left = (round(side * _MARGIN) for side in luma.shape)
     luma = luma[top : luma.shape[0] - top, left : luma.shape[1] - left]
     half = cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -79,8 +79,8 @@ def _brisque(luma: np.ndarray) -> Floats:
     return np.array(numbers)
 
 
-def _smooth(picture: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(picture, (7, 7), 7 / 6)
+def _smooth(image: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(image, (7, 7), 7 / 6)
 
 
 def _asymmetric(values: np.ndarray) -> list[float]:
@@ -115,4 +115,4 @@ def _band_energies(luma: np.ndarray) -> Floats:
 
 
 def _log(value: float) -> float:
-    return float(np.log(value + 1e-2))  # the floor keeps an empty picture near the others
+    return float(np.log(value + 1e-2))  # the floor keeps blank images in range

@@ -1,9 +1,9 @@
-"""The built-in judge of lip-sync: do these lips say this sound, and how far apart are they in time?
+"""The built-in lip-sync scorer: do these lips speak this audio, and how far apart are they in time?
 
-Two small towers look at half a second (13 frames) each: one at the points of lips and chin and at the picture of the
-mouth, one at the log-mel spectrum of the sound. What belongs together gets similar unit vectors. The mean similarity
-over a clip, for each shift between sound and picture, is the curve from which offset and confidence are read (after
-SyncNet: Chung and Zisserman, "Out of time", 2016). `train/scorers/lip_sync.py` makes the weights; docs/models/lip_sync.md says what they are worth.
+Two small towers each take half a second (13 frames): one the landmarks of lips and chin and the image of the mouth, the
+other the log-mel spectrum of the audio. Both map matching input to similar unit vectors. The mean similarity over a
+clip, for each shift between audio and video, is the curve that gives offset and confidence (after SyncNet: Chung and
+Zisserman, "Out of time", 2016). `train/scorers/lip_sync.py` trains the weights; docs/models/lip_sync.md has results.
 """
 
 import json
@@ -15,24 +15,26 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipforge.model.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.audio.filterbank import htk_filters
+from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
-from lipforge.model.sync.score import SyncScore, one_thread
+from lipforge.model.sync.score import SyncScore
+from lipforge.model.threads import one_thread
 
-VIEW = 13
-"""Frames that one vector sees."""
+RECEPTIVE_FRAMES = 13
+"""Frames that one vector depends on."""
 
 MEL_BANDS = 40
 MEL_PER_FRAME = 4
 _MEL_FLOOR = 1e-5
-"""Power below the clip's loud moments that still counts (-50 dB)."""
+"""Power floor relative to the clip's loud moments (-50 dB)."""
 
 
 def lip_motion(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Where lips and chin are, as if the head never moved.
+    """Positions of lips and chin with head motion removed.
 
-    points: float [T, len(SYNC_LANDMARKS), 3] in pixels; reference: float [U, 3], upper-face points of the head that all
-    are turned and scaled to, in units of its own.
+    points: float [T, len(SYNC_LANDMARKS), 3] in pixels; reference: float [U, 3], upper-face points of the mean head
+    that every frame is rotated and scaled to, in its own units.
     Returns float32 [T, NUM_SPEAKING, 3] in those units, relative to the clip's mean.
     """
     speaking, upper = points[:, :NUM_SPEAKING].astype(np.float64), points[:, NUM_SPEAKING:].astype(np.float64)
@@ -43,24 +45,24 @@ def lip_motion(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def similarity_to(target: np.ndarray, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation and scale that take each shape closest to the target (Umeyama 1991, least squares).
+    """Rotation and scale that map each shape onto the target by least squares (Umeyama 1991).
 
     target: float [U, 3]; shapes: float [T, U, 3], each with its mean at 0.
     Returns float64 [T, 3, 3] and [T]: scale * turn @ point.
     """
     u, s, vt = np.linalg.svd(np.einsum("ui,tuj->tij", target - target.mean(axis=0), shapes))
     signs = np.ones_like(s)
-    signs[:, 2] = np.sign(np.linalg.det(u @ vt))  # a turn, never a mirror image
+    signs[:, 2] = np.sign(np.linalg.det(u @ vt))  # a rotation, never a reflection
     turn = (u * signs[:, None]) @ vt
     return turn, (s * signs).sum(axis=1) / np.maximum((shapes**2).sum(axis=(1, 2)), 1e-12)
 
 
 MOUTH_WAVES = 12
-"""Waves across and down of the mouth pictures that count: details finer than about 5 of 64 pixels do not."""
+"""Cosine waves kept in each direction of a mouth image: details finer than about 5 of 64 pixels are dropped."""
 
 
 def mouth_motion(mouths: np.ndarray) -> np.ndarray:
-    """How the mouth looks, as cosine waves (the low corner of a 2-D DCT), relative to the clip's mean.
+    """Mouth images as cosine waves (the low corner of a 2-D DCT), relative to the clip's mean.
 
     mouths: uint8 or float [T, 64, 64], grey. Returns float32 [T, 144], about -1..1.
     """
@@ -86,7 +88,7 @@ def mel_power(audio: np.ndarray) -> np.ndarray:
 
 
 def log_mel(power: np.ndarray) -> np.ndarray:
-    """The same clip at any loudness: log10 of mel power relative to its loud moments, floored, about -1..1.
+    """Log-mel independent of loudness: log10 of mel power relative to the clip's loud moments, floored, about -1..1.
 
     power: float [L, 40] for one clip. Returns float32 [L, 40].
     """
@@ -95,26 +97,17 @@ def log_mel(power: np.ndarray) -> np.ndarray:
     return ((level + 2.5) / 2.5).astype(np.float32)
 
 
-def _mel_filters() -> np.ndarray:
-    """float64 [257, 40]: triangles between 60 and 7600 Hz, evenly spaced on the mel scale 2595 log10(1 + f / 700)."""
-    low, high = (2595 * np.log10(1 + f / 700) for f in (60, 7600))
-    edges = 700 * (10 ** (np.linspace(low, high, MEL_BANDS + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(512, 1 / SAMPLE_RATE_HZ)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.clip(np.minimum(rise, fall), 0, None)
-
-
-_MEL_FILTERS = _mel_filters()
+_MEL_FILTERS = np.ascontiguousarray(htk_filters(MEL_BANDS, 60, 7600, 512).T)
+"""float64 [257, 40]."""
 
 
 class Tower(nn.Module):
-    """[B, T, C] of one kind of feature -> unit vectors [B, T - 12, D], each seeing 13 frames."""
+    """Features [B, T, C] -> unit vectors [B, T - 12, D], each of 13 frames."""
 
     def __init__(self, num_inputs: int, width: int, num_outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.inputs = nn.Conv1d(num_inputs, width, 1)
-        self.layers = nn.ModuleList(nn.Conv1d(width, width, 5) for _ in range((VIEW - 1) // 4))
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 5) for _ in range((RECEPTIVE_FRAMES - 1) // 4))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(1 + len(self.layers)))
         self.outputs = nn.Conv1d(width, num_outputs, 1)
         self.dropout = nn.Dropout(dropout)
@@ -127,11 +120,12 @@ class Tower(nn.Module):
 
 
 class SyncNetwork(nn.Module):
-    """A tower for lips (`lip_features`) and one for sound (`sound_features`)."""
+    """A tower for lips (`lip_features`) and one for audio (`audio_features`)."""
 
     def __init__(self, width: int = 64, num_outputs: int = 32, dropout: float = 0.0) -> None:
         super().__init__()
         self.lips = Tower(3 * NUM_SPEAKING + MOUTH_WAVES**2, width, num_outputs, dropout)
+        # Not `audio`: the name is part of the keys in weights files.
         self.sound = Tower(MEL_PER_FRAME * MEL_BANDS, width, num_outputs, dropout)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
@@ -141,31 +135,31 @@ def lip_features(motion: np.ndarray, waves: np.ndarray) -> np.ndarray:
     return np.concatenate([motion.reshape(*waves.shape[:-1], -1), waves], axis=-1)
 
 
-def sound_features(levels: np.ndarray) -> np.ndarray:
-    """`log_mel` [..., 4 * T, 40], one row for each frame: float32 [..., T, 160]."""
+def audio_features(levels: np.ndarray) -> np.ndarray:
+    """`log_mel` [..., 4 * T, 40], one row per frame: float32 [..., T, 160]."""
     return levels.reshape(*levels.shape[:-2], -1, MEL_PER_FRAME * MEL_BANDS)
 
 
-def similarity_by_shift(seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Similarity of each frame's picture with the sound around it.
+def similarity_by_shift(lips: np.ndarray, audio: np.ndarray) -> np.ndarray:
+    """Similarity of each frame's lips with the audio around it.
 
-    seen: unit vectors [T, E]; heard: [T + 2 * S, E], with S frames of margin on each side.
-    Returns [T, 2 * S + 1]: place i compares frame t with the sound of frame t + i - S.
+    lips: unit vectors [T, E]; audio: [T + 2 * S, E], with S frames of margin on each side.
+    Returns [T, 2 * S + 1]: column i compares frame t with the audio of frame t + i - S.
     """
-    similar = seen @ heard.T
-    num_shifts = len(heard) - len(seen) + 1
+    similar = lips @ audio.T
+    num_shifts = len(audio) - len(lips) + 1
     return np.stack([similar.diagonal(shift) for shift in range(num_shifts)], axis=1)
 
 
 DEFAULT_MIN_CONFIDENCE = 2.2
-"""What it keeps and refuses: docs/models/lip_sync_results.md."""
+"""docs/models/lip_sync_results.md shows what it keeps and rejects."""
 _MIN_FRAMES = 25
 _STRETCH = 100
-"""Frames: a clip is as sure as its weakest 4 s."""
+"""Frames: a clip's confidence is that of its weakest 4 s."""
 
 
-class LipSync:
-    """Scores clips on one core; the same clip gets the same numbers on every call."""
+class LipSyncScorer:
+    """Scores clips on one core; the same clip always gets the same numbers."""
 
     def __init__(self, weights: bytes) -> None:
         """weights: a safetensors file as `train/scorers/lip_sync.py` writes it."""
@@ -183,17 +177,17 @@ class LipSync:
         """Offset and confidence of one clip.
 
         points: float32 [T, len(SYNC_LANDMARKS), 3] in pixels at 25 fps, T >= 25.
-        mouths: uint8 [T, 64, 64], `mouth_pictures` of the aligned clip.
-        audio: float32 [(T + 30) * 640] mono at 16 kHz: the clip's sound with 15 frames of margin on each side, zeros
-        where the source has none. The margin lets every shift be judged on the same number of frames.
+        mouths: uint8 [T, 64, 64], `mouth_images` of the aligned clip.
+        audio: float32 [(T + 30) * 640] mono at 16 kHz: the clip's audio with 15 frames of margin on each side, zeros
+        where the source has none. With the margin, every shift is scored on the same number of frames.
         """
         expected = (len(points) + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
         if audio.shape != (expected,):
             raise ValueError(f"audio: expected [{expected}] for {len(points)} frames, got {audio.shape}")
-        return self.match(self.see(points, mouths), self.hear(audio))
+        return self.match(self.embed_lips(points, mouths), self.embed_audio(audio))
 
-    def see(self, points: np.ndarray, mouths: np.ndarray) -> np.ndarray:
-        """What the lips do: float32 unit vectors [T - 12, E]. Points and mouths as for `score`."""
+    def embed_lips(self, points: np.ndarray, mouths: np.ndarray) -> np.ndarray:
+        """Vectors of the lips: float32 unit vectors [T - 12, E]. Points and mouths as for `score`."""
         num_frames = len(points)
         if points.shape != (num_frames, len(SYNC_LANDMARKS), 3) or num_frames < _MIN_FRAMES:
             raise ValueError(f"points: expected [T >= {_MIN_FRAMES}, {len(SYNC_LANDMARKS)}, 3], got {points.shape}")
@@ -205,18 +199,19 @@ class LipSync:
         features = lip_features(lip_motion(points, self.reference), mouth_motion(mouths))
         return self._embed([network.lips for network in self._networks], features)
 
-    def hear(self, audio: np.ndarray) -> np.ndarray:
-        """What the sound says: float32 unit vectors [T - 12, E]. audio: float32 [T * 640] mono at 16 kHz."""
-        if audio.ndim != 1 or len(audio) % SAMPLES_PER_FRAME or len(audio) < VIEW * SAMPLES_PER_FRAME:
-            raise ValueError(f"audio: expected [T * {SAMPLES_PER_FRAME}] for T >= {VIEW} frames, got {audio.shape}")
+    def embed_audio(self, audio: np.ndarray) -> np.ndarray:
+        """Vectors of the audio: float32 unit vectors [T - 12, E]. audio: float32 [T * 640] mono at 16 kHz."""
+        if audio.ndim != 1 or len(audio) % SAMPLES_PER_FRAME or len(audio) < RECEPTIVE_FRAMES * SAMPLES_PER_FRAME:
+            expected = f"[T * {SAMPLES_PER_FRAME}] for T >= {RECEPTIVE_FRAMES} frames"
+            raise ValueError(f"audio: expected {expected}, got {audio.shape}")
         if not np.isfinite(audio).all():
             raise ValueError("audio must be finite")
-        return self._embed([network.sound for network in self._networks], sound_features(log_mel(mel_power(audio))))
+        return self._embed([network.sound for network in self._networks], audio_features(log_mel(mel_power(audio))))
 
-    def match(self, seen: np.ndarray, heard: np.ndarray) -> SyncScore:
-        """Which shift fits best, and how sure that is. seen: [T, E]; heard: [T + 30, E], with 15 frames of margin."""
-        # turned round: sound that comes later than its picture is late, a negative offset
-        similar = similarity_by_shift(seen, heard)[:, ::-1]
+    def match(self, lips: np.ndarray, audio: np.ndarray) -> SyncScore:
+        """Offset and confidence from vectors. lips: [T, E]; audio: [T + 30, E], with 15 frames of margin."""
+        # Reversed: audio that comes after its frame is late, a negative offset.
+        similar = similarity_by_shift(lips, audio)[:, ::-1]
         curve = similar.mean(axis=0)
         offset_frames = round(peak(curve) - SYNC_MARGIN_FRAMES - self._zero_frames)
         return SyncScore(
@@ -227,33 +222,33 @@ class LipSync:
         )
 
     def _embed(self, towers: list[Tower], features: np.ndarray) -> np.ndarray:
-        """The networks' vectors as one: its dot products are the mean of theirs."""
+        """The networks' vectors joined, so that a dot product is the mean of theirs."""
         with torch.inference_mode(), one_thread():
             vectors = [tower(torch.from_numpy(features)[None])[0] for tower in towers]
             return (torch.cat(vectors, dim=1) / len(vectors) ** 0.5).numpy()
 
 
 def confidence(similar: np.ndarray) -> float:
-    """How surely somebody who is seen says all of what is heard: that of the clip's weakest 4 seconds.
+    """Confidence that the visible face speaks all of the audio: that of the clip's weakest 4 seconds.
 
-    similar: float [T, 31], similarity of each frame for each shift. Two signs of a match: the curve's peak is high, and it
-    stands out. A mean of n noisy similarities scatters by 1 / sqrt(n), so the root of n makes chance look the same at any
-    length below 4 s; longer clips are judged by stretches of 4 s, so that length counts no further and nobody passes who
-    only listens for so long. Stretches must match where the whole clip does, give or take a frame.
+    similar: float [T, 31], similarity of each frame at each shift. A match shows in a peak that is high and stands out
+    from the curve. The mean of n noisy similarities scatters by 1 / sqrt(n), so the factor sqrt(n) makes chance read
+    the same at any length below 4 s. Longer clips are scored by stretches of 4 s: length then counts no further, and a
+    face that is silent for 4 s fails. Stretches must match at the offset of the whole clip, within a frame.
     """
-    num_frames = min(len(similar), _STRETCH - VIEW + 1)
+    num_frames = min(len(similar), _STRETCH - RECEPTIVE_FRAMES + 1)
     sums = np.cumsum(np.vstack([np.zeros_like(similar[:1]), similar], dtype=np.float64), axis=0)
     curves = (sums[num_frames:] - sums[:-num_frames]) / num_frames
     best = int(sums[-1].argmax())
     if best in (0, similar.shape[1] - 1):
-        return 0.0  # no peak: the curve still rises where the search ends, as it does with music
+        return 0.0  # no peak: the curve still rises at the edge of the search, as with music
     height = curves[:, max(best - 1, 0) : best + 2].max(axis=1)
     prominence = height - np.median(curves, axis=1)
     return float(np.sqrt(np.maximum(height, 0) * np.maximum(prominence, 0) * num_frames).min())
 
 
 def peak(curve: np.ndarray) -> float:
-    """Place of the largest value, between samples: top of the parabola through it and its neighbours."""
+    """Position of the maximum, between samples: top of the parabola through it and its neighbours."""
     best = int(curve.argmax())
     if best in (0, len(curve) - 1):
         return float(best)

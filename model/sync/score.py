@@ -1,33 +1,19 @@
-"""What every scorer of lip-sync answers."""
+"""The result of every lip-sync scorer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 
 @dataclass(frozen=True)
 class SyncScore:
-    """How a clip's sound fits its lips."""
+    """How well a clip's audio fits its lips."""
 
     offset_frames: int
     """-15..15 at 25 fps; positive: the audio is early and must be delayed by this much."""
     confidence: float
-    """How far the best shift stands out. Each judge has a scale of its own: compare only within one `sync_model`."""
+    """How far the best shift stands out. Each scorer has its own scale: compare only within one `sync_model`."""
     distance: float
-    """Between lips and sound at the best shift, on the judge's own scale; smaller is closer."""
+    """Between lips and audio at the best shift, on the scorer's own scale; smaller is closer."""
     curve: np.ndarray
     """float32 [31]: how well each offset of -15..15 fits; larger is better."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in the same order on every machine, and a worker that keeps to its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

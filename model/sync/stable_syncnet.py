@@ -1,8 +1,8 @@
-"""StableSyncNet: does this picture of a mouth belong to this sound? The judge that LatentSync trains against.
+"""StableSyncNet: do these frames of a mouth match this audio? LatentSync trains against it.
 
 Published with LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Apache-2.0) as `stable_syncnet.pt`. Two
-encoders, for stacked frames and for a mel spectrogram, shrink their input to one point; attention and feed-forward
-layers are those of diffusers, whose keys the published file has.
+encoders, for stacked frames and for a mel spectrogram, shrink their input to one point. Attention and feed-forward
+layers come from diffusers, whose keys the published file has.
 """
 
 from collections.abc import Mapping
@@ -30,19 +30,19 @@ def _encoder(
     }
 
 
-_SOUND_WIDTHS = [32, 64, 128, 256, 512, 1024, 2048]
-_SOUND_FACTORS: list[int | list[int]] = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
+_AUDIO_WIDTHS = [32, 64, 128, 256, 512, 1024, 2048]
+_AUDIO_FACTORS: list[int | list[int]] = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
 _PIXEL_WIDTHS = [64, 128, 256, 256, 512, 1024, 2048, 2048]
 _PIXEL_FACTORS: list[int | list[int]] = [[1, 2], 2, 2, 2, 2, 2, 2, 2]
 
 LAYOUTS: dict[str, dict[str, dict[str, Any]]] = {
     # The published weights: 16 frames [48, 128, 256] and mel [1, 80, 52], 2048 numbers out.
     "syncnet_16_pixel_attn": {
-        "audio_encoder": _encoder(1, _SOUND_WIDTHS, _SOUND_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
+        "audio_encoder": _encoder(1, _AUDIO_WIDTHS, _AUDIO_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
         "visual_encoder": _encoder(48, _PIXEL_WIDTHS, _PIXEL_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
     },
     "syncnet_16_pixel": {
-        "audio_encoder": _encoder(1, _SOUND_WIDTHS, _SOUND_FACTORS),
+        "audio_encoder": _encoder(1, _AUDIO_WIDTHS, _AUDIO_FACTORS),
         "visual_encoder": _encoder(48, _PIXEL_WIDTHS, _PIXEL_FACTORS),
     },
     # 16 whole latents of the VAE [64, 32, 32] and mel [1, 80, 52], 1024 numbers out.
@@ -60,7 +60,7 @@ LAYOUTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class StableSyncNet(nn.Module):
-    """Unit vectors of frames and sound; their dot product is high when the two belong together."""
+    """Unit vectors of frames and audio, whose dot product is high where the two match."""
 
     def __init__(self, config: Mapping[str, Mapping[str, Any]]) -> None:
         """config: `visual_encoder` and `audio_encoder` as in `LAYOUTS` (`attn_blocks` may be absent: none)."""
@@ -69,13 +69,12 @@ class StableSyncNet(nn.Module):
         self.visual_encoder = Encoder(**config["visual_encoder"])
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of pictures and of the sound that goes with them.
+        """Embeddings of frames and of their audio.
 
         frames: float [B, T * 3, H / 2, W], the lower halves of T RGB faces in [-1, 1], channels of one frame side by
         side; or [B, T * 4, h, w], VAE latents.
         mel: float [B, 1, 80, M] of `mel_spectrogram`.
-        Returns unit vectors [B, D] of vision and of audio. None of their numbers is negative, so neither is their dot
-        product.
+        Returns unit vectors [B, D] of vision and of audio. No component is negative, so neither is a dot product.
         """
         vision = self.visual_encoder(frames).flatten(1)
         audio = self.audio_encoder(mel).flatten(1)
@@ -83,7 +82,7 @@ class StableSyncNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """[B, C, H, W] -> [B, D, 1, 1] when the factors fit the input."""
+    """[B, C, H, W] -> [B, D, 1, 1] if the factors fit the input."""
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class Encoder(nn.Module):
 
 
 class ShrinkingBlock(nn.Module):
-    """Two convolutions with a way around them, then one with a stride of `factor`: for both axes, or [vertical, horizontal]."""
+    """Two convolutions with a shortcut, then one with stride `factor`: for both axes, or [vertical, horizontal]."""
 
     def __init__(self, in_width: int, out_width: int, factor: int | list[int], dropout: float) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class ShrinkingBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_width, out_width, 1) if in_width != out_width else None
         strides = (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
         self.downsample_conv = nn.Conv2d(out_width, out_width, 3, strides) if strides != (1, 1) else None
-        # One row or column of zeros at the far side; at both sides of an axis that keeps its size.
+        # Zeros on the far side only; on both sides of an axis that keeps its size.
         vertical, horizontal = strides
         self.padding = (int(horizontal == 1), 1, int(vertical == 1), 1)
 
@@ -139,7 +138,7 @@ class ShrinkingBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Every place looks at every other one: a transformer layer on the picture's points."""
+    """A transformer layer over the points of the feature map."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -152,8 +151,8 @@ class AttentionBlock(nn.Module):
         self.attn = Attention(width, heads=_NUM_HEADS, dim_head=width // _NUM_HEADS, dropout=dropout, bias=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        picture = self.conv_in(self.norm1(inputs))
-        points = picture.flatten(2).transpose(1, 2)
+        hidden = self.conv_in(self.norm1(inputs))
+        points = hidden.flatten(2).transpose(1, 2)
         points = points + self.attn(self.norm2(points))
         points = points + self.ff(self.norm3(points))
-        return inputs + self.conv_out(points.transpose(1, 2).reshape(picture.shape))
+        return inputs + self.conv_out(points.transpose(1, 2).reshape(hidden.shape))

@@ -29,7 +29,7 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
     models = weights.load(config.models)
     if config.sync.weights is None:
         return models
-    from lipforge.model.sync.builtin import LipSync
+    from lipforge.model.sync.builtin import LipSyncScorer
 
     if config.models != "builtin":
         raise ValueError(f"sync.weights are for the built-in judge of lip-sync: models is {config.models}")
@@ -40,14 +40,14 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
         )
     try:
         content = config.sync.weights.read_bytes()
-        name = LipSync(content).name
+        name = LipSyncScorer(content).name
     except OSError as error:
         raise weights.ModelFileError(f"sync.weights: {config.sync.weights}: {error.strerror}") from error
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise weights.ModelFileError(
             f"sync.weights: {config.sync.weights} holds no weights of `python -m train.scorers.lip_sync train`: {error}"
         ) from error
-    if name == LipSync(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
+    if name == LipSyncScorer(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
         raise ValueError(
             f"sync.weights call themselves {name}, which is the shipped judge: train them with another --name, "
             "so that manifests tell their numbers apart"

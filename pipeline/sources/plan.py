@@ -5,12 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 from lipforge.model.clock import FPS
-from lipforge.pipeline.clip import Box, OpenEnd, Seam, Unit, Video
+from lipforge.model.faces.boxes import SAME_FACE_IOU, iou
+from lipforge.pipeline.clip import OpenEnd, Seam, Unit, Video
 
 LONGEST_SPAN = 1.5
 """A video up to this many spans long is not cut."""
-SAME_FACE = 0.35
-"""Least shared area over joint area of a face's boxes in neighbouring frames."""
 
 
 def plan_units(video: Video, max_span_s: float) -> list[Unit]:
@@ -52,18 +51,9 @@ def plan_seams(video: Video, records: Sequence[Mapping[str, Any]], min_frames: i
             for begin in begins:
                 together = begin.end_frame - end.start_frame
                 touching = end.end_frame == border == begin.start_frame
-                if touching and together >= min_frames and joint_share(end.box, begin.box) >= SAME_FACE:
+                if touching and together >= min_frames and iou(end.box, begin.box) >= SAME_FACE_IOU:
                     seams.append(Unit(video, end.start_frame, begin.end_frame, Seam(border, begin.box)))
     return seams
-
-
-def joint_share(a: Box, b: Box) -> float:
-    """Shared area over joint area of two boxes, 0..1."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    joint = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / joint if joint > 0 else 0.0
 
 
 def split_duplicates(videos: Iterable[Video], known: Iterable[Video]) -> tuple[list[Video], list[tuple[Video, Video]]]:

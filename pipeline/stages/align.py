@@ -7,8 +7,8 @@ import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, steady, to_square
-from lipforge.model.faces.lip_points import mouth_pictures
-from lipforge.model.faces.mediapipe import FaceBackend
+from lipforge.model.faces.face import FaceBackend
+from lipforge.model.faces.lip_points import mouth_images
 from lipforge.pipeline.clip import Clip, FacePiece
 from lipforge.pipeline.config import AlignConfig, FacesConfig
 
@@ -50,7 +50,7 @@ class AlignFace:
             return [clip.rejected(self.name, Reason.FACE_TOO_SMALL, detail)]
         frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(clip.pieces, matrices, strict=True)])
         lip_points = self.backend.sync_points(landmarks)
-        mouths = None if lip_points is None else mouth_pictures(frames)
+        mouths = None if lip_points is None else mouth_images(frames)
         return [replace(clip, pieces=[], frames=frames, lip_points=lip_points, mouths=mouths)]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, to_square
-from lipforge.model.faces.mediapipe import FaceBackend
-from lipforge.pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
+from lipforge.model.faces.boxes import SAME_FACE_IOU, Box, iou
+from lipforge.model.faces.face import FaceBackend
+from lipforge.pipeline.clip import Clip, FacePiece, Frame, OpenEnd, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
-from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 PIECE_MARGIN = 0.12
 """Margin kept around the crop on each side, as a share of its size, because smoothing moves the crop a little."""
@@ -133,7 +133,7 @@ class _Cutter:
         if not clip.start_frame < seam.frame < clip.end_frame or len(clip.pieces) != clip.num_frames:
             return False
         landmarks = clip.pieces[seam.frame - clip.start_frame].landmarks
-        return landmarks is not None and joint_share(_box(landmarks), seam.box) >= SAME_FACE
+        return landmarks is not None and iou(_box(landmarks), seam.box) >= SAME_FACE_IOU
 
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame

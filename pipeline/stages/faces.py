@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lipforge.model.faces.mediapipe import DetectedFace, FaceBackend, FaceLandmarks
-from lipforge.pipeline.clip import Box, Frame
+from lipforge.model.faces.boxes import SAME_FACE_IOU, area, iou, overlap_of_smaller
+from lipforge.model.faces.face import DetectedFace, FaceBackend, FaceLandmarks
+from lipforge.pipeline.clip import Frame
 from lipforge.pipeline.config import FacesConfig
-from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
 
 OVERLAPPING = 0.5
 """Two boxes are one face when their shared area over the smaller box exceeds this."""
@@ -36,7 +36,7 @@ class TrackFaces:
     def process(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         tracks: list[_Track] = []
         next_index = 0
-        since_look = 0
+        since_detection = 0
         previous: Frame | None = None
         for frame in frames:
             new_shot = previous is None or previous.shot_index != frame.shot_index or previous.rgb is None
@@ -48,40 +48,38 @@ class TrackFaces:
                 if new_shot:
                     tracks = []
                 self._follow(frame, tracks)
-                since_look += 1
+                since_detection += 1
                 every = self.config.detect_every_frames if tracks else self.config.search_every_frames
-                if new_shot or any(track.num_missed for track in tracks) or since_look >= every:
-                    since_look = 0
-                    next_index = self._look(frame, tracks, next_index)
+                if new_shot or any(track.num_missed for track in tracks) or since_detection >= every:
+                    since_detection = 0
+                    next_index = self._detect(frame, tracks, next_index)
                 tracks = [track for track in tracks if track.num_missed <= self.config.max_gap_frames]
             previous = frame
             yield frame
 
     def _follow(self, frame: Frame, tracks: list[_Track]) -> None:
-        """Place each track's landmarks in this frame, or count the frame as missed."""
+        """Find each track's landmarks in this frame, or count the frame as missed."""
         assert frame.rgb is not None
         for track in tracks:
             found = self.backend.landmarks(frame.rgb, track.last) if track.num_missed == 0 else None
-            taken = found is not None and any(
-                _shared(found.box, other.box) > OVERLAPPING for other in frame.faces.values()
-            )
-            if found is None or taken or joint_share(found.box, track.last.box) < SAME_FACE:
+            taken = found is not None and _is_tracked(found, frame)
+            if found is None or taken or iou(found.box, track.last.box) < SAME_FACE_IOU:
                 track.num_missed += 1
             else:
                 track.last = found
                 frame.faces[track.index] = found
 
-    def _look(self, frame: Frame, tracks: list[_Track], next_index: int) -> int:
+    def _detect(self, frame: Frame, tracks: list[_Track], next_index: int) -> int:
         """Detect faces, to resume lost tracks and start new ones. Returns the next free track index."""
         assert frame.rgb is not None
-        detected = sorted(self.backend.detect(frame.rgb), key=_area, reverse=True)
+        detected = sorted(self.backend.detect(frame.rgb), key=lambda face: area(face.box), reverse=True)
         for face in detected:
-            if any(_shared(face.box, other.box) > OVERLAPPING for other in frame.faces.values()):
+            if _is_tracked(face, frame):
                 continue
             found = self.backend.landmarks(frame.rgb, face)
-            if found is None or any(_shared(found.box, other.box) > OVERLAPPING for other in frame.faces.values()):
+            if found is None or _is_tracked(found, frame):
                 continue
-            track = next((t for t in tracks if t.num_missed and joint_share(found.box, t.last.box) >= SAME_FACE), None)
+            track = next((t for t in tracks if t.num_missed and iou(found.box, t.last.box) >= SAME_FACE_IOU), None)
             if track is None:
                 if len(tracks) >= self.config.max_tracks:
                     continue
@@ -93,18 +91,5 @@ class TrackFaces:
         return next_index
 
 
-def _area(face: DetectedFace) -> float:
-    return (face.x1 - face.x0) * (face.y1 - face.y0)
-
-
-def _overlap_area(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _size(box: Box) -> float:
-    return max((box[2] - box[0]) * (box[3] - box[1]), 1e-6)
-
-
-def _shared(a: Box, b: Box) -> float:
-    """Shared area over the smaller area, 0..1."""
-    return _overlap_area(a, b) / min(_size(a), _size(b))
+def _is_tracked(face: DetectedFace | FaceLandmarks, frame: Frame) -> bool:
+    return any(overlap_of_smaller(face.box, other.box) > OVERLAPPING for other in frame.faces.values())

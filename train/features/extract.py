@@ -24,7 +24,7 @@ from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, FrozenVae
-from lipforge.model.sync.score import one_thread
+from lipforge.model.threads import one_thread
 from lipforge.train.features.index import FeatureError
 from lipforge.train.features.write import ClipFeatures, write_shard
 from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows

@@ -1,6 +1,6 @@
-"""What the trainer of the lip-sync judge learns from: the clips of a dataset that `lipforge prepare` made.
+"""Training clips of the lip-sync scorer, extracted from a dataset that `lipforge prepare` made.
 
-Each kept clip becomes one small file of plain arrays: the points of the face, the pictures of its mouth, its sound.
+Each kept clip becomes one small file of plain arrays: landmarks of the face, images of the mouth, audio.
 """
 
 import logging
@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
-from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_pictures
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, MediaPipeFaces
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks
+from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_images
+from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 
@@ -26,31 +27,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """One clip, as its samples hold it: `num_frames` of picture, and just as much sound."""
+class TrainingClip:
+    """One clip as stored in its shard: `num_frames` of video with exactly their audio."""
 
     name: str
     source: str
-    """File name of the video that it comes from."""
+    """File name of the source video."""
     speaker: str | None
     corrected_frames: int
-    """The source's `av_offset_frames`, by which the dataset moved the sound."""
+    """The clip's `av_offset_frames`, by which `prepare` shifted the audio."""
     points: np.ndarray
     """float32 [T, len(SYNC_LANDMARKS), 3], pixels of the upright crop."""
     mouths: np.ndarray
-    """uint8 [T, 64, 64]: `mouth_pictures`."""
+    """uint8 [T, 64, 64]: `mouth_images`."""
     audio: np.ndarray
     """float32 [T * 640]."""
     lips: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """float32 [T, NUM_SPEAKING, 3]: `lip_motion`."""
     waves: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """float32 [V, T, 144]: `mouth_motion` of V framings, the first as it is."""
+    """float32 [V, T, 144]: `mouth_motion` of V framings, the first one unchanged."""
     power: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """float32 [T * 4, 40]: `mel_power`."""
     offset_frames: float | None = 0.0
-    """As SyncScore.offset_frames, of what is left after the dataset's own correction; None: the sound is not the picture's."""
+    """As SyncScore.offset_frames, left after the correction by `prepare`. None: audio and video do not match."""
     group: int = 0
-    """Clips of one group may show one speaker; clips of different groups do not."""
+    """Clips of different groups show different speakers."""
 
     @property
     def num_frames(self) -> int:
@@ -58,7 +59,10 @@ class Clip:
 
 
 def extract_clips(dataset: str, cache: Path) -> None:
-    """Write one .npz for each kept clip of the dataset; those that exist are kept. Raises ValueError when no clip was kept or a sample is damaged."""
+    """Write one .npz for each kept clip of the dataset; existing ones are kept.
+
+    Raises ValueError if no clip was kept or a sample is damaged.
+    """
     faces = MediaPipeFaces(weights.load("builtin"))
     cache.mkdir(parents=True, exist_ok=True)
     columns = ["key", "source_uri", "speaker", "av_offset_frames", "shard", "sample_offset", "sample_size"]
@@ -75,15 +79,15 @@ def extract_clips(dataset: str, cache: Path) -> None:
         frames = decode_mp4(sample["mp4"])
         points = crop_points(frames, faces)
         if points is None:
-            log.warning("%s: the face is not found again in the crop", row["key"])
+            log.warning("%s: no face found in the crop", row["key"])
             continue
-        clip = Clip(
+        clip = TrainingClip(
             name=row["key"],
             source=row["source_uri"].rsplit("/", 1)[-1],
             speaker=row["speaker"],
             corrected_frames=row["av_offset_frames"],
             points=points,
-            mouths=mouth_pictures(frames),
+            mouths=mouth_images(frames),
             audio=decode_flac(sample["flac"]),
         )
         save_clip(clip, target)
@@ -92,10 +96,10 @@ def extract_clips(dataset: str, cache: Path) -> None:
 
 
 def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
-    """The points of the face in aligned crops: float32 [T, len(SYNC_LANDMARKS), 3], or None when a frame shows none.
+    """The points of the face in aligned crops: float32 [T, len(SYNC_LANDMARKS), 3], or None if a frame shows none.
 
-    frames: uint8 [T, R, R, 3]. The crop is the 3:4 template stretched to a square: it is narrowed first, so that the
-    mesh sees a face of natural shape.
+    frames: uint8 [T, R, R, 3]. The crop is the 3:4 template stretched to a square, so it is narrowed to natural
+    proportions first.
     """
     height = 256
     width = height * 3 // 4
@@ -103,7 +107,7 @@ def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
     prior: DetectedFace | FaceLandmarks = _template_face(width, height)
     for frame in frames:
         upright = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        # the mesh wants a face's surroundings, which the crop has not
+        # FaceMesh needs the surroundings of a face, which the crop lacks
         padded = cv2.copyMakeBorder(upright, height // 4, height // 4, width // 2, width // 2, cv2.BORDER_REPLICATE)
         followed = faces.landmarks(padded, prior)
         if followed is None and not isinstance(prior, DetectedFace):
@@ -116,15 +120,15 @@ def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
 
 
 def _template_face(width: int, height: int) -> DetectedFace:
-    """Where alignment puts a face, in the padded crop."""
+    """Position of an aligned face in the padded crop."""
     left, top = width / 2, height / 4
     eyes = np.array([[0.26, 0.30], [0.74, 0.30]]) * [width, height] + [left, top]
     keypoints = np.concatenate([eyes, np.zeros((4, 2))]).astype(np.float32)
     return DetectedFace(left + 0.1 * width, top + 0.15 * height, left + 0.9 * width, top + 0.9 * height, 1.0, keypoints)
 
 
-def save_clip(clip: Clip, path: Path) -> None:
-    """Plain arrays only, so that reading them can run no code."""
+def save_clip(clip: TrainingClip, path: Path) -> None:
+    """Write plain arrays only, so that reading them cannot run code."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as stream:
         np.savez(
@@ -139,8 +143,8 @@ def save_clip(clip: Clip, path: Path) -> None:
     temporary.replace(path)
 
 
-def load_clips(cache: Path) -> Iterator[Clip]:
-    """The clips of a folder that `extract_clips` filled. Raises ValueError when there is none, or another file."""
+def load_clips(cache: Path) -> Iterator[TrainingClip]:
+    """The clips of a folder that `extract_clips` wrote. Raises ValueError if there is none, or a broken one."""
     paths = sorted(cache.glob("*.npz"))
     if not paths:
         raise ValueError(
@@ -150,15 +154,13 @@ def load_clips(cache: Path) -> Iterator[Clip]:
         try:
             clip = _read_clip(path)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"{path}: not a clip as `extract` writes it. Remove it and run `extract` again."
-            ) from error
+            raise ValueError(f"{path}: not a clip written by `extract`. Remove it and run `extract` again.") from error
         yield clip
 
 
-def _read_clip(path: Path) -> Clip:
+def _read_clip(path: Path) -> TrainingClip:
     with np.load(path, allow_pickle=False) as arrays:
-        return Clip(
+        return TrainingClip(
             name=path.stem,
             source=str(arrays["source"]),
             speaker=str(arrays["speaker"]) or None,

@@ -1,8 +1,10 @@
-"""Fit the score of `model/quality/builtin.py`: python -m train.scorers.quality REFERENCES --out model/weights/files/quality.json
+"""Fits the weights of the built-in quality scorer (`model/quality/builtin.py`).
 
-REFERENCES: a folder of PNG pictures of faces that nothing is wrong with at their own size (96 to 256 px). Each is
-damaged in known ways and strengths; `LEVELS` says what score a person would give. The network learns to say the same
-without seeing the reference.
+    python -m train.scorers.quality REFERENCES --out model/weights/files/quality.json
+
+REFERENCES: a folder of PNG images of faces that are clean at their own size (96 to 256 px). Each is damaged in known
+ways and strengths; `LEVELS` says what score a person would give. The network learns to predict it without the
+reference.
 """
 
 import argparse
@@ -16,13 +18,13 @@ import cv2
 import numpy as np
 import torch
 
-from lipforge.model.quality.builtin import picture_statistics
+from lipforge.model.quality.builtin import image_statistics
 
 BEST = 86.0
-"""Score of an undamaged picture: sharp ones reach 90 and more, soft ones stay a little below."""
+"""Score of an undamaged image: sharp ones reach 90 and more, soft ones stay a little below."""
 
 LEVELS: dict[str, list[tuple[float, float]]] = {
-    # (strength, score): set by eye on 256 px faces; 40 is where one would rather not train on it.
+    # (strength, score): set by eye on 256 px faces; below 40 one would rather not train on the face.
     "blur": [
         (0, 86),
         (0.5, 82),
@@ -47,39 +49,39 @@ NUM_STEPS = 3000
 WEIGHT_DECAY = 0.03
 
 
-def blur(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def blur(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """strength: sigma in pixels."""
-    return cv2.GaussianBlur(picture, (0, 0), strength) if strength else picture
+    return cv2.GaussianBlur(image, (0, 0), strength) if strength else image
 
 
-def enlarge(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """strength: how many times smaller the picture once was."""
-    height, width = picture.shape[:2]
-    small = cv2.resize(picture, (round(width / strength), round(height / strength)), interpolation=cv2.INTER_AREA)
+def enlarge(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """strength: how many times smaller the image once was."""
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (round(width / strength), round(height / strength)), interpolation=cv2.INTER_AREA)
     how = (cv2.INTER_CUBIC, cv2.INTER_LINEAR, cv2.INTER_LANCZOS4)[rng.integers(3)]
     return cv2.resize(small, (width, height), interpolation=how)
 
 
-def noise(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """strength: standard deviation in each colour, of 255; or 2/3 of it in all colours alike: the same in luminance."""
-    shape, size = (picture.shape, strength) if rng.random() < 0.5 else ((*picture.shape[:2], 1), strength * 2 / 3)
-    return np.clip(picture + rng.normal(0, size, shape), 0, 255).round().astype(np.uint8)
+def noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """strength: standard deviation of 255, per colour; or 2/3 of it in all colours alike, equal in luminance."""
+    shape, size = (image.shape, strength) if rng.random() < 0.5 else ((*image.shape[:2], 1), strength * 2 / 3)
+    return np.clip(image + rng.normal(0, size, shape), 0, 255).round().astype(np.uint8)
 
 
-def jpeg(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def jpeg(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """strength: 100 - JPEG quality."""
-    encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(100 - strength)])[1]
+    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(100 - strength)])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB))
 
 
-def h264(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def h264(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """strength: CRF of x264."""
-    height, width = (side // 2 * 2 for side in picture.shape[:2])
+    height, width = (side // 2 * 2 for side in image.shape[:2])
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": str(strength), "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     file.seek(0)
@@ -88,7 +90,7 @@ def h264(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
 
 DAMAGES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
-    # in the order in which they happen: lens, distance, sensor, codec
+    # in physical order: lens, distance, sensor, codec
     "blur": blur,
     "enlarge": enlarge,
     "noise": noise,
@@ -99,32 +101,32 @@ DAMAGES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray
 
 def draw_examples(reference: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], list[float]]:
     """Damaged versions of one reference, uint8 [H, W, 3] RGB, and the score that each should get."""
-    pictures, scores = [reference], [BEST]
+    images, scores = [reference], [BEST]
     for kind, levels in LEVELS.items():
         strengths, level_scores = np.array(levels).T
         for position in np.linspace(0, len(levels) - 1, 14) + rng.uniform(-0.3, 0.3, 14):
             strength = float(np.interp(position, range(len(levels)), strengths))
-            pictures.append(DAMAGES[kind](_vary_light(reference, rng), strength, rng))
+            images.append(DAMAGES[kind](_vary_light(reference, rng), strength, rng))
             scores.append(float(np.interp(strength, strengths, level_scores)))
-    for light in rng.uniform(0, 255, 3):  # nothing to see, or a little noise on it
+    for light in rng.uniform(0, 255, 3):  # blank, or with a little noise
         blank = noise(np.full_like(reference, round(light)), rng.choice([0, 0.3, 1]), rng)
-        pictures.append(blank)
+        images.append(blank)
         scores.append(0.0)
-    for _ in range(16):  # two damages at once: what each leaves, multiplied
-        picture, score = _vary_light(reference, rng), BEST
+    for _ in range(16):  # two damages at once: their remaining quality, multiplied
+        image, score = _vary_light(reference, rng), BEST
         for kind in sorted(rng.choice(list(DAMAGES), 2, replace=False), key=list(DAMAGES).index):
             strengths, level_scores = np.array(LEVELS[kind]).T
             strength = float(np.interp(rng.uniform(0, len(strengths) * 0.7), range(len(strengths)), strengths))
-            picture = DAMAGES[kind](picture, strength, rng)
+            image = DAMAGES[kind](image, strength, rng)
             score *= float(np.interp(strength, strengths, level_scores)) / BEST
-        pictures.append(picture)
+        images.append(image)
         scores.append(score)
-    return pictures, scores
+    return images, scores
 
 
-def _vary_light(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, contrast and side are no quality: the score must not learn those of our few faces."""
-    light = 255 * (picture / 255.0) ** rng.uniform(0.7, 1.5) * rng.uniform(0.5, 1.0) + rng.uniform(0, 25)
+def _vary_light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary exposure, contrast and side, so that the score does not learn those of the few references."""
+    light = 255 * (image / 255.0) ** rng.uniform(0.7, 1.5) * rng.uniform(0.5, 1.0) + rng.uniform(0, 25)
     return np.clip(light if rng.random() < 0.5 else light[:, ::-1], 0, 255).round().astype(np.uint8)
 
 
@@ -160,15 +162,15 @@ def fit(features: np.ndarray, scores: np.ndarray, num_steps: int = NUM_STEPS) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("references", type=Path, help="folder of PNG pictures")
+    parser.add_argument("references", type=Path, help="folder of PNG images")
     parser.add_argument("--out", type=Path, required=True, help="the weights, JSON")
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(0)
     features, scores = [], []
     for path in sorted(arguments.references.glob("*.png")):
-        pictures, wanted = draw_examples(np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)), rng)
-        features += [picture_statistics(picture) for picture in pictures]
+        images, wanted = draw_examples(np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)), rng)
+        features += [image_statistics(image) for image in images]
         scores += wanted
     arguments.out.write_text(json.dumps(fit(np.array(features), np.array(scores))) + "\n")
 

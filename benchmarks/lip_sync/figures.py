@@ -1,4 +1,4 @@
-"""The pictures of the lip-sync results page: small SVG files."""
+"""Figures of the lip-sync results page: small SVG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,31 +34,31 @@ COLOURS = ("#1b6ca8", "#c4521a", "#3c8a3f", "#7b4fa3", "#8a8a8a")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """SVG on white, so that it reads on any page."""
+    """SVG on white, readable on any page."""
     figure.savefig(path, metadata={"Date": None}, facecolor="white", bbox_inches="tight")
     plt.close(figure)
 
 
 def draw_thresholds(by_length: Sequence[Scores], chances: Sequence[Chance], threshold: float) -> Figure:
-    """Share of own sound kept and of other sound refused, for each threshold."""
+    """Shares of own audio kept and of other audio rejected, by threshold."""
     figure, axes = plt.subplots(figsize=(8.5, 3.4), layout="constrained")
     grid = np.linspace(0, 6, 61)
     for scores, chance, colour in zip(by_length, chances, COLOURS, strict=False):
-        everyone = np.ones(len(scores.own))
-        label = f"kept, {chance.length_s:g} s: {len(scores.own)} windows, {_people(len(scores.people))}"
-        axes.plot(grid, [100 * kept_at(t)(scores, everyone) for t in grid], color=colour, label=label)
-        label = f"refused, {chance.length_s:g} s: {len(chance.confidence)} pairs, {chance.num_faces} faces"
-        refused = [100 * float(np.mean(chance.confidence < t)) for t in grid]
-        axes.plot(grid, refused, color=colour, linestyle="--", label=label)
+        equal = np.ones(len(scores.own))
+        label = f"kept, {chance.length_s:g} s: {len(scores.own)} windows, {_speakers(len(scores.unique_speakers))}"
+        axes.plot(grid, [100 * kept_at(t)(scores, equal) for t in grid], color=colour, label=label)
+        label = f"rejected, {chance.length_s:g} s: {len(chance.confidence)} pairs, {chance.num_faces} faces"
+        rejected = [100 * float(np.mean(chance.confidence < t)) for t in grid]
+        axes.plot(grid, rejected, color=colour, linestyle="--", label=label)
     axes.axvline(threshold, color="black", linewidth=1)
     axes.annotate(f"default {threshold:g}", (threshold, 2), xytext=(3, 0), textcoords="offset points")
-    axes.set(xlabel="threshold of the confidence", ylabel="share, %", xlim=(0, 6), ylim=(0, 101))
+    axes.set(xlabel="confidence threshold", ylabel="share, %", xlim=(0, 6), ylim=(0, 101))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def draw_chance(chances: Sequence[Chance], threshold: float) -> Figure:
-    """What confidence a mismatch reaches, by the length of the clip."""
+    """Confidence of mismatches, by length of the clip."""
     figure, axes = plt.subplots(figsize=(7.2, 3), layout="constrained")
     lengths = [chance.length_s for chance in chances]
     for q, style in ((0.05, ":"), (0.5, "-"), (0.95, "--")):
@@ -72,7 +72,7 @@ def draw_chance(chances: Sequence[Chance], threshold: float) -> Figure:
 
 
 def draw_turns(turns: Sequence[Turn]) -> Figure:
-    """Who speaks when: one row of axes for each video, one line for each face."""
+    """When each face speaks: one row of axes per video, one line per face."""
     files = list(dict.fromkeys(turn.track.file for turn in turns))
     figure, rows = plt.subplots(len(files), 1, figsize=(9, 2 * len(files)), squeeze=False, layout="constrained")
     for axes, file in zip(rows[:, 0], files, strict=True):
@@ -82,7 +82,7 @@ def draw_turns(turns: Sequence[Turn]) -> Figure:
             label = f"face {number}, at x = {across:.0f} px, confidence {turn.score.confidence:.1f}"
             axes.plot(turn.times_s, turn.similarity, color=colour, label=label)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(f"{file}, sound off by {faces[0].offset_frames:+d} frames", loc="left", fontsize=9)
+        axes.set_title(f"{file}, audio offset {faces[0].offset_frames:+d} frames", loc="left", fontsize=9)
         axes.set(ylabel="similarity above\nthe median offset")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     rows[-1, 0].set_xlabel("time in the video, s (each value is the mean of 1 s)")
@@ -90,7 +90,7 @@ def draw_turns(turns: Sequence[Turn]) -> Figure:
 
 
 def draw_planted(run: EngineRun) -> Figure:
-    """Offsets found against planted ones; what is left between them; what is left in the delivered clips."""
+    """Found against planted offsets; their difference; the offsets left in the stored clips."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
     for way, colour, aside in (("samples", COLOURS[0], -0.15), ("time stamps", COLOURS[1], 0.15)):
         points: dict[tuple[int, int], int] = {}
@@ -108,7 +108,7 @@ def draw_planted(run: EngineRun) -> Figure:
     again = np.array([found.left for found in run.found if found.left is not None])
     for axes, values, label in (
         (middle, residuals(run), "found minus planted, frames"),
-        (right, again, "offset of delivered clips,\nscored again, frames"),
+        (right, again, "offset of stored clips,\nscored again, frames"),
     ):
         if len(values):
             places, counts = np.unique(values, return_counts=True)
@@ -118,5 +118,5 @@ def draw_planted(run: EngineRun) -> Figure:
     return figure
 
 
-def _people(count: int) -> str:
-    return "1 person" if count == 1 else f"{count} people"
+def _speakers(count: int) -> str:
+    return "1 speaker" if count == 1 else f"{count} speakers"
