@@ -9,12 +9,12 @@ from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.media.reader import VideoInfo
 from lipforge.pipeline.publish.accounts import (
     AccountsError,
-    ShardPlace,
     Totals,
     account,
     single_row,
     video_rows,
 )
+from lipforge.pipeline.publish.shards import ShardPlace
 
 HASHES = {"config_hash": "c", "models_hash": "m"}
 LIMITS = Thresholds(min_sync_confidence=2.0, min_quality=40.0)

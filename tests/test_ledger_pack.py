@@ -18,7 +18,8 @@ from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.publish.pack import Sample, pack, read_part
+from lipforge.pipeline.publish.pack import pack, read_part
+from lipforge.pipeline.publish.shards import Sample
 from lipforge.pipeline.stages.commit import part_name
 
 

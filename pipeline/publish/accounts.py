@@ -12,6 +12,7 @@ from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.publish.shards import ShardPlace
 
 Row = dict[str, Any]
 
@@ -20,15 +21,6 @@ _PRECEDENCE = {Status.KEPT.value: 0, Status.REJECTED.value: 1, Status.FAILED.val
 
 class AccountsError(Exception):
     """Seconds are missing or counted twice: a bug of ours, never of the data."""
-
-
-@dataclass(frozen=True)
-class ShardPlace:
-    """Where a sample lies."""
-
-    shard: str
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -191,9 +183,3 @@ class Totals:
             wanted_s, found_s = self._wanted_s[source], self._found_s.get(source, 0.0)
             if abs(found_s - wanted_s) > 0.5 / FPS:
                 raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found_s:.2f} s in the rows")
-
-
-def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:
-    for shard in shards:
-        for key, (offset, size) in shard["samples"].items():
-            yield key, ShardPlace(shard["path"], offset, size)

@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
+from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from lipforge.datasets_manifest.storage.files import read_file, to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
-from lipforge.pipeline.publish.pack import Sample, fill_shards, shard_path
+from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, write_shard
 from lipforge.pipeline.running.summary import Summary, now, versions
 from lipforge.pipeline.sources.inputs import LANGUAGE_CODE
 
@@ -84,7 +84,7 @@ def export(
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
         for name, language, keys in missing:
-            _write_shard(store, name, language, [(key, origins[key]) for key in keys])
+            write_shard(store, name, language, _read_samples([(key, origins[key]) for key in keys]))
             done += len(keys)
             progress(done, len(samples))
         _write_rows(store, rows, record)
@@ -165,14 +165,14 @@ def _require_own(store: Store, record: dict[str, Any]) -> None:
 # --- copying -----------------------------------------------------------------------------------------------------------------------
 
 
-def _not_yet_written(store: Store, shards: list[tuple[str, list[list[str]]]]) -> list[tuple[str, str, list[str]]]:
+def _not_yet_written(store: Store, shards: list[tuple[str, list[Sample]]]) -> list[tuple[str, str, list[str]]]:
     """(name, language, keys) of shards without a record, or whose file is not as the record says."""
     records = {shard["name"]: shard for shard in Ledger(store).shards()}
     numbers: dict[str, int] = {}
     missing = []
     for language, members in shards:
         number = numbers[language] = numbers.get(language, -1) + 1
-        name, keys = f"{language}-{number:06d}", [key for key, _ in members]
+        name, keys = f"{language}-{number:06d}", [sample.key for sample in members]
         record = records.get(name)
         if record is None or list(record["samples"]) != keys or store.size(record["path"]) != record["size"]:
             missing.append((name, language, keys))
@@ -198,23 +198,6 @@ def _check_sources(origins: list[_Origin]) -> None:
             f"{len(bad)} of {len(needed)} shards are not as the selection says: {bad[0]}. If the dataset was moved or packed again, "
             "make the selection anew where it lies now; if a shard was lost, put it back from a copy."
         )
-
-
-def _write_shard(store: Store, name: str, language: str, clips: list[tuple[str, _Origin]]) -> None:
-    digest = hashlib.sha256()
-    places: dict[str, tuple[int, int]] = {}
-    offset = 0
-    path = shard_path(name, language)
-    with store.writing(path) as file:
-        for key, data in _read_samples(clips):
-            file.write(data)
-            digest.update(data)
-            places[key] = (offset, len(data))
-            offset += len(data)
-        file.write(END_OF_TAR)
-        digest.update(END_OF_TAR)
-    record = {"name": name, "language": language, "path": path, "size": offset + len(END_OF_TAR)}
-    Ledger(store).write_shard(name, {**record, "sha256": digest.hexdigest(), "samples": places})
 
 
 def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes]]:
@@ -251,9 +234,7 @@ def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
 
 def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
     """The selection and the manifest at the new places; and the run, which is how `lipforge status` sees that it is done."""
-    shards = {
-        key: (shard["path"], *place) for shard in Ledger(store).shards() for key, place in shard["samples"].items()
-    }
+    shards = sample_places(Ledger(store))
     places = [shards[key] for key in rows["key"].to_pylist()]
     root = pa.array([store.root] * len(rows), pa.string())
     columns = dict(zip(("shard", "sample_offset", "sample_size"), map(list, zip(*places, strict=True)), strict=True))

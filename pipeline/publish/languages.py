@@ -5,8 +5,6 @@ whatever writes the manifest anew; samples and shards are never touched. A langu
 """
 
 import hashlib
-import io
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
 from lipforge.pipeline.media.reader import MediaError, decode_flac
-from lipforge.pipeline.publish.accounts import ShardPlace, Spoken, is_measured, iter_places
-from lipforge.pipeline.publish.pack import Mapper
+from lipforge.pipeline.publish.accounts import Spoken, is_measured
+from lipforge.pipeline.publish.pack import Mapper, read_part
+from lipforge.pipeline.publish.shards import ShardPlace, sample_places
 from lipforge.pipeline.stages.commit import part_name
 
 if TYPE_CHECKING:  # it loads torch
@@ -139,7 +139,7 @@ def identify(
 
 
 def _tasks(ledger: Ledger, videos: Iterable[tuple[Video, list[Record]]], whisper: WhisperFile) -> Iterator[_Task]:
-    places = dict(iter_places(ledger.shards()))
+    places = sample_places(ledger)
     votes = Votes(ledger)
     for video, units in videos:
         if is_labelled(video):
@@ -170,19 +170,18 @@ class _Listener:
     def _vote(self, unit_id: str, key: str, place: ShardPlace | None) -> tuple[str, float] | None:
         """None for a clip whose media was pruned."""
         name = part_name(unit_id, key) if place is None else place.shard
+        if place is None and not self.store.exists(name):
+            return None
         try:
-            data = self.store.read(name) if place is None else self.store.read(name, place.offset, place.size)
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-                member = tar.extractfile(f"{key}.flac")
-                assert member is not None  # our tars hold plain files only
-                audio = decode_flac(member.read())
+            data = read_part(self.store, unit_id, key) if place is None else self.store.read(*place)
+            size = len(data) if place is None else place.size
+            audio = decode_flac(read_clip(data, size, key)["flac"])
         except FileNotFoundError as error:
-            if place is None:
-                return None
             raise DatasetError(f"{self.store.path(name)} is missing: put it back from a copy") from error
-        except (tarfile.TarError, KeyError, MediaError) as error:
+        except (ValueError, MediaError) as error:
             raise DatasetError(
-                f"{self.store.path(name)} is damaged: the sound of clip {key} cannot be read ({error}). Put it back from a copy."
+                f"{self.store.path(name)} is damaged: the audio of clip {key} cannot be read ({error}). "
+                "Put it back from a copy."
             ) from error
         language, probability = self.whisper.opened().identify(audio)
         return language, round(probability, 4)  # more digits may differ between machines

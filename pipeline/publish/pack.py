@@ -4,11 +4,9 @@ A shard is the samples' bytes one after another, so packing copies and never re-
 done (the plan); a shard's record is written after the shard. So packing may be killed anywhere, and the next one ends with the same bytes.
 """
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
@@ -19,24 +17,11 @@ from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import require_dataset
 from lipforge.pipeline.publish.accounts import is_measured
 from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.publish.shards import Sample, fill_shards, shard_path, write_shard
 from lipforge.pipeline.stages.commit import part_name
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
 """Applies a function to items, perhaps elsewhere, and gives the results in any order."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clip that has media: where its part would be, and how large it is."""
-
-    key: str
-    unit_id: str
-    language: str
-    size: int
-
-
-def shard_path(name: str, language: str) -> str:
-    return f"shards/{language}/{name}.tar"
 
 
 def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_bytes: int, run_map: Mapper) -> None:
@@ -90,27 +75,14 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
             delete.append(change)
     new = sorted((by_key[key] for key in kept - packed), key=lambda sample: (sample.language, sample.key))
     _check_media(store, new)
-    for language, keys in fill_shards(new, shard_size_bytes):
+    for language, members in fill_shards(new, shard_size_bytes):
         number = next_number.get(language, 0)
         next_number[language] = number + 1
         name = f"{language}-{number:06d}"
+        keys = [[sample.key, sample.unit_id] for sample in members]
         path = shard_path(name, language)
         write.append({"name": name, "language": language, "path": path, "leaving": [], "keys": keys})
     return {"write": write, "delete": delete}
-
-
-def fill_shards(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
-    """Group sorted samples by language into shards that stay below the size, each with at least one sample."""
-    group: list[Sample] = []
-    size = len(END_OF_TAR)
-    for sample in samples:
-        if group and (sample.language != group[0].language or size + sample.size > shard_size_bytes):
-            yield group[0].language, [[s.key, s.unit_id] for s in group]
-            group, size = [], len(END_OF_TAR)
-        group.append(sample)
-        size += sample.size
-    if group:
-        yield group[0].language, [[s.key, s.unit_id] for s in group]
 
 
 def _check_media(store: Store, samples: list[Sample]) -> None:
@@ -141,34 +113,17 @@ class _ShardWriter:
         self.store = store
 
     def __call__(self, change: dict[str, Any]) -> str:
-        ledger = Ledger(self.store)
         old = self._samples_of(change["path"])
         self._put_back(change, old)
-        samples: dict[str, tuple[int, int]] = {}
-        digest = hashlib.sha256()
-        offset = 0
-        with self.store.writing(change["path"]) as file:
-            for key, unit_id in change["keys"]:
-                if key in old:
-                    data = self.store.read(change["path"], *old[key])
-                else:
-                    data = read_part(self.store, unit_id, key)
-                file.write(data)
-                digest.update(data)
-                samples[key] = (offset, len(data))
-                offset += len(data)
-            file.write(END_OF_TAR)
-            digest.update(END_OF_TAR)
-        record = {
-            "name": change["name"],
-            "language": change["language"],
-            "path": change["path"],
-            "size": offset + len(END_OF_TAR),
-            "sha256": digest.hexdigest(),
-            "samples": samples,
-        }
-        ledger.write_shard(change["name"], record)
+        write_shard(self.store, change["name"], change["language"], self._samples(change, old))
         return change["name"]
+
+    def _samples(self, change: dict[str, Any], old: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, bytes]]:
+        for key, unit_id in change["keys"]:
+            if key in old:
+                yield key, self.store.read(change["path"], *old[key])
+            else:
+                yield key, read_part(self.store, unit_id, key)
 
     def dissolve(self, change: dict[str, Any]) -> None:
         self._put_back(change, self._samples_of(change["path"]))

@@ -13,9 +13,10 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger
-from lipforge.pipeline.publish.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
+from lipforge.pipeline.publish.accounts import Row, Totals, single_row, video_rows
 from lipforge.pipeline.publish.languages import Votes
-from lipforge.pipeline.publish.pack import Sample, pack
+from lipforge.pipeline.publish.pack import pack
+from lipforge.pipeline.publish.shards import Sample, ShardPlace, sample_places
 from lipforge.pipeline.running.executors import Executor
 from lipforge.pipeline.sources.plan import plan_seams, split_duplicates
 from lipforge.pipeline.stages.probe import from_record
@@ -42,7 +43,7 @@ def write_rows(store: Store, config: PrepareConfig, hashes: Mapping[str, str]) -
     """Write the manifest anew from the ledger, and nothing else. Returns its sums."""
     ledger = Ledger(store)
     totals = Totals()
-    places = dict(iter_places(ledger.shards()))
+    places = sample_places(ledger)
     write_manifest(store.root, _rows(ledger, config, places, hashes, totals))
     return totals
 
