@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -17,11 +17,16 @@ MAX_ROWS_PER_PART = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
 
 
-def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
+def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows, as `write_manifest` takes them, in Arrow."""
+    return pa.Table.from_batches(_batches(rows), COLUMNS)
+
+
+def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
     """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) by these rows.
 
-    rows: one mapping per candidate, by names of schema.COLUMNS; a column left out is null, an unknown one is a
-    ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
+    rows: a table of schema.COLUMNS, or one mapping per candidate by their names; a column left out is null, an unknown
+    one is a ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
 
     The same rows give the same bytes, in whatever order they come. Each part appears whole or not at all; between the
     first and the last part a reader may see old parts next to new ones, so write once, when the rows are complete.
@@ -31,7 +36,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     old_parts = set(_parts(fs, folder))
     fs.makedirs(folder, exist_ok=True)
 
-    table = pa.Table.from_batches(_batches(rows), COLUMNS)
+    table = cast(Any, rows) if isinstance(rows, pa.Table) else manifest_table(rows)
     table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
     new_parts = set()
     for number, first in enumerate(range(0, max(len(table), 1), MAX_ROWS_PER_PART)):

@@ -103,7 +103,7 @@ class ScoreOperator:
             MeasureSync(profile.sync(models)),
             MeasureQuality(profile.quality(models)),
         ]
-        self.commit = Commit(store, config.thresholds, hashes)
+        self.commit = Commit(store, hashes)
 
     def process(self, cut: CutUnit) -> dict[str, Any]:
         """Measure and commit; return the ledger record."""

@@ -31,7 +31,7 @@ from lipforge.pipeline.ledger.settings import (
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.languages import WhisperFile, identify, open_whisper
 from lipforge.pipeline.publish.pack import finish_interrupted, parts_to_prune
-from lipforge.pipeline.publish.publish import finish, finished_videos, write_rows
+from lipforge.pipeline.publish.publish import finished_videos, publish, publish_manifest
 from lipforge.pipeline.running.executors import Executor, FatalError, Job, LocalExecutor, make_executor
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
@@ -79,7 +79,7 @@ def prepare(
         store.write(f"runs/{summary.run_id}/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
         # Units exist only for sources that could be read: where one could not be a moment later, a disk was away.
         _forget(ledger, (*BROKEN, Reason.UNREADABLE) if retry_failed else (Reason.UNREADABLE,))
-        with progress.run(summary, store):
+        with progress.run(summary, store, config.thresholds):
             whisper = _open_whisper(config, progress)
             executor = make_executor(config)
             try:
@@ -93,7 +93,7 @@ def prepare(
                     finish_interrupted(store, executor.map)
                     identify(store, finished_videos(ledger, config), whisper, executor.map, partial(_heard, progress))
                 progress.phase("pack")
-                totals = finish(store, config, hashes, executor)
+                totals = publish(store, config, hashes, executor)
                 totals.check(videos)
                 progress.finished(totals)
             finally:
@@ -111,7 +111,7 @@ def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[T
         config = PrepareConfig.model_validate(record["config"])
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
-        totals = finish(store, config, record["hashes"], LocalExecutor())
+        totals = publish(store, config, record["hashes"], LocalExecutor())
         ledger.write_dataset({**record, "config": config.model_dump(mode="json")})  # last: they hold from now on
         return config.thresholds, totals
 
@@ -136,7 +136,7 @@ def identify_languages(out: str, whisper: str, run: RunConfig, progress: Callabl
             identify(store, finished_videos(ledger, config), file, executor.map, progress)
         finally:
             executor.close()
-        write_rows(store, config, record["hashes"])
+        publish_manifest(store, config, record["hashes"])
     unlabelled = ~pc.field("language_source").isin(["list", "path", "flag"])
     sources = read_manifest(out, ["source_id", "language"], unlabelled & pc.field("quality").is_valid())
     counts = sources.group_by(["source_id", "language"]).aggregate([])["language"].value_counts().to_pylist()
@@ -297,7 +297,7 @@ def _longest_first(unit: Unit) -> tuple[int, str]:
 
 
 def _failed_for(record: Mapping[str, Any], reasons: tuple[Reason, ...]) -> bool:
-    return any(row["reason"] in reasons for row in record["rows"])
+    return any(row.get("reason") in reasons for row in record["rows"])
 
 
 def _forget(ledger: Ledger, reasons: tuple[Reason, ...]) -> None:

@@ -16,7 +16,7 @@ from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
-from lipforge.pipeline.publish.publish import finish
+from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.running.executors import LocalExecutor
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record
@@ -35,6 +35,7 @@ MEASURES = {
     "upscale_ratio": 1.0,
     "face_size_px": 200.0,
     "max_faces": 1,
+    "av_offset_frames": 0,
     "lossy_generations": 1,
     "speech_ratio": 0.9,
     "sync_model": "s",
@@ -95,8 +96,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
             row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
-            outcome = {"status": "kept", "stage": "commit", "reason": None, "detail": None, "av_offset_frames": 0}
-            rows.append({**row, **span, **outcome, **MEASURES, **measures})
+            rows.append({**row, **span, **MEASURES, **measures})
         record = {
             "unit_id": unit.unit_id,
             "source_id": unit.video.source_id,
@@ -110,7 +110,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
 
 
 def pack_dataset(store: Store, config: PrepareConfig = CONFIG) -> Totals:
-    return finish(store, config, HASHES, LocalExecutor())
+    return publish(store, config, HASHES, LocalExecutor())
 
 
 def make_dataset(folder: Path | str, sources: Sequence[MadeSource]) -> Store:

@@ -442,7 +442,7 @@ def test_prune_keeps_the_clips_of_a_run_that_was_stopped_before_packing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "finish", stop)
+        patch.setattr(run, "publish", stop)
         run_prepare([str(small_inputs)], tmp_path / "out")
     prune(str(tmp_path / "out"))
     run_prepare([str(small_inputs)], tmp_path / "out")

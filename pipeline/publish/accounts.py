@@ -11,8 +11,7 @@ from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.publish.decide import decide
-from lipforge.pipeline.publish.shards import ShardPlace
+from lipforge.pipeline.publish.decide import decided
 
 Row = dict[str, Any]
 
@@ -32,38 +31,23 @@ class Spoken:
     model: str
 
 
-def is_measured(row: Mapping[str, Any]) -> bool:
-    """True for a clip whose media was stored and whose fate is a matter of thresholds."""
-    return row.get("quality") is not None
-
-
 def video_rows(
     video: Video,
     units: Iterable[Mapping[str, Any]],
     thresholds: Thresholds,
-    places: Mapping[str, ShardPlace],
     hashes: Mapping[str, str],
     spoken: Spoken | None = None,
 ) -> list[Row]:
-    """Rows of one video from the ledger records of its units, decided under these thresholds.
+    """Manifest rows of one video from the ledger records of its units, decided under these thresholds, without places.
 
-    spoken: its language, as far as the user named none.
-    Raises AccountsError when they do not answer for each second exactly once.
+    spoken: its language, used if the user gave none.
+    Raises AccountsError unless they account for each second exactly once.
     """
-    rows = []
-    for unit in units:
-        for stored in unit["rows"]:
-            row = dict(stored)
-            if is_measured(row):
-                verdict = decide(row, thresholds)
-                reason = verdict.reason.value if verdict.reason else None
-                row |= {"status": verdict.status.value, "stage": verdict.stage, "reason": reason}
-                row["detail"] = verdict.detail or None
-            place = places.get(row["key"]) if row["status"] == Status.KEPT else None
-            if place is not None:
-                row |= {"shard": place.shard, "sample_offset": place.offset, "sample_size": place.size}
-            row |= {"unit_id": unit["unit_id"], "attempt": unit["attempt"]}
-            rows.append(row)
+    rows = [
+        {**decided(row, thresholds), "unit_id": unit["unit_id"], "attempt": unit["attempt"]}
+        for unit in units
+        for row in unit["rows"]
+    ]
     account(rows, video.first_frame, video.end_frame)
     return [_complete(row, video, hashes, spoken) for row in rows]
 

@@ -1,6 +1,7 @@
 """Keep or reject a measured clip: a pure function of its measures and the thresholds.
 
-Measures are complete before anything is decided, so other thresholds need the manifest only, and no models.
+The ledger stores measures, and a verdict only for clips that an earlier stage rejected or that failed. Whoever needs
+verdicts asks `decided` with the thresholds in force, so new thresholds need no models.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,24 @@ class Verdict:
 
 
 KEPT = Verdict(Status.KEPT, "commit")
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """True for a clip whose media was stored: thresholds decide on it."""
+    return row.get("quality") is not None
+
+
+def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
+    """A row of the ledger with its verdict in `status`, `stage`, `reason` and `detail`.
+
+    Records of earlier versions also hold a verdict on measured clips; it is replaced.
+    """
+    if not is_measured(row):
+        return dict(row)
+    verdict = decide(row, thresholds)
+    reason = verdict.reason.value if verdict.reason else None
+    outcome = {"status": verdict.status.value, "stage": verdict.stage, "reason": reason}
+    return {**row, **outcome, "detail": verdict.detail or None}
 
 
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:

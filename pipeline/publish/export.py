@@ -23,7 +23,7 @@ from lipforge.datasets_manifest.storage.files import read_file, to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
-from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, write_shard
+from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, with_places, write_shard
 from lipforge.pipeline.running.summary import Summary, now, versions
 from lipforge.pipeline.sources.inputs import LANGUAGE_CODE
 
@@ -31,7 +31,6 @@ SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, at their new places."""
 
 _AT_ONCE = 8  # samples on their way at once: about 1 MB each, and an object store answers slowly
-_ROWS_AT_ONCE = 20_000
 
 Progress = Callable[[int, int], None]
 
@@ -234,22 +233,16 @@ def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
 
 def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
     """The selection and the manifest at the new places; and the run, which is how `lipforge status` sees that it is done."""
-    shards = sample_places(Ledger(store))
-    places = [shards[key] for key in rows["key"].to_pylist()]
+    places = sample_places(Ledger(store))
+    rows = with_places(rows, [places[key] for key in rows["key"].to_pylist()])
     root = pa.array([store.root] * len(rows), pa.string())
-    columns = dict(zip(("shard", "sample_offset", "sample_size"), map(list, zip(*places, strict=True)), strict=True))
-    for name, values in columns.items():
-        rows = rows.set_column(
-            rows.schema.get_field_index(name), COLUMNS.field(name), pa.array(values, COLUMNS.field(name).type)
-        )
     index = rows.schema.get_field_index("dataset")
     rows = rows.set_column(index, rows.schema.field(index), root)
     # In place of one that is there: that is of the same selection, perhaps from a folder of another name.
     request = {**record["request"], "exported_from": record["selection_sha256"]}
     store.write(SELECTION_NAME, selection_bytes(rows, request))
-    manifest = rows.select(COLUMNS.names)
-    starts = range(0, len(manifest), _ROWS_AT_ONCE)
-    write_manifest(store.root, (row for first in starts for row in manifest.slice(first, _ROWS_AT_ONCE).to_pylist()))
+    manifest = rows.select(COLUMNS.names).cast(COLUMNS)
+    write_manifest(store.root, manifest)
     _write_run(store, manifest, record)
 
 

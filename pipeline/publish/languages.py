@@ -17,7 +17,8 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
 from lipforge.pipeline.media.reader import MediaError, decode_flac
-from lipforge.pipeline.publish.accounts import Spoken, is_measured
+from lipforge.pipeline.publish.accounts import Spoken
+from lipforge.pipeline.publish.decide import is_measured
 from lipforge.pipeline.publish.pack import Mapper, read_part
 from lipforge.pipeline.publish.shards import ShardPlace, sample_places
 from lipforge.pipeline.stages.commit import part_name

@@ -15,8 +15,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import require_dataset
-from lipforge.pipeline.publish.accounts import is_measured
-from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.publish.decide import decided, is_measured
 from lipforge.pipeline.publish.shards import Sample, fill_shards, shard_path, write_shard
 from lipforge.pipeline.stages.commit import part_name
 
@@ -169,7 +168,7 @@ def parts_to_prune(store: Store) -> tuple[list[str], int]:
         part_name(unit["unit_id"], row["key"])
         for unit in ledger.units()
         for row in unit["rows"]
-        if is_measured(row) and decide(row, thresholds).status is not Status.KEPT
+        if is_measured(row) and decided(row, thresholds)["status"] != Status.KEPT
     }
     names = [name for name in store.list("parts") if name in refused]
     return names, sum(store.size(name) or 0 for name in names)

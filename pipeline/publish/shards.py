@@ -5,11 +5,14 @@ whole or not at all, and its ledger record follows it.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from lipforge.datasets_manifest.sample import END_OF_TAR
+from lipforge.datasets_manifest.schema import COLUMNS
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import Ledger
 
@@ -77,3 +80,12 @@ def sample_places(ledger: Ledger) -> dict[str, ShardPlace]:
         for shard in ledger.shards()
         for key, (offset, size) in shard["samples"].items()
     }
+
+
+def with_places(rows: pa.Table, places: Sequence[ShardPlace | None]) -> pa.Table:
+    """Manifest rows with the place of each sample, null for None."""
+    values = zip(*(place or (None, None, None) for place in places), strict=True)
+    for name, column in zip(("shard", "sample_offset", "sample_size"), values, strict=False):  # no values: no rows
+        field = COLUMNS.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(column, field.type))
+    return rows

@@ -16,7 +16,9 @@ from rich.text import Text
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
+from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.accounts import Totals, account
+from lipforge.pipeline.publish.decide import decided
 from lipforge.pipeline.running.summary import Summary
 
 PLAIN_EVERY_S = 10.0
@@ -32,6 +34,7 @@ class Progress:
         self.console = console
         self.summary = Summary("", "")
         self._store: Store | None = None
+        self._thresholds = Thresholds()
         self._live: Live | None = None
         self._start_s = self._start_units_s = time.monotonic()
         self._last_line_s = self._last_save_s = 0.0
@@ -42,9 +45,9 @@ class Progress:
         self._task = self._bars.add_task("start", total=None)
 
     @contextmanager
-    def run(self, summary: Summary, store: Store) -> Iterator[None]:
-        """Show and save progress while the block runs; save how it ended."""
-        self.summary, self._store = summary, store
+    def run(self, summary: Summary, store: Store, thresholds: Thresholds) -> Iterator[None]:
+        """Show and save progress while the block runs; save how it ended. thresholds: decide what counts as kept."""
+        self.summary, self._store, self._thresholds = summary, store, thresholds
         self._start_s = time.monotonic()
         self._say("starting" + (" Ray, about 10 s" if self.starts_ray else ""))
         try:
@@ -124,7 +127,7 @@ class Progress:
         """Kept and lost seconds of a unit, each second once, however many faces it shows."""
         summary = self.summary
         summary.num_units_done += 1
-        rows = [dict(row) for row in record["rows"]]
+        rows = [decided(row, self._thresholds) for row in record["rows"]]
         account(rows, record["start_frame"], record["end_frame"])
         for row in rows:
             seconds = row["accounted_frames"] / FPS

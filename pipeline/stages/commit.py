@@ -10,10 +10,8 @@ from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
-from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
-from lipforge.pipeline.publish.decide import decide
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
@@ -39,11 +37,10 @@ class Commit:
 
     name = "commit"
 
-    def __init__(self, store: Store, thresholds: Thresholds, hashes: dict[str, str]) -> None:
+    def __init__(self, store: Store, hashes: dict[str, str]) -> None:
         """hashes: config_hash and models_hash."""
         self.store = store
         self.ledger = Ledger(store)
-        self.thresholds = thresholds
         self.hashes = hashes
 
     def write_media(self, clips: list[Clip]) -> dict[str, int]:
@@ -72,9 +69,16 @@ class Commit:
         return record
 
     def _row(self, clip: Clip, facts: dict[str, Any]) -> dict[str, Any]:
-        verdict = clip
-        if clip.status is Status.KEPT:
-            verdict = decide(clip.measures, self.thresholds)
+        """A clip's row, with measures and no verdict if it passed every stage: thresholds decide on it later."""
+        outcome = {}
+        if clip.status is not Status.KEPT:
+            reason = clip.reason.value if clip.reason else None
+            outcome = {
+                "status": clip.status.value,
+                "stage": clip.stage,
+                "reason": reason,
+                "detail": clip.detail or None,
+            }
         return {
             "clip_id": clip.key,
             "key": clip.key,
@@ -82,11 +86,8 @@ class Commit:
             "end_frame": clip.end_frame,
             "shot_index": clip.shot_index,
             "track_index": clip.track_index,
-            "status": verdict.status.value,
-            "stage": verdict.stage,
-            "reason": verdict.reason.value if verdict.reason else None,
-            "detail": verdict.detail or None,
             "decode_passes": facts["decode_passes"],
+            **outcome,
             **clip.measures,
         }
 
