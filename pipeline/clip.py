@@ -67,33 +67,16 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Seam:
-    """One face that two neighbouring units each saw for too short a time, but for long enough together."""
-
-    frame: int
-    """First frame of the later unit."""
-    box: Box
-    """Where the face is at that moment."""
-
-
-@dataclass(frozen=True)
 class Unit:
     """The piece of a video that one worker does at once: frames [start_frame, end_frame) at 25 fps."""
 
     video: Video
     start_frame: int
     end_frame: int
-    seam: Seam | None = None
-    """Set for a unit that only looks again at one face across the border of two others."""
 
     @property
     def unit_id(self) -> str:
-        span = f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
-        if self.seam is None:
-            return span
-        # Two people in one shot are cut at the same border over the same span: the place tells their units apart.
-        place = hashlib.sha256(",".join(f"{edge:.3f}" for edge in self.seam.box).encode()).hexdigest()[:8]
-        return f"{span}-seam-{place}"
+        return f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
 
     @property
     def num_frames(self) -> int:
@@ -114,16 +97,6 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class OpenEnd:
-    """A run too short for a clip that touches the border to the next or the previous unit of its video."""
-
-    start_frame: int
-    end_frame: int
-    box: Box
-    """The face at the border."""
-
-
-@dataclass(frozen=True)
 class Clip:
     """A candidate: a span of frames, with one face or with none. Values are replaced, never changed."""
 
@@ -140,7 +113,8 @@ class Clip:
     """Manifest columns measured so far."""
     face_width_px: float = 0.0
     """Median native face width."""
-    open_end: OpenEnd | None = None
+    border_box: Box | None = None
+    """Of a run too short for a clip that touches the border to a neighbouring unit: the face there (sources/seams.py)."""
     pieces: list["FacePiece"] = field(default_factory=list, repr=False)
     """Per frame, the part of the picture around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)

@@ -36,7 +36,8 @@ from lipforge.pipeline.running.executors import Executor, FatalError, Job, Local
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
 from lipforge.pipeline.sources.inputs import Labels, Unreadable, find_sources
-from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.sources.plan import plan_units, split_duplicates
+from lipforge.pipeline.sources.seams import plan_seams
 from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)

@@ -6,7 +6,8 @@ import pytest
 
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.reader import VideoInfo
-from lipforge.pipeline.sources.plan import joint_share, plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.sources.plan import joint_share, plan_units, split_duplicates
+from lipforge.pipeline.sources.seams import SeamUnit, plan_seams
 
 
 def make_video(
@@ -105,7 +106,7 @@ def test_a_face_that_a_border_cuts_in_two_is_looked_at_again(before: int, after:
     ]
     seams = plan_seams(video, records, 125)
     assert [(seam.start_frame, seam.end_frame) for seam in seams] == found
-    assert all("-seam-" in seam.unit_id and seam.seam and seam.seam.frame == 7500 for seam in seams)
+    assert all(isinstance(seam, SeamUnit) and "-seam-" in seam.unit_id and seam.border == 7500 for seam in seams)
 
 
 def test_two_faces_that_one_border_cuts_in_two_are_two_units() -> None:

@@ -1,11 +1,10 @@
 """From videos to work units: which content is new, and where a long video may be cut. Pure decisions on values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 from lipforge.model.clock import FPS
-from lipforge.pipeline.clip import Box, OpenEnd, Seam, Unit, Video
+from lipforge.pipeline.clip import Box, Unit, Video
 
 LONGEST_SPAN = 1.5
 """A video up to this many spans long is not cut."""
@@ -35,26 +34,6 @@ def plan_units(video: Video, max_span_s: float) -> list[Unit]:
             wanted += span
     edges.append(end)
     return [Unit(video, start, stop) for start, stop in pairwise(edges)]
-
-
-def plan_seams(video: Video, records: Sequence[Mapping[str, Any]], min_frames: int) -> list[Unit]:
-    """Units for the faces that the borders between a video's units cut in two.
-
-    records: ledger records of the video's units, in order. A run below min_frames gives no clip; where such a run ends at a border and
-    another begins there at the same place, and both together are long enough, their span is looked at once more.
-    """
-    seams = []
-    for before, after in pairwise(records):
-        border = before["end_frame"]
-        ends = [OpenEnd(**end) for end in before["open_ends"]]
-        begins = [OpenEnd(**begin) for begin in after["open_ends"]]
-        for end in ends:
-            for begin in begins:
-                together = begin.end_frame - end.start_frame
-                touching = end.end_frame == border == begin.start_frame
-                if touching and together >= min_frames and joint_share(end.box, begin.box) >= SAME_FACE:
-                    seams.append(Unit(video, end.start_frame, begin.end_frame, Seam(border, begin.box)))
-    return seams
 
 
 def joint_share(a: Box, b: Box) -> float:

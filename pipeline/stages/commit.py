@@ -1,6 +1,5 @@
 """Write a unit's media, then its ledger record: the moment from which it is done."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media import reader as media
+from lipforge.pipeline.sources.seams import open_ends
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
@@ -62,7 +62,7 @@ class Commit:
             "end_frame": unit.end_frame,
             "rows": [self._row(clip, facts) for clip in clips],
             "part_sizes": part_sizes,
-            "open_ends": [asdict(clip.open_end) for clip in clips if clip.open_end is not None],
+            "open_ends": open_ends(clips),
             **facts,
         }
         self.ledger.write_unit(unit.unit_id, record)

@@ -11,9 +11,9 @@ from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, to_square
 from lipforge.model.faces.mediapipe import FaceBackend
-from lipforge.pipeline.clip import Box, Clip, FacePiece, Frame, OpenEnd, Unit
+from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
-from lipforge.pipeline.sources.plan import SAME_FACE, joint_share
+from lipforge.pipeline.sources.seams import belongs_to_its_unit, border_box
 
 PIECE_MARGIN = 0.12
 """Kept around the crop on each side, as a share of its size: smoothing moves the crop a little."""
@@ -69,8 +69,8 @@ class CutRuns:
     def process(self, unit: Unit, frames: Iterable[Frame]) -> Iterator[Clip]:
         cutter = _Cutter(self, unit)
         for frame in frames:
-            yield from filter(cutter.is_wanted, cutter.add(frame))
-        yield from filter(cutter.is_wanted, cutter.finish())
+            yield from filter(belongs_to_its_unit, cutter.add(frame))
+        yield from filter(belongs_to_its_unit, cutter.finish())
 
     def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
         """The part of a frame that the aligned crop needs; None when too much of it or of the face lies outside."""
@@ -124,16 +124,6 @@ class _Cutter:
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
         self.sizes: list[dict[int, tuple[float, float]]] = []
         """Per frame of the unit: native width and height of each face, by track."""
-
-    def is_wanted(self, clip: Clip) -> bool:
-        """A seam's unit looks at one face only: the rest of its span is accounted for by its neighbours."""
-        seam = self.unit.seam
-        if seam is None:
-            return True
-        if not clip.start_frame < seam.frame < clip.end_frame or len(clip.pieces) != clip.num_frames:
-            return False
-        landmarks = clip.pieces[seam.frame - clip.start_frame].landmarks
-        return landmarks is not None and joint_share(_box(landmarks), seam.box) >= SAME_FACE
 
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame
@@ -191,17 +181,8 @@ class _Cutter:
                 Reason.FACE_CUT_OFF: "the face leaves the picture",
             }
             detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
-            clip = replace(clip, open_end=self._open_end(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
+            clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
             yield clip.rejected("cut", why_ended, detail)
-
-    def _open_end(self, clip: Clip) -> OpenEnd | None:
-        """What the neighbouring unit must know of a short run that touches the border between them."""
-        at_start = clip.start_frame == self.unit.start_frame > self.unit.video.first_frame
-        at_end = clip.end_frame == self.unit.end_frame < self.unit.video.end_frame
-        landmarks = clip.pieces[-1 if at_end else 0].landmarks
-        if not (at_start or at_end) or landmarks is None:
-            return None
-        return OpenEnd(clip.start_frame, clip.end_frame, _box(landmarks))
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
         """Take the first frames off a run."""
@@ -279,11 +260,6 @@ class _Cutter:
                 yield span.failed("resample", Reason.DECODE_ERROR, "these frames cannot be decoded")
             else:
                 yield span.rejected("track_faces", Reason.NO_FACE, "no face was found")
-
-
-def _box(landmarks: np.ndarray) -> Box:
-    (x0, y0), (x1, y1) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
-    return x0, y0, x1, y1
 
 
 def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:
