@@ -181,7 +181,7 @@ def pack(
     dataset was made with min_sync_confidence and min_quality.
     """
     from lipforge.datasets_manifest.report.page import write_report
-    from lipforge.pipeline.run import repack
+    from lipforge.pipeline.maintain import repack
     from lipforge.pipeline.running.progress import outcome_table
 
     with plain_errors():
@@ -216,7 +216,7 @@ def identify_languages(
 
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.config_loader import load_config
-    from lipforge.pipeline.run import identify_languages as run_identify
+    from lipforge.pipeline.maintain import identify_languages as run_identify
 
     with plain_errors():
         overrides = [f"run.workers={workers}"] if workers is not None else []
@@ -276,8 +276,8 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
     Their rows and measures stay. After this, a looser threshold can no longer bring them back.
     """
     from lipforge.datasets_manifest.storage.store import Store
+    from lipforge.pipeline.maintain import prune as run_prune
     from lipforge.pipeline.publish.pack import parts_to_prune
-    from lipforge.pipeline.run import prune as run_prune
 
     with plain_errors():
         names, size_bytes = parts_to_prune(Store(dataset))

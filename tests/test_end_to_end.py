@@ -23,8 +23,8 @@ from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.maintain import prune, repack
 from lipforge.pipeline.recipe import CutOperator, CutUnit
-from lipforge.pipeline.run import prune, repack
 from lipforge.pipeline.running.executors import FatalError
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.sources.inputs import Labels

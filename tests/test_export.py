@@ -24,9 +24,9 @@ from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selecti
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.maintain import repack
 from lipforge.pipeline.publish import export as export_module
 from lipforge.pipeline.publish.export import Exported, export
-from lipforge.pipeline.run import repack
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
 from tests.conftest import LOCAL, run_prepare

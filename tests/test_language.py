@@ -18,8 +18,8 @@ from lipforge.model.weights.state_dicts import BrokenModelError, UnsafeModelErro
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.maintain import identify_languages, repack
 from lipforge.pipeline.publish.languages import majority
-from lipforge.pipeline.run import identify_languages, repack
 from tests.conftest import run_prepare, snapshot
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset, sound
 from tests.whisper_file import DIMS, whisper_file

@@ -6,7 +6,8 @@ import pytest
 
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.reader import VideoInfo
-from lipforge.pipeline.sources.plan import joint_share, plan_units, split_duplicates
+from lipforge.pipeline.sources.ownership import split_duplicates
+from lipforge.pipeline.sources.plan import joint_share, plan_units
 from lipforge.pipeline.sources.seams import SeamUnit, plan_seams
 
 

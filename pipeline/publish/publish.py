@@ -20,7 +20,7 @@ from lipforge.pipeline.publish.languages import Votes
 from lipforge.pipeline.publish.pack import pack
 from lipforge.pipeline.publish.shards import Sample, sample_places, with_places
 from lipforge.pipeline.running.executors import Executor
-from lipforge.pipeline.sources.plan import split_duplicates
+from lipforge.pipeline.sources.ownership import split_duplicates
 from lipforge.pipeline.sources.seams import plan_seams
 from lipforge.pipeline.stages.probe import from_record
 

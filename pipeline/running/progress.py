@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,17 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
-from lipforge.pipeline.config import Thresholds
+from lipforge.model.weights.sources import ModelFileError
+from lipforge.pipeline.clip import Video
+from lipforge.pipeline.config import PrepareConfig, Thresholds
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.publish.decide import decided
-from lipforge.pipeline.running.summary import Summary
+from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
+from lipforge.pipeline.sources.inputs import Unreadable
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0
@@ -45,23 +49,37 @@ class Progress:
         self._task = self._bars.add_task("start", total=None)
 
     @contextmanager
-    def run(self, summary: Summary, store: Store, thresholds: Thresholds) -> Iterator[None]:
-        """Show and save progress while the block runs; save how it ended. thresholds: decide what counts as kept."""
-        self.summary, self._store, self._thresholds = summary, store, thresholds
+    def run(self, store: Store, config: PrepareConfig, config_hash: str) -> Iterator[Summary]:
+        """Show and save progress while the block runs; save how it ended. Only this class changes the summary."""
+        summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=config_hash, versions=versions())
+        self.summary, self._store, self._thresholds = summary, store, config.thresholds
         self._start_s = time.monotonic()
         self._say("starting" + (" Ray, about 10 s" if self.starts_ray else ""))
         try:
             if self.console.is_terminal:
                 with Live(self._render(), console=self.console, refresh_per_second=2, transient=True) as self._live:
-                    yield
+                    yield summary
             else:
-                yield
+                yield summary
         finally:
             self._live = None
             summary.wall_s = round(time.monotonic() - self._start_s, 2)
             self._save()
 
     # --- what happened --------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Keep something that a person should know, for the end of the run."""
+        self.summary.notes.append(text)
+
+    def unreadable(self, folders: Iterable[Unreadable]) -> None:
+        for folder in folders:
+            self.note(f"could not be read: {folder.uri}: {folder.detail}")
+
+    def no_languages(self, error: ModelFileError) -> None:
+        text = f"languages are not identified and stay `und`: {error} Once this is fixed: `lipforge identify-languages`"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self.note(text)
 
     def sources(self, num_sources: int, num_to_probe: int) -> None:
         self.summary.num_sources = num_sources
@@ -79,11 +97,21 @@ class Progress:
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
-    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]]) -> None:
-        """All units of the inputs, and the records of those that earlier runs finished."""
+    def videos(self, found: Sequence[Video]) -> None:
+        unusable = sum(video.reason not in (None, Reason.NO_AUDIO) for video in found)
+        if unusable:
+            why = "see the report or `lipforge explain` for the reasons"
+            self.note(f"{unusable} of {len(found)} sources cannot be used: {why}")
+
+    def relabelled(self, num_sources: int) -> None:
+        if num_sources:
+            self.note(f"{num_sources} sources have other labels than when they came in; their first labels stay")
+
+    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]], num_workers: int) -> None:
+        """All units of the inputs. done: records of those that earlier runs finished."""
         self.phase("process")
         summary = self.summary
-        summary.num_units = num_units
+        summary.num_units, summary.num_workers = num_units, num_workers
         for record in done:
             self._count(record)
             summary.seconds_before += _seconds(record)
@@ -108,6 +136,9 @@ class Progress:
         self._charge(record)
         self._show()
 
+    def languages(self, num_done: int, num_units: int) -> None:
+        self.phase(f"languages: {num_done} of {num_units} units heard")
+
     def phase(self, name: str) -> None:
         self.summary.phase = name
         self._show(force=True)
@@ -119,7 +150,7 @@ class Progress:
         self.summary.seconds_by_reason = {name: round(seconds, 2) for name, seconds in outcome.items()}
         self.summary.clips_by_outcome = totals.clips_by_outcome
         self.summary.phase = "done"
-        self.summary.finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.summary.finished_at = now()
 
     # --- showing --------------------------------------------------------------------------------------------------------
 

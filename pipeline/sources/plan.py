@@ -1,6 +1,5 @@
-"""From videos to work units: which content is new, and where a long video may be cut. Pure decisions on values."""
+"""Where a long video is cut into work units."""
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 from lipforge.model.clock import FPS
@@ -43,26 +42,3 @@ def joint_share(a: Box, b: Box) -> float:
     shared = max(0.0, width) * max(0.0, height)
     joint = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     return shared / joint if joint > 0 else 0.0
-
-
-def split_duplicates(videos: Iterable[Video], known: Iterable[Video]) -> tuple[list[Video], list[tuple[Video, Video]]]:
-    """(new content, [(video that repeats some, its owner)]).
-
-    known: the owners that earlier runs decided on; they stay owners, so adding sources changes nothing old. Spans of one
-    file that do not overlap are different content; an entry that overlaps an owner is a duplicate as a whole. A known
-    owner itself comes back in neither list.
-    """
-    owners: dict[str, list[Video]] = {}
-    for video in known:
-        owners.setdefault(video.source_id, []).append(video)
-    new: list[Video] = []
-    duplicates: list[tuple[Video, Video]] = []
-    for video in videos:
-        same = owners.setdefault(video.source_id, [])
-        owner = next((o for o in same if o.first_frame < video.end_frame and video.first_frame < o.end_frame), None)
-        if owner is None:
-            same.append(video)
-            new.append(video)
-        elif owner.source.entry_id != video.source.entry_id:
-            duplicates.append((video, owner))
-    return new, duplicates
