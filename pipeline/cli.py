@@ -271,23 +271,25 @@ def export(
 
 @app.command()
 def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete the media of clips that a threshold refused.
+    """Delete the media of clips that a threshold refused. A still of each stays for the report.
 
     Their rows and measures stay. After this, a looser threshold can no longer bring them back.
     """
     from lipforge.datasets_manifest.storage.store import Store
     from lipforge.pipeline.maintain import prune as run_prune
-    from lipforge.pipeline.publish.pack import parts_to_prune
+    from lipforge.pipeline.publish.prune import find_prunable
 
     with plain_errors():
-        names, size_bytes = parts_to_prune(Store(dataset))
-        if not names:
+        found = find_prunable(Store(dataset))
+        if not found.parts and not found.posters:
             console.print("nothing to prune")
             return
+        what = f"the media of {len(found.parts)} refused clips"
+        what += f" and {len(found.posters)} stills of kept clips" if found.posters else ""
         if not yes:
-            typer.confirm(f"Delete the media of {len(names)} refused clips ({size_bytes / 1e6:.1f} MB)?", abort=True)
+            typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)
-        console.print(f"{len(names)} clips pruned, {size_bytes / 1e6:.1f} MB freed")
+        console.print(f"deleted {what}: {found.size_bytes / 1e6:.1f} MB freed")
 
 
 @app.command()

@@ -129,7 +129,7 @@ class Clip:
     """float32 mono 16 kHz: the clip's span and SYNC_MARGIN_FRAMES more on both sides."""
     mp4: bytes = field(default=b"", repr=False)
     poster: bytes = field(default=b"", repr=False)
-    """Small JPEG of the middle frame."""
+    """Small JPEG of a candidate without media, for the report."""
 
     @property
     def num_frames(self) -> int:

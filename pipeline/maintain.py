@@ -11,7 +11,7 @@ from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import require_dataset, with_thresholds, writing
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.languages import identify, open_whisper
-from lipforge.pipeline.publish.pack import parts_to_prune
+from lipforge.pipeline.publish.prune import find_prunable, prune_files
 from lipforge.pipeline.publish.publish import finished_videos, publish, publish_manifest
 from lipforge.pipeline.running.executors import LocalExecutor, make_executor
 
@@ -59,10 +59,8 @@ def identify_languages(out: str, whisper: str, run: RunConfig, progress: Callabl
 
 
 def prune(out: str) -> None:
-    """`lipforge prune`: delete the media of clips that no shard holds."""
+    """`lipforge prune`: delete the media of clips that thresholds refused, and stills that nothing shows."""
     store = Store(out)
     require_dataset(Ledger(store), out)  # before anything is made there
     with writing(store):
-        names, _ = parts_to_prune(store)
-        for name in names:
-            store.delete(name)
+        prune_files(store, find_prunable(store))

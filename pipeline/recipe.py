@@ -82,7 +82,8 @@ class CutOperator:
         for candidate in clock.stream(self.cut.name, self.cut.process(unit, tracked)):
             for clip in apply(self.clip_stages, candidate, clock):
                 audio = audio_of(clip, unit_audio) if clip.mp4 else None
-                clips.append(replace(clip, poster=poster_of(clip), audio=audio, pieces=[], frames=None))
+                poster = b"" if clip.mp4 else poster_of(clip)
+                clips.append(replace(clip, poster=poster, audio=audio, pieces=[], frames=None))
         return clips
 
 

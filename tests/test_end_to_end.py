@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import cv2
 import pytest
 import webdataset
 from typer.testing import CliRunner
@@ -425,8 +426,15 @@ def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
 
 def test_prune_drops_refused_media_only_and_a_looser_threshold_then_says_so(own_copy: Path) -> None:
     before = shards(own_copy)
+    refused = {path.with_suffix(".jpg") for path in (own_copy / "parts").rglob("*.tar")}
+    kept = next(row for row in rows(own_copy) if row["status"] == "kept")
+    still = own_copy / "parts" / kept["unit_id"] / f"{kept['key']}.jpg"
+    assert not still.exists() and not any(path.exists() for path in refused)
+    still.parent.mkdir(exist_ok=True)
+    still.write_bytes(b"of an earlier version")
     prune(str(own_copy))
-    assert not list((own_copy / "parts").rglob("*.tar"))
+    assert not list((own_copy / "parts").rglob("*.tar")) and not still.exists()
+    assert refused and all(cv2.imread(str(path)) is not None for path in refused)
     assert shards(own_copy) == before
     with pytest.raises(DatasetError, match="no longer in parts"):
         repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)

@@ -10,12 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
-from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.ledger.settings import require_dataset
-from lipforge.pipeline.publish.decide import decided, is_measured
 from lipforge.pipeline.publish.shards import Sample, fill_shards, shard_path, write_shard
 from lipforge.pipeline.stages.commit import part_name
 
@@ -155,23 +151,6 @@ def read_part(store: Store, unit_id: str, key: str) -> bytes:
         raise DatasetError(f"{store.path(name)} is damaged: it does not hold the one sample that it is named for")
     offset, size = found[key]
     return data[offset : offset + size]
-
-
-def parts_to_prune(store: Store) -> tuple[list[str], int]:
-    """(names, bytes) of the media of clips that a threshold refused. Clips that wait for a shard are not among them."""
-    ledger = Ledger(store)
-    dataset = require_dataset(ledger, store.root)
-    if ledger.read_pack_plan() is not None:
-        raise DatasetError("packing was interrupted; run `lipforge pack` first")
-    thresholds = Thresholds.model_validate(dataset["config"]["thresholds"])
-    refused = {
-        part_name(unit["unit_id"], row["key"])
-        for unit in ledger.units()
-        for row in unit["rows"]
-        if is_measured(row) and decided(row, thresholds)["status"] != Status.KEPT
-    }
-    names = [name for name in store.list("parts") if name in refused]
-    return names, sum(store.size(name) or 0 for name in names)
 
 
 def _drop_packed_parts(store: Store) -> None:

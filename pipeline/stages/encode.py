@@ -30,8 +30,6 @@ class EncodeClip:
 
 def poster_of(clip: Clip) -> bytes:
     """Small JPEG of what was seen of a clip that is not encoded; empty when nothing was."""
-    if clip.frames is not None:
-        return media.encode_jpeg(clip.frames[len(clip.frames) // 2])
     if clip.pieces:
         return media.encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
     return b""
