@@ -29,7 +29,6 @@ from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.reader import DecodeCount, MediaError
 from lipforge.pipeline.profiles import PROFILES
-from lipforge.pipeline.stage import ClipStage, StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace
 from lipforge.pipeline.stages.commit import Commit
 from lipforge.pipeline.stages.cut import CutRuns
@@ -37,6 +36,7 @@ from lipforge.pipeline.stages.encode import EncodeClip, poster_of
 from lipforge.pipeline.stages.faces import TrackFaces
 from lipforge.pipeline.stages.resample import Resample, audio_of
 from lipforge.pipeline.stages.shots import SplitShots
+from lipforge.pipeline.stages.stage import ClipStage, StageClock, apply
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.schema import COLUMNS, Reason, Stage, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.media.reader import VideoInfo
@@ -124,10 +124,10 @@ def test_several_units_of_a_video_are_checked_together() -> None:
 
 
 def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
-    row = single_row(make_video(), Status.REJECTED, "probe", Reason.DUPLICATE, "same as b", HASHES)
+    row = single_row(make_video(), Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, "same as b", HASHES)
     assert row["accounted_s"] == 20 and set(row) <= set(COLUMNS.names)
     nothing = Video(Source("/b.mp4"), "b" * 64, None, Reason.UNREADABLE, "empty")
-    row = single_row(nothing, Status.FAILED, "probe", Reason.UNREADABLE, "empty", HASHES)
+    row = single_row(nothing, Status.FAILED, Stage.PROBE, Reason.UNREADABLE, "empty", HASHES)
     assert row["accounted_s"] == 0 and row["source_width_px"] is None
 
 

@@ -29,7 +29,6 @@ from lipforge.pipeline.media.reader import SourceFrame, VideoInfo
 from lipforge.pipeline.publish import accounts
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.sources.plan import joint_share
-from lipforge.pipeline.stage import StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace, fill_gaps, warp
 from lipforge.pipeline.stages.commit import shift_audio
 from lipforge.pipeline.stages.cut import CutRuns, split_run
@@ -37,6 +36,7 @@ from lipforge.pipeline.stages.encode import EncodeClip
 from lipforge.pipeline.stages.faces import TrackFaces
 from lipforge.pipeline.stages.resample import audio_of
 from lipforge.pipeline.stages.shots import SplitShots
+from lipforge.pipeline.stages.stage import StageClock, apply
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 HEIGHT, WIDTH = 240, 480

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Stage, Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
@@ -74,7 +74,9 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
         raise AccountsError(f"{missing} frames have no row, the first at {at / FPS:.2f} s")
 
 
-def single_row(video: Video, status: Status, stage: str, reason: Reason, detail: str, hashes: Mapping[str, str]) -> Row:
+def single_row(
+    video: Video, status: Status, stage: Stage, reason: Reason, detail: str, hashes: Mapping[str, str]
+) -> Row:
     """The one row of a source that gave no units."""
     name = hashlib.sha256(f"{video.source_id}:{video.source.entry_id}".encode()).hexdigest()[:32]
     first, end = video.first_frame, video.end_frame
@@ -88,7 +90,7 @@ def single_row(video: Video, status: Status, stage: str, reason: Reason, detail:
         "shot_index": -1,
         "track_index": -1,
         "status": status.value,
-        "stage": stage,
+        "stage": stage.value,
         "reason": reason.value,
         "detail": detail,
         "attempt": 1,

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.pipeline.config import Thresholds
 
 
 @dataclass(frozen=True)
 class Verdict:
     status: Status
-    stage: str
+    stage: Stage
     reason: Reason | None = None
     detail: str = ""
 
 
-KEPT = Verdict(Status.KEPT, "commit")
+KEPT = Verdict(Status.KEPT, Stage.COMMIT)
 
 
 def is_measured(row: Mapping[str, Any]) -> bool:
@@ -37,7 +37,7 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
         return dict(row)
     verdict = decide(row, thresholds)
     reason = verdict.reason.value if verdict.reason else None
-    outcome = {"status": verdict.status.value, "stage": verdict.stage, "reason": reason}
+    outcome = {"status": verdict.status.value, "stage": verdict.stage.value, "reason": reason}
     return {**row, **outcome, "detail": verdict.detail or None}
 
 
@@ -53,20 +53,20 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     speech = measures["speech_ratio"]
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
-        return Verdict(Status.REJECTED, "detect_speech", Reason.NO_SPEECH, detail)
+        return Verdict(Status.REJECTED, Stage.DETECT_SPEECH, Reason.NO_SPEECH, detail)
     confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
     if confidence < thresholds.min_sync_confidence:
         detail = (
             f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {thresholds.min_sync_confidence:g} is needed"
         )
-        return Verdict(Status.REJECTED, "measure_sync", Reason.LOW_SYNC_CONFIDENCE, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.LOW_SYNC_CONFIDENCE, detail)
     if abs(offset) > thresholds.max_av_offset_frames:
         detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
-        return Verdict(Status.REJECTED, "measure_sync", Reason.AV_OFFSET_TOO_LARGE, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_OFFSET_TOO_LARGE, detail)
     quality = measures["quality"]
     if quality < thresholds.min_quality:
         detail = f"quality {quality:.0f} of 100 ({thresholds.quality_model}); {thresholds.min_quality:g} is needed"
-        return Verdict(Status.REJECTED, "measure_quality", Reason.LOW_QUALITY, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_QUALITY, Reason.LOW_QUALITY, detail)
     return KEPT
 
 

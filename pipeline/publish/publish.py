@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lipforge.datasets_manifest.manifest import manifest_table, write_manifest
-from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
@@ -85,12 +85,12 @@ def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[t
     _, duplicates = split_duplicates(usable, owners)
     for video, owner in duplicates:
         detail = f"same content as {owner.source.uri}"
-        yield video, single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes)
+        yield video, single_row(video, Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, detail, hashes)
     for video in rest:
         if video.reason is not None:
             rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
             status = Status.REJECTED if rejected else Status.FAILED
-            yield video, single_row(video, status, "probe", video.reason, video.detail, hashes)
+            yield video, single_row(video, status, Stage.PROBE, video.reason, video.detail, hashes)
 
 
 def _write(store: Store, rows: pa.Table) -> None:

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
@@ -93,7 +93,7 @@ class Progress:
 
     def probed(self, cpu_s: float) -> None:
         self._num_probed += 1
-        self.summary.stage_cpu_s["probe"] = self.summary.stage_cpu_s.get("probe", 0.0) + cpu_s
+        self._charge({Stage.PROBE: cpu_s})
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
@@ -126,14 +126,14 @@ class Progress:
 
     def unit_done(self, record: Mapping[str, Any]) -> None:
         self._count(record)
-        self._charge(record)
+        self._charge(record["stage_cpu_s"])
         self.summary.seconds_done += _seconds(record)
         self._bars.update(self._task, completed=self.summary.seconds_before + self.summary.seconds_done)
         self._show()
 
     def seam_done(self, record: Mapping[str, Any]) -> None:
         """A second look at a border between units: its seconds are counted already."""
-        self._charge(record)
+        self._charge(record["stage_cpu_s"])
         self._show()
 
     def languages(self, num_done: int, num_units: int) -> None:
@@ -167,8 +167,8 @@ class Progress:
             else:
                 summary.seconds_by_reason[row["reason"]] = summary.seconds_by_reason.get(row["reason"], 0.0) + seconds
 
-    def _charge(self, record: Mapping[str, Any]) -> None:
-        for name, cpu_s in record["stage_cpu_s"].items():
+    def _charge(self, stage_cpu_s: Mapping[str, float]) -> None:
+        for name, cpu_s in stage_cpu_s.items():
             self.summary.stage_cpu_s[name] = self.summary.stage_cpu_s.get(name, 0.0) + cpu_s
 
     def _words(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
-from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
@@ -35,7 +35,7 @@ def poster_name(unit_id: str, key: str) -> str:
 class Commit:
     """Stores every measured clip, also those that a threshold refuses: another threshold must not need the models again."""
 
-    name = "commit"
+    name = Stage.COMMIT
 
     def __init__(self, store: Store, hashes: dict[str, str]) -> None:
         """hashes: config_hash and models_hash."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, to_square
 from lipforge.model.faces.mediapipe import FaceBackend
@@ -58,7 +58,7 @@ class _Run:
 class CutRuns:
     """From a stream of tracked frames to candidates. Each clip comes as soon as its end is known."""
 
-    name = "cut"
+    name = Stage.CUT
 
     def __init__(self, config: CutConfig, faces: FacesConfig, crop: AlignConfig, backend: FaceBackend) -> None:
         self.config = config
@@ -182,7 +182,7 @@ class _Cutter:
             }
             detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
             clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
-            yield clip.rejected("cut", why_ended, detail)
+            yield clip.rejected(Stage.CUT, why_ended, detail)
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
         """Take the first frames off a run."""
@@ -209,13 +209,13 @@ class _Cutter:
         policy = self.stage.faces.policy
         if policy is FacePolicy.SINGLE and clip.measures["max_faces"] > 1:
             detail = f"{clip.measures['max_faces']} faces at once; policy is single"
-            return clip.rejected("cut", Reason.MANY_FACES, detail)
+            return clip.rejected(Stage.CUT, Reason.MANY_FACES, detail)
         if policy is FacePolicy.LARGEST:
             tracks = {track for size in sizes for track in size}
             medians = {t: float(np.median([s[t][1] if t in s else 0.0 for s in sizes])) for t in tracks}
             largest = max(medians, key=lambda t: (medians[t], -t))
             if largest != clip.track_index:
-                return clip.rejected("cut", Reason.MANY_FACES, "another face is larger; policy is largest")
+                return clip.rejected(Stage.CUT, Reason.MANY_FACES, "another face is larger; policy is largest")
         return clip
 
     def _note_cut_off(self, track: int, frame: Frame) -> Iterator[Clip]:
@@ -240,7 +240,7 @@ class _Cutter:
                 f"more than {crop.max_outside_ratio:.0%} of the aligned crop, or {crop.max_hidden_ratio:.0%} of the face, "
                 "lies outside the picture"
             )
-            clip = clip.rejected("cut", Reason.FACE_CUT_OFF, detail)
+            clip = clip.rejected(Stage.CUT, Reason.FACE_CUT_OFF, detail)
         self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
 
     def _rest(self) -> Iterator[Clip]:
@@ -257,9 +257,9 @@ class _Cutter:
                 end_frame=self.unit.start_frame + int(end),
             ).measured(max_faces=0)
             if state[first] == 2:
-                yield span.failed("resample", Reason.DECODE_ERROR, "these frames cannot be decoded")
+                yield span.failed(Stage.RESAMPLE, Reason.DECODE_ERROR, "these frames cannot be decoded")
             else:
-                yield span.rejected("track_faces", Reason.NO_FACE, "no face was found")
+                yield span.rejected(Stage.TRACK_FACES, Reason.NO_FACE, "no face was found")
 
 
 def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:

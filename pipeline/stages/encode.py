@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media import reader as media
@@ -13,7 +14,7 @@ class EncodeClip:
     Adds  mp4;  quality_frames: uint8 [3, R, R, 3];  `lossy_generations`.
     """
 
-    name = "encode"
+    name = Stage.ENCODE
 
     def __init__(self, config: EncodeConfig) -> None:
         self.config = config

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.faces.mediapipe import DetectedFace, FaceBackend, FaceLandmarks
 from lipforge.pipeline.clip import Box, Frame
 from lipforge.pipeline.config import FacesConfig
@@ -27,7 +28,7 @@ class TrackFaces:
     same track.
     """
 
-    name = "track_faces"
+    name = Stage.TRACK_FACES
 
     def __init__(self, config: FacesConfig, backend: FaceBackend) -> None:
         self.config = config

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media import reader as media
 from lipforge.pipeline.media.reader import MediaError, VideoInfo
@@ -18,7 +18,7 @@ BLOCK_BYTES = 1 << 20
 class Probe:
     """From a source to a video: hashed, opened, every packet header read."""
 
-    name = "probe"
+    name = Stage.PROBE
 
     def process(self, source: Source) -> Video:
         try:

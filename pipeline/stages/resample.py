@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.media import reader as media
@@ -16,7 +17,7 @@ class Resample:
     Sound has SYNC_MARGIN_FRAMES more on both sides, so that it can be shifted later and still come from the source.
     """
 
-    name = "resample"
+    name = Stage.RESAMPLE
 
     def audio(self, unit: Unit) -> np.ndarray:
         """float32 [(num_frames + 2 * SYNC_MARGIN_FRAMES) * 640], mono, 16 kHz."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import FPS
 from lipforge.pipeline.config import ShotsConfig
 from lipforge.pipeline.media import reader as media
@@ -23,7 +24,7 @@ class SplitShots:
     does at a cut.
     """
 
-    name = "split_shots"
+    name = Stage.SPLIT_SHOTS
 
     def __init__(self, config: ShotsConfig) -> None:
         self.config = config
