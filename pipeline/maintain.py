@@ -17,7 +17,7 @@ from lipforge.pipeline.running.executors import LocalExecutor, make_executor
 
 
 def repack(out: str, changes: list[str], shard_size_mb: float | None) -> tuple[Thresholds, Totals]:
-    """`lipforge pack`: apply new thresholds to the stored measures. Returns the thresholds in force, and sums of the rows."""
+    """`lipforge pack`: apply new thresholds to the stored measures. Returns the thresholds in force and the sums."""
     store = Store(out)
     ledger = Ledger(store)
     require_dataset(ledger, out)  # before anything is made there

@@ -1,20 +1,21 @@
-"""The stages in order: what happens to a video on its way to a clip. Read this first.
+"""The stages in order, from a video to measured clips. Read this first.
 
-probe     (per source)  what is in the file; units are planned from it
---------- cut: one worker, because pixels never leave the process that decoded them
-resample       one clock: 25 fps, 16 kHz
-split_shots    where the cuts are
-track_faces    every face, frame by frame
-cut            usable runs of each face become candidates of 5 to 10 s
-align          the face where the template wants it
-encode         the one lossy encode
---------- score: another worker, which gets about 1 MB per clip
-detect_speech  is anybody speaking
-measure_sync   how far is the sound from the lips
-measure_quality
-commit         media, then the ledger record
---------- after all units, when `language.whisper` asks for it
-languages      (per unit) what is spoken; a source's clips vote
+probe            (per source) what the file contains; units are planned from it
+---------------- cut, in one worker, because pixels never leave the process that decoded them:
+resample         one clock: 25 fps, 16 kHz
+split_shots      find the cuts
+track_faces      follow every face, frame by frame
+cut              usable runs of each face become candidates of 5 to 10 s
+align            warp the face to the template
+encode           the only lossy encode
+---------------- score, in another worker, which gets about 1 MB per clip:
+detect_speech    share of the clip with speech
+measure_sync     offset between audio and lips, and confidence
+measure_quality  image quality
+commit           store media, then the ledger record
+---------------- after all units:
+languages        (per unit, if `language.whisper` is set) the clips of a source vote for its language
+publish          thresholds decide; kept clips are packed into shards; the manifest is written
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ from lipforge.pipeline.stages.stage import ClipStage, StageClock, apply
 
 @dataclass(frozen=True)
 class CutUnit:
-    """What the first operator hands to the second: encoded clips, no full-size pixels."""
+    """What cut passes to score: encoded clips, no full-size pixels."""
 
     unit: Unit
     clips: list[Clip]
@@ -54,7 +55,7 @@ class CutOperator:
     """resample to encode, for one unit at a time."""
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
-        cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
+        cv2.setNumThreads(1)  # workers share the machine, one CPU each
         backend = PROFILES[config.models].faces(models)
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
@@ -121,6 +122,6 @@ class ScoreOperator:
 
 
 def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:
-    """One row for a unit that gave no candidates."""
+    """The row of a unit without candidates."""
     whole = Clip(unit=unit, start_frame=unit.start_frame, end_frame=unit.end_frame)
     return replace(whole, status=status, stage=stage, reason=reason, detail=detail)

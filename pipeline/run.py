@@ -15,7 +15,7 @@ from lipforge.model.clock import FPS
 from lipforge.model.weights.sources import ModelFileError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import (
     check_set,
     load_models,
@@ -27,7 +27,7 @@ from lipforge.pipeline.ledger.settings import (
 from lipforge.pipeline.publish.languages import WhisperFile, identify, open_whisper
 from lipforge.pipeline.publish.pack import finish_interrupted
 from lipforge.pipeline.publish.publish import finished_videos, publish
-from lipforge.pipeline.running.executors import Executor, FatalError, Job, make_executor
+from lipforge.pipeline.running.executors import Executor, Job, make_executor
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels, find_sources
@@ -48,10 +48,10 @@ def prepare(
     progress: Progress,
     retry_failed: bool = False,
 ) -> Summary:
-    """Do the whole job, or what is left of it. Safe to repeat: what is recorded is not done again.
+    """Do the whole job, or what is left of it. Safe to repeat: recorded work is not done again.
 
     retry_failed: try the units again that crashed their worker or timed out in earlier runs.
-    Raises ValueError for the user's mistakes, DatasetError and FatalError with what to do, AccountsError for a bug.
+    Raises ValueError for the user's mistakes, DatasetError with what to do, AccountsError for a bug.
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
@@ -121,7 +121,7 @@ def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any], flo
 
 
 def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | None:
-    """None when languages are not to be identified, or cannot be: then the run goes on without, and says so."""
+    """None when languages are not wanted, or cannot be identified: then the run notes it and continues."""
     if config.language.whisper is None:
         return None
     try:
@@ -169,13 +169,13 @@ def _forget(ledger: Ledger, reasons: tuple[Reason, ...]) -> None:
 
 
 def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator[dict[str, Any]]:
-    """Pass records through. Raises FatalError when too many units break their worker: that is not the data's fault."""
+    """Pass records through. Raises DatasetError when so many units break their worker that the data is not to blame."""
     broken = 0
     for number, record in enumerate(records, start=1):
         yield record
         broken += _failed_for(record, BROKEN)
         if broken >= 5 and broken > config.run.max_failed_ratio * number:
-            raise FatalError(
+            raise DatasetError(
                 f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "
-                "`lipforge explain` shows where; what is finished is safe."
+                "`lipforge explain` shows where; finished work is safe."
             )

@@ -1,4 +1,4 @@
-"""A dataset without videos and models: the ledger's records and parts as `lipforge prepare` leaves them, then packed."""
+"""A dataset made without videos and models: ledger records and parts as `lipforge prepare` leaves them, then packed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class MadeSource:
-    """A source of one unit. Its clips differ in these measures, the rest is MEASURES."""
+    """A source of one unit. clips: measures that differ from MEASURES."""
 
     name: str
     clips: Sequence[dict[str, Any]] = ({}, {}, {})
@@ -73,14 +73,14 @@ class MadeSource:
         return [f"{self.name.encode().hex()}{number:04x}" for number in range(len(self.clips))]
 
 
-def sound(key: str) -> np.ndarray:
-    """float32: the sound of a clip."""
+def audio(key: str) -> np.ndarray:
+    """float32: the audio of a clip."""
     seed = int(key, 16) % 2**32
     return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
 
 
 def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
-    """What cutting and scoring leave; nothing is packed yet."""
+    """Write what cut and score leave; nothing is packed yet."""
     ledger = Ledger(store)
     if ledger.read_dataset() is None:
         ledger.write_dataset({"config": CONFIG.model_dump(mode="json"), "measuring": {}, "hashes": HASHES})
@@ -91,7 +91,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
         ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
         for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
             about = {"key": key, "language": unit.video.source.language}
-            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(sound(key)), about))
+            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(audio(key)), about))
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}

@@ -1,4 +1,4 @@
-"""Every second ends in exactly one row, and measures decide again under other thresholds."""
+"""Every second ends in exactly one row, and stored measures are decided under the thresholds in force."""
 
 import numpy as np
 import pytest

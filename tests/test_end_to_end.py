@@ -1,4 +1,4 @@
-"""`lipforge prepare` as a whole: on Ray and in one process, again, resumed, refused, and packed anew."""
+"""`lipforge prepare` as a whole: on Ray and in one process, repeated, resumed, refused, and repacked."""
 
 import errno
 import hashlib
@@ -26,7 +26,6 @@ from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.maintain import prune, repack
 from lipforge.pipeline.recipe import CutOperator, CutUnit
-from lipforge.pipeline.running.executors import FatalError
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.sources.inputs import Labels
 from tests.coded import noise, write_coded
@@ -54,7 +53,7 @@ def outcome(out: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def local_dataset(small_inputs: Path, models: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same inputs as `ray_dataset`, in one process. Nobody may change it."""
+    """The same inputs as `ray_dataset`, in one process. Read only."""
     out = tmp_path_factory.mktemp("local") / "dataset"
     run_prepare([str(small_inputs)], out)
     return out
@@ -67,7 +66,7 @@ def own_copy(local_dataset: Path, tmp_path: Path) -> Path:
     return tmp_path / "dataset"
 
 
-# --- one run -----------------------------------------------------------------------------------------------------------------------
+# --- one run ---
 
 
 def test_a_run_on_ray_gives_shards_a_manifest_and_a_report(ray_dataset: Prepared) -> None:
@@ -119,7 +118,7 @@ def test_status_says_how_it_ended(local_dataset: Path) -> None:
     assert sum(state.clips_by_outcome.values()) == len(table)
 
 
-# --- again -------------------------------------------------------------------------------------------------------------------------
+# --- again ---
 
 
 def test_a_second_run_changes_nothing(own_copy: Path, small_inputs: Path) -> None:
@@ -244,7 +243,7 @@ def test_other_spans_of_a_file_may_come_in_later_runs(tmp_path: Path, models: di
     assert sorted(found) == [(0, 1, "no_face"), (0, 4, "duplicate"), (2, 3, "no_face")]
 
 
-# --- refused -----------------------------------------------------------------------------------------------------------------------
+# --- refused ---
 
 
 @pytest.mark.parametrize(
@@ -326,7 +325,7 @@ def test_mistakes_are_told_in_words_and_exit_codes(tmp_path: Path, own_copy: Pat
     assert code == 0 and "kept" in output
 
 
-# --- killed and resumed ------------------------------------------------------------------------------------------------------------
+# --- killed and resumed ---
 
 
 class Killed(BaseException):
@@ -335,7 +334,7 @@ class Killed(BaseException):
 
 @contextmanager
 def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseException] = Killed) -> Iterator[None]:
-    """The n-th file to be written is not."""
+    """Fail to write the n-th file."""
     left = lives
     writing = storage.Store.writing
 
@@ -354,7 +353,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseE
 
 @pytest.fixture
 def cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lives after the first take decoded and encoded clips from memory: what is tested is how they are stored."""
+    """Cut each unit once and reuse the clips: only storing them is tested."""
     process, known = CutOperator.process, CUTS
 
     def remembered(self: CutOperator, unit: Unit, attempt: int = 1) -> CutUnit:
@@ -371,7 +370,7 @@ CUTS: dict[str, CutUnit] = {}
 def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(
     small_inputs: Path, local_dataset: Path, tmp_path: Path, cut_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One life after another in one folder: each gets a little further, until one lives through it."""
+    """Run after run in one folder: each gets a little further, until one finishes."""
     out = tmp_path / "dataset"
     num_kills = 0
     for lives in range(1, 60):
@@ -395,14 +394,14 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(
     full = lambda: OSError(errno.ENOSPC, "No space left on device")  # noqa: E731
     with (
         dying(monkeypatch, 14, full),
-        pytest.raises(FatalError, match=r"No space left on device.*run the same command"),
+        pytest.raises(DatasetError, match=r"No space left on device.*run the same command"),
     ):
         run_prepare([str(small_inputs)], out)
     run_prepare([str(small_inputs)], out)
     assert shards(out) == shards(local_dataset)
 
 
-# --- packed anew -------------------------------------------------------------------------------------------------------------------
+# --- repacked ---
 
 
 def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(

@@ -1,4 +1,4 @@
-"""The manifest's rows, from the ledger: every second of every source ends in exactly one of them."""
+"""The manifest's rows, from the ledger: each second of each source is accounted for in exactly one of them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +19,12 @@ _PRECEDENCE = {Status.KEPT.value: 0, Status.REJECTED.value: 1, Status.FAILED.val
 
 
 class AccountsError(Exception):
-    """Seconds are missing or counted twice: a bug of ours, never of the data."""
+    """Seconds are missing or counted twice: a bug in Lipforge, never a fault of the data."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """The language that a model heard in a source."""
+    """The language that a model identified in a source."""
 
     language: str
     probability: float
@@ -53,9 +53,9 @@ def video_rows(
 
 
 def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
-    """Give each row the frames that it alone answers for, as `accounted_frames`.
+    """Give each row the number of frames that it alone accounts for, as `accounted_frames`.
 
-    Tracks of several faces overlap in time: a kept clip takes its frames first, then rejected ones, then failed ones.
+    Tracks of several faces overlap in time: kept clips take their frames first, then rejected ones, then failed ones.
     """
     owner = np.full(end_frame - first_frame, -1, dtype=np.int64)
     order = sorted(
@@ -77,7 +77,7 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
 def single_row(
     video: Video, status: Status, stage: Stage, reason: Reason, detail: str, hashes: Mapping[str, str]
 ) -> Row:
-    """The one row of a source that gave no units."""
+    """The one row of a source without units."""
     name = hashlib.sha256(f"{video.source_id}:{video.source.entry_id}".encode()).hexdigest()[:32]
     first, end = video.first_frame, video.end_frame
     row = {
@@ -100,7 +100,7 @@ def single_row(
 
 
 def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken | None = None) -> Row:
-    """From frames to seconds, and what is known of the source and the dataset."""
+    """Frames become seconds; source, labels and hashes are added."""
     row = dict(row)
     first, end = row.pop("start_frame"), row.pop("end_frame")
     accounted = row.pop("accounted_frames")
@@ -126,18 +126,18 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken 
 
 
 def _language(source: Source, spoken: Spoken | None) -> Row:
-    """The user's label wins over what was heard."""
+    """The user's label wins over an identified language."""
     if source.language_source != "none" or spoken is None:
         probability = 1.0 if source.language_source != "none" else None
-        named = (source.language, probability, source.language_source)
+        label = (source.language, probability, source.language_source)
     else:
-        named = (spoken.language, spoken.probability, spoken.model)
-    return dict(zip(("language", "language_prob", "language_source"), named, strict=True))
+        label = (spoken.language, spoken.probability, spoken.model)
+    return dict(zip(("language", "language_prob", "language_source"), label, strict=True))
 
 
 @dataclass
 class Totals:
-    """Sums over the manifest's rows, taken as they pass."""
+    """Sums over the manifest's rows."""
 
     seconds_by_outcome: dict[str, float] = field(default_factory=dict)
     """Accounted seconds: of `kept`, and of each reason."""
@@ -149,7 +149,7 @@ class Totals:
     _entries: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, video: Video, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass the rows of a video through, and count them. One file may come as several videos, each a span of it."""
+        """Pass the rows of a video through and count them. One file may be several videos, each a span of it."""
         source = (video.source.uri, video.source_id)
         self._entries.add((video.source.entry_id, video.source_id))
         self._wanted_s[source] = self._wanted_s.get(source, 0.0) + video.seconds_in
@@ -161,7 +161,7 @@ class Totals:
             yield row
 
     def check(self, videos: Iterable[Video]) -> None:
-        """seconds in = kept + rejected + failed, for each of these. Raises AccountsError naming the first that is off."""
+        """Check that seconds in = kept + rejected + failed. Raises AccountsError naming the first video that is off."""
         for video in videos:
             source = (video.source.uri, video.source_id)
             if (video.source.entry_id, video.source_id) not in self._entries:

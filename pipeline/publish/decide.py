@@ -44,8 +44,8 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds must be set.
-    Raises ValueError for measures of other models than the thresholds were made for: their scales do not compare.
+    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds
+    must be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
@@ -73,7 +73,7 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
 def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
     if measured_by != made_for:
         raise ValueError(
-            f"{what} was measured by {measured_by}, and the threshold is on the scale of {made_for or 'no model that is named'}: "
-            "the two do not compare. "
+            f"{what} was measured by {measured_by}, but the threshold is on the scale of "
+            f"{made_for or 'an unnamed model'}: the two are not comparable. "
             "Prepare the sources into a new folder with one set of models."
         )

@@ -1,7 +1,7 @@
-"""From parts to shards: every kept clip's sample, by language, in tars of even size.
+"""Pack parts into shards: every kept clip's sample, by language, in tars of even size.
 
-A shard is the samples' bytes one after another, so packing copies and never re-encodes. What is to be done is written down before it is
-done (the plan); a shard's record is written after the shard. So packing may be killed anywhere, and the next one ends with the same bytes.
+What to do is recorded first (the plan), and each shard's record is written after the shard. So packing may be killed
+anywhere, and the next packing ends with the same bytes.
 """
 
 import io
@@ -16,15 +16,15 @@ from lipforge.pipeline.publish.shards import Sample, fill_shards, shard_path, wr
 from lipforge.pipeline.stages.commit import part_name
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
-"""Applies a function to items, perhaps elsewhere, and gives the results in any order."""
+"""Applies a function to items, perhaps in other processes, and gives the results in any order."""
 
 
 def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_bytes: int, run_map: Mapper) -> None:
     """Make the shards hold exactly the samples whose keys are in `kept`.
 
-    Old shards stay as they are, but for those that hold a sample no longer kept: these are written again without it, and the sample
-    goes back to parts. New samples, sorted by key, fill new shards of at most shard_size_bytes.
-    Raises DatasetError when a wanted sample's media is gone.
+    Existing shards stay as they are, unless a sample in them is no longer kept: then the shard is rewritten without it,
+    and the sample becomes a part again. New samples, sorted by key, fill new shards of at most shard_size_bytes.
+    Raises DatasetError when the media of a kept sample is gone.
     """
     ledger = Ledger(store)
     by_key = {sample.key: sample for sample in samples}
@@ -37,14 +37,14 @@ def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_byt
 
 
 def finish_interrupted(store: Store, run_map: Mapper) -> None:
-    """Carry out what an earlier packing had set out to do: until then the ledger does not say where each sample lies."""
+    """Carry out the plan of an interrupted packing. Until then the ledger does not know where each sample lies."""
     unfinished = Ledger(store).read_pack_plan()
     if unfinished is not None:
         _carry_out(store, unfinished, run_map)
 
 
 def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size_bytes: int) -> dict[str, Any]:
-    """What to write and delete, as plain values. Pure, but for looking which files exist."""
+    """What to write and delete, as plain values. Changes nothing."""
     write: list[dict[str, Any]] = []
     delete: list[dict[str, Any]] = []
     packed: set[str] = set()
@@ -54,10 +54,10 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
         next_number[language] = max(next_number.get(language, 0), int(shard["name"].rpartition("-")[2]) + 1)
         if store.size(shard["path"]) != shard["size"]:
             raise DatasetError(
-                f"{store.path(shard['path'])} is missing or damaged: {store.size(shard['path'])} bytes, {shard['size']} expected. "
-                "Put it back from a copy, or prepare the sources again into a new folder."
+                f"{store.path(shard['path'])} is missing or damaged: {store.size(shard['path'])} bytes, expected "
+                f"{shard['size']}. Restore it from a copy, or prepare the sources again into a new folder."
             )
-        # A clip that no record knows just now stays: its unit will be done again, and give the same clip.
+        # A clip without a record stays: its unit will be processed again and give the same clip.
         staying = [key for key in keys if key in kept or key not in by_key]
         packed.update(staying)
         if staying == keys:
@@ -88,12 +88,12 @@ def _check_media(store: Store, samples: list[Sample]) -> None:
     if gone:
         raise DatasetError(
             f"{len(gone)} clips pass these thresholds but their media is no longer in parts/ (was it pruned?). "
-            "Use thresholds that do not ask for them, or prepare the sources again into a new folder."
+            "Use stricter thresholds, or prepare the sources again into a new folder."
         )
 
 
 def _carry_out(store: Store, plan: dict[str, Any], run_map: Mapper) -> None:
-    """Do what a plan says, wherever an earlier try left off."""
+    """Do what a plan says. It may have been done in part."""
     for _ in run_map(_ShardWriter(store), plan["write"]):
         pass
     for change in plan["delete"]:
@@ -102,7 +102,7 @@ def _carry_out(store: Store, plan: dict[str, Any], run_map: Mapper) -> None:
 
 
 class _ShardWriter:
-    """Writes one shard of a plan. Doing it twice gives the same."""
+    """Writes one shard of a plan. Safe to repeat."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -126,13 +126,13 @@ class _ShardWriter:
         Ledger(self.store).delete_shard(change["name"])
 
     def _put_back(self, change: dict[str, Any], old: Mapping[str, tuple[int, int]]) -> None:
-        """Samples that leave a shard become parts again, before the shard changes."""
+        """Turn samples that leave a shard into parts again, before the shard changes."""
         for key, unit_id in change["leaving"]:
             if key in old:
                 self.store.write(part_name(unit_id, key), self.store.read(change["path"], *old[key]) + END_OF_TAR)
 
     def _samples_of(self, path: str) -> dict[str, tuple[int, int]]:
-        """What the file itself holds: after a kill it may be newer than its record."""
+        """Samples in the file itself, which may be newer than its record after a kill."""
         if not self.store.exists(path):
             return {}
         with self.store.open(path) as file:
@@ -148,13 +148,13 @@ def read_part(store: Store, unit_id: str, key: str) -> bytes:
     except (FileNotFoundError, tarfile.TarError) as error:
         raise DatasetError(f"{store.path(name)} is missing or damaged ({error})") from error
     if list(found) != [key] or not data.endswith(END_OF_TAR):
-        raise DatasetError(f"{store.path(name)} is damaged: it does not hold the one sample that it is named for")
+        raise DatasetError(f"{store.path(name)} is damaged: it does not hold exactly the sample that it is named after")
     offset, size = found[key]
     return data[offset : offset + size]
 
 
 def _drop_packed_parts(store: Store) -> None:
-    """Media is stored once: a part whose sample is in a shard goes."""
+    """Delete parts whose sample is in a shard: media is stored once."""
     packed = {key for shard in Ledger(store).shards() for key in shard["samples"]}
     for name in store.list("parts"):
         stem, _, suffix = name.rpartition("/")[2].partition(".")

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live display in a terminal, plain lines elsewhere, and a file that `lipforge status` reads."""
+"""Progress of a run: a live display in a terminal, plain lines elsewhere, and the file that `lipforge status` reads."""
 
 import datetime
 import time
@@ -30,10 +30,10 @@ SAVE_EVERY_S = 2.0
 
 
 class Progress:
-    """Counts what is done, and shows it."""
+    """Counts what is done, shows it, and keeps the run's summary. Nothing else changes the summary."""
 
     def __init__(self, console: Console, starts_ray: bool = False) -> None:
-        """starts_ray: say that the first seconds go into starting Ray."""
+        """starts_ray: say that the first seconds are spent starting Ray."""
         self.starts_ray = starts_ray
         self.console = console
         self.summary = Summary("", "")
@@ -50,7 +50,7 @@ class Progress:
 
     @contextmanager
     def run(self, store: Store, config: PrepareConfig, config_hash: str) -> Iterator[Summary]:
-        """Show and save progress while the block runs; save how it ended. Only this class changes the summary."""
+        """Show and save progress while the block runs; save how it ended."""
         summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=config_hash, versions=versions())
         self.summary, self._store, self._thresholds = summary, store, config.thresholds
         self._start_s = time.monotonic()
@@ -66,10 +66,10 @@ class Progress:
             summary.wall_s = round(time.monotonic() - self._start_s, 2)
             self._save()
 
-    # --- what happened --------------------------------------------------------------------------------------------------
+    # --- what happened ---
 
     def note(self, text: str) -> None:
-        """Keep something that a person should know, for the end of the run."""
+        """Print this at the end of the run."""
         self.summary.notes.append(text)
 
     def unreadable(self, folders: Iterable[Unreadable]) -> None:
@@ -86,9 +86,9 @@ class Progress:
         self._num_to_probe = num_to_probe
         known = num_sources - num_to_probe
         self._say(
-            f"{num_sources} sources found, {num_to_probe} to look at" + (f", {known} known already" if known else "")
+            f"{num_sources} sources found, {num_to_probe} to probe" + (f", {known} already known" if known else "")
         )
-        self._bars.update(self._task, total=max(num_to_probe, 1), description="look at sources")
+        self._bars.update(self._task, total=max(num_to_probe, 1), description="probe sources")
         self._show(force=True)
 
     def probed(self, cpu_s: float) -> None:
@@ -132,12 +132,12 @@ class Progress:
         self._show()
 
     def seam_done(self, record: Mapping[str, Any]) -> None:
-        """A second look at a border between units: its seconds are counted already."""
+        """A unit across a border (sources/seams.py): its seconds are already counted."""
         self._charge(record["stage_cpu_s"])
         self._show()
 
     def languages(self, num_done: int, num_units: int) -> None:
-        self.phase(f"languages: {num_done} of {num_units} units heard")
+        self.phase(f"languages: {num_done} of {num_units} units")
 
     def phase(self, name: str) -> None:
         self.summary.phase = name
@@ -152,7 +152,7 @@ class Progress:
         self.summary.phase = "done"
         self.summary.finished_at = now()
 
-    # --- showing --------------------------------------------------------------------------------------------------------
+    # --- showing ---
 
     def _count(self, record: Mapping[str, Any]) -> None:
         """Kept and lost seconds of a unit, each second once, however many faces it shows."""
@@ -174,7 +174,7 @@ class Progress:
     def _words(self) -> str:
         summary = self.summary
         if summary.phase == "probe":
-            return f"{self._num_probed} of {self._num_to_probe} sources looked at"
+            return f"{self._num_probed} of {self._num_to_probe} sources probed"
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
         lost = ", ".join(f"{name} {hours(seconds)}" for name, seconds in reasons if seconds)
         total_s, done_s = summary.seconds_before + summary.seconds_in, summary.seconds_before + summary.seconds_done
@@ -211,7 +211,7 @@ class Progress:
 
 
 def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[str, int]) -> Table:
-    """Seconds in = kept + each reason. clips: how many rows each has; empty when that is not known."""
+    """Seconds in = kept + each reason. clips: number of rows of each; empty if unknown."""
     total = max(kept + sum(by_reason.values()), 1e-9)
     table = Table(box=None, pad_edge=False)
     for name in ("", "time", "share", *(["clips"] if clips else [])):

@@ -6,15 +6,15 @@ from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Box, Unit, Video
 
 LONGEST_SPAN = 1.5
-"""A video up to this many spans long is not cut."""
+"""A video of up to this many spans is not cut."""
 SAME_FACE = 0.35
-"""Least shared area over joint area of a face's boxes in neighbouring frames."""
+"""Least intersection over union of a face's boxes in neighbouring frames."""
 
 
 def plan_units(video: Video, max_span_s: float) -> list[Unit]:
-    """Cut a video into units of about max_span_s, at key frames, so that none decodes what belongs to another.
+    """Cut a video into units of about max_span_s, at key frames, so that none decodes frames of another.
 
-    A video without key frames near the wanted places gives fewer, longer units.
+    A video without key frames near those places gives fewer, longer units.
     """
     first, end = video.first_frame, video.end_frame
     if end <= first:
@@ -36,7 +36,7 @@ def plan_units(video: Video, max_span_s: float) -> list[Unit]:
 
 
 def joint_share(a: Box, b: Box) -> float:
-    """Shared area over joint area of two boxes, 0..1."""
+    """Intersection over union of two boxes, 0..1."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0.0, width) * max(0.0, height)

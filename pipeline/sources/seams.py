@@ -86,7 +86,7 @@ def plan_seams(video: Video, records: Sequence[Mapping[str, Any]], min_frames: i
 
 
 def belongs_to_its_unit(clip: Clip) -> bool:
-    """False for what a seam's unit sees besides its one face. clip: with the pieces of all its frames, if it has them."""
+    """False for what a seam's unit sees besides its one face. clip: as cut, with the pieces of its frames."""
     unit = clip.unit
     if not isinstance(unit, SeamUnit):
         return True

@@ -1,4 +1,4 @@
-"""Write a unit's media, then its ledger record: the moment from which it is done."""
+"""Store a unit's media, then its ledger record, which makes it done."""
 
 from typing import Any
 
@@ -15,9 +15,10 @@ from lipforge.pipeline.sources.seams import open_ends
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
-    """Cut a clip's sound from its margins so that it is in time: exactly whole samples, nothing is resampled.
+    """Trim a clip's audio to its span, shifted so that it is in sync: by whole frames, nothing is resampled.
 
-    audio: float32 [(T + 2 * SYNC_MARGIN_FRAMES) * 640]. A positive offset (audio early) takes earlier samples, which delays the sound.
+    audio: float32 [(T + 2 * SYNC_MARGIN_FRAMES) * 640]. A positive offset (audio early) takes earlier samples, which
+    delays the audio.
     """
     first = (SYNC_MARGIN_FRAMES - av_offset_frames) * SAMPLES_PER_FRAME
     length = len(audio) - 2 * SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
@@ -33,7 +34,7 @@ def poster_name(unit_id: str, key: str) -> str:
 
 
 class Commit:
-    """Stores every measured clip, also those that a threshold refuses: another threshold must not need the models again."""
+    """Stores every measured clip, whatever the thresholds: applying new ones must not need the models."""
 
     name = Stage.COMMIT
 
@@ -44,7 +45,7 @@ class Commit:
         self.hashes = hashes
 
     def write_media(self, clips: list[Clip]) -> dict[str, int]:
-        """Write parts and posters; gives the size of each part's sample in bytes, by key."""
+        """Write parts, and posters of clips without media. Returns the size of each part's sample in bytes, by key."""
         for clip in clips:
             if clip.poster:
                 self.store.write(poster_name(clip.unit.unit_id, clip.key), clip.poster)
@@ -53,7 +54,7 @@ class Commit:
     def write_record(
         self, unit: Unit, clips: list[Clip], part_sizes: dict[str, int], facts: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write and return the unit's record, after its media. facts: what else the record should hold."""
+        """Write and return the unit's record, after its media. facts: further entries of the record."""
         clips = sorted(clips, key=lambda clip: (clip.start_frame, clip.track_index, clip.end_frame))
         record = {
             "unit_id": unit.unit_id,
