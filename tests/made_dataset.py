@@ -73,7 +73,7 @@ class MadeSource:
         return [f"{self.name.encode().hex()}{number:04x}" for number in range(len(self.clips))]
 
 
-def audio(key: str) -> np.ndarray:
+def audio_of(key: str) -> np.ndarray:
     """float32: the audio of a clip."""
     seed = int(key, 16) % 2**32
     return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
@@ -91,7 +91,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
         ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
         for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
             about = {"key": key, "language": unit.video.source.language}
-            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(audio(key)), about))
+            data = sample_bytes(key, clip_members(key.encode() * 900, media.encode_flac(audio_of(key)), about))
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}

@@ -361,7 +361,7 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
         export(selection, str(out))
     (tmp_path / "source").rename(tmp_path / "moved")
     with pytest.raises(
-        DatasetError, match=r"is missing. If the dataset was moved or packed again, make the selection anew"
+        DatasetError, match=r"is missing. If the dataset was moved or packed again, make a new selection"
     ):
         export(selection, str(out))
     assert Store(str(out)).list("") == []

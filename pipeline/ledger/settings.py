@@ -69,7 +69,7 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
         given = getattr(config.thresholds, field)
         if given not in (None, name):
             raise ValueError(
-                f"thresholds.{field} is {given}, but models={config.models} measures with {name}: a threshold is valid "
+                f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold is valid "
                 f"only on the scale of its own model. Leave {field} out, and set the threshold for {name}."
             )
     limits = {"min_sync_confidence": profile.min_sync_confidence, "min_quality": profile.min_quality, **names}
