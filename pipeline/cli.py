@@ -284,8 +284,8 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
         if not found.parts and not found.posters:
             console.print("nothing to prune")
             return
-        what = f"the media of {len(found.parts)} refused clips"
-        what += f" and {len(found.posters)} stills of kept clips" if found.posters else ""
+        counts = {"the media of {} refused clips": len(found.parts), "{} stills of kept clips": len(found.posters)}
+        what = " and ".join(words.format(count) for words, count in counts.items() if count)
         if not yes:
             typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)
