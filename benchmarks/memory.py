@@ -24,8 +24,8 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.ledger.settings import resolve
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
-from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 

@@ -42,9 +42,10 @@ from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import EncodeConfig, PrepareConfig
-from lipforge.pipeline.publish.pack import Sample, pack
+from lipforge.pipeline.ledger.settings import resolve
+from lipforge.pipeline.publish.pack import pack
+from lipforge.pipeline.publish.shards import Sample
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
-from lipforge.pipeline.run import resolve
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
 

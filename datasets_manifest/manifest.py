@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -24,11 +24,16 @@ class ManifestError(ValueError):
     """A manifest that this version cannot read."""
 
 
-def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) with these rows.
+def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows, as `write_manifest` takes them, in Arrow."""
+    return pa.Table.from_batches(_batches(rows), COLUMNS)
 
-    rows: one mapping per candidate, by names of schema.COLUMNS; a column left out is null, an unknown one is a
-    ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
+
+def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
+    """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) by these rows.
+
+    rows: a table of schema.COLUMNS, or one mapping per candidate by their names; a column left out is null, an unknown
+    one is a ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
 
     The same rows give the same bytes, in whatever order they come. Each file appears whole or not at all; between the
     first and the last file a reader may see old files next to new ones, so write once, when the rows are complete.
@@ -38,7 +43,7 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]]) -> None:
     old_files = set(_manifest_files(fs, folder))
     fs.makedirs(folder, exist_ok=True)
 
-    table = pa.Table.from_batches(_batches(rows), COLUMNS)
+    table = cast(Any, rows) if isinstance(rows, pa.Table) else manifest_table(rows)
     table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
     new_files = set()
     for number, first in enumerate(range(0, max(len(table), 1), MAX_ROWS_PER_FILE)):

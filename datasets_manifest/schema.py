@@ -9,20 +9,24 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-STAGES = (
-    "probe",
-    "resample",
-    "split_shots",
-    "track_faces",
-    "cut",
-    "align",
-    "encode",
-    "detect_speech",
-    "measure_sync",
-    "measure_quality",
-    "commit",
-)
-"""Names of the pipeline's stages, in the order of the flow: the values of `stage`."""
+
+class Stage(StrEnum):
+    """The pipeline's stages, in the order of the flow: the values of `stage`."""
+
+    PROBE = "probe"
+    RESAMPLE = "resample"
+    SPLIT_SHOTS = "split_shots"
+    TRACK_FACES = "track_faces"
+    CUT = "cut"
+    ALIGN = "align"
+    ENCODE = "encode"
+    DETECT_SPEECH = "detect_speech"
+    MEASURE_SYNC = "measure_sync"
+    MEASURE_QUALITY = "measure_quality"
+    COMMIT = "commit"
+
+
+STAGES = tuple(Stage)
 
 
 class Status(StrEnum):

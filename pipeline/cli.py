@@ -24,7 +24,13 @@ app.add_typer(models_app, name="models")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="The folder that `lipforge prepare --out` made.")]
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line as it is: no markup, no colours of rich's own, not wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by `lipforge prepare`.")]
 
 
 @contextmanager
@@ -34,11 +40,10 @@ def plain_errors() -> Iterator[None]:
     from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
-    from lipforge.pipeline.running.executors import FatalError
 
     try:
         yield
-    except (DatasetError, FatalError, FileNotFoundError, ModelFileError, UnreadableError) as error:
+    except (DatasetError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except ValueError as error:
@@ -50,14 +55,12 @@ def plain_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
-        errors.print(
-            f"lipforge: cannot write: {error.strerror}{f' ({error.filename})' if error.filename else ''}. What is finished is safe; run the same command again.",
-            markup=False,
-            soft_wrap=True,
-        )
+        where = f" ({error.filename})" if error.filename else ""
+        words = f"cannot write: {error.strerror}{where}. Finished work is safe; run the same command again."
+        errors.print(f"lipforge: {words}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        errors.print("lipforge: stopped. What is finished is safe; the same command goes on from here.")
+        errors.print("lipforge: stopped. Finished work is safe; the same command continues from here.")
         raise typer.Exit(130) from error
 
 
@@ -67,11 +70,11 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="VIDEOS...",
-            help="Files, folders (searched recursively), globs, fsspec URLs, or lists of them: .txt, .csv, .jsonl or .parquet "
-            "with `uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
+            help="Files, folders (searched recursively), globs, fsspec URLs, or lists of them: .txt, .csv, .jsonl or "
+            ".parquet with `uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
         ),
     ],
-    out: Annotated[str, typer.Option(help="Dataset folder. Existing ones of the same settings are continued.")],
+    out: Annotated[str, typer.Option(help="Dataset folder. An existing one with the same settings is continued.")],
     config: Annotated[Path | None, typer.Option(help="YAML file with settings; see `lipforge config`.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -80,7 +83,8 @@ def prepare(
     models: Annotated[
         str | None,
         typer.Option(
-            help="`builtin` (default), or `latentsync`: the published models with their thresholds, once `lipforge models` has their files."
+            help="`builtin` (default), or `latentsync`: the published models with their thresholds, after "
+            "`lipforge models fetch latentsync`."
         ),
     ] = None,
     language: Annotated[
@@ -89,11 +93,9 @@ def prepare(
     speaker: Annotated[str | None, typer.Option(help="Speaker of sources that no list or path labels.")] = None,
     path_template: Annotated[
         str | None,
-        typer.Option(help="Read labels off the folders above each file, for example `{language}/{speaker}/`."),
+        typer.Option(help="Read labels from the folders above each file, for example `{language}/{speaker}/`."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Pairs of workers; default: one for each CPU of the cluster.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Pairs of workers; default: one per CPU of the cluster.")] = None,
     executor: Annotated[
         str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
     ] = None,
@@ -103,8 +105,8 @@ def prepare(
 ) -> None:
     """Turn raw talking-head video into shards, a manifest and a report.
 
-    Stop it whenever you like: the same command goes on where it stopped and ends with the same bytes.
-    Sources are only read. Every second of them is accounted for in DATASET/manifest, with the reason why it was not kept.
+    Stop it at any time: the same command continues and ends with the same bytes. Sources are only read.
+    DATASET/manifest accounts for every second of them, with the reason where it was not kept.
 
     Examples:
 
@@ -143,18 +145,15 @@ def _print_summary(summary, out: str, report: str) -> None:
     console.print()
     console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
     for note in summary.notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(note, style="yellow")
     if summary.seconds_done:
         slowest = max(summary.stage_cpu_s, key=lambda name: summary.stage_cpu_s[name])
         total = sum(summary.stage_cpu_s.values())
         per_second = total / summary.seconds_done
-        console.print(
-            f"\nslowest stage: {slowest}, {summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second "
-            f"of video; this run took {hours(summary.wall_s)}",
-            soft_wrap=True,
-        )
-    console.print(f"shards and manifest: {out}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        share = f"{summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second of video"
+        console.print(f"\nslowest stage: {slowest}, {share}; this run took {hours(summary.wall_s)}", soft_wrap=True)
+    say(f"shards and manifest: {out}")
+    say(f"report: {report}")
 
 
 @app.command()
@@ -168,22 +167,22 @@ def pack(
     ] = None,
     shard_size_mb: Annotated[float | None, typer.Option(help="Largest size of new shards, in 10^6 bytes.")] = None,
 ) -> None:
-    """Apply other thresholds to a dataset: rewrites what they touch, measures nothing again.
+    """Apply new thresholds to a dataset. Nothing is measured again.
 
-    A looser threshold takes clips out of parts/ into new shards. A stricter one writes the shards again that hold a clip which no longer
-    passes; its media goes back to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and on the scale of the models that the
-    dataset was made with min_sync_confidence and min_quality.
+    A looser threshold moves clips from parts/ into new shards. A stricter one rewrites the shards with clips that no
+    longer pass, and moves these clips to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and
+    min_sync_confidence and min_quality on the scale of the dataset's models.
     """
     from lipforge.datasets_manifest.report.page import write_report
-    from lipforge.pipeline.run import repack
+    from lipforge.pipeline.maintain import repack
     from lipforge.pipeline.running.progress import outcome_table
 
     with plain_errors():
         thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
         outcome = dict(totals.seconds_by_outcome)
-        console.print(f"thresholds: {thresholds.words()}", highlight=False, soft_wrap=True)
+        say(f"thresholds: {thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
-        console.print(f"report: {write_report(dataset)}", markup=False, highlight=False, soft_wrap=True)
+        say(f"report: {write_report(dataset)}")
 
 
 @app.command()
@@ -192,52 +191,53 @@ def identify_languages(
     whisper: Annotated[
         str,
         typer.Option(
-            help="`tiny`, `base` or `small`, once `lipforge models fetch whisper` has brought them, or the path of a multilingual "
+            help="`tiny`, `base` or `small`, after `lipforge models fetch whisper`, or the path of a multilingual "
             "checkpoint of openai-whisper."
         ),
     ] = "tiny",
-    workers: Annotated[int | None, typer.Option(help="Workers; default: one for each CPU of the cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers; default: one per CPU of the cluster.")] = None,
     executor: Annotated[
         str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
     ] = None,
 ) -> None:
-    """Find out which language each source speaks, where nobody said it.
+    """Identify the spoken language of each source without a label.
 
-    Whisper hears every clip in which somebody speaks, kept or not; each votes for a language, and most votes win. Languages that you gave
-    are left alone. Only the manifest is written again, no shard. Stop it whenever you like: the same command goes on where it stopped.
+    Whisper gives every clip with speech a vote, kept or not, and most votes win. Languages that you gave stay. Only the
+    manifest is rewritten, no shard. Stop it at any time: the same command continues.
     """
     from rich.progress import Progress as Bars
 
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.config_loader import load_config
-    from lipforge.pipeline.run import identify_languages as run_identify
+    from lipforge.pipeline.maintain import identify_languages as run_identify
 
     with plain_errors():
         overrides = [f"run.workers={workers}"] if workers is not None else []
         overrides += [f"run.executor={executor}"] if executor is not None else []
         with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("hear clips", total=None)
+            bar = bars.add_task("identify languages", total=None)
 
             def show(done: int, total: int) -> None:
                 bars.update(bar, completed=done, total=total)
 
             found = run_identify(dataset, whisper, load_config(PrepareConfig, None, overrides).run, show)
         for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
-            console.print(f"{language}: {sources} sources", markup=False, highlight=False)
+            say(f"{language}: {sources} sources")
         if not found:
-            console.print("every source with clips has a language that you gave")
+            console.print("every source with clips has a label")
 
 
 @app.command()
 def export(
-    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="What `lipforge select --out` wrote.")],
-    out: Annotated[str, typer.Option(help="The new dataset: a folder that is empty or not there, or an fsspec URL.")],
+    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="A selection, from `lipforge select --out`.")],
+    out: Annotated[str, typer.Option(help="The new dataset: an empty or new folder, or an fsspec URL.")],
     shard_size_mb: Annotated[float, typer.Option(help="Largest size of a shard, in 10^6 bytes.")] = 512.0,
 ) -> None:
-    """Copy the clips of a selection into a dataset of its own, for handing on.
+    """Copy the clips of a selection into a dataset of its own, to share.
 
-    Every sample is checked and copied byte for byte, from one dataset or several. OUT gets shards, a manifest of these clips, the selection
-    with its splits (selection.parquet), and where they came from. Stop it whenever you like: the same command goes on where it stopped.
+    Every sample is verified and copied byte for byte, from one or more datasets. OUT gets shards, a manifest of these
+    clips, the selection with its splits (selection.parquet), and a record of where they came from. Stop it at any time:
+    the same command continues.
 
     Example:
 
@@ -257,42 +257,44 @@ def export(
 
             made = run_export(selection, out, shard_size_mb, show)
         words = (
-            f"{made.clips} clips, {made.hours:.2f} hours, {made.shards} shards of {made.size_bytes / 1e6:.1f} MB in all"
+            f"{made.clips} clips, {made.hours:.2f} hours, {made.shards} shards, {made.size_bytes / 1e6:.1f} MB in total"
         )
-        console.print(f"{out}: {words}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"selection: {out}/{SELECTION_NAME}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{out}: {words}")
+        say(f"selection: {out}/{SELECTION_NAME}")
 
 
 @app.command()
 def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete the media of clips that a threshold refused.
+    """Delete the media of clips that a threshold refused. A still of each stays for the report.
 
-    Their rows and measures stay. After this, a looser threshold can no longer bring them back.
+    Their rows and measures stay, but a looser threshold can no longer bring them back.
     """
     from lipforge.datasets_manifest.storage.store import Store
-    from lipforge.pipeline.publish.pack import parts_to_prune
-    from lipforge.pipeline.run import prune as run_prune
+    from lipforge.pipeline.maintain import prune as run_prune
+    from lipforge.pipeline.publish.prune import find_prunable
 
     with plain_errors():
-        names, size_bytes = parts_to_prune(Store(dataset))
-        if not names:
+        found = find_prunable(Store(dataset))
+        if not found.parts and not found.posters:
             console.print("nothing to prune")
             return
+        counts = {"the media of {} refused clips": len(found.parts), "{} stills of kept clips": len(found.posters)}
+        what = " and ".join(words.format(count) for words, count in counts.items() if count)
         if not yes:
-            typer.confirm(f"Delete the media of {len(names)} refused clips ({size_bytes / 1e6:.1f} MB)?", abort=True)
+            typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)
-        console.print(f"{len(names)} clips pruned, {size_bytes / 1e6:.1f} MB freed")
+        console.print(f"deleted {what}: {found.size_bytes / 1e6:.1f} MB freed")
 
 
 @app.command()
 def status(dataset: Dataset) -> None:
-    """Say how a dataset stands: of the run in progress, or of the last one."""
+    """Show the state of a dataset: of the current run, or of the last one."""
     from lipforge.pipeline.running.progress import hours, outcome_table
     from lipforge.pipeline.running.status import read_status
 
     with plain_errors():
         state = read_status(dataset)
-        console.print(state.words, markup=False, highlight=False, soft_wrap=True)
+        say(state.words)
         console.print(outcome_table(state.seconds_kept, state.seconds_by_reason, state.clips_by_outcome))
         if state.seconds_left is not None:
             console.print(f"about {hours(state.seconds_left)} left")
@@ -306,33 +308,33 @@ def explain(
         typer.Argument(metavar="KEY|SOURCE", help="A clip's key, or a source: its path, file name or content hash."),
     ],
 ) -> None:
-    """Tell the whole story of one clip or source, in words."""
+    """Explain what happened to one clip or source."""
     from lipforge.pipeline.running.explain import explain as story
 
     with plain_errors():
         for line in story(dataset, what):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
 
 
 @app.command()
 def report(
     dataset: Dataset,
-    out: Annotated[Path | None, typer.Option(help="Where to write; default: in the last run's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: the last run's folder.")] = None,
 ) -> None:
-    """Write the HTML report: where the seconds went, and what kept and refused clips look like."""
+    """Write the HTML report: how many seconds were kept or lost and why, with examples."""
     from lipforge.datasets_manifest.report.page import write_report
 
     with plain_errors():
-        console.print(write_report(dataset, out), markup=False, highlight=False, soft_wrap=True)
+        say(write_report(dataset, out))
 
 
 @app.command(name="config")
 def show_config() -> None:
-    """Print all settings with their defaults and meanings, as YAML for `--config`."""
+    """Print all settings with defaults and descriptions, as YAML for `--config`."""
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.config_loader import describe
 
-    console.print(describe(PrepareConfig), markup=False, highlight=False, soft_wrap=True)
+    say(describe(PrepareConfig))
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from lipforge.pipeline.media.probe import VideoInfo
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of the input list: where a video is, and what the user says about it."""
+    """One entry of the input list: where a video is, and its labels from the user."""
 
     uri: str
     language: str = "und"
@@ -23,19 +23,19 @@ class Source:
     speaker: str | None = None
     speaker_source: str = "none"
     start_s: float | None = None
-    """Use only this span; None: from the beginning, to the end."""
+    """Use only this span; None: from the start, to the end."""
     end_s: float | None = None
 
     @property
     def entry_id(self) -> str:
-        """Names the entry itself, whatever the file holds: location and span."""
+        """Identifies the entry by location and span, not by content."""
         text = f"{self.uri}\n{self.start_s}\n{self.end_s}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Video:
-    """A source that was looked at. `info` is None when it cannot be used: then `reason` says why."""
+    """A probed source. `info` is None when it cannot be used: then `reason` says why."""
 
     source: Source
     source_id: str
@@ -64,33 +64,16 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Seam:
-    """One face that two neighbouring units each saw for too short a time, but for long enough together."""
-
-    frame: int
-    """First frame of the later unit."""
-    box: Box
-    """Where the face is at that moment."""
-
-
-@dataclass(frozen=True)
 class Unit:
-    """The piece of a video that one worker does at once: frames [start_frame, end_frame) at 25 fps."""
+    """The span of a video that one worker processes at once: frames [start_frame, end_frame) at 25 fps."""
 
     video: Video
     start_frame: int
     end_frame: int
-    seam: Seam | None = None
-    """Set for a unit that only looks again at one face across the border of two others."""
 
     @property
     def unit_id(self) -> str:
-        span = f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
-        if self.seam is None:
-            return span
-        # Two people in one shot are cut at the same border over the same span: the place tells their units apart.
-        place = hashlib.sha256(",".join(f"{edge:.3f}" for edge in self.seam.box).encode()).hexdigest()[:8]
-        return f"{span}-seam-{place}"
+        return f"{self.video.source_id[:32]}-{self.start_frame:08d}-{self.end_frame:08d}"
 
     @property
     def num_frames(self) -> int:
@@ -99,7 +82,7 @@ class Unit:
 
 @dataclass
 class Frame:
-    """One picture on the 25 fps grid. `rgb` is None where the source cannot be decoded."""
+    """One frame on the 25 fps grid. `rgb` is None where the source cannot be decoded."""
 
     index: int
     """Frame number in the video, at 25 fps."""
@@ -111,18 +94,8 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class OpenEnd:
-    """A run too short for a clip that touches the border to the next or the previous unit of its video."""
-
-    start_frame: int
-    end_frame: int
-    box: Box
-    """The face at the border."""
-
-
-@dataclass(frozen=True)
 class Clip:
-    """A candidate: a span of frames, with one face or with none. Values are replaced, never changed."""
+    """A candidate: a span of frames with one face or none. Immutable: stages return a changed copy."""
 
     unit: Unit
     start_frame: int
@@ -137,22 +110,23 @@ class Clip:
     """Manifest columns measured so far."""
     face_width_px: float = 0.0
     """Median native face width."""
-    open_end: OpenEnd | None = None
+    border_box: Box | None = None
+    """Where the face is at the border to the next unit, for a run that is too short there (sources/seams.py)."""
     pieces: list["FacePiece"] = field(default_factory=list, repr=False)
-    """Per frame, the part of the picture around the face (until `align`)."""
+    """Per frame, the area around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, R, R, 3]: aligned face (until `encode`)."""
     lip_points: np.ndarray | None = field(default=None, repr=False)
-    """float32 [T, P, 3]: the landmarks that the built-in judge of lip-sync looks at; None when the face backend has none."""
+    """float32 [T, P, 3]: landmarks for the built-in lip-sync scorer; None when the face backend has none."""
     mouths: np.ndarray | None = field(default=None, repr=False)
-    """uint8 [T, 64, 64]: the mouth pictures that sync scoring needs."""
+    """uint8 [T, 64, 64]: mouth images for the built-in lip-sync scorer."""
     quality_frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [3, R, R, 3]: first, middle and last aligned frame."""
     audio: np.ndarray | None = field(default=None, repr=False)
-    """float32 mono 16 kHz: the clip's span and SYNC_MARGIN_FRAMES more on both sides."""
+    """float32 mono 16 kHz: the clip's span with SYNC_MARGIN_FRAMES more on both sides."""
     mp4: bytes = field(default=b"", repr=False)
     poster: bytes = field(default=b"", repr=False)
-    """Small JPEG of the middle frame."""
+    """Small JPEG of a candidate without media, for the report."""
 
     @property
     def num_frames(self) -> int:
@@ -176,10 +150,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class FacePiece:
-    """The part of one frame around one face, in few enough pixels to hold many of them.
+    """The area of one frame around one face, reduced so that many fit in memory.
 
-    A pixel (x, y) of `rgb` lies at (left + x * step + (step - 1) / 2, ...) of the frame: `step` source pixels were
-    averaged into one where the face is much larger than the stored crop.
+    Pixel (x, y) of `rgb` lies at (left + x * step + (step - 1) / 2, ...) of the frame: where the face is much larger
+    than the stored crop, blocks of `step` by `step` source pixels are averaged.
     """
 
     rgb: np.ndarray
@@ -187,4 +161,4 @@ class FacePiece:
     top: int
     step: int
     landmarks: np.ndarray | None
-    """float32 [K, 2 or 3], pixels of the frame; None where the face was lost for a moment."""
+    """float32 [K, 2 or 3], pixels of the frame; None where the face was lost briefly."""

@@ -1,20 +1,21 @@
-"""The stages in order: what happens to a video on its way to a clip. Read this first.
+"""The stages in order, from a video to measured clips. Read this first.
 
-probe     (per source)  what is in the file; units are planned from it
---------- cut: one worker, because pixels never leave the process that decoded them
-resample       one clock: 25 fps, 16 kHz
-split_shots    where the cuts are
-track_faces    every face, frame by frame
-cut            usable runs of each face become candidates of 5 to 10 s
-align          the face where the template wants it
-encode         the one lossy encode
---------- score: another worker, which gets about 1 MB per clip
-detect_speech  is anybody speaking
-measure_sync   how far is the sound from the lips
-measure_quality
-commit         media, then the ledger record
---------- after all units, when `language.whisper` asks for it
-languages      (per unit) what is spoken; a source's clips vote
+probe            (per source) what the file contains; units are planned from it
+---------------- cut, in one worker, because pixels never leave the process that decoded them:
+resample         one clock: 25 fps, 16 kHz
+split_shots      find the cuts
+track_faces      follow every face, frame by frame
+cut              usable runs of each face become candidates of 5 to 10 s
+align            warp the face to the template
+encode           the only lossy encode
+---------------- score, in another worker, which gets about 1 MB per clip:
+detect_speech    share of the clip with speech
+measure_sync     offset between audio and lips, and confidence
+measure_quality  image quality
+commit           store media, then the ledger record
+---------------- after all units:
+languages        (per unit, if `language.whisper` is set) the clips of a source vote for its language
+publish          thresholds decide; kept clips are packed into shards; the manifest is written
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,6 @@ from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.video import DecodeCount
 from lipforge.pipeline.profiles import PROFILES
-from lipforge.pipeline.stage import ClipStage, StageClock, apply
 from lipforge.pipeline.stages.align import AlignFace
 from lipforge.pipeline.stages.commit import Commit
 from lipforge.pipeline.stages.cut import CutRuns
@@ -38,11 +38,12 @@ from lipforge.pipeline.stages.encode import EncodeClip, poster_of
 from lipforge.pipeline.stages.faces import TrackFaces
 from lipforge.pipeline.stages.resample import Resample, audio_of
 from lipforge.pipeline.stages.shots import SplitShots
+from lipforge.pipeline.stages.stage import ClipStage, StageClock, apply
 
 
 @dataclass(frozen=True)
 class CutUnit:
-    """What the first operator hands to the second: encoded clips, no full-size pixels."""
+    """What cut passes to score: encoded clips, no full-size pixels."""
 
     unit: Unit
     clips: list[Clip]
@@ -55,7 +56,7 @@ class CutOperator:
     """resample to encode, for one unit at a time."""
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
-        cv2.setNumThreads(1)  # workers share the machine; each takes the one CPU that it asked for
+        cv2.setNumThreads(1)  # workers share the machine, one CPU each
         backend = PROFILES[config.models].faces(models)
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
@@ -83,7 +84,8 @@ class CutOperator:
         for candidate in clock.stream(self.cut.name, self.cut.process(unit, tracked)):
             for clip in apply(self.clip_stages, candidate, clock):
                 audio = audio_of(clip, unit_audio) if clip.mp4 else None
-                clips.append(replace(clip, poster=poster_of(clip), audio=audio, pieces=[], frames=None))
+                poster = b"" if clip.mp4 else poster_of(clip)
+                clips.append(replace(clip, poster=poster, audio=audio, pieces=[], frames=None))
         return clips
 
 
@@ -104,7 +106,7 @@ class ScoreOperator:
             MeasureSync(profile.sync(models)),
             MeasureQuality(profile.quality(models)),
         ]
-        self.commit = Commit(store, config.thresholds, hashes)
+        self.commit = Commit(store, hashes)
 
     def process(self, cut: CutUnit) -> dict[str, Any]:
         """Measure and commit; return the ledger record."""
@@ -121,6 +123,6 @@ class ScoreOperator:
 
 
 def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:
-    """One row for a unit that gave no candidates."""
+    """The row of a unit without candidates."""
     whole = Clip(unit=unit, start_frame=unit.start_frame, end_frame=unit.end_frame)
     return replace(whole, status=status, stage=stage, reason=reason, detail=detail)

@@ -11,8 +11,9 @@ from rich.console import Console
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.run import Summary, prepare
+from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels
 from tests import media
 from tests.coded import noise, write_coded

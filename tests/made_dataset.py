@@ -1,4 +1,4 @@
-"""A dataset without videos and models: the ledger's records and parts as `lipforge prepare` leaves them, then packed."""
+"""A dataset made without videos and models: ledger records and parts as `lipforge prepare` leaves them, then packed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media.clips import encode_flac
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
-from lipforge.pipeline.publish.publish import finish
+from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.running.executors import LocalExecutor
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record
@@ -35,6 +35,7 @@ MEASURES = {
     "upscale_ratio": 1.0,
     "face_size_px": 200.0,
     "max_faces": 1,
+    "av_offset_frames": 0,
     "lossy_generations": 1,
     "speech_ratio": 0.9,
     "sync_model": "s",
@@ -47,7 +48,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class MadeSource:
-    """A source of one unit. Its clips differ in these measures, the rest is MEASURES."""
+    """A source of one unit. clips: measures that differ from MEASURES."""
 
     name: str
     clips: Sequence[dict[str, Any]] = ({}, {}, {})
@@ -72,14 +73,14 @@ class MadeSource:
         return [f"{self.name.encode().hex()}{number:04x}" for number in range(len(self.clips))]
 
 
-def sound(key: str) -> np.ndarray:
-    """float32: the sound of a clip."""
+def audio_of(key: str) -> np.ndarray:
+    """float32: the audio of a clip."""
     seed = int(key, 16) % 2**32
     return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
 
 
 def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
-    """What cutting and scoring leave; nothing is packed yet."""
+    """Write what cut and score leave; nothing is packed yet."""
     ledger = Ledger(store)
     if ledger.read_dataset() is None:
         ledger.write_dataset({"config": CONFIG.model_dump(mode="json"), "measuring": {}, "hashes": HASHES})
@@ -90,13 +91,12 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
         ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
         for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
             about = {"key": key, "language": unit.video.source.language}
-            data = sample_bytes(key, clip_members(key.encode() * 900, encode_flac(sound(key)), about))
+            data = sample_bytes(key, clip_members(key.encode() * 900, encode_flac(audio_of(key)), about))
             store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
             sizes[key] = len(data)
             span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
             row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
-            outcome = {"status": "kept", "stage": "commit", "reason": None, "detail": None, "av_offset_frames": 0}
-            rows.append({**row, **span, **outcome, **MEASURES, **measures})
+            rows.append({**row, **span, **MEASURES, **measures})
         record = {
             "unit_id": unit.unit_id,
             "source_id": unit.video.source_id,
@@ -110,7 +110,7 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
 
 
 def pack_dataset(store: Store, config: PrepareConfig = CONFIG) -> Totals:
-    return finish(store, config, HASHES, LocalExecutor())
+    return publish(store, config, HASHES, LocalExecutor())
 
 
 def make_dataset(folder: Path | str, sources: Sequence[MadeSource]) -> Store:

@@ -1,7 +1,7 @@
-"""Files that stand in for published models: the same format, names and shapes, and no published weight.
+"""Stand-ins for published model files: the same format, names and shapes, without published weights.
 
-The face files see drawn faces: a bright green rectangle is one face, a bright red one another. They are ONNX graphs with
-the inputs and outputs of `buffalo_l`'s det_10g.onnx and 2d106det.onnx, so they go through the real loader and decoding.
+The face files see drawn faces: a bright green rectangle is one face, a bright red one another. They are ONNX graphs
+with the inputs and outputs of `buffalo_l`'s det_10g.onnx and 2d106det.onnx, so they use the real loader and decoding.
 """
 
 import io
@@ -34,34 +34,34 @@ POINTS = _points()
 """Where the point network puts its 106 points, as shares of the box."""
 
 
-def draw_face(picture: np.ndarray, box: tuple[int, int, int, int], colour: tuple[int, int, int] = GREEN) -> None:
-    """Paint a face into a picture (uint8 [H, W, 3] RGB). box: x0, y0, x1, y1 in pixels."""
+def draw_face(image: np.ndarray, box: tuple[int, int, int, int], colour: tuple[int, int, int] = GREEN) -> None:
+    """Paint a face into a image (uint8 [H, W, 3] RGB). box: x0, y0, x1, y1 in pixels."""
     x0, y0, x1, y1 = box
-    picture[y0:y1, x0:x1] = colour
+    image[y0:y1, x0:x1] = colour
 
 
-def _extent(picture: Tensor, colour: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Box x0, y0, x1, y1 of what has a colour, and how bright it is at most (0 without any). picture: [1, 3, H, W], 0..255."""
-    own, *others = (picture[0, channel] for channel in _CHANNELS[colour])
+def _extent(image: Tensor, colour: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Box x0, y0, x1, y1 of a colour, and its greatest brightness (0 without any). image: [1, 3, H, W], 0..255."""
+    own, *others = (image[0, channel] for channel in _CHANNELS[colour])
     there = (own - torch.maximum(*others) > _LEAST_COLOUR).float()
     columns, rows = there.amax(0), there.amax(1)
-    x, y = torch.arange(1, picture.shape[3] + 1), torch.arange(1, picture.shape[2] + 1)
+    x, y = torch.arange(1, image.shape[3] + 1), torch.arange(1, image.shape[2] + 1)
     x1, y1 = (columns * x).amax(), (rows * y).amax()
-    x0, y0 = picture.shape[3] - (columns * x.flip(0)).amax(), picture.shape[2] - (rows * y.flip(0)).amax()
+    x0, y0 = image.shape[3] - (columns * x.flip(0)).amax(), image.shape[2] - (rows * y.flip(0)).amax()
     return torch.stack([x0, y0, x1, y1]), (there * own).amax()
 
 
 class _Detector(nn.Module):
-    """One face where a green, and one where a red rectangle is, as sure as it is bright, seen by all three strides."""
+    """A face for the green and one for the red rectangle, scored by brightness, seen by all three strides."""
 
     def forward(self, blob: Tensor) -> tuple[Tensor, ...]:
-        picture = blob * 128 + 127.5
-        faces = [_extent(picture, colour) for colour in _CHANNELS]
+        image = blob * 128 + 127.5
+        faces = [_extent(image, colour) for colour in _CHANNELS]
         scores, boxes, places = [], [], []
         for stride in (8, 16, 32):
             y, x = torch.meshgrid(
-                torch.arange(picture.shape[2] // stride) * stride,
-                torch.arange(picture.shape[3] // stride) * stride,
+                torch.arange(image.shape[2] // stride) * stride,
+                torch.arange(image.shape[3] // stride) * stride,
                 indexing="ij",
             )
             anchors = torch.stack([x, y], dim=-1).reshape(-1, 1, 2).expand(-1, 2, 2).reshape(-1, 2).float()
@@ -81,11 +81,11 @@ class _Detector(nn.Module):
 
 
 class _Points(nn.Module):
-    """Its points, stretched over the green or red rectangle, whichever is there; -1..1 over the picture."""
+    """Points stretched over the green or red rectangle; -1..1 over the image."""
 
     def forward(self, blob: Tensor) -> Tensor:
-        picture = (blob - 127.5) * 0.0078125 * 128 + 127.5
-        (green, there), (red, _) = (_extent(picture, colour) for colour in _CHANNELS)
+        image = (blob - 127.5) * 0.0078125 * 128 + 127.5
+        (green, there), (red, _) = (_extent(image, colour) for colour in _CHANNELS)
         box = torch.where(there > 0, green, red).float()
         points = box[:2] + torch.from_numpy(POINTS) * (box[2:] - box[:2])
         return (points / 96 - 1).reshape(-1, 212)
@@ -94,7 +94,7 @@ class _Points(nn.Module):
 def _export(network: nn.Module, size_px: int, names: list[str], dynamic: dict[str, dict[int, str]]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: shapes are meant to be followed
+        warnings.simplefilter("ignore")  # about tracing, which is intended
         torch.onnx.export(
             network.eval(),
             (torch.zeros(1, 3, size_px, size_px),),
@@ -108,14 +108,14 @@ def _export(network: nn.Module, size_px: int, names: list[str], dynamic: dict[st
 
 
 def detector_onnx() -> bytes:
-    """Like det_10g.onnx: pictures of any size, scaled to about -1..1; scores, boxes and five points at three strides."""
+    """Like det_10g.onnx: images of any size, about -1..1; scores, boxes and five points at three strides."""
     outputs = [f"{what}_{stride}" for what in ("scores", "boxes", "points") for stride in (8, 16, 32)]
     dynamic = {"input.1": {2: "height", 3: "width"}, **{name: {0: f"anchors_{name}"} for name in outputs}}
     return _export(_Detector(), 640, ["input.1", *outputs], dynamic).SerializeToString()
 
 
 def points_onnx() -> bytes:
-    """Like 2d106det.onnx: 192 px pictures of 0..255 that the graph itself scales, which InsightFace tells by its first nodes' names."""
+    """Like 2d106det.onnx: 192 px images of 0..255, scaled in the graph: InsightFace knows by the first nodes' names."""
     model = _export(_Points(), 192, ["data", "fc1"], {"data": {0: "None"}, "fc1": {0: "None"}})
     for kind, name in (("Sub", "_minusscalar0"), ("Mul", "_mulscalar0")):
         next(node for node in model.graph.node[:8] if node.op_type == kind).name = name
@@ -123,7 +123,7 @@ def points_onnx() -> bytes:
 
 
 def face_files() -> dict[str, bytes]:
-    """By the names that they have in the model set `latentsync`."""
+    """By their names in the profile `latentsync`."""
     return {"det_10g.onnx": detector_onnx(), "2d106det.onnx": points_onnx()}
 
 
@@ -153,5 +153,5 @@ def _saved(network: type[nn.Module], **constants: float) -> bytes:
 
 
 def latentsync_files() -> dict[str, bytes]:
-    """All files of the model set `latentsync`."""
+    """All files of the profile `latentsync`."""
     return {**face_files(), "syncnet_v2.model": syncnet_file(), "koniq_pretrained.pkl": hyperiqa_file()}

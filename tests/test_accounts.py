@@ -1,15 +1,14 @@
-"""Every second ends in exactly one row, and measures decide again under other thresholds."""
+"""Every second ends in exactly one row, and stored measures are decided under the thresholds in force."""
 
 import numpy as np
 import pytest
 
-from lipforge.datasets_manifest.schema import COLUMNS, Reason, Status
+from lipforge.datasets_manifest.schema import COLUMNS, Reason, Stage, Status
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import (
     AccountsError,
-    ShardPlace,
     Totals,
     account,
     single_row,
@@ -29,8 +28,10 @@ def make_video(num_frames: int = 500, **source) -> Video:
 def stored(
     key: str, start: int, end: int, status: str = "kept", reason: str | None = None, track: int = 0, **measures
 ) -> dict:
+    """A row as the ledger holds it: with a verdict only if the clip was not measured."""
     row = {"clip_id": key, "key": key, "start_frame": start, "end_frame": end, "shot_index": 0, "track_index": track}
-    return row | {"status": status, "stage": "cut", "reason": reason, "detail": None, "decode_passes": 1.0} | measures
+    outcome = {} if measures else {"status": status, "stage": "cut", "reason": reason, "detail": None}
+    return row | {"decode_passes": 1.0} | outcome | measures
 
 
 def unit(*rows: dict, unit_id: str = "u") -> dict:
@@ -72,35 +73,36 @@ def test_a_frame_without_a_row_stops_the_run() -> None:
         account(rows, 0, 200)
 
 
-def test_rows_are_decided_again_under_these_thresholds() -> None:
-    units = [
-        unit(
-            stored("k", 0, 200, **MEASURES),
-            stored("r", 200, 500, "rejected", "low_quality", **MEASURES | {"quality": 39.0}),
-        )
-    ]
-    places = {"k": ShardPlace("shards/und/und-000000.tar", 0, 10), "r": ShardPlace("shards/und/und-000000.tar", 10, 20)}
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_rows_are_decided_under_these_thresholds_whatever_the_ledger_says_of_measured_ones(
+    earlier_version: bool,
+) -> None:
+    measured = [stored("k", 0, 200, **MEASURES), stored("r", 200, 500, **MEASURES | {"quality": 39.0})]
+    if earlier_version:
+        old = {"status": "rejected", "stage": "detect_speech", "reason": "no_speech", "detail": "old"}
+        measured = [row | old for row in measured]
 
     def outcome(limits: Thresholds) -> list[tuple]:
-        rows = video_rows(make_video(), units, limits, places, HASHES)
-        return [(row["status"], row["reason"], row.get("shard") is not None) for row in rows]
+        rows = video_rows(make_video(), [unit(*measured)], limits, HASHES)
+        return [(row["status"], row["stage"], row["reason"]) for row in rows]
 
-    assert outcome(LIMITS) == [("kept", None, True), ("rejected", "low_quality", False)]
-    assert outcome(LIMITS.model_copy(update={"min_quality": 30.0})) == [("kept", None, True)] * 2
-    assert outcome(LIMITS.model_copy(update={"min_quality": 71.0})) == [("rejected", "low_quality", False)] * 2
+    kept, refused = ("kept", "commit", None), ("rejected", "measure_quality", "low_quality")
+    assert outcome(LIMITS) == [kept, refused]
+    assert outcome(LIMITS.model_copy(update={"min_quality": 30.0})) == [kept, kept]
+    assert outcome(LIMITS.model_copy(update={"min_quality": 71.0})) == [refused, refused]
 
 
 def test_thresholds_do_not_revive_what_was_never_measured() -> None:
     units = [unit(stored("r", 0, 500, "rejected", "face_too_small"))]
     (row,) = video_rows(
-        make_video(), units, Thresholds(min_sync_confidence=0, min_quality=0, min_speech_ratio=0), {}, HASHES
+        make_video(), units, Thresholds(min_sync_confidence=0, min_quality=0, min_speech_ratio=0), HASHES
     )
     assert (row["status"], row["reason"]) == ("rejected", "face_too_small")
 
 
 def test_rows_have_the_columns_of_the_manifest_in_seconds() -> None:
     video = make_video(language="zh", language_source="list", start_s=4.0)
-    (row,) = video_rows(video, [unit(stored("k", 100, 500, **MEASURES))], LIMITS, {}, HASHES)
+    (row,) = video_rows(video, [unit(stored("k", 100, 500, **MEASURES))], LIMITS, HASHES)
     assert set(row) <= set(COLUMNS.names)
     assert (row["start_s"], row["end_s"], row["duration_s"], row["accounted_s"], row["num_frames"]) == (
         4,
@@ -115,17 +117,17 @@ def test_rows_have_the_columns_of_the_manifest_in_seconds() -> None:
 
 def test_several_units_of_a_video_are_checked_together() -> None:
     units = [unit(stored("a", 0, 300), unit_id="1"), unit(stored("b", 300, 500), unit_id="2")]
-    rows = video_rows(make_video(), units, LIMITS, {}, HASHES)
+    rows = video_rows(make_video(), units, LIMITS, HASHES)
     assert [row["unit_id"] for row in rows] == ["1", "2"]
     with pytest.raises(AccountsError):
-        video_rows(make_video(), units[:1], LIMITS, {}, HASHES)
+        video_rows(make_video(), units[:1], LIMITS, HASHES)
 
 
 def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
-    row = single_row(make_video(), Status.REJECTED, "probe", Reason.DUPLICATE, "same as b", HASHES)
+    row = single_row(make_video(), Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, "same as b", HASHES)
     assert row["accounted_s"] == 20 and set(row) <= set(COLUMNS.names)
     nothing = Video(Source("/b.mp4"), "b" * 64, None, Reason.UNREADABLE, "empty")
-    row = single_row(nothing, Status.FAILED, "probe", Reason.UNREADABLE, "empty", HASHES)
+    row = single_row(nothing, Status.FAILED, Stage.PROBE, Reason.UNREADABLE, "empty", HASHES)
     assert row["accounted_s"] == 0 and row["source_width_px"] is None
 
 

@@ -1,4 +1,4 @@
-"""`lipforge prepare` as a whole: on Ray and in one process, again, resumed, refused, and packed anew."""
+"""`lipforge prepare` as a whole: on Ray and in one process, repeated, resumed, refused, and repacked."""
 
 import errno
 import hashlib
@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import cv2
 import pytest
 import webdataset
 from typer.testing import CliRunner
@@ -25,10 +26,9 @@ from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.ledger.records import DatasetError
-from lipforge.pipeline.publish.pack import parts_to_prune
+from lipforge.pipeline.maintain import prune, repack
+from lipforge.pipeline.publish.prune import find_prunable
 from lipforge.pipeline.recipe import CutOperator, CutUnit
-from lipforge.pipeline.run import prune, repack
-from lipforge.pipeline.running.executors import FatalError
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.sources.inputs import Labels
 from tests.coded import noise, write_coded
@@ -56,7 +56,7 @@ def outcome(out: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def local_dataset(small_inputs: Path, models: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same inputs as `ray_dataset`, in one process. Nobody may change it."""
+    """The same inputs as `ray_dataset`, in one process. Read only."""
     out = tmp_path_factory.mktemp("local") / "dataset"
     run_prepare([str(small_inputs)], out)
     return out
@@ -69,7 +69,7 @@ def own_copy(local_dataset: Path, tmp_path: Path) -> Path:
     return tmp_path / "dataset"
 
 
-# --- one run -----------------------------------------------------------------------------------------------------------------------
+# --- one run ---
 
 
 def test_a_run_on_ray_gives_shards_a_manifest_and_a_report(ray_dataset: Prepared) -> None:
@@ -121,7 +121,7 @@ def test_status_says_how_it_ended(local_dataset: Path) -> None:
     assert sum(state.clips_by_outcome.values()) == len(table)
 
 
-# --- again -------------------------------------------------------------------------------------------------------------------------
+# --- again ---
 
 
 def test_a_second_run_changes_nothing(own_copy: Path, small_inputs: Path) -> None:
@@ -246,7 +246,7 @@ def test_other_spans_of_a_file_may_come_in_later_runs(tmp_path: Path, models: di
     assert sorted(found) == [(0, 1, "no_face"), (0, 4, "duplicate"), (2, 3, "no_face")]
 
 
-# --- refused -----------------------------------------------------------------------------------------------------------------------
+# --- refused ---
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_c
     path.write_text(json.dumps(record))
     run_prepare([str(small_inputs)], own_copy)
     repack(str(own_copy), ["min_quality=100"], None)
-    assert parts_to_prune(Store(str(own_copy)))[0]
+    assert find_prunable(Store(str(own_copy)))[0]
     repack(str(own_copy), [f"min_quality={record['config']['thresholds']['min_quality']}"], None)
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
     assert json.loads(path.read_text()) == record
@@ -346,7 +346,7 @@ def test_mistakes_are_told_in_words_and_exit_codes(tmp_path: Path, own_copy: Pat
     assert code == 0 and "kept" in output
 
 
-# --- killed and resumed ------------------------------------------------------------------------------------------------------------
+# --- killed and resumed ---
 
 
 class Killed(BaseException):
@@ -355,7 +355,7 @@ class Killed(BaseException):
 
 @contextmanager
 def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseException] = Killed) -> Iterator[None]:
-    """The n-th file to be written is not."""
+    """Fail to write the n-th file."""
     left = lives
     writing = storage.Store.writing
 
@@ -374,7 +374,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseE
 
 @pytest.fixture
 def cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lives after the first take decoded and encoded clips from memory: what is tested is how they are stored."""
+    """Cut each unit once and reuse the clips: only storing them is tested."""
     process, known = CutOperator.process, CUTS
 
     def remembered(self: CutOperator, unit: Unit, attempt: int = 1) -> CutUnit:
@@ -391,7 +391,7 @@ CUTS: dict[str, CutUnit] = {}
 def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(
     small_inputs: Path, local_dataset: Path, tmp_path: Path, cut_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One life after another in one folder: each gets a little further, until one lives through it."""
+    """Run after run in one folder: each gets a little further, until one finishes."""
     out = tmp_path / "dataset"
     num_kills = 0
     for lives in range(1, 60):
@@ -415,14 +415,14 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(
     full = lambda: OSError(errno.ENOSPC, "No space left on device")  # noqa: E731
     with (
         dying(monkeypatch, 14, full),
-        pytest.raises(FatalError, match=r"No space left on device.*run the same command"),
+        pytest.raises(DatasetError, match=r"No space left on device.*run the same command"),
     ):
         run_prepare([str(small_inputs)], out)
     run_prepare([str(small_inputs)], out)
     assert shards(out) == shards(local_dataset)
 
 
-# --- packed anew -------------------------------------------------------------------------------------------------------------------
+# --- repacked ---
 
 
 def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
@@ -446,8 +446,15 @@ def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
 
 def test_prune_drops_refused_media_only_and_a_looser_threshold_then_says_so(own_copy: Path) -> None:
     before = shards(own_copy)
+    refused = {path.with_suffix(".jpg") for path in (own_copy / "parts").rglob("*.tar")}
+    kept = next(row for row in rows(own_copy) if row["status"] == "kept")
+    still = own_copy / "parts" / kept["unit_id"] / f"{kept['key']}.jpg"
+    assert not still.exists() and not any(path.exists() for path in refused)
+    still.parent.mkdir(exist_ok=True)
+    still.write_bytes(b"of an earlier version")
     prune(str(own_copy))
-    assert not list((own_copy / "parts").rglob("*.tar"))
+    assert not list((own_copy / "parts").rglob("*.tar")) and not still.exists()
+    assert refused and all(cv2.imread(str(path)) is not None for path in refused)
     assert shards(own_copy) == before
     with pytest.raises(DatasetError, match="no longer in parts"):
         repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
@@ -463,7 +470,7 @@ def test_prune_keeps_the_clips_of_a_run_that_was_stopped_before_packing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "finish", stop)
+        patch.setattr(run, "publish", stop)
         run_prepare([str(small_inputs)], tmp_path / "out")
     prune(str(tmp_path / "out"))
     run_prepare([str(small_inputs)], tmp_path / "out")

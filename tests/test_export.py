@@ -1,4 +1,4 @@
-"""An exported dataset holds the chosen clips, byte for byte, and says where they came from; anything doubtful stops it in words."""
+"""An exported dataset holds the chosen clips, byte for byte, and their provenance; doubtful input is refused."""
 
 import errno
 import io
@@ -25,9 +25,9 @@ from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selecti
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.maintain import repack
 from lipforge.pipeline.publish import export as export_module
 from lipforge.pipeline.publish.export import Exported, export
-from lipforge.pipeline.run import repack
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
 from tests.conftest import LOCAL, run_prepare
@@ -39,7 +39,7 @@ SOURCES = (
     MadeSource("carl", speaker="carl"),
 )
 SMALL_MB = 0.1
-"""Two or three samples to a shard."""
+"""Two or three samples per shard."""
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -49,7 +49,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def kept_rows(*stores: Store) -> list[dict[str, Any]]:
-    """Kept clips of datasets, in an order of their own; the first of them for validation."""
+    """Kept clips of datasets, in another order; the first is for validation."""
     rows = [
         {**row, "dataset": store.root}
         for store in stores
@@ -70,13 +70,13 @@ def content(store: Store, but: str = "runs/") -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Nobody may change it."""
+    """Read only."""
     return make_dataset(tmp_path_factory.mktemp("made") / "source", SOURCES)
 
 
 @pytest.fixture
 def source(made: Store, tmp_path: Path) -> Store:
-    """One that a test may change."""
+    """A copy that a test may change."""
     shutil.copytree(made.root, tmp_path / "source")
     return Store(str(tmp_path / "source"))
 
@@ -86,7 +86,7 @@ def selection(source: Store, tmp_path: Path) -> str:
     return write_rows(tmp_path / "chosen.parquet", kept_rows(source))
 
 
-# --- what comes out ----------------------------------------------------------------------------------------------------------------
+# --- what comes out ---
 
 
 def test_it_holds_the_same_samples_and_rows_at_new_places(source: Store, selection: str, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_cannot_be_done_with_it_is_said(selection: str, tmp_path: Path, mod
     assert content(Store(out), "?") == before
 
 
-# --- again and again ---------------------------------------------------------------------------------------------------------------
+# --- again and again ---
 
 
 def test_stopped_anywhere_the_same_command_ends_with_the_same_bytes(
@@ -227,7 +227,7 @@ def test_stopped_anywhere_the_same_command_ends_with_the_same_bytes(
         monkeypatch.setattr(Store, "writing", full)
         with pytest.raises(OSError, match="No space left"):
             export(selection, out.root, SMALL_MB)
-        assert bool(out.list("manifest")) == (stop_at == names[-1])  # it comes when all clips are there
+        assert bool(out.list("manifest")) == (stop_at == names[-1])  # it is written after all clips
         monkeypatch.setattr(Store, "writing", writing)
         export(selection, out.root, SMALL_MB)
         assert content(out) == wanted
@@ -262,7 +262,7 @@ def test_what_is_there_is_not_copied_again(
     assert read == list(json.loads(out.read(f"ledger/shards/{Path(lost).stem}.json"))["samples"])
     assert seen == [(8 - len(read), 8), (8, 8)]
     for name in source.list("shards"):
-        source.delete(name)  # everything is copied: the sources may go
+        source.delete(name)  # everything is copied already
     assert export(selection, out.root, SMALL_MB) == Exported(
         8, pytest.approx(8 / 3600), before_size(out), len(out.list("shards"))
     )
@@ -278,7 +278,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(source: Store, se
     (mine / "thesis.txt").write_text("all of it")
     for place in (mine, Path(source.root)):
         before = content(Store(str(place)), "?")
-        with pytest.raises(DatasetError, match=r"holds something else .*Nothing of it was touched"):
+        with pytest.raises(DatasetError, match=r"holds something else .*Nothing in it was changed"):
             export(selection, str(place))
         assert content(Store(str(place)), "?") == before
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
@@ -295,7 +295,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(source: Store, se
         export(selection, out)
 
 
-# --- hostile input -----------------------------------------------------------------------------------------------------------------
+# --- hostile input ---
 
 
 def damaged(store: Store, row: dict[str, Any], change: Callable[[bytearray], None]) -> None:
@@ -316,7 +316,7 @@ def overwrite(find: bytes, put: bytes) -> Callable[[bytearray], None]:
 
 
 def rename_all(data: bytearray) -> None:
-    """A whole sample, but of another key."""
+    """A valid sample, but of another key."""
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
         members = [(member.name.partition(".")[2], tar.extractfile(member)) for member in tar]
     from lipforge.datasets_manifest.sample import sample_bytes
@@ -362,7 +362,7 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
         export(selection, str(out))
     (tmp_path / "source").rename(tmp_path / "moved")
     with pytest.raises(
-        DatasetError, match=r"is missing. If the dataset was moved or packed again, make the selection anew"
+        DatasetError, match=r"is missing. If the dataset was moved or packed again, make a new selection"
     ):
         export(selection, str(out))
     assert Store(str(out)).list("") == []
@@ -371,19 +371,19 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"key": "../../x"}, "key that lipforge does not write"),
-        ({"key": None}, "key that lipforge does not write"),
-        ({"language": "../../../tmp"}, "is none of ours"),
+        ({"key": "../../x"}, "key that is none of ours"),
+        ({"key": None}, "key that is none of ours"),
+        ({"language": "../../../tmp"}, "was not made by lipforge"),
         ({"shard": "../../secret.tar"}, "is in no shard"),
         ({"shard": "shards/../x.tar"}, "is in no shard"),
         ({"shard": None}, "is in no shard"),
-        ({"status": "rejected"}, "is none of ours"),
+        ({"status": "rejected"}, "was not made by lipforge"),
         ({"sample_size": 0}, "sample_size is 0"),
         ({"sample_size": None}, "sample_size is None"),
         ({"sample_offset": 2**62}, "sample_offset is"),
         ({"num_frames": 2**31 - 1}, "num_frames is"),
         ({"crop_px": None}, "crop_px is None"),
-        ({"duration_s": None}, "is none of ours"),
+        ({"duration_s": None}, "was not made by lipforge"),
         ({"sample_offset": -512}, "sample_offset is -512"),
         ({"dataset": ""}, "is in no dataset"),
     ],

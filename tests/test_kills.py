@@ -1,4 +1,4 @@
-"""Kill workers and drivers at random, again and again: what comes out must be what an undisturbed run gives."""
+"""Kill workers and drivers at random: the result must be that of an undisturbed run."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def workers_of(driver: psutil.Process) -> list[psutil.Process]:
 
 
 def kill_something(driver: subprocess.Popen, chance: random.Random) -> bool:
-    """SIGKILL one worker, or the driver itself; False when there was nothing to kill."""
+    """SIGKILL one worker or the driver; False when there was nothing to kill."""
     try:
         workers = workers_of(psutil.Process(driver.pid))
         if chance.random() < 0.3:

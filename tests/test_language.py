@@ -18,10 +18,10 @@ from lipforge.model.weights.state_dicts import ModelFileError
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.maintain import identify_languages, repack
 from lipforge.pipeline.publish.languages import majority
-from lipforge.pipeline.run import identify_languages, repack
 from tests.conftest import run_prepare, snapshot
-from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset, sound
+from tests.made_dataset import MadeSource, add_sources, audio_of, make_dataset, pack_dataset
 from tests.whisper_file import DIMS, whisper_file
 
 pytest.importorskip("whisper")
@@ -77,7 +77,7 @@ def test_it_answers_as_the_publishers_own_package(tmp_path: Path) -> None:
 
 
 def test_codes_are_those_of_bcp_47() -> None:
-    language, probability = LanguageIdentifier(whisper_file("jw"), "x").identify(sound("0a"))
+    language, probability = LanguageIdentifier(whisper_file("jw"), "x").identify(audio_of("0a"))
     assert (language, probability > 0.9) == ("jv", True)
 
 

@@ -1,4 +1,4 @@
-"""Exactly once: what is written appears whole or not at all, and packing ends with the same bytes wherever it was killed."""
+"""Exactly once: files appear whole or not at all, and packing ends with the same bytes wherever it was killed."""
 
 import hashlib
 import io
@@ -18,7 +18,8 @@ from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.publish.pack import Sample, pack, read_part
+from lipforge.pipeline.publish.pack import pack, read_part
+from lipforge.pipeline.publish.shards import Sample
 from lipforge.pipeline.stages.commit import part_name
 
 
@@ -27,7 +28,7 @@ def make_members(seed: int, size: int = 3000) -> dict[str, bytes]:
     return {"mp4": noise, "flac": noise[::-1][:777], "json": to_json({"seed": seed})}
 
 
-# --- storage -----------------------------------------------------------------------------------------------------------------------
+# --- storage ---
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_an_object_store_serves_as_well() -> None:
     assert not store.list("shards")
 
 
-# --- ledger ------------------------------------------------------------------------------------------------------------------------
+# --- ledger ---
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -121,11 +122,11 @@ def test_a_damaged_record_says_which_file_to_delete(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"ab\.json is damaged.*Delete this file"):
             ledger.read_unit("ab")
     (tmp_path / "ledger" / "dataset.json").write_bytes(b"{")
-    with pytest.raises(DatasetError, match="Put it back"):
+    with pytest.raises(DatasetError, match="Restore it"):
         ledger.read_dataset()
 
 
-# --- packing -----------------------------------------------------------------------------------------------------------------------
+# --- packing ---
 
 
 def serial(function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
@@ -137,7 +138,7 @@ def backwards(function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]
 
 
 def fill(store: Store, numbers: range, language: str = "en") -> list[Sample]:
-    """Parts of made-up clips, as commit writes them."""
+    """Write parts of made-up clips, as commit does."""
     samples = []
     for number in numbers:
         key = hashlib.sha256(f"{language}{number}".encode()).hexdigest()[:32]
@@ -226,7 +227,7 @@ def test_packing_again_does_nothing_and_adding_leaves_old_shards_alone(tmp_path:
 
 
 def test_stricter_and_looser_again(tmp_path: Path) -> None:
-    """A shard is written again only when it loses something; what left comes back, and nothing is ever lost."""
+    """A shard is rewritten only when it loses a sample; samples return, and none is ever lost."""
     store = Store(str(tmp_path))
     samples = fill(store, range(20))
     every = keys_of(samples)
@@ -302,7 +303,7 @@ class Killed(BaseException):
 
 
 class MortalStore(Store):
-    """Dies just before or just after its n-th change of the disk."""
+    """Dies just before or after its n-th change on disk."""
 
     def __init__(self, root: str, lives: int, after: bool) -> None:
         super().__init__(root)
@@ -333,7 +334,7 @@ class MortalStore(Store):
 
 
 def history(store: Store, samples: list[Sample], step: int) -> None:
-    """The steps of a life: pack most, add the rest, be stricter so that one shard goes and one shrinks, be looser again."""
+    """In order: pack most samples, add the rest, drop one shard and shrink another, loosen again."""
     every = sorted(keys_of(samples))
     first_shard = set(every[:2])
     kept = [set(every[:7]), set(every), set(every) - first_shard - {every[5]}, set(every) - {every[5]}][step]
@@ -342,7 +343,7 @@ def history(store: Store, samples: list[Sample], step: int) -> None:
 
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of small files: what a power cut would do is not what is tested here."""
+    """Faster for hundreds of small files; power cuts are not tested here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

@@ -1,4 +1,4 @@
-"""Where a long video may be cut, which content is new, and which faces a border cuts in two."""
+"""Where a long video is cut into units, which content is new, and seams."""
 
 import itertools
 
@@ -7,7 +7,9 @@ import pytest
 from lipforge.model.faces.boxes import iou
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.probe import VideoInfo
-from lipforge.pipeline.sources.plan import plan_seams, plan_units, split_duplicates
+from lipforge.pipeline.sources.ownership import split_duplicates
+from lipforge.pipeline.sources.plan import plan_units
+from lipforge.pipeline.sources.seams import SeamUnit, plan_seams
 
 
 def make_video(
@@ -56,7 +58,7 @@ def test_a_wanted_span_is_all_that_is_planned() -> None:
 
 
 def test_adding_to_the_end_of_the_list_changes_no_unit() -> None:
-    """Unit names come from content and time alone."""
+    """Unit names depend on content and time alone."""
     (unit,) = plan_units(make_video(100, uri="/x/1.mp4"), 300)
     (moved,) = plan_units(make_video(100, uri="/y/2.mp4"), 300)
     assert unit.unit_id == moved.unit_id
@@ -106,11 +108,11 @@ def test_a_face_that_a_border_cuts_in_two_is_looked_at_again(before: int, after:
     ]
     seams = plan_seams(video, records, 125)
     assert [(seam.start_frame, seam.end_frame) for seam in seams] == found
-    assert all("-seam-" in seam.unit_id and seam.seam and seam.seam.frame == 7500 for seam in seams)
+    assert all(isinstance(seam, SeamUnit) and "-seam-" in seam.unit_id and seam.border == 7500 for seam in seams)
 
 
 def test_two_faces_that_one_border_cuts_in_two_are_two_units() -> None:
-    """Two people in one shot across a border: the same span, not the same face."""
+    """Two speakers in one shot across a border: the same span, but not the same face."""
     ends = [(7400, 7500, FACE), (7400, 7500, ELSEWHERE)]
     begins = [(7500, 7600, FACE), (7500, 7600, ELSEWHERE)]
     first, second = plan_seams(make_video(600), [make_record(0, 7500, *ends), make_record(7500, 15000, *begins)], 125)

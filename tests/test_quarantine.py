@@ -1,4 +1,4 @@
-"""Units that kill or hang their worker are given up after a set number of attempts, with what the trace says."""
+"""Units that kill or hang their worker are given up after a set number of attempts, with the line of the trace."""
 
 import subprocess
 import sys

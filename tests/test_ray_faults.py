@@ -1,4 +1,4 @@
-"""On Ray: a unit that crashes its worker natively, and one that hangs, fail by themselves; the others are kept."""
+"""On Ray: a unit that crashes its worker natively, or hangs, fails alone; the others are kept."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ from tests.talking_photo import make_talking_photo
 
 
 class FaultyCutWorker(executors._CutWorker):
-    """The real worker, but for what some sources do to it."""
+    """The real worker, which some sources crash or hang."""
 
     def __init__(self, shared):
         super().__init__(shared)
@@ -37,7 +37,7 @@ class FaultyCutWorker(executors._CutWorker):
 
 
 def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
-    """Prepare a good source and others of these names; the main row of each, by name."""
+    """Prepare a good source and others with these names. Returns the main row of each, by name."""
     videos = folder / "videos"
     videos.mkdir()
     make_talking_photo(videos / "good.mp4", duration_s=6.0, size_px=320)

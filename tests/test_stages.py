@@ -18,11 +18,11 @@ from lipforge.pipeline.config import (
 )
 from lipforge.pipeline.media.video import SourceFrame
 from lipforge.pipeline.publish.decide import decide
-from lipforge.pipeline.stage import StageClock, apply
 from lipforge.pipeline.stages.commit import shift_audio
 from lipforge.pipeline.stages.encode import EncodeClip
 from lipforge.pipeline.stages.resample import audio_of
 from lipforge.pipeline.stages.shots import SplitShots
+from lipforge.pipeline.stages.stage import StageClock, apply
 from tests.scripted_faces import make_unit
 
 # --- shots ----------------------------------------------------------------------------------------

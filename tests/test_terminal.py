@@ -1,4 +1,4 @@
-"""Commands at a real terminal: nobody in the background reads from it, and nothing is cut at its edge."""
+"""Commands at a real terminal: no background process reads from it, and no text is cut at its edge."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="job control of 
 
 
 def run_at_terminal(*command: str) -> tuple[int, str]:
-    """(exit code, what it shows without colours) of a command of Python in a terminal of 80 columns."""
+    """(exit code, output without colours) of a Python command in a terminal of 80 columns."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ["COLUMNS"] = "80"

@@ -1,8 +1,8 @@
-"""Units that take their worker down with them: count attempts, tell crashes from kills, give up in time.
+"""Units that take their worker down: count attempts, tell crashes from kills, give up in time.
 
-Before a unit starts, its attempt is written down. A native crash or a deadline leaves a trace file on the machine (Python's faulthandler
-writes it from outside the interpreter); a process that is killed leaves none. So a unit that crashes is given up after few attempts, while
-one that was merely hit by somebody's `kill` or the kernel's memory killer gets more.
+An attempt is recorded before its unit starts. A native crash or a timeout leaves a trace file on the machine, written
+by Python's faulthandler; a killed process leaves none. So a unit that crashes is given up after few attempts, while one
+whose worker was killed, by a person or for lack of memory, gets more.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class GivenUp(Exception):
 
 
 class Quarantine:
-    """Guards the work on units within one run. Attempts of earlier runs do not count: what ended those is not known."""
+    """Guards the work on units within one run. Attempts of earlier runs do not count: why they ended is unknown."""
 
     def __init__(self, store: Store, config: RunConfig, run_id: str) -> None:
         self.store = store
@@ -38,7 +38,7 @@ class Quarantine:
     def attempt(self, unit_id: str, operator: str) -> Iterator[int]:
         """Run a block as one attempt; gives its number, from 1. Raises GivenUp instead of a hopeless attempt.
 
-        When the block takes longer than unit_timeout_s, the process ends.
+        The process ends when the block takes longer than unit_timeout_s.
         """
         folder = f"runs/{self.run_id}/attempts/{unit_id}/{operator}"
         number = len(self.store.list(folder)) + 1
@@ -58,12 +58,12 @@ class Quarantine:
         trace_path.unlink(missing_ok=True)
 
     def _check(self, traces: list[str]) -> None:
-        told = [trace for trace in traces if trace]
-        if len(told) >= self.config.max_attempts:
-            if told[-1].startswith("Timeout"):
-                detail = f"not done within {self.config.unit_timeout_s:g} s in {len(told)} attempts; {_where(told[-1])}"
-                raise GivenUp(Reason.TIMEOUT, detail)
-            detail = f"{told[-1].splitlines()[0]} in {len(told)} attempts; {_where(told[-1])}"
+        written = [trace for trace in traces if trace]
+        if len(written) >= self.config.max_attempts:
+            where = f"in {len(written)} attempts; {_where(written[-1])}"
+            if written[-1].startswith("Timeout"):
+                raise GivenUp(Reason.TIMEOUT, f"not done within {self.config.unit_timeout_s:g} s {where}")
+            detail = f"{written[-1].splitlines()[0]} {where}"
             raise GivenUp(Reason.WORKER_CRASHED, detail)
         if len(traces) >= self.config.max_kills:
             raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {len(traces)} attempts")
@@ -79,7 +79,7 @@ class Quarantine:
 
 
 def _where(trace: str) -> str:
-    """The innermost line of our own or of a library that a traceback shows, without its folder."""
+    """The innermost line that a traceback shows, without its folder."""
     for line in trace.splitlines():
         if line.strip().startswith("File "):
             path, _, rest = line.strip().removeprefix('File "').partition('"')

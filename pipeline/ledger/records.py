@@ -1,7 +1,7 @@
-"""What is done: one immutable record for each source, work unit and shard, written last.
+"""What is done: one record for each source, work unit and shard, written last.
 
-A record is the only sign that a unit is finished: it is written after the unit's media, and appears complete or not at all. So
-a process may die at any moment, and the unit is either done or not begun.
+A record is the only sign that a unit is finished. It is written after the unit's media and appears complete or not at
+all, so a process may die at any moment: the unit is either done or not begun.
 """
 
 import json
@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 class DatasetError(Exception):
-    """The dataset cannot be used as asked; the message says what to do."""
+    """A command cannot use a dataset as asked, or cannot go on; the message says what to do."""
 
 
 class Ledger:
@@ -45,7 +45,7 @@ class Ledger:
         return self._all("sources")
 
     def write_content(self, name: str, record: Record) -> None:
-        """Who brought some content into the dataset first. Written once."""
+        """The source that owns some content, and the content's units: see sources/ownership.py."""
         self.store.write(_name("contents", name), to_json(record))
 
     def contents(self) -> Iterator[Record]:
@@ -58,7 +58,7 @@ class Ledger:
         self.store.write(_name("units", unit_id), to_json(record))
 
     def read_units(self, unit_ids: list[str]) -> list[Record]:
-        """The records of these units, in order, without those that have none."""
+        """The records of these units, in order; units without a record are left out."""
         with ThreadPoolExecutor(min(8, max(1, len(unit_ids)))) as pool:
             return [record for record in pool.map(self.read_unit, unit_ids) if record is not None]
 
@@ -69,7 +69,7 @@ class Ledger:
         return self._all("units")
 
     def read_votes(self, unit_ids: list[str]) -> list[Record]:
-        """What was heard in the clips of these units, in order, without units that have no record."""
+        """Language votes of the clips of these units, in order; units without votes are left out."""
         with ThreadPoolExecutor(min(8, max(1, len(unit_ids)))) as pool:
             found = pool.map(lambda unit_id: self._read(_name("languages", unit_id)), unit_ids)
             return [record for record in found if record is not None]
@@ -91,7 +91,7 @@ class Ledger:
         return self._all("shards")
 
     def read_pack_plan(self) -> Record | None:
-        """What packing has set out to do and may not have finished."""
+        """What packing set out to do and may not have finished."""
         return self._read("ledger/pack_plan.json")
 
     def write_pack_plan(self, plan: Record | None) -> None:
@@ -121,10 +121,10 @@ class Ledger:
 
 def _remedy(name: str) -> str:
     if name.startswith(("ledger/sources/", "ledger/contents/", "ledger/units/")):
-        return "Delete this file and run `lipforge prepare` again: only what it stands for is redone."
+        return "Delete this file and run `lipforge prepare` again: only what it records is redone."
     if name.startswith("ledger/languages/"):
-        return "Delete this file and run `lipforge identify-languages` again: only its clips are heard again."
-    return "Put it back from a copy, or prepare the sources again into a new folder."
+        return "Delete this file and run `lipforge identify-languages` again: only its clips are redone."
+    return "Restore it from a copy, or prepare the sources again into a new folder."
 
 
 def _name(kind: str, identity: str) -> str:

@@ -1,4 +1,4 @@
-"""Open a dataset for writing: one writer at a time, one set of settings and models for all that is in it."""
+"""Open a dataset for writing: one writer at a time, one set of settings and models per dataset."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,13 +18,13 @@ SYNC_WEIGHTS = "lip_sync.safetensors"
 C = TypeVar("C", bound=Config)
 
 EXPORT_RECORD = "ledger/export.json"
-"""In a dataset that `lipforge export` made: what was exported, and where it came from."""
+"""In a dataset made by `lipforge export`: what was exported, and from where."""
 
 
 def load_models(config: PrepareConfig) -> dict[str, bytes]:
-    """Contents of the model files by name: those of `models`, with the user's own weights in their place where given.
+    """Contents of the model files of `models` by name, with the user's own weights if given.
 
-    Raises ModelFileError when a file is missing or cannot be used, ValueError for settings that do not fit together.
+    Raises ModelFileError when a file is missing or unusable, ValueError for settings that do not fit together.
     """
     models = weights.load(config.models)
     if config.sync.weights is None:
@@ -32,11 +32,11 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
     from lipforge.model.sync.builtin import LipSyncScorer
 
     if config.models != "builtin":
-        raise ValueError(f"sync.weights are for the built-in judge of lip-sync: models is {config.models}")
+        raise ValueError(f"sync.weights are for the built-in lip-sync scorer, but models is {config.models}")
     if config.thresholds.min_sync_confidence is None:
         raise ValueError(
-            "sync.weights have a scale of their own: set thresholds.min_sync_confidence for them "
-            "(`python -m benchmarks.lip_sync --weights` draws what it keeps and refuses)"
+            "sync.weights have their own scale: set thresholds.min_sync_confidence for them "
+            "(`python -m benchmarks.lip_sync --weights` shows what a threshold keeps)"
         )
     try:
         content = config.sync.weights.read_bytes()
@@ -45,20 +45,20 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
         raise weights.ModelFileError(f"sync.weights: {config.sync.weights}: {error.strerror}") from error
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise weights.ModelFileError(
-            f"sync.weights: {config.sync.weights} holds no weights of `python -m train.scorers.lip_sync train`: {error}"
+            f"sync.weights: {config.sync.weights} is not from `python -m train.scorers.lip_sync train`: {error}"
         ) from error
     if name == LipSyncScorer(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
         raise ValueError(
-            f"sync.weights call themselves {name}, which is the shipped judge: train them with another --name, "
-            "so that manifests tell their numbers apart"
+            f"sync.weights have the name of the shipped scorer, {name}: train them with another --name, "
+            "so that manifests distinguish their scores"
         )
     return {**models, SYNC_WEIGHTS: content}
 
 
 def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
-    """Fill in what belongs to the models where nobody set it; and the hashes that every row carries.
+    """Settings with the defaults of their models filled in, and the hashes that every row carries.
 
-    Opens each model once, so that a file that cannot be used is told here, and not by a worker.
+    Opens each model once, so that an unusable file fails here and not in a worker.
     """
     from lipforge.model.audio.speech import SpeechDetector
 
@@ -69,8 +69,8 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
         given = getattr(config.thresholds, field)
         if given not in (None, name):
             raise ValueError(
-                f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold holds on the scale "
-                f"of its own model only. Leave {field} out, and set the threshold for {name}."
+                f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold is valid "
+                f"only on the scale of its own model. Leave {field} out, and set the threshold for {name}."
             )
     limits = {"min_sync_confidence": profile.min_sync_confidence, "min_quality": profile.min_quality, **names}
     config = config.model_copy(
@@ -92,15 +92,15 @@ def _filled(section: C, defaults: Mapping[str, Any]) -> C:
 
 
 def check_set(ledger: Ledger, config: PrepareConfig) -> None:
-    """Raises DatasetError when the dataset was made with the other set of models; asked before these must be there."""
+    """Raises DatasetError when the dataset was made with another profile. Needs no model files."""
     record = ledger.read_dataset()
     if record is None:
         return
     stored = stored_config(record)
     if stored.models != config.models:
         raise DatasetError(
-            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: what they measure does "
-            f"not compare. Use a new folder, or `--models {stored.models}`."
+            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: their scores "
+            f"are not comparable. Use a new folder, or `--models {stored.models}`."
         )
 
 
@@ -110,14 +110,15 @@ def stored_config(record: dict[str, Any]) -> PrepareConfig:
 
 
 def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
-    """Begin a dataset, or make sure that this run fits the one that is there."""
+    """Start a dataset, or check that this run fits the existing one."""
     plain = config.model_dump(mode="json")
     record = ledger.read_dataset()
     if record is None:
         _refuse_export(ledger)
         if next(ledger.contents(), None) is not None:
             raise DatasetError(
-                f"{ledger.store.root} has lost ledger/dataset.json, which says how it was made. Put it back from a copy, or use a new folder."
+                f"{ledger.store.root} has lost ledger/dataset.json, which says how it was made. "
+                "Restore it from a copy, or use a new folder."
             )
         ledger.write_dataset(
             {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
@@ -133,8 +134,8 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
     changed = _differences(record["config"]["thresholds"], plain["thresholds"])
     if changed:
         raise DatasetError(
-            f"{where} has other thresholds: {'; '.join(changed)}. Nothing needs to be measured again: apply them with "
-            "`lipforge pack`, or run prepare with those of the dataset."
+            f"{where} has other thresholds: {'; '.join(changed)}. Apply new ones with `lipforge pack`, which measures "
+            "nothing again, or run prepare with those of the dataset."
         )
     if record["config"]["pack"] != plain["pack"]:
         raise DatasetError(f"{where} has shards of another size ({record['config']['pack']}). {advice}")
@@ -153,9 +154,9 @@ def require_dataset(ledger: Ledger, out: str) -> dict[str, Any]:
 def _refuse_export(ledger: Ledger) -> None:
     if ledger.store.exists(EXPORT_RECORD):
         raise DatasetError(
-            f"{ledger.store.root} was made by `lipforge export`: it holds the chosen clips and not what a change needs (sources, refused clips, "
-            "settings). Choose stricter from it with `lipforge select`; do anything else in the dataset that it came from "
-            f"({EXPORT_RECORD} says which), and export again."
+            f"{ledger.store.root} was made by `lipforge export`: it holds the chosen clips, but not what changes need "
+            "(sources, refused clips, settings). Narrow it with `lipforge select`; make other changes in the "
+            f"dataset that it came from ({EXPORT_RECORD} says which), and export again."
         )
 
 
@@ -184,7 +185,7 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
 
 @contextmanager
 def writing(store: Store) -> Iterator[None]:
-    """Hold the dataset for this command, or say who has it."""
+    """Hold the dataset for this command. Raises DatasetError when another command holds it."""
     with ExitStack() as stack:
         try:
             stack.enter_context(store.only_writer())
@@ -196,10 +197,7 @@ def writing(store: Store) -> Iterator[None]:
 
 
 def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
-    """Thresholds and shard size that nobody asked to change are those of the dataset: `lipforge pack` may have changed them.
-
-    Raises DatasetError when the dataset was made with another set of models.
-    """
+    """Settings with the dataset's own thresholds and shard size where unset: `lipforge pack` may have changed them."""
     record = ledger.read_dataset()
     if record is None:
         return config

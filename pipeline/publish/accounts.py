@@ -1,4 +1,4 @@
-"""The manifest's rows, from the ledger: every second of every source ends in exactly one of them."""
+"""The manifest's rows, from the ledger: each second of each source is accounted for in exactly one of them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Status
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Stage, Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
-from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.publish.decide import decided
 
 Row = dict[str, Any]
 
@@ -19,67 +19,43 @@ _PRECEDENCE = {Status.KEPT.value: 0, Status.REJECTED.value: 1, Status.FAILED.val
 
 
 class AccountsError(Exception):
-    """Seconds are missing or counted twice: a bug of ours, never of the data."""
-
-
-@dataclass(frozen=True)
-class ShardPlace:
-    """Where a sample lies."""
-
-    shard: str
-    offset: int
-    size: int
+    """Seconds are missing or counted twice: a bug in Lipforge, never a fault of the data."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """The language that a model heard in a source."""
+    """The language that a model identified in a source."""
 
     language: str
     probability: float
     model: str
 
 
-def is_measured(row: Mapping[str, Any]) -> bool:
-    """True for a clip whose media was stored and whose fate is a matter of thresholds."""
-    return row.get("quality") is not None
-
-
 def video_rows(
     video: Video,
     units: Iterable[Mapping[str, Any]],
     thresholds: Thresholds,
-    places: Mapping[str, ShardPlace],
     hashes: Mapping[str, str],
     spoken: Spoken | None = None,
 ) -> list[Row]:
-    """Rows of one video from the ledger records of its units, decided under these thresholds.
+    """Manifest rows of one video from the ledger records of its units, decided under these thresholds, without places.
 
-    spoken: its language, as far as the user named none.
-    Raises AccountsError when they do not answer for each second exactly once.
+    spoken: its language, used if the user gave none.
+    Raises AccountsError unless they account for each second exactly once.
     """
-    rows = []
-    for unit in units:
-        for stored in unit["rows"]:
-            row = dict(stored)
-            if is_measured(row):
-                verdict = decide(row, thresholds)
-                reason = verdict.reason.value if verdict.reason else None
-                row |= {"status": verdict.status.value, "stage": verdict.stage, "reason": reason}
-                row["detail"] = verdict.detail or None
-            place = places.get(row["key"]) if row["status"] == Status.KEPT else None
-            if place is not None:
-                row |= {"shard": place.shard, "sample_offset": place.offset, "sample_size": place.size}
-            row |= {"unit_id": unit["unit_id"], "attempt": unit["attempt"]}
-            rows.append(row)
+    rows = [
+        {**decided(row, thresholds), "unit_id": unit["unit_id"], "attempt": unit["attempt"]}
+        for unit in units
+        for row in unit["rows"]
+    ]
     account(rows, video.first_frame, video.end_frame)
     return [_complete(row, video, hashes, spoken) for row in rows]
 
 
 def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
-    """Give each row the frames that it alone answers for, as `accounted_frames`.
+    """Give each row the number of frames that it alone accounts for, as `accounted_frames`.
 
-    Tracks of several faces overlap in time: a kept clip takes its frames first, then rejected ones, then failed ones.
+    Tracks of several faces overlap in time: kept clips take their frames first, then rejected ones, then failed ones.
     """
     owner = np.full(end_frame - first_frame, -1, dtype=np.int64)
     order = sorted(
@@ -98,8 +74,10 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
         raise AccountsError(f"{missing} frames have no row, the first at {at / FPS:.2f} s")
 
 
-def single_row(video: Video, status: Status, stage: str, reason: Reason, detail: str, hashes: Mapping[str, str]) -> Row:
-    """The one row of a source that gave no units."""
+def single_row(
+    video: Video, status: Status, stage: Stage, reason: Reason, detail: str, hashes: Mapping[str, str]
+) -> Row:
+    """The one row of a source without units."""
     name = hashlib.sha256(f"{video.source_id}:{video.source.entry_id}".encode()).hexdigest()[:32]
     first, end = video.first_frame, video.end_frame
     row = {
@@ -112,7 +90,7 @@ def single_row(video: Video, status: Status, stage: str, reason: Reason, detail:
         "shot_index": -1,
         "track_index": -1,
         "status": status.value,
-        "stage": stage,
+        "stage": stage.value,
         "reason": reason.value,
         "detail": detail,
         "attempt": 1,
@@ -122,7 +100,7 @@ def single_row(video: Video, status: Status, stage: str, reason: Reason, detail:
 
 
 def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken | None = None) -> Row:
-    """From frames to seconds, and what is known of the source and the dataset."""
+    """Frames become seconds; source, labels and hashes are added."""
     row = dict(row)
     first, end = row.pop("start_frame"), row.pop("end_frame")
     accounted = row.pop("accounted_frames")
@@ -148,18 +126,18 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken 
 
 
 def _language(source: Source, spoken: Spoken | None) -> Row:
-    """The user's label wins over what was heard."""
+    """The user's label wins over an identified language."""
     if source.language_source != "none" or spoken is None:
         probability = 1.0 if source.language_source != "none" else None
-        named = (source.language, probability, source.language_source)
+        label = (source.language, probability, source.language_source)
     else:
-        named = (spoken.language, spoken.probability, spoken.model)
-    return dict(zip(("language", "language_prob", "language_source"), named, strict=True))
+        label = (spoken.language, spoken.probability, spoken.model)
+    return dict(zip(("language", "language_prob", "language_source"), label, strict=True))
 
 
 @dataclass
 class Totals:
-    """Sums over the manifest's rows, taken as they pass."""
+    """Sums over the manifest's rows."""
 
     seconds_by_outcome: dict[str, float] = field(default_factory=dict)
     """Accounted seconds: of `kept`, and of each reason."""
@@ -171,7 +149,7 @@ class Totals:
     _entries: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, video: Video, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass the rows of a video through, and count them. One file may come as several videos, each a span of it."""
+        """Pass the rows of a video through and count them. One file may be several videos, each a span of it."""
         source = (video.source.uri, video.source_id)
         self._entries.add((video.source.entry_id, video.source_id))
         self._wanted_s[source] = self._wanted_s.get(source, 0.0) + video.seconds_in
@@ -183,7 +161,7 @@ class Totals:
             yield row
 
     def check(self, videos: Iterable[Video]) -> None:
-        """seconds in = kept + rejected + failed, for each of these. Raises AccountsError naming the first that is off."""
+        """Check that seconds in = kept + rejected + failed. Raises AccountsError naming the first video that is off."""
         for video in videos:
             source = (video.source.uri, video.source_id)
             if (video.source.entry_id, video.source_id) not in self._entries:
@@ -191,9 +169,3 @@ class Totals:
             wanted_s, found_s = self._wanted_s[source], self._found_s.get(source, 0.0)
             if abs(found_s - wanted_s) > 0.5 / FPS:
                 raise AccountsError(f"{source[0]}: {wanted_s:.2f} s in, {found_s:.2f} s in the rows")
-
-
-def iter_places(shards: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ShardPlace]]:
-    for shard in shards:
-        for key, (offset, size) in shard["samples"].items():
-            yield key, ShardPlace(shard["path"], offset, size)

@@ -1,32 +1,51 @@
 """Keep or reject a measured clip: a pure function of its measures and the thresholds.
 
-Measures are complete before anything is decided, so other thresholds need the manifest only, and no models.
+The ledger stores measures, and a verdict only for clips that an earlier stage rejected or that failed. Whoever needs
+verdicts asks `decided` with the thresholds in force, so new thresholds need no models.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.pipeline.config import Thresholds
 
 
 @dataclass(frozen=True)
 class Verdict:
     status: Status
-    stage: str
+    stage: Stage
     reason: Reason | None = None
     detail: str = ""
 
 
-KEPT = Verdict(Status.KEPT, "commit")
+KEPT = Verdict(Status.KEPT, Stage.COMMIT)
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """True for a clip whose media was stored: thresholds decide on it."""
+    return row.get("quality") is not None
+
+
+def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
+    """A row of the ledger with its verdict in `status`, `stage`, `reason` and `detail`.
+
+    Records of earlier versions also hold a verdict on measured clips; it is replaced.
+    """
+    if not is_measured(row):
+        return dict(row)
+    verdict = decide(row, thresholds)
+    reason = verdict.reason.value if verdict.reason else None
+    outcome = {"status": verdict.status.value, "stage": verdict.stage.value, "reason": reason}
+    return {**row, **outcome, "detail": verdict.detail or None}
 
 
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds must be set.
-    Raises ValueError for measures of other models than the thresholds were made for: their scales do not compare.
+    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds
+    must be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
@@ -34,27 +53,27 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     speech = measures["speech_ratio"]
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
-        return Verdict(Status.REJECTED, "detect_speech", Reason.NO_SPEECH, detail)
+        return Verdict(Status.REJECTED, Stage.DETECT_SPEECH, Reason.NO_SPEECH, detail)
     confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
     if confidence < thresholds.min_sync_confidence:
         detail = (
             f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {thresholds.min_sync_confidence:g} is needed"
         )
-        return Verdict(Status.REJECTED, "measure_sync", Reason.LOW_SYNC_CONFIDENCE, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.LOW_SYNC_CONFIDENCE, detail)
     if abs(offset) > thresholds.max_av_offset_frames:
         detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
-        return Verdict(Status.REJECTED, "measure_sync", Reason.AV_OFFSET_TOO_LARGE, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_OFFSET_TOO_LARGE, detail)
     quality = measures["quality"]
     if quality < thresholds.min_quality:
         detail = f"quality {quality:.0f} of 100 ({thresholds.quality_model}); {thresholds.min_quality:g} is needed"
-        return Verdict(Status.REJECTED, "measure_quality", Reason.LOW_QUALITY, detail)
+        return Verdict(Status.REJECTED, Stage.MEASURE_QUALITY, Reason.LOW_QUALITY, detail)
     return KEPT
 
 
 def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
     if measured_by != made_for:
         raise ValueError(
-            f"{what} was measured by {measured_by}, and the threshold is on the scale of {made_for or 'no model that is named'}: "
-            "the two do not compare. "
+            f"{what} was measured by {measured_by}, but the threshold is on the scale of "
+            f"{made_for or 'an unnamed model'}: the two are not comparable. "
             "Prepare the sources into a new folder with one set of models."
         )

@@ -1,8 +1,8 @@
-"""A dataset of its own from a selection: its clips in new shards, byte for byte, with their rows and where they came from.
+"""Export a selection as a dataset of its own: its clips in new shards, byte for byte, with rows and provenance.
 
-Samples are copied by byte range and checked one by one; nothing is decoded or encoded. What is to be exported is written down first
-(ledger/export.json); each shard's record follows its shard. So an export may be stopped anywhere, and the same command goes on and ends
-with the same bytes.
+Samples are copied by byte range and verified one by one; nothing is decoded or encoded. What to export is recorded
+first (ledger/export.json), and each shard's record follows its shard. So an export may be stopped anywhere, and the
+same command continues it and ends with the same bytes.
 """
 
 import hashlib
@@ -16,29 +16,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
+from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from lipforge.datasets_manifest.storage.files import read_file, to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
-from lipforge.pipeline.publish.pack import Sample, fill_shards, shard_path
+from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, with_places, write_shard
 from lipforge.pipeline.running.summary import Summary, now, versions
 from lipforge.pipeline.sources.inputs import LANGUAGE_CODE
 
 SELECTION_NAME = "selection.parquet"
-"""In the exported dataset: the same rows in the same order and splits, at their new places."""
+"""In the exported dataset: the same rows in the same order and splits, with their new places."""
 
-_AT_ONCE = 8  # samples on their way at once: about 1 MB each, and an object store answers slowly
-_ROWS_AT_ONCE = 20_000
+_AT_ONCE = 8  # samples read concurrently: about 1 MB each, and an object store answers slowly
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export holds."""
+    """Size of an export."""
 
     clips: int
     hours: float
@@ -63,8 +62,8 @@ def export(
     """Copy the clips of a selection into a new dataset `out`; both may be fsspec URLs. Safe to stop and to repeat.
 
     shard_size_mb: largest size of a shard, in 10^6 bytes. progress: called with (clips copied, clips in all).
-    Raises ValueError for a selection that cannot be exported, DatasetError when `out` holds something else, or when a sample is not where
-    the selection says, or damaged. Until everything is in place `out` has no manifest.
+    Raises ValueError for a selection that cannot be exported, DatasetError when `out` holds something else, or when a
+    sample is damaged or not where the selection says. `out` gets its manifest last.
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
@@ -84,7 +83,7 @@ def export(
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
         for name, language, keys in missing:
-            _write_shard(store, name, language, [(key, origins[key]) for key in keys])
+            write_shard(store, name, language, _read_samples([(key, origins[key]) for key in keys]))
             done += len(keys)
             progress(done, len(samples))
         _write_rows(store, rows, record)
@@ -92,22 +91,13 @@ def export(
     return Exported(len(samples), hours, sum(shard["size"] for shard in Ledger(store).shards()), len(shards))
 
 
-# --- what is asked for -------------------------------------------------------------------------------------------------------------
+# --- what to export ---
 
 
 def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _Origin]]:
-    """Samples by language and key, and where each lies. rows: as `read_selection` has checked them."""
-    names = (
-        "key",
-        "language",
-        "status",
-        "dataset",
-        "shard",
-        "sample_offset",
-        "sample_size",
-        "duration_s",
-        "accounted_s",
-    )
+    """Samples by language and key, and where each lies. rows: as checked by `read_selection`."""
+    places = ("dataset", "shard", "sample_offset", "sample_size")
+    names = ("key", "language", "status", *places, "duration_s", "accounted_s")
     samples, origins = [], {}
     for key, language, status, dataset, shard, offset, size, *lengths in zip(
         *(rows[n].to_pylist() for n in names), strict=True
@@ -115,7 +105,8 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
         language = language or "und"  # noqa: PLW2901
         if status != Status.KEPT or None in lengths or not LANGUAGE_CODE.fullmatch(language):
             raise ValueError(
-                f"{selection}: clip {key} with status {status}, language {language!r}, seconds {lengths} is none of ours"
+                f"{selection}: clip {key} with status {status}, language {language!r}, seconds {lengths} "
+                "was not made by lipforge"
             )
         samples.append(Sample(key, "", language, size))
         origins[key] = _Origin(dataset, shard, offset, size)
@@ -125,7 +116,7 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
 
 
 def _record(selection: str, rows: pa.Table, shard_size_mb: float) -> dict[str, Any]:
-    """What is exported and where it comes from. The same for the same selection, wherever that lies and whenever it is exported."""
+    """What is exported, and from where. Depends on the selection's content alone, not on its path or the time."""
     about = selection_request(rows, selection)
     return {
         "selection_sha256": hashlib.sha256(read_file(selection)).hexdigest(),
@@ -145,7 +136,7 @@ def _dataset_facts(root: str, rows: pa.Table) -> dict[str, Any]:
 
 
 def _require_own(store: Store, record: dict[str, Any]) -> None:
-    """`out` is empty, or holds this very export, finished or not."""
+    """Raises DatasetError unless `out` is empty or holds this very export, finished or not."""
     if store.exists(EXPORT_RECORD):
         try:
             found = json.loads(store.read(EXPORT_RECORD))
@@ -159,20 +150,20 @@ def _require_own(store: Store, record: dict[str, Any]) -> None:
         if not held:
             return
         what = f"something else ({held[0].lstrip('/') or 'it is a file'})"
-    raise DatasetError(f"{store.root} holds {what}. Nothing of it was touched: name a new folder.")
+    raise DatasetError(f"{store.root} holds {what}. Nothing in it was changed: name a new folder.")
 
 
-# --- copying -----------------------------------------------------------------------------------------------------------------------
+# --- copying ---
 
 
-def _not_yet_written(store: Store, shards: list[tuple[str, list[list[str]]]]) -> list[tuple[str, str, list[str]]]:
-    """(name, language, keys) of shards without a record, or whose file is not as the record says."""
+def _not_yet_written(store: Store, shards: list[tuple[str, list[Sample]]]) -> list[tuple[str, str, list[str]]]:
+    """(name, language, keys) of shards without a record, or whose file does not match it."""
     records = {shard["name"]: shard for shard in Ledger(store).shards()}
     numbers: dict[str, int] = {}
     missing = []
     for language, members in shards:
         number = numbers[language] = numbers.get(language, -1) + 1
-        name, keys = f"{language}-{number:06d}", [key for key, _ in members]
+        name, keys = f"{language}-{number:06d}", [sample.key for sample in members]
         record = records.get(name)
         if record is None or list(record["samples"]) != keys or store.size(record["path"]) != record["size"]:
             missing.append((name, language, keys))
@@ -180,7 +171,7 @@ def _not_yet_written(store: Store, shards: list[tuple[str, list[list[str]]]]) ->
 
 
 def _check_sources(origins: list[_Origin]) -> None:
-    """Every shard is there and long enough, before a byte is copied."""
+    """Check that every shard exists and is long enough, before a byte is copied."""
     needed: dict[tuple[str, str], int] = {}
     for origin in origins:
         place = (origin.dataset, origin.shard)
@@ -195,30 +186,13 @@ def _check_sources(origins: list[_Origin]) -> None:
             )
     if bad:
         raise DatasetError(
-            f"{len(bad)} of {len(needed)} shards are not as the selection says: {bad[0]}. If the dataset was moved or packed again, "
-            "make the selection anew where it lies now; if a shard was lost, put it back from a copy."
+            f"{len(bad)} of {len(needed)} shards are not as the selection says: {bad[0]}. If the dataset was moved or "
+            "packed again, make a new selection where it is now; if a shard was lost, restore it from a copy."
         )
 
 
-def _write_shard(store: Store, name: str, language: str, clips: list[tuple[str, _Origin]]) -> None:
-    digest = hashlib.sha256()
-    places: dict[str, tuple[int, int]] = {}
-    offset = 0
-    path = shard_path(name, language)
-    with store.writing(path) as file:
-        for key, data in _read_samples(clips):
-            file.write(data)
-            digest.update(data)
-            places[key] = (offset, len(data))
-            offset += len(data)
-        file.write(END_OF_TAR)
-        digest.update(END_OF_TAR)
-    record = {"name": name, "language": language, "path": path, "size": offset + len(END_OF_TAR)}
-    Ledger(store).write_shard(name, {**record, "sha256": digest.hexdigest(), "samples": places})
-
-
 def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes]]:
-    """Checked samples in order, a few read ahead."""
+    """Verified samples in order, a few read ahead."""
     stores = {origin.dataset: Store(origin.dataset) for _, origin in clips}
 
     def read(clip: tuple[str, _Origin]) -> tuple[str, bytes]:
@@ -231,44 +205,37 @@ def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes
 
 
 def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
-    """One sample, once it is this clip and whole. Raises DatasetError."""
+    """One sample, verified. Raises DatasetError."""
     try:
         data = store.read(origin.shard, origin.offset, origin.size)
         read_clip(data, origin.size, key)
     except FileNotFoundError as error:
-        raise DatasetError(f"{store.path(origin.shard)} is missing: put it back from a copy") from error
+        raise DatasetError(f"{store.path(origin.shard)} is missing: restore it from a copy") from error
     except ValueError as error:
         raise DatasetError(
-            f"clip {key} cannot be exported: {store.path(origin.shard)}, bytes {origin.offset} to {origin.offset + origin.size}, are damaged or "
-            f"hold something else ({error}). If the dataset was packed again since, make the selection anew; else put the shard back from a "
-            f"copy, or leave the clip out: --where \"key <> '{key}'\""
+            f"clip {key} cannot be exported: bytes {origin.offset} to {origin.offset + origin.size} of "
+            f"{store.path(origin.shard)} are damaged or hold something else ({error}). If the dataset was packed again "
+            "since, make a new selection; otherwise restore the shard from a copy, or leave the clip out: "
+            f"--where \"key <> '{key}'\""
         ) from error
     return data
 
 
-# --- what it holds -----------------------------------------------------------------------------------------------------------------
+# --- manifest, selection and run ---
 
 
 def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
-    """The selection and the manifest at the new places; and the run, which is how `lipforge status` sees that it is done."""
-    shards = {
-        key: (shard["path"], *place) for shard in Ledger(store).shards() for key, place in shard["samples"].items()
-    }
-    places = [shards[key] for key in rows["key"].to_pylist()]
+    """Write selection and manifest with the new places, then the run, which tells `lipforge status` that it is done."""
+    places = sample_places(Ledger(store))
+    rows = with_places(rows, [places[key] for key in rows["key"].to_pylist()])
     root = pa.array([store.root] * len(rows), pa.string())
-    columns = dict(zip(("shard", "sample_offset", "sample_size"), map(list, zip(*places, strict=True)), strict=True))
-    for name, values in columns.items():
-        rows = rows.set_column(
-            rows.schema.get_field_index(name), COLUMNS.field(name), pa.array(values, COLUMNS.field(name).type)
-        )
     index = rows.schema.get_field_index("dataset")
     rows = rows.set_column(index, rows.schema.field(index), root)
-    # In place of one that is there: that is of the same selection, perhaps from a folder of another name.
+    # An existing one is of the same selection, perhaps exported to a folder of another name: replace it.
     request = {**record["request"], "exported_from": record["selection_sha256"]}
     store.write(SELECTION_NAME, selection_bytes(rows, request))
-    manifest = rows.select(COLUMNS.names)
-    starts = range(0, len(manifest), _ROWS_AT_ONCE)
-    write_manifest(store.root, (row for first in starts for row in manifest.slice(first, _ROWS_AT_ONCE).to_pylist()))
+    manifest = rows.select(COLUMNS.names).cast(COLUMNS)
+    write_manifest(store.root, manifest)
     _write_run(store, manifest, record)
 
 

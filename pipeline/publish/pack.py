@@ -1,49 +1,30 @@
-"""From parts to shards: every kept clip's sample, by language, in tars of even size.
+"""Pack parts into shards: every kept clip's sample, by language, in tars of even size.
 
-A shard is the samples' bytes one after another, so packing copies and never re-encodes. What is to be done is written down before it is
-done (the plan); a shard's record is written after the shard. So packing may be killed anywhere, and the next one ends with the same bytes.
+What to do is recorded first (the plan), and each shard's record is written after the shard. So packing may be killed
+anywhere, and the next packing ends with the same bytes.
 """
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples
-from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.ledger.settings import require_dataset, stored_config
-from lipforge.pipeline.publish.accounts import is_measured
-from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.publish.shards import Sample, fill_shards, shard_path, write_shard
 from lipforge.pipeline.stages.commit import part_name
 
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
-"""Applies a function to items, perhaps elsewhere, and gives the results in any order."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clip that has media: where its part would be, and how large it is."""
-
-    key: str
-    unit_id: str
-    language: str
-    size: int
-
-
-def shard_path(name: str, language: str) -> str:
-    return f"shards/{language}/{name}.tar"
+"""Applies a function to items, perhaps in other processes, and gives the results in any order."""
 
 
 def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_bytes: int, run_map: Mapper) -> None:
     """Make the shards hold exactly the samples whose keys are in `kept`.
 
-    Old shards stay as they are, but for those that hold a sample no longer kept: these are written again without it, and the sample
-    goes back to parts. New samples, sorted by key, fill new shards of at most shard_size_bytes.
-    Raises DatasetError when a wanted sample's media is gone.
+    Existing shards stay as they are, unless a sample in them is no longer kept: then the shard is rewritten without it,
+    and the sample becomes a part again. New samples, sorted by key, fill new shards of at most shard_size_bytes.
+    Raises DatasetError when the media of a kept sample is gone.
     """
     ledger = Ledger(store)
     by_key = {sample.key: sample for sample in samples}
@@ -56,14 +37,14 @@ def pack(store: Store, samples: Iterable[Sample], kept: set[str], shard_size_byt
 
 
 def finish_interrupted(store: Store, run_map: Mapper) -> None:
-    """Carry out what an earlier packing had set out to do: until then the ledger does not say where each sample lies."""
+    """Carry out the plan of an interrupted packing. Until then the ledger does not know where each sample lies."""
     unfinished = Ledger(store).read_pack_plan()
     if unfinished is not None:
         _carry_out(store, unfinished, run_map)
 
 
 def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size_bytes: int) -> dict[str, Any]:
-    """What to write and delete, as plain values. Pure, but for looking which files exist."""
+    """What to write and delete, as plain values. Changes nothing."""
     write: list[dict[str, Any]] = []
     delete: list[dict[str, Any]] = []
     packed: set[str] = set()
@@ -73,10 +54,10 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
         next_number[language] = max(next_number.get(language, 0), int(shard["name"].rpartition("-")[2]) + 1)
         if store.size(shard["path"]) != shard["size"]:
             raise DatasetError(
-                f"{store.path(shard['path'])} is missing or damaged: {store.size(shard['path'])} bytes, {shard['size']} expected. "
-                "Put it back from a copy, or prepare the sources again into a new folder."
+                f"{store.path(shard['path'])} is missing or damaged: {store.size(shard['path'])} bytes, expected "
+                f"{shard['size']}. Restore it from a copy, or prepare the sources again into a new folder."
             )
-        # A clip that no record knows just now stays: its unit will be done again, and give the same clip.
+        # A clip without a record stays: its unit will be processed again and give the same clip.
         staying = [key for key in keys if key in kept or key not in by_key]
         packed.update(staying)
         if staying == keys:
@@ -89,27 +70,14 @@ def _plan(store: Store, by_key: Mapping[str, Sample], kept: set[str], shard_size
             delete.append(change)
     new = sorted((by_key[key] for key in kept - packed), key=lambda sample: (sample.language, sample.key))
     _check_media(store, new)
-    for language, keys in fill_shards(new, shard_size_bytes):
+    for language, members in fill_shards(new, shard_size_bytes):
         number = next_number.get(language, 0)
         next_number[language] = number + 1
         name = f"{language}-{number:06d}"
+        keys = [[sample.key, sample.unit_id] for sample in members]
         path = shard_path(name, language)
         write.append({"name": name, "language": language, "path": path, "leaving": [], "keys": keys})
     return {"write": write, "delete": delete}
-
-
-def fill_shards(samples: list[Sample], shard_size_bytes: int) -> Iterator[tuple[str, list[list[str]]]]:
-    """Group sorted samples by language into shards that stay below the size, each with at least one sample."""
-    group: list[Sample] = []
-    size = len(END_OF_TAR)
-    for sample in samples:
-        if group and (sample.language != group[0].language or size + sample.size > shard_size_bytes):
-            yield group[0].language, [[s.key, s.unit_id] for s in group]
-            group, size = [], len(END_OF_TAR)
-        group.append(sample)
-        size += sample.size
-    if group:
-        yield group[0].language, [[s.key, s.unit_id] for s in group]
 
 
 def _check_media(store: Store, samples: list[Sample]) -> None:
@@ -120,12 +88,12 @@ def _check_media(store: Store, samples: list[Sample]) -> None:
     if gone:
         raise DatasetError(
             f"{len(gone)} clips pass these thresholds but their media is no longer in parts/ (was it pruned?). "
-            "Use thresholds that do not ask for them, or prepare the sources again into a new folder."
+            "Use stricter thresholds, or prepare the sources again into a new folder."
         )
 
 
 def _carry_out(store: Store, plan: dict[str, Any], run_map: Mapper) -> None:
-    """Do what a plan says, wherever an earlier try left off."""
+    """Do what a plan says. It may have been done in part."""
     for _ in run_map(_ShardWriter(store), plan["write"]):
         pass
     for change in plan["delete"]:
@@ -134,40 +102,23 @@ def _carry_out(store: Store, plan: dict[str, Any], run_map: Mapper) -> None:
 
 
 class _ShardWriter:
-    """Writes one shard of a plan. Doing it twice gives the same."""
+    """Writes one shard of a plan. Safe to repeat."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def __call__(self, change: dict[str, Any]) -> str:
-        ledger = Ledger(self.store)
         old = self._samples_of(change["path"])
         self._put_back(change, old)
-        samples: dict[str, tuple[int, int]] = {}
-        digest = hashlib.sha256()
-        offset = 0
-        with self.store.writing(change["path"]) as file:
-            for key, unit_id in change["keys"]:
-                if key in old:
-                    data = self.store.read(change["path"], *old[key])
-                else:
-                    data = read_part(self.store, unit_id, key)
-                file.write(data)
-                digest.update(data)
-                samples[key] = (offset, len(data))
-                offset += len(data)
-            file.write(END_OF_TAR)
-            digest.update(END_OF_TAR)
-        record = {
-            "name": change["name"],
-            "language": change["language"],
-            "path": change["path"],
-            "size": offset + len(END_OF_TAR),
-            "sha256": digest.hexdigest(),
-            "samples": samples,
-        }
-        ledger.write_shard(change["name"], record)
+        write_shard(self.store, change["name"], change["language"], self._samples(change, old))
         return change["name"]
+
+    def _samples(self, change: dict[str, Any], old: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, bytes]]:
+        for key, unit_id in change["keys"]:
+            if key in old:
+                yield key, self.store.read(change["path"], *old[key])
+            else:
+                yield key, read_part(self.store, unit_id, key)
 
     def dissolve(self, change: dict[str, Any]) -> None:
         self._put_back(change, self._samples_of(change["path"]))
@@ -175,13 +126,13 @@ class _ShardWriter:
         Ledger(self.store).delete_shard(change["name"])
 
     def _put_back(self, change: dict[str, Any], old: Mapping[str, tuple[int, int]]) -> None:
-        """Samples that leave a shard become parts again, before the shard changes."""
+        """Turn samples that leave a shard into parts again, before the shard changes."""
         for key, unit_id in change["leaving"]:
             if key in old:
                 self.store.write(part_name(unit_id, key), self.store.read(change["path"], *old[key]) + END_OF_TAR)
 
     def _samples_of(self, path: str) -> dict[str, tuple[int, int]]:
-        """What the file itself holds: after a kill it may be newer than its record."""
+        """Samples in the file itself, which may be newer than its record after a kill."""
         if not self.store.exists(path):
             return {}
         with self.store.open(path) as file:
@@ -197,30 +148,13 @@ def read_part(store: Store, unit_id: str, key: str) -> bytes:
     except (FileNotFoundError, tarfile.TarError) as error:
         raise DatasetError(f"{store.path(name)} is missing or damaged ({error})") from error
     if list(found) != [key] or not data.endswith(END_OF_TAR):
-        raise DatasetError(f"{store.path(name)} is damaged: it does not hold the one sample that it is named for")
+        raise DatasetError(f"{store.path(name)} is damaged: it does not hold exactly the sample that it is named after")
     offset, size = found[key]
     return data[offset : offset + size]
 
 
-def parts_to_prune(store: Store) -> tuple[list[str], int]:
-    """(names, bytes) of the media of clips that a threshold refused. Clips that wait for a shard are not among them."""
-    ledger = Ledger(store)
-    dataset = require_dataset(ledger, store.root)
-    if ledger.read_pack_plan() is not None:
-        raise DatasetError("packing was interrupted; run `lipforge pack` first")
-    thresholds = stored_config(dataset).thresholds
-    refused = {
-        part_name(unit["unit_id"], row["key"])
-        for unit in ledger.units()
-        for row in unit["rows"]
-        if is_measured(row) and decide(row, thresholds).status is not Status.KEPT
-    }
-    names = [name for name in store.list("parts") if name in refused]
-    return names, sum(store.size(name) or 0 for name in names)
-
-
 def _drop_packed_parts(store: Store) -> None:
-    """Media is stored once: a part whose sample is in a shard goes."""
+    """Delete parts whose sample is in a shard: media is stored once."""
     packed = {key for shard in Ledger(store).shards() for key in shard["samples"]}
     for name in store.list("parts"):
         stem, _, suffix = name.rpartition("/")[2].partition(".")

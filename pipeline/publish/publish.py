@@ -1,62 +1,51 @@
-"""From the ledger to shards and manifest, at the end of a run and for other thresholds.
+"""From the ledger to shards and manifest, at the end of a run and for new thresholds.
 
-Goes through the ledger twice, one video at a time: once to know which clips to pack, once for the manifest's rows. What is held at once
-is a few numbers for each clip.
+One pass over the ledger, one video at a time, decides every clip and makes the manifest's rows. Packing then gives the
+kept clips their places in shards.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.schema import Reason, Status
+import pyarrow as pa
+
+from lipforge.datasets_manifest.manifest import manifest_table, write_manifest
+from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import Ledger
-from lipforge.pipeline.publish.accounts import Row, ShardPlace, Totals, iter_places, single_row, video_rows
+from lipforge.pipeline.publish.accounts import Row, Totals, single_row, video_rows
 from lipforge.pipeline.publish.languages import Votes
-from lipforge.pipeline.publish.pack import Sample, pack
+from lipforge.pipeline.publish.pack import pack
+from lipforge.pipeline.publish.shards import Sample, sample_places, with_places
 from lipforge.pipeline.running.executors import Executor
-from lipforge.pipeline.sources.plan import plan_seams, split_duplicates
+from lipforge.pipeline.sources.ownership import split_duplicates
+from lipforge.pipeline.sources.seams import plan_seams
 from lipforge.pipeline.stages.probe import from_record
 
 
-def finish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:
-    """Pack what these thresholds keep, and write the manifest. Returns its sums."""
-    ledger = Ledger(store)
-    votes = Votes(ledger)
-    samples: list[Sample] = []
-    kept: set[str] = set()
-    for video, records in finished_videos(ledger, config):
-        sizes = {key: size for record in records for key, size in record["part_sizes"].items()}
-        for row in video_rows(video, records, config.thresholds, {}, hashes, votes.spoken(video, records)):
-            if row["key"] in sizes:
-                samples.append(Sample(row["key"], row["unit_id"], row["language"], sizes[row["key"]]))
-                if row["status"] == Status.KEPT:
-                    kept.add(row["key"])
-    pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
-    return write_rows(store, config, hashes)
-
-
-def write_rows(store: Store, config: PrepareConfig, hashes: Mapping[str, str]) -> Totals:
-    """Write the manifest anew from the ledger, and nothing else. Returns its sums."""
+def publish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:
+    """Pack the clips that these thresholds keep, and write the manifest. Returns its sums."""
     ledger = Ledger(store)
     totals = Totals()
-    places = dict(iter_places(ledger.shards()))
-    write_manifest(store.root, _rows(ledger, config, places, hashes, totals))
+    part_sizes: dict[str, int] = {}
+    rows = manifest_table(_rows(ledger, config, hashes, totals, part_sizes))
+    columns = zip(*(rows[name].to_pylist() for name in ("key", "unit_id", "language", "status")), strict=True)
+    samples, kept = [], set()
+    for key, unit_id, language, status in columns:
+        if key in part_sizes:
+            samples.append(Sample(key, unit_id, language, part_sizes[key]))
+            if status == Status.KEPT:
+                kept.add(key)
+    pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
+    _write(store, rows)
     return totals
 
 
-def _rows(
-    ledger: Ledger, config: PrepareConfig, places: Mapping[str, ShardPlace], hashes: Mapping[str, str], totals: Totals
-) -> Iterator[Row]:
-    """All rows of the manifest, counted into totals."""
-    votes = Votes(ledger)
-    for video, records in finished_videos(ledger, config):
-        spoken = votes.spoken(video, records)
-        yield from totals.add(video, video_rows(video, records, config.thresholds, places, hashes, spoken))
-    for video, row in _rows_without_units(ledger, hashes):
-        yield from totals.add(video, [row])
+def publish_manifest(store: Store, config: PrepareConfig, hashes: Mapping[str, str]) -> None:
+    """Write the manifest from the ledger, and leave the shards as they are."""
+    _write(store, manifest_table(_rows(Ledger(store), config, hashes, Totals(), {})))
 
 
 def finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
@@ -72,8 +61,22 @@ def finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Vid
             yield video, records + seam_records
 
 
+def _rows(
+    ledger: Ledger, config: PrepareConfig, hashes: Mapping[str, str], totals: Totals, part_sizes: dict[str, int]
+) -> Iterator[Row]:
+    """All rows of the manifest, without places. Counts them into totals, and notes the size of each clip's sample."""
+    votes = Votes(ledger)
+    for video, records in finished_videos(ledger, config):
+        for record in records:
+            part_sizes |= record["part_sizes"]
+        spoken = votes.spoken(video, records)
+        yield from totals.add(video, video_rows(video, records, config.thresholds, hashes, spoken))
+    for video, row in _rows_without_units(ledger, hashes):
+        yield from totals.add(video, [row])
+
+
 def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[tuple[Video, Row]]:
-    """Sources that cannot be used, and repetitions of content."""
+    """Sources that cannot be used, and duplicates."""
     owners = [from_record(content) for content in ledger.contents()]
     owned = {(video.source.entry_id, video.source_id) for video in owners}
     rest = [from_record(record) for record in ledger.sources()]
@@ -82,9 +85,17 @@ def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[t
     _, duplicates = split_duplicates(usable, owners)
     for video, owner in duplicates:
         detail = f"same content as {owner.source.uri}"
-        yield video, single_row(video, Status.REJECTED, "probe", Reason.DUPLICATE, detail, hashes)
+        yield video, single_row(video, Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, detail, hashes)
     for video in rest:
         if video.reason is not None:
             rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
             status = Status.REJECTED if rejected else Status.FAILED
-            yield video, single_row(video, status, "probe", video.reason, video.detail, hashes)
+            yield video, single_row(video, status, Stage.PROBE, video.reason, video.detail, hashes)
+
+
+def _write(store: Store, rows: pa.Table) -> None:
+    """The manifest, with the places that the ledger knows for kept clips."""
+    places = sample_places(Ledger(store))
+    keys, statuses = rows["key"].to_pylist(), rows["status"].to_pylist()
+    kept = [places.get(key) if status == Status.KEPT else None for key, status in zip(keys, statuses, strict=True)]
+    write_manifest(store.root, with_places(rows, kept))

@@ -1,7 +1,7 @@
-"""Where work runs: on Ray, or right here. The only code that knows Ray.
+"""Run work on Ray, or in this process. The only code that knows Ray.
 
-Ray Data streams units through two pools of actors, cut and score, one unit to a row and a row to a block, so that "done" is a
-property of a unit. What the ledger promises does not rest on Ray: actors may die at any moment.
+Ray Data streams units through two pools of actors, cut and score, with one unit per row and one row per block, so that
+each unit finishes by itself. The ledger's guarantees do not depend on Ray: actors may die at any moment.
 """
 
 import logging
@@ -16,28 +16,25 @@ from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig, StageResources
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
-from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
 from lipforge.pipeline.running.quiet import off_terminal
 
 WAVE_UNITS = 4096
-"""Units that one Ray Data execution holds: bounds the driver's memory, however many sources there are."""
+"""Units per Ray Data execution. Bounds the driver's memory for any number of sources."""
 QUIET = (0, 2)
-"""What Ray does not get when it starts: the terminal to read from (its workers are in the background, and whoever of them reads
-there is stopped for good), and stderr, where its C++ side announces its log level whatever that level is."""
+"""File descriptors hidden while Ray starts: stdin, because a background worker that reads the terminal is stopped, and
+stderr, where Ray's C++ code prints its log level at any level."""
 MAX_RESTARTS = 50
-"""Of one worker within a wave, and of one unit on it. The quarantine gives up on units long before; this stops workers that cannot even start."""
+"""Of one worker within a wave, and of one unit on it. The quarantine gives up on units long before; this limits workers
+that cannot even start."""
 
 Record = dict[str, Any]
 
 
-class FatalError(Exception):
-    """The run cannot go on, and no unit is to blame; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs, and nothing that it must fetch."""
+    """All that a worker needs; it fetches nothing."""
 
     store: Store
     config: PrepareConfig
@@ -48,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _SharedJob:
-    """A job in Ray's object store: a restarted actor finds it there as long as the driver holds on to it."""
+    """A job in Ray's object store, where a restarted actor finds it as long as the driver holds the reference."""
 
     reference: Any
 
@@ -66,14 +63,14 @@ class Executor(Protocol):
         ...
 
     def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
-        """Cut, score and commit units; gives each one's ledger record as it is done. Raises FatalError."""
+        """Cut, score and commit units; yields each one's ledger record when it is done. Raises DatasetError."""
         ...
 
     def close(self) -> None: ...
 
 
 class LocalExecutor:
-    """Everything in this process, one after another: for debugging and tests. Nothing catches a native crash."""
+    """Everything in this process, in sequence: for debugging and tests. A native crash ends the run."""
 
     num_workers = 1
 
@@ -89,14 +86,14 @@ class LocalExecutor:
             except OSError as error:
                 if error.errno not in CANNOT_WRITE:
                     raise
-                raise FatalError(_cannot_write_words(error)) from error
+                raise DatasetError(_cannot_write_words(error)) from error
 
     def close(self) -> None:
         pass
 
 
 class _Guarded:
-    """What cut and score workers have in common: the quarantine, and a look whether the unit is done already."""
+    """Common to cut and score workers: the ledger and the quarantine."""
 
     def __init__(self, shared: _SharedJob) -> None:
         self.job = job = shared.get()
@@ -104,7 +101,7 @@ class _Guarded:
         self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
 
     def guarded(self, unit: Unit, operator: str, work: Callable[[int], Any]) -> Any:
-        """work(attempt), or a CutUnit that says why there is none."""
+        """work(attempt), or a CutUnit with a failed row once the unit is given up."""
         try:
             with self.quarantine.attempt(unit.unit_id, operator) as attempt:
                 return work(attempt)
@@ -138,7 +135,7 @@ class _ScoreWorker(_Guarded):
             return {"record": done, "fatal": ""}
         try:
             record = self.guarded(unit, "score", lambda _: self.operator.process(row["cut"]))
-            if isinstance(record, CutUnit):  # given up: there is nothing to measure, only a row to commit
+            if isinstance(record, CutUnit):  # given up: nothing to measure, only a row to commit
                 record = self.operator.process(record)
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
@@ -148,7 +145,7 @@ class _ScoreWorker(_Guarded):
 
 
 class RayExecutor:
-    """Fixed pools of actors on a Ray cluster, or on a Ray that lives and dies with this run."""
+    """Fixed pools of actors on a Ray cluster, or on a local Ray for this run only."""
 
     def __init__(self, config: PrepareConfig) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -164,9 +161,9 @@ class RayExecutor:
             total = int(ray.cluster_resources().get("CPU", 1) / (run.cut.cpus + run.score.cpus))
             self.num_workers = run.workers or max(1, total)
             if self.num_workers > total:
-                raise FatalError(
-                    f"{self.num_workers} workers need {self.num_workers * (run.cut.cpus + run.score.cpus):g} CPUs and the cluster "
-                    f"has {ray.cluster_resources().get('CPU', 0):g}. Ask for at most {total} with --workers."
+                raise DatasetError(
+                    f"{self.num_workers} workers need {self.num_workers * (run.cut.cpus + run.score.cpus):g} CPUs, but "
+                    f"the cluster has {ray.cluster_resources().get('CPU', 0):g}. Use --workers {total} or less."
                 )
         else:
             cpus = len(os.sched_getaffinity(0))
@@ -181,12 +178,12 @@ class RayExecutor:
                     log_to_driver=False,
                 )
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # Limits on restarts have no other way in than the one that Ray 2.60 announces to remove in 2.64.
+        # Restart limits can only be passed this way, which Ray 2.60 announces to remove in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.enable_operator_progress_bars = False
-        context.max_errored_blocks = 0  # what escapes a worker is a bug, and ends the run
+        context.max_errored_blocks = 0  # an error that a worker does not handle is a bug, and ends the run
         context.print_on_execution_start = False
 
     def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
@@ -218,7 +215,7 @@ class RayExecutor:
         dataset = dataset.map(cast(Any, _ScoreWorker), **_pool(job, size, self.config.run.score))
         for row in dataset.iter_rows():
             if row["fatal"]:
-                raise FatalError(row["fatal"])
+                raise DatasetError(row["fatal"])
             yield row["record"]
 
     def close(self) -> None:
@@ -247,8 +244,8 @@ def _call(function: Callable[[Any], Any], item: Any) -> Any:
 def _cannot_write_words(error: OSError) -> str:
     what = os.strerror(error.errno) if error.errno else str(error)
     return (
-        f"cannot write to the dataset: {what}. What is finished is safe. Make room (or choose the folder's disk anew) and "
-        "run the same command again: it goes on from here."
+        f"cannot write to the dataset: {what}. Finished work is safe. Make room and run the same command again: it "
+        "continues from here."
     )
 
 

@@ -1,4 +1,4 @@
-"""The story of one clip or one source, told from the manifest and the ledger."""
+"""What happened to one clip or one source, from the manifest and the ledger."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def explain(dataset: str, what: str) -> list[str]:
-    """Lines of text. what: a key (or the beginning of one), a source's path, file name, or content hash."""
+    """Lines of text. what: a key or its first characters, a source's path, file name, or content hash."""
     rows = _rows(dataset, what)
     if len(rows) == 1 and rows[0]["clip_id"].startswith(what):
         return list(_clip_story(rows[0]))
@@ -45,13 +45,14 @@ def _clip_story(row: Row) -> Iterator[str]:
 
 
 def _steps(row: Row) -> Iterator[str]:
-    """What each stage found, as far as the clip came."""
+    """What each stage found, up to the one that ended the clip."""
     yield (
         f"  probe: {row['source_width_px']}x{row['source_height_px']} at {row['source_fps']:g} fps"
         if row["source_fps"]
         else "  probe: not usable"
     )
-    yield f"  resample: {row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames, each source frame decoded {row['decode_passes']:g} time(s)"
+    span = f"{row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames"
+    yield f"  resample: {span}, each source frame decoded {row['decode_passes']:g} time(s)"
     if row["track_index"] is not None and row["track_index"] >= 0:
         yield f"  split_shots: shot {row['shot_index']}"
         faces = "1 face" if row["max_faces"] == 1 else f"at most {row['max_faces']} faces at once"
@@ -63,9 +64,8 @@ def _steps(row: Row) -> Iterator[str]:
     if row["speech_ratio"] is not None:
         yield f"  detect_speech: {row['speech_ratio']:.0%} speech"
     if row["sync_model"]:
-        yield (
-            f"  measure_sync: audio {_offset(row['av_offset_frames'])}, confidence {row['sync_confidence']:.2f} ({row['sync_model']})"
-        )
+        confidence = f"confidence {row['sync_confidence']:.2f} ({row['sync_model']})"
+        yield f"  measure_sync: audio {_offset(row['av_offset_frames'])}, {confidence}"
     if row["quality_model"]:
         yield f"  measure_quality: {row['quality']:.0f} of 100 ({row['quality_model']})"
     label = f"{row['language']} ({row['language_source']})"
@@ -78,7 +78,7 @@ def _steps(row: Row) -> Iterator[str]:
         )
         yield f"  kept{where}"
         if row["av_offset_frames"]:
-            yield f"  its audio was moved by {row['av_offset_frames'] * 1000 // FPS:+d} ms, so that the stored clip is in time"
+            yield f"  its audio was moved by {row['av_offset_frames'] * 1000 // FPS:+d} ms: the stored clip is in sync"
     else:
         yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
         if row["lossy_generations"]:
@@ -87,7 +87,7 @@ def _steps(row: Row) -> Iterator[str]:
 
 def _offset(frames: int) -> str:
     if frames == 0:
-        return "in time"
+        return "in sync"
     return f"{abs(frames)} frames {'early' if frames > 0 else 'late'}"
 
 
@@ -111,8 +111,8 @@ def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
             f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}, {info.num_frames / FPS:.2f} s"
         )
     yield (
-        f"  {sum(seconds.values()):.2f} s in = {seconds[Status.KEPT]:.2f} kept + {seconds[Status.REJECTED]:.2f} rejected + "
-        f"{seconds[Status.FAILED]:.2f} failed"
+        f"  {sum(seconds.values()):.2f} s in = {seconds[Status.KEPT]:.2f} kept + "
+        f"{seconds[Status.REJECTED]:.2f} rejected + {seconds[Status.FAILED]:.2f} failed"
     )
     for row in rows:
         end = f"{row['start_s']:8.2f} to {row['end_s']:8.2f} s"

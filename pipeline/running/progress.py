@@ -1,8 +1,8 @@
-"""What a person sees of a run: a live display in a terminal, plain lines elsewhere, and a file that `lipforge status` reads."""
+"""Progress of a run: a live display in a terminal, plain lines elsewhere, and the file that `lipforge status` reads."""
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,25 +13,32 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
+from lipforge.model.weights.load import ModelFileError
+from lipforge.pipeline.clip import Video
+from lipforge.pipeline.config import PrepareConfig, Thresholds
 from lipforge.pipeline.publish.accounts import Totals, account
-from lipforge.pipeline.running.summary import Summary
+from lipforge.pipeline.publish.decide import decided
+from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
+from lipforge.pipeline.sources.inputs import Unreadable
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0
 
 
 class Progress:
-    """Counts what is done, and shows it."""
+    """Counts what is done, shows it, and keeps the run's summary. Nothing else changes the summary."""
 
     def __init__(self, console: Console, starts_ray: bool = False) -> None:
-        """starts_ray: say that the first seconds go into starting Ray."""
+        """starts_ray: say that the first seconds are spent starting Ray."""
         self.starts_ray = starts_ray
         self.console = console
         self.summary = Summary("", "")
         self._store: Store | None = None
+        self._thresholds = Thresholds()
         self._live: Live | None = None
         self._start_s = self._start_units_s = time.monotonic()
         self._last_line_s = self._last_save_s = 0.0
@@ -42,45 +49,69 @@ class Progress:
         self._task = self._bars.add_task("start", total=None)
 
     @contextmanager
-    def run(self, summary: Summary, store: Store) -> Iterator[None]:
+    def run(self, store: Store, config: PrepareConfig, config_hash: str) -> Iterator[Summary]:
         """Show and save progress while the block runs; save how it ended."""
-        self.summary, self._store = summary, store
+        summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=config_hash, versions=versions())
+        self.summary, self._store, self._thresholds = summary, store, config.thresholds
         self._start_s = time.monotonic()
         self._say("starting" + (" Ray, about 10 s" if self.starts_ray else ""))
         try:
             if self.console.is_terminal:
                 with Live(self._render(), console=self.console, refresh_per_second=2, transient=True) as self._live:
-                    yield
+                    yield summary
             else:
-                yield
+                yield summary
         finally:
             self._live = None
             summary.wall_s = round(time.monotonic() - self._start_s, 2)
             self._save()
 
-    # --- what happened --------------------------------------------------------------------------------------------------
+    # --- what happened ---
+
+    def note(self, text: str) -> None:
+        """Print this at the end of the run."""
+        self.summary.notes.append(text)
+
+    def unreadable(self, folders: Iterable[Unreadable]) -> None:
+        for folder in folders:
+            self.note(f"could not be read: {folder.uri}: {folder.detail}")
+
+    def no_languages(self, error: ModelFileError) -> None:
+        text = f"languages are not identified and stay `und`: {error} Once this is fixed: `lipforge identify-languages`"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self.note(text)
 
     def sources(self, num_sources: int, num_to_probe: int) -> None:
         self.summary.num_sources = num_sources
         self._num_to_probe = num_to_probe
         known = num_sources - num_to_probe
         self._say(
-            f"{num_sources} sources found, {num_to_probe} to look at" + (f", {known} known already" if known else "")
+            f"{num_sources} sources found, {num_to_probe} to probe" + (f", {known} already known" if known else "")
         )
-        self._bars.update(self._task, total=max(num_to_probe, 1), description="look at sources")
+        self._bars.update(self._task, total=max(num_to_probe, 1), description="probe sources")
         self._show(force=True)
 
     def probed(self, cpu_s: float) -> None:
         self._num_probed += 1
-        self.summary.stage_cpu_s["probe"] = self.summary.stage_cpu_s.get("probe", 0.0) + cpu_s
+        self._charge({Stage.PROBE: cpu_s})
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
-    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]]) -> None:
-        """All units of the inputs, and the records of those that earlier runs finished."""
+    def videos(self, found: Sequence[Video]) -> None:
+        unusable = sum(video.reason not in (None, Reason.NO_AUDIO) for video in found)
+        if unusable:
+            why = "see the report or `lipforge explain` for the reasons"
+            self.note(f"{unusable} of {len(found)} sources cannot be used: {why}")
+
+    def relabelled(self, num_sources: int) -> None:
+        if num_sources:
+            self.note(f"{num_sources} sources have other labels than when they came in; their first labels stay")
+
+    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]], num_workers: int) -> None:
+        """All units of the inputs. done: records of those that earlier runs finished."""
         self.phase("process")
         summary = self.summary
-        summary.num_units = num_units
+        summary.num_units, summary.num_workers = num_units, num_workers
         for record in done:
             self._count(record)
             summary.seconds_before += _seconds(record)
@@ -95,15 +126,18 @@ class Progress:
 
     def unit_done(self, record: Mapping[str, Any]) -> None:
         self._count(record)
-        self._charge(record)
+        self._charge(record["stage_cpu_s"])
         self.summary.seconds_done += _seconds(record)
         self._bars.update(self._task, completed=self.summary.seconds_before + self.summary.seconds_done)
         self._show()
 
     def seam_done(self, record: Mapping[str, Any]) -> None:
-        """A second look at a border between units: its seconds are counted already."""
-        self._charge(record)
+        """A unit across a border (sources/seams.py): its seconds are already counted."""
+        self._charge(record["stage_cpu_s"])
         self._show()
+
+    def languages(self, num_done: int, num_units: int) -> None:
+        self.phase(f"languages: {num_done} of {num_units} units")
 
     def phase(self, name: str) -> None:
         self.summary.phase = name
@@ -116,15 +150,15 @@ class Progress:
         self.summary.seconds_by_reason = {name: round(seconds, 2) for name, seconds in outcome.items()}
         self.summary.clips_by_outcome = totals.clips_by_outcome
         self.summary.phase = "done"
-        self.summary.finished_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.summary.finished_at = now()
 
-    # --- showing --------------------------------------------------------------------------------------------------------
+    # --- showing ---
 
     def _count(self, record: Mapping[str, Any]) -> None:
         """Kept and lost seconds of a unit, each second once, however many faces it shows."""
         summary = self.summary
         summary.num_units_done += 1
-        rows = [dict(row) for row in record["rows"]]
+        rows = [decided(row, self._thresholds) for row in record["rows"]]
         account(rows, record["start_frame"], record["end_frame"])
         for row in rows:
             seconds = row["accounted_frames"] / FPS
@@ -133,14 +167,14 @@ class Progress:
             else:
                 summary.seconds_by_reason[row["reason"]] = summary.seconds_by_reason.get(row["reason"], 0.0) + seconds
 
-    def _charge(self, record: Mapping[str, Any]) -> None:
-        for name, cpu_s in record["stage_cpu_s"].items():
+    def _charge(self, stage_cpu_s: Mapping[str, float]) -> None:
+        for name, cpu_s in stage_cpu_s.items():
             self.summary.stage_cpu_s[name] = self.summary.stage_cpu_s.get(name, 0.0) + cpu_s
 
     def _words(self) -> str:
         summary = self.summary
         if summary.phase == "probe":
-            return f"{self._num_probed} of {self._num_to_probe} sources looked at"
+            return f"{self._num_probed} of {self._num_to_probe} sources probed"
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
         lost = ", ".join(f"{name} {hours(seconds)}" for name, seconds in reasons if seconds)
         total_s, done_s = summary.seconds_before + summary.seconds_in, summary.seconds_before + summary.seconds_done
@@ -177,7 +211,7 @@ class Progress:
 
 
 def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[str, int]) -> Table:
-    """Seconds in = kept + each reason. clips: how many rows each has; empty when that is not known."""
+    """Seconds in = kept + each reason. clips: number of rows of each; empty if unknown."""
     total = max(kept + sum(by_reason.values()), 1e-9)
     table = Table(box=None, pad_edge=False)
     for name in ("", "time", "share", *(["clips"] if clips else [])):

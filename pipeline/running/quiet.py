@@ -1,4 +1,4 @@
-"""Keep other people's code off the terminal while it starts."""
+"""Keep third-party code off the terminal while it starts."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def off_terminal(*descriptors: int) -> Iterator[None]:
-    """Point standard descriptors (0, 1, 2) at nowhere while the block runs."""
+    """Redirect standard file descriptors (0, 1, 2) to /dev/null while the block runs."""
     saved = [os.dup(descriptor) for descriptor in descriptors]
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:

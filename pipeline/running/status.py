@@ -1,4 +1,4 @@
-"""How a dataset stands: from its manifest when no run is under way, else from the file that the run keeps writing."""
+"""State of a dataset: from its manifest if the last run finished, else from the summary that the run keeps writing."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class State:
 
 
 def read_status(dataset: str) -> State:
-    """Raises DatasetError when no run has begun in this folder."""
+    """Raises DatasetError when no run was started in this folder."""
     store = Store(dataset)
     names = [name for name in store.list("runs") if name.endswith("/summary.json")]
     if not names:
@@ -38,7 +38,10 @@ def read_status(dataset: str) -> State:
     left = None
     words = f"running since {run['started_at']} ({run['phase']}): {units}"
     if not store.is_being_written():
-        words = f"stopped before its end ({run['phase']}): {units} are safe. Run the same `lipforge prepare` again to go on."
+        words = (
+            f"stopped before its end ({run['phase']}): {units} are safe. "
+            "Run the same `lipforge prepare` again to continue."
+        )
     elif run["seconds_done"]:
         left = (run["seconds_in"] - run["seconds_done"]) / run["seconds_done"] * run["wall_s"]
     return State(words, run["seconds_kept"], run["seconds_by_reason"], left)

@@ -1,4 +1,4 @@
-"""What a run did: kept in runs/<run_id>/summary.json while it goes on, and at its end."""
+"""What a run did: saved in runs/<run_id>/summary.json while it runs, and at its end."""
 
 import datetime
 import os
@@ -23,7 +23,7 @@ PACKAGES = (
 
 @dataclass
 class Summary:
-    """Times in seconds of video, unless they say otherwise."""
+    """`seconds_*` are seconds of video; `wall_s` is the time that the run took."""
 
     run_id: str
     started_at: str
@@ -37,19 +37,19 @@ class Summary:
     seconds_total: float = 0.0
     """Of all sources in the dataset, once the run is done."""
     seconds_before: float = 0.0
-    """Of this run's sources, done by earlier runs."""
+    """Of this run's sources, finished by earlier runs."""
     seconds_in: float = 0.0
-    """For this run to do."""
+    """To be processed by this run."""
     seconds_done: float = 0.0
-    """Done by this run."""
+    """Processed by this run."""
     seconds_kept: float = 0.0
-    """While it goes on: of this run's sources, earlier runs included. Once it is done: of the dataset."""
+    """During the run: of its sources, including earlier runs. Once it is done: of the dataset."""
     seconds_by_reason: dict[str, float] = field(default_factory=dict)
-    """As seconds_kept, of what was not kept."""
+    """Like seconds_kept, for what was not kept."""
     clips_by_outcome: dict[str, int] = field(default_factory=dict)
-    """Rows of the manifest that are `kept`, and of each reason, once the run is done."""
+    """Once the run is done: number of manifest rows that are `kept`, and of each reason."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know: folders that cannot be read, labels that differ."""
+    """For the user: folders that cannot be read, labels that differ."""
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
     """CPU seconds of this run."""
     config_hash: str = ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.faces.alignment import align, steady, to_square
 from lipforge.model.faces.face import FaceBackend
 from lipforge.model.faces.lip_points import mouth_images
@@ -22,7 +22,7 @@ class AlignFace:
     lip_points: float32 [T, P, 3] and mouths: uint8 [T, 64, 64], if the face backend has lip points.
     """
 
-    name = "align"
+    name = Stage.ALIGN
 
     def __init__(self, config: AlignConfig, faces: FacesConfig, backend: FaceBackend) -> None:
         self.config = config

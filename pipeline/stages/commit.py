@@ -1,25 +1,24 @@
-"""Write a unit's media, then its ledger record: the moment from which it is done."""
+"""Store a unit's media, then its ledger record, which makes it done."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
-from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Status
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
-from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.media.clips import encode_flac
-from lipforge.pipeline.publish.decide import decide
+from lipforge.pipeline.sources.seams import open_ends
 
 
 def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
-    """Cut a clip's sound from its margins so that it is in time: exactly whole samples, nothing is resampled.
+    """Trim a clip's audio to its span, shifted so that it is in sync: by whole frames, nothing is resampled.
 
-    audio: float32 [(T + 2 * SYNC_MARGIN_FRAMES) * 640]. A positive offset (audio early) takes earlier samples, which delays the sound.
+    audio: float32 [(T + 2 * SYNC_MARGIN_FRAMES) * 640]. A positive offset (audio early) takes earlier samples, which
+    delays the audio.
     """
     first = (SYNC_MARGIN_FRAMES - av_offset_frames) * SAMPLES_PER_FRAME
     length = len(audio) - 2 * SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
@@ -35,19 +34,18 @@ def poster_name(unit_id: str, key: str) -> str:
 
 
 class Commit:
-    """Stores every measured clip, also those that a threshold refuses: another threshold must not need the models again."""
+    """Stores every measured clip, whatever the thresholds: applying new ones must not need the models."""
 
-    name = "commit"
+    name = Stage.COMMIT
 
-    def __init__(self, store: Store, thresholds: Thresholds, hashes: dict[str, str]) -> None:
+    def __init__(self, store: Store, hashes: dict[str, str]) -> None:
         """hashes: config_hash and models_hash."""
         self.store = store
         self.ledger = Ledger(store)
-        self.thresholds = thresholds
         self.hashes = hashes
 
     def write_media(self, clips: list[Clip]) -> dict[str, int]:
-        """Write parts and posters; gives the size of each part's sample in bytes, by key."""
+        """Write parts, and posters of clips without media. Returns the size of each part's sample in bytes, by key."""
         for clip in clips:
             if clip.poster:
                 self.store.write(poster_name(clip.unit.unit_id, clip.key), clip.poster)
@@ -56,7 +54,7 @@ class Commit:
     def write_record(
         self, unit: Unit, clips: list[Clip], part_sizes: dict[str, int], facts: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write and return the unit's record, after its media. facts: what else the record should hold."""
+        """Write and return the unit's record, after its media. facts: further entries of the record."""
         clips = sorted(clips, key=lambda clip: (clip.start_frame, clip.track_index, clip.end_frame))
         record = {
             "unit_id": unit.unit_id,
@@ -65,16 +63,23 @@ class Commit:
             "end_frame": unit.end_frame,
             "rows": [self._row(clip, facts) for clip in clips],
             "part_sizes": part_sizes,
-            "open_ends": [asdict(clip.open_end) for clip in clips if clip.open_end is not None],
+            "open_ends": open_ends(clips),
             **facts,
         }
         self.ledger.write_unit(unit.unit_id, record)
         return record
 
     def _row(self, clip: Clip, facts: dict[str, Any]) -> dict[str, Any]:
-        verdict = clip
-        if clip.status is Status.KEPT:
-            verdict = decide(clip.measures, self.thresholds)
+        """A clip's row, with measures and no verdict if it passed every stage: thresholds decide on it later."""
+        outcome = {}
+        if clip.status is not Status.KEPT:
+            reason = clip.reason.value if clip.reason else None
+            outcome = {
+                "status": clip.status.value,
+                "stage": clip.stage,
+                "reason": reason,
+                "detail": clip.detail or None,
+            }
         return {
             "clip_id": clip.key,
             "key": clip.key,
@@ -82,11 +87,8 @@ class Commit:
             "end_frame": clip.end_frame,
             "shot_index": clip.shot_index,
             "track_index": clip.track_index,
-            "status": verdict.status.value,
-            "stage": verdict.stage,
-            "reason": verdict.reason.value if verdict.reason else None,
-            "detail": verdict.detail or None,
             "decode_passes": facts["decode_passes"],
+            **outcome,
             **clip.measures,
         }
 

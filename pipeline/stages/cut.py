@@ -7,13 +7,13 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, to_square
-from lipforge.model.faces.boxes import SAME_FACE_IOU, Box, iou
 from lipforge.model.faces.face import FaceBackend
-from lipforge.pipeline.clip import Clip, FacePiece, Frame, OpenEnd, Unit
+from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
+from lipforge.pipeline.sources.seams import belongs_to_its_unit, border_box
 
 PIECE_MARGIN = 0.12
 """Margin kept around the crop on each side, as a share of its size, because smoothing moves the crop a little."""
@@ -58,7 +58,7 @@ class _Run:
 class CutRuns:
     """Turns a stream of tracked frames into candidate clips, each as soon as its end is known."""
 
-    name = "cut"
+    name = Stage.CUT
 
     def __init__(self, config: CutConfig, faces: FacesConfig, crop: AlignConfig, backend: FaceBackend) -> None:
         self.config = config
@@ -69,8 +69,8 @@ class CutRuns:
     def process(self, unit: Unit, frames: Iterable[Frame]) -> Iterator[Clip]:
         cutter = _Cutter(self, unit)
         for frame in frames:
-            yield from filter(cutter.is_wanted, cutter.add(frame))
-        yield from filter(cutter.is_wanted, cutter.finish())
+            yield from filter(belongs_to_its_unit, cutter.add(frame))
+        yield from filter(belongs_to_its_unit, cutter.finish())
 
     def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
         """The area of a frame that the aligned crop needs; None when too much of the crop or the face lies outside."""
@@ -124,16 +124,6 @@ class _Cutter:
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
         self.sizes: list[dict[int, tuple[float, float]]] = []
         """Per frame of the unit: native width and height of each face, by track."""
-
-    def is_wanted(self, clip: Clip) -> bool:
-        """A seam's unit looks at one face only: the rest of its span is accounted for by its neighbours."""
-        seam = self.unit.seam
-        if seam is None:
-            return True
-        if not clip.start_frame < seam.frame < clip.end_frame or len(clip.pieces) != clip.num_frames:
-            return False
-        landmarks = clip.pieces[seam.frame - clip.start_frame].landmarks
-        return landmarks is not None and iou(_box(landmarks), seam.box) >= SAME_FACE_IOU
 
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame
@@ -191,17 +181,8 @@ class _Cutter:
                 Reason.FACE_CUT_OFF: "the face leaves the picture",
             }
             detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
-            clip = replace(clip, open_end=self._open_end(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
-            yield clip.rejected("cut", why_ended, detail)
-
-    def _open_end(self, clip: Clip) -> OpenEnd | None:
-        """What the neighbouring unit must know of a short run that touches the border between them."""
-        at_start = clip.start_frame == self.unit.start_frame > self.unit.video.first_frame
-        at_end = clip.end_frame == self.unit.end_frame < self.unit.video.end_frame
-        landmarks = clip.pieces[-1 if at_end else 0].landmarks
-        if not (at_start or at_end) or landmarks is None:
-            return None
-        return OpenEnd(clip.start_frame, clip.end_frame, _box(landmarks))
+            clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
+            yield clip.rejected(Stage.CUT, why_ended, detail)
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
         """Remove the first frames of a run and make a clip of them."""
@@ -228,13 +209,13 @@ class _Cutter:
         policy = self.stage.faces.policy
         if policy is FacePolicy.SINGLE and clip.measures["max_faces"] > 1:
             detail = f"{clip.measures['max_faces']} faces at once; policy is single"
-            return clip.rejected("cut", Reason.MANY_FACES, detail)
+            return clip.rejected(Stage.CUT, Reason.MANY_FACES, detail)
         if policy is FacePolicy.LARGEST:
             tracks = {track for size in sizes for track in size}
             medians = {t: float(np.median([s[t][1] if t in s else 0.0 for s in sizes])) for t in tracks}
             largest = max(medians, key=lambda t: (medians[t], -t))
             if largest != clip.track_index:
-                return clip.rejected("cut", Reason.MANY_FACES, "another face is larger; policy is largest")
+                return clip.rejected(Stage.CUT, Reason.MANY_FACES, "another face is larger; policy is largest")
         return clip
 
     def _note_cut_off(self, track: int, frame: Frame) -> Iterator[Clip]:
@@ -259,7 +240,7 @@ class _Cutter:
                 f"more than {crop.max_outside_ratio:.0%} of the aligned crop, "
                 f"or {crop.max_hidden_ratio:.0%} of the face, lies outside the picture"
             )
-            clip = clip.rejected("cut", Reason.FACE_CUT_OFF, detail)
+            clip = clip.rejected(Stage.CUT, Reason.FACE_CUT_OFF, detail)
         self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
 
     def _rest(self) -> Iterator[Clip]:
@@ -276,14 +257,9 @@ class _Cutter:
                 end_frame=self.unit.start_frame + int(end),
             ).measured(max_faces=0)
             if state[first] == 2:
-                yield span.failed("resample", Reason.DECODE_ERROR, "these frames cannot be decoded")
+                yield span.failed(Stage.RESAMPLE, Reason.DECODE_ERROR, "these frames cannot be decoded")
             else:
-                yield span.rejected("track_faces", Reason.NO_FACE, "no face was found")
-
-
-def _box(landmarks: np.ndarray) -> Box:
-    (x0, y0), (x1, y1) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
-    return x0, y0, x1, y1
+                yield span.rejected(Stage.TRACK_FACES, Reason.NO_FACE, "no face was found")
 
 
 def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:

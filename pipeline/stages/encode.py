@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import EncodeConfig
 from lipforge.pipeline.media.clips import encode_jpeg, encode_mp4
@@ -13,7 +14,7 @@ class EncodeClip:
     Adds  mp4;  quality_frames: uint8 [3, R, R, 3];  `lossy_generations`.
     """
 
-    name = "encode"
+    name = Stage.ENCODE
 
     def __init__(self, config: EncodeConfig) -> None:
         self.config = config
@@ -29,9 +30,7 @@ class EncodeClip:
 
 
 def poster_of(clip: Clip) -> bytes:
-    """Small JPEG of a clip that is not encoded; empty when there is no frame."""
-    if clip.frames is not None:
-        return encode_jpeg(clip.frames[len(clip.frames) // 2])
+    """Small JPEG of what was seen of a clip that is not encoded; empty when nothing was."""
     if clip.pieces:
         return encode_jpeg(clip.pieces[len(clip.pieces) // 2].rgb)
     return b""

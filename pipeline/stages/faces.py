@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.faces.boxes import SAME_FACE_IOU, area, iou, overlap_of_smaller
 from lipforge.model.faces.face import DetectedFace, FaceBackend, FaceLandmarks
 from lipforge.pipeline.clip import Frame
@@ -27,7 +28,7 @@ class TrackFaces:
     track.
     """
 
-    name = "track_faces"
+    name = Stage.TRACK_FACES
 
     def __init__(self, config: FacesConfig, backend: FaceBackend) -> None:
         self.config = config

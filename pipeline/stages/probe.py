@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.probe import VideoInfo, probe
@@ -18,7 +18,7 @@ BLOCK_BYTES = 1 << 20
 class Probe:
     """Turns a source into a video: hashes it, opens it and reads every packet header."""
 
-    name = "probe"
+    name = Stage.PROBE
 
     def process(self, source: Source) -> Video:
         try:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.pipeline.clip import Clip
 
 
@@ -18,7 +19,7 @@ class QualityModel(Protocol):
 class MeasureQuality:
     """Adds `quality`, 0..100: the mean over the first, middle and last frame."""
 
-    name = "measure_quality"
+    name = Stage.MEASURE_QUALITY
 
     def __init__(self, model: QualityModel) -> None:
         self.model = model

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.media.audio import read_audio
@@ -17,7 +18,7 @@ class Resample:
     Audio has SYNC_MARGIN_FRAMES more on both sides, so a later shift still uses audio from the source.
     """
 
-    name = "resample"
+    name = Stage.RESAMPLE
 
     def audio(self, unit: Unit) -> np.ndarray:
         """float32 [(num_frames + 2 * SYNC_MARGIN_FRAMES) * 640], mono, 16 kHz."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import FPS
 from lipforge.pipeline.config import ShotsConfig
 from lipforge.pipeline.media.video import SourceFrame, thumbnail_bgr
@@ -22,7 +23,7 @@ class SplitShots:
     at a cut.
     """
 
-    name = "split_shots"
+    name = Stage.SPLIT_SHOTS
 
     def __init__(self, config: ShotsConfig) -> None:
         self.config = config

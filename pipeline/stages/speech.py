@@ -1,5 +1,6 @@
 """Measure how much of a clip is speech."""
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip
@@ -8,7 +9,7 @@ from lipforge.pipeline.clip import Clip
 class DetectSpeech:
     """Adds `speech_ratio`. Digital silence and instrumental music score near 0."""
 
-    name = "detect_speech"
+    name = Stage.DETECT_SPEECH
 
     def __init__(self) -> None:
         self.detector = SpeechDetector()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.pipeline.clip import Clip
 
 if TYPE_CHECKING:  # it imports torch, which cut workers do not need
@@ -24,7 +25,7 @@ class MeasureSync:
     The offset is positive when the audio is early (SyncNet's sign: delay the audio by that much).
     """
 
-    name = "measure_sync"
+    name = Stage.MEASURE_SYNC
 
     def __init__(self, scorer: SyncScorer) -> None:
         self.scorer = scorer

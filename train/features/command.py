@@ -56,13 +56,12 @@ def features(
     from lipforge.datasets_manifest.storage.files import UnreadableError
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
-    from lipforge.pipeline.running.executors import FatalError
-    from lipforge.train.features.index import FeatureError
+    from lipforge.train.features.store import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
         total = compute_features(selection, out, files, executor, workers)
-    except (DatasetError, FatalError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
+    except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(1) from error
     except ValueError as error:
@@ -105,9 +104,8 @@ def compute_features(
 ) -> "FeatureReport":
     """Make the features that the folder `out` lacks. Returns what this run did.
 
-    Raises FatalError when writing fails or a dataset shard is missing, DatasetError when another command is writing to
-    the folder or it is not writable, FeatureError when it holds something else or features of other models or clips,
-    and the errors of read_selection.
+    Raises DatasetError when nothing can be written, a shard is gone or another command writes there,
+    FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
     """
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.datasets_manifest.storage.store import Store
@@ -135,8 +133,8 @@ def _run(
     compute: "ComputeUnit", units: "list[FeatureUnit]", executor: Literal["ray", "local"], workers: int | None
 ) -> "FeatureReport":
     from lipforge.pipeline.config import PrepareConfig
-    from lipforge.pipeline.running.executors import FatalError, make_executor
-    from lipforge.train.features.extract import FeatureReport
+    from lipforge.pipeline.ledger.records import DatasetError
+    from lipforge.pipeline.running.executors import make_executor
 
     total = FeatureReport()
     if not units:
@@ -147,7 +145,7 @@ def _run(
         said_at = time.monotonic()
         for number, outcome in enumerate(pool.map(compute, units), start=1):
             if outcome.fatal:
-                raise FatalError(f"{outcome.fatal}. Finished units are safe; run the same command again.")
+                raise DatasetError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
             total.add(outcome)
             for damaged in outcome.damaged:
                 errors.print(f"skipped: {damaged}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from lipforge.datasets_manifest.schema import Status
+from lipforge.datasets_manifest.schema import Stage, Status
 from lipforge.pipeline.clip import Clip
 
 T = TypeVar("T")
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class ClipStage(Protocol):
     """Processes one clip at a time. Rejected clips are returned too, never dropped."""
 
-    name: str
+    name: Stage
 
     def process(self, clip: Clip) -> list[Clip]: ...
 
