@@ -371,8 +371,8 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"key": "../../x"}, "key that is none of ours"),
-        ({"key": None}, "key that is none of ours"),
+        ({"key": "../../x"}, "key that lipforge does not write"),
+        ({"key": None}, "key that lipforge does not write"),
         ({"language": "../../../tmp"}, "was not made by lipforge"),
         ({"shard": "../../secret.tar"}, "is in no shard"),
         ({"shard": "shards/../x.tar"}, "is in no shard"),

@@ -155,8 +155,9 @@ except SystemExit:
     pass
 names = {{}}
 for name, loaded in sys.modules.items():
-    if name != "__main__" and (getattr(loaded, "__file__", None) or "").startswith({str(ROOT)!r}):
-        names.setdefault(loaded.__file__, {{}})[id(loaded)] = name
+    file = getattr(loaded, "__file__", None) or ""
+    if name != "__main__" and file.startswith({str(ROOT)!r}) and not file.startswith(sys.prefix):  # .venv may lie there
+        names.setdefault(file, {{}})[id(loaded)] = name
 print("loaded", len(names), [list(twice.values()) for twice in names.values() if len(twice) > 1])
 """
     last = run(Path(sys.executable), "-c", script, cwd=ROOT).splitlines()[-1].split(maxsplit=2)

@@ -56,7 +56,7 @@ def features(
     from lipforge.datasets_manifest.storage.files import UnreadableError
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
-    from lipforge.train.features.store import FeatureError
+    from lipforge.train.features.index import FeatureError
 
     try:
         files = _read_models(whisper, mel, vae)
@@ -135,6 +135,7 @@ def _run(
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import make_executor
+    from lipforge.train.features.extract import FeatureReport
 
     total = FeatureReport()
     if not units:
