@@ -140,7 +140,8 @@ def prepare(
 
 
 def _print_summary(summary, out: str, report: str) -> None:
-    from lipforge.pipeline.running.progress import hours, outcome_table
+    from lipforge.datasets_manifest.durations import human_time
+    from lipforge.pipeline.running.progress import outcome_table
 
     console.print()
     console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
@@ -151,7 +152,9 @@ def _print_summary(summary, out: str, report: str) -> None:
         total = sum(summary.stage_cpu_s.values())
         per_second = total / summary.seconds_done
         share = f"{summary.stage_cpu_s[slowest] / total:.0%} of {per_second:.2f} CPU seconds per second of video"
-        console.print(f"\nslowest stage: {slowest}, {share}; this run took {hours(summary.wall_s)}", soft_wrap=True)
+        console.print(
+            f"\nslowest stage: {slowest}, {share}; this run took {human_time(summary.wall_s)}", soft_wrap=True
+        )
     say(f"shards and manifest: {out}")
     say(f"report: {report}")
 
@@ -289,7 +292,8 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
 @app.command()
 def status(dataset: Dataset) -> None:
     """Show the state of a dataset: of the current run, or of the last one."""
-    from lipforge.pipeline.running.progress import hours, outcome_table
+    from lipforge.datasets_manifest.durations import human_time
+    from lipforge.pipeline.running.progress import outcome_table
     from lipforge.pipeline.running.status import read_status
 
     with plain_errors():
@@ -297,7 +301,7 @@ def status(dataset: Dataset) -> None:
         say(state.words)
         console.print(outcome_table(state.seconds_kept, state.seconds_by_reason, state.clips_by_outcome))
         if state.seconds_left is not None:
-            console.print(f"about {hours(state.seconds_left)} left")
+            console.print(f"about {human_time(state.seconds_left)} left")
 
 
 @app.command()

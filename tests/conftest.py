@@ -94,7 +94,7 @@ class Prepared:
 
 @pytest.fixture(scope="session")
 def hostile_dataset(hostile_media: dict[str, Path], models: dict[str, bytes]) -> Prepared:
-    """All of tests/media.py, files with nasty names, and a folder full of traps, prepared once; the output lies within the input."""
+    """All of tests/media.py, nasty file names, and a folder of traps, prepared once. The output lies in the input."""
     folder = hostile_media["base"].parent
     names = folder / "names"
     names.mkdir()
@@ -120,7 +120,7 @@ def hostile_dataset(hostile_media: dict[str, Path], models: dict[str, bytes]) ->
 
 @pytest.fixture(scope="session")
 def small_inputs(hostile_media: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of five files: two that are kept, one refused by a threshold, one without a face, one that is no media."""
+    """A folder of five files: two are kept, one misses a threshold, one has no face, one is no media."""
     folder = tmp_path_factory.mktemp("small")
     for name in ("base", "odd_size", "music", "text"):
         path = hostile_media[name]

@@ -1,4 +1,4 @@
-"""Expected outputs of published networks under weights that anyone can make again, where a checkout has them beside it."""
+"""Expected outputs of published networks, under weights that anyone can make again. Tests skip without them."""
 
 import importlib.util
 import json

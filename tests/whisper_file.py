@@ -21,7 +21,7 @@ DIMS = {
 
 @cache
 def whisper_file(language: str | None = None, n_vocab: int = 51865, seed: int = 0) -> bytes:
-    """language: what it answers, nearly sure, whatever it hears; None: chance decides, and differs from sound to sound."""
+    """language: its answer to any audio, nearly certain. None: a random answer for each audio."""
     from whisper.model import ModelDimensions, Whisper
     from whisper.tokenizer import get_tokenizer
 

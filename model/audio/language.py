@@ -33,7 +33,7 @@ _BCP47 = {"jw": "jv"}
 def read_whisper_file(whisper: str) -> tuple[str, bytes]:
     """(name, content) of a checkpoint. whisper: one of PUBLISHED, which is hash-checked, or a path.
 
-    Raises MissingModelError, which says how to get it, or WrongHashError.
+    Raises MissingModelError, which says how to get it, or ModelFileError for a wrong hash.
     """
     if whisper in PUBLISHED:
         return whisper, weights.load_file(f"{whisper}.pt")

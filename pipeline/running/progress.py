@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
@@ -120,8 +121,10 @@ class Progress:
         self._bars.update(
             self._task, total=max(seconds_in, 0.04), completed=summary.seconds_before, description="process"
         )
-        before = f", {hours(summary.seconds_before)} done before" if summary.seconds_before else ""
-        self._say(f"{num_units} units of work, {hours(seconds_in)}{before}; starting {summary.num_workers} workers")
+        before = f", {human_time(summary.seconds_before)} done before" if summary.seconds_before else ""
+        self._say(
+            f"{num_units} units of work, {human_time(seconds_in)}{before}; starting {summary.num_workers} workers"
+        )
         self._show(force=True)
 
     def unit_done(self, record: Mapping[str, Any]) -> None:
@@ -176,14 +179,14 @@ class Progress:
         if summary.phase == "probe":
             return f"{self._num_probed} of {self._num_to_probe} sources probed"
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
-        lost = ", ".join(f"{name} {hours(seconds)}" for name, seconds in reasons if seconds)
+        lost = ", ".join(f"{name} {human_time(seconds)}" for name, seconds in reasons if seconds)
         total_s, done_s = summary.seconds_before + summary.seconds_in, summary.seconds_before + summary.seconds_done
-        words = f"{hours(done_s)} of {hours(total_s)} ({summary.num_units_done}/{summary.num_units} units), "
-        words += f"kept {hours(summary.seconds_kept)}" + (f"; {lost}" if lost else "")
+        words = f"{human_time(done_s)} of {human_time(total_s)} ({summary.num_units_done}/{summary.num_units} units), "
+        words += f"kept {human_time(summary.seconds_kept)}" + (f"; {lost}" if lost else "")
         speed = summary.seconds_done / max(time.monotonic() - self._start_units_s, 1e-3)
         if speed:
             left_s = max(0.0, summary.seconds_in - summary.seconds_done) / speed
-            words += f"; {speed:.1f}x real time, {hours(left_s)} left"
+            words += f"; {speed:.1f}x real time, {human_time(left_s)} left"
         return words
 
     def _render(self) -> Group:
@@ -219,9 +222,9 @@ def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[st
 
     def add(name: str, seconds: float, outcome: str, style: str = "") -> None:
         count = [str(clips.get(outcome, 0))] if clips else []
-        table.add_row(name, hours(seconds), f"{100 * seconds / total:.0f} %", *count, style=style)
+        table.add_row(name, human_time(seconds), f"{100 * seconds / total:.0f} %", *count, style=style)
 
-    table.add_row("in", hours(kept + sum(by_reason.values())), "100 %", style="bold")
+    table.add_row("in", human_time(kept + sum(by_reason.values())), "100 %", style="bold")
     add("kept", kept, "kept", "green")
     for reason, seconds in sorted(by_reason.items(), key=lambda item: -item[1]):
         add(f"  {reason}", seconds, reason)
@@ -230,12 +233,3 @@ def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[st
 
 def _seconds(record: Mapping[str, Any]) -> float:
     return (record["end_frame"] - record["start_frame"]) / FPS
-
-
-def hours(seconds: float) -> str:
-    """A length of time as a person would say it."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
