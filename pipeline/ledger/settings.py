@@ -105,7 +105,7 @@ def check_set(ledger: Ledger, config: PrepareConfig) -> None:
 
 
 def stored_config(record: dict[str, Any]) -> PrepareConfig:
-    """The settings in a dataset's record. `run` gets its defaults: it shapes no byte, and old records hold more of it."""
+    """The settings in a dataset's record. `run` gets its defaults: it shapes no byte, and old records name more."""
     return PrepareConfig.model_validate({name: value for name, value in record["config"].items() if name != "run"})
 
 
