@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
-from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
+from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, SCHEMA_VERSION
 from lipforge.datasets_manifest.storage.files import open_place, publish
 
 MAX_ROWS_PER_FILE = 500_000
@@ -99,6 +99,8 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
         type_: Any = found.field(index).type if index >= 0 else None
         if isinstance(type_, pa.DictionaryType):
             type_ = type_.value_type
+        if type_ is None and field.name in ADDED_COLUMNS:
+            continue
         if type_ != field.type:
             what = "is missing" if type_ is None else f"is {type_}, expected {field.type}"
             raise ManifestError(

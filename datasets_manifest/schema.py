@@ -47,11 +47,13 @@ class Reason(StrEnum):
     """The file cannot be opened, or is not a media file."""
     NO_VIDEO = "no_video"
     NO_AUDIO = "no_audio"
-    """There is no audio track. (A silent track is `no_speech`.)"""
+    """There is no audio track, or it does not cover these seconds. (A silent track is `no_speech`.)"""
     TOO_SHORT = "too_short"
     """A run of usable frames, but shorter than the shortest clip."""
     DECODE_ERROR = "decode_error"
     """The file should have these seconds, but they cannot be decoded."""
+    FROZEN = "frozen"
+    """The video stands still while the audio goes on."""
     NO_FACE = "no_face"
     MANY_FACES = "many_faces"
     """More than one face, under face policy `single`."""
@@ -63,13 +65,23 @@ class Reason(StrEnum):
     NO_SPEECH = "no_speech"
     LOW_SYNC_CONFIDENCE = "low_sync_confidence"
     AV_OFFSET_TOO_LARGE = "av_offset_too_large"
+    AV_DRIFT = "av_drift"
+    """Audio and video run at different speeds."""
     LOW_QUALITY = "low_quality"
     DUPLICATE = "duplicate"
     """The same content is already in the dataset under another name."""
     WORKER_CRASHED = "worker_crashed"
     """The process died on this unit in every attempt."""
     TIMEOUT = "timeout"
-    """The unit ran out of time in every attempt."""
+    """The source or unit ran out of time in every attempt."""
+    STORAGE_ERROR = "storage_error"
+    """The storage failed while the source was probed. The next run tries again."""
+    INTERNAL_ERROR = "internal_error"
+    """A bug in Lipforge. `--retry-failed` tries again."""
+
+
+ADDED_COLUMNS = frozenset({"source_transfer", "av_drift_frames", "audio_downmix"})
+"""Columns that older manifests of this version lack. They read as null."""
 
 
 def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
@@ -99,6 +111,7 @@ COLUMNS = pa.schema(
         _column("source_width_px", pa.int32(), "width as displayed (after rotation)"),
         _column("source_height_px", pa.int32(), "height as displayed (after rotation)"),
         _column("source_fps", pa.float64(), "mean frame rate of the source"),
+        _column("source_transfer", pa.string(), "transfer function of the source: sdr, pq or hlg; null when unknown"),
         _column("face_size_px", pa.float32(), "median native face height, pixels of the source"),
         _column("max_faces", pa.int32(), "most faces seen at once during the clip"),
         _column("crop_px", pa.int32(), "side of the stored square crop"),
@@ -112,6 +125,8 @@ COLUMNS = pa.schema(
         ),
         _column("sync_distance", pa.float32(), "distance at the best offset, in sync_model's own unit"),
         _column("sync_model", pa.string(), "name of the sync scorer"),
+        _column("av_drift_frames", pa.float32(), "change of the offset from the first to the last frame of the clip"),
+        _column("audio_downmix", pa.string(), "how the source's channels became one: mono, mix, or which were used"),
         # quality
         _column("quality", pa.float32(), "no-reference picture quality, 0..100; compare only within one quality_model"),
         _column("quality_model", pa.string(), "name of the quality scorer"),

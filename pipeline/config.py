@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.config_loader import Config, hash_of
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raise this when a code change alters stored media or measures under the same settings."""
 
 
@@ -118,6 +118,8 @@ class Thresholds(Config):
     """Scorer that min_sync_confidence is calibrated for. Unset: set by `models`; other values are refused."""
     max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
     """Largest offset, in frames at 25 fps, that is corrected and kept (LatentSync: 6)."""
+    max_av_drift_frames: float = Field(default=2.0, ge=0)
+    """Largest change of the offset within a clip, in frames at 25 fps: 2 leaves both ends within one frame."""
     min_quality: float | None = Field(default=None, ge=0, le=100)
     """Smallest image quality, 0..100, on the scale of the quality scorer. Unset: set by `models` (both: 40)."""
     quality_model: str | None = None

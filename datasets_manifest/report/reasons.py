@@ -17,7 +17,10 @@ HELP = {
         "Check that the file was copied completely; remove text, images and archives from the inputs.",
     ),
     Reason.NO_VIDEO: Help("The file has no video track.", "Leave audio files out of the inputs."),
-    Reason.NO_AUDIO: Help("The file has no audio track.", "Find a copy of the video with audio."),
+    Reason.NO_AUDIO: Help(
+        "The file has no audio track, or it does not cover these seconds.",
+        "Find a copy of the video with all its audio.",
+    ),
     Reason.TOO_SHORT: Help(
         "A run of usable frames that is shorter than the shortest clip.",
         "Expected between cuts and head turns. A new dataset with a smaller `cut.min_clip_s` keeps more.",
@@ -25,6 +28,9 @@ HELP = {
     Reason.DECODE_ERROR: Help(
         "The file should have these seconds, but they cannot be decoded.",
         "The file is damaged or truncated: download it again.",
+    ),
+    Reason.FROZEN: Help(
+        "The video stands still while the audio goes on.", "Expected in calls and streams. Nothing can be learned here."
     ),
     Reason.NO_FACE: Help("No face was found in these seconds.", "Expected for title cards and scenery."),
     Reason.MANY_FACES: Help(
@@ -55,6 +61,10 @@ HELP = {
         "Audio and video are further apart than is safe to correct.",
         "The same offset throughout a source points to its muxing; `thresholds.max_av_offset_frames` is the limit.",
     ),
+    Reason.AV_DRIFT: Help(
+        "Audio and video run at different speeds, so no single offset puts them in sync.",
+        "Find a copy that is in sync throughout; `thresholds.max_av_drift_frames` is the limit.",
+    ),
     Reason.LOW_QUALITY: Help(
         "The image is blurred, blocky or noisy.",
         "Use a better copy of the source, or lower `thresholds.min_quality` and pack again.",
@@ -67,7 +77,14 @@ HELP = {
         "Read the detail. Often memory ran out: use fewer workers, or leave the file out.",
     ),
     Reason.TIMEOUT: Help(
-        "The unit ran out of time in every attempt.",
+        "The source or unit ran out of time in every attempt.",
         "Raise `run.unit_timeout_s`, or leave the file out if a decoder hangs on it.",
+    ),
+    Reason.STORAGE_ERROR: Help(
+        "The storage failed while the source was read.",
+        "Check the mount, the network or the credentials, and run `lipforge prepare` again: it tries these again.",
+    ),
+    Reason.INTERNAL_ERROR: Help(
+        "A bug in Lipforge.", "Please report it with the detail. `lipforge prepare --retry-failed` tries again."
     ),
 }
