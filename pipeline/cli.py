@@ -100,7 +100,8 @@ def prepare(
         str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try units again that crashed or timed out in earlier runs.")
+        bool,
+        typer.Option("--retry-failed", help="Try again what crashed, timed out or could not be decoded before."),
     ] = False,
 ) -> None:
     """Turn raw talking-head video into shards, a manifest and a report.
@@ -135,7 +136,7 @@ def prepare(
         )
         report = write_report(out)
         _print_summary(summary, out, report)
-        if not summary.seconds_total:
+        if not summary.seconds_total or not summary.is_complete:
             raise typer.Exit(1)
 
 
@@ -145,7 +146,7 @@ def _print_summary(summary, out: str, report: str) -> None:
 
     console.print()
     console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
-    for note in summary.notes:
+    for note in [*summary.notes, *summary.losses()]:
         say(note, style="yellow")
     if summary.seconds_done:
         slowest = max(summary.stage_cpu_s, key=lambda name: summary.stage_cpu_s[name])

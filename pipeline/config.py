@@ -173,10 +173,16 @@ class RunConfig(Config):
     """A unit fails after crashing its worker or timing out this often."""
     max_kills: int = Field(default=10, ge=1)
     """A unit fails after its worker was killed from outside (for example, out of memory) this often."""
-    unit_timeout_s: float = Field(default=3600.0, gt=0)
-    """Time limit for cutting, and for scoring, one unit."""
+    unit_timeout_s: float = Field(default=1800.0, gt=0)
+    """Time limit for cutting, and for scoring, one unit; for probing a source, plus 1 s for each 10 MB."""
+    stall_timeout_s: float = Field(default=120.0, gt=0)
+    """A worker that waits for this long, as for a read that never returns, is ended."""
     max_failed_ratio: float = Field(default=0.2, gt=0, le=1)
-    """The run stops when more than this share of units, and at least 5, crash or time out: a fault of the setup."""
+    """The run stops when more than this share of units, and at least 5, crash, time out or meet failing storage: a
+    fault of the setup."""
+    max_decode_error_ratio: float = Field(default=0.5, gt=0, le=1)
+    """The run stops when more than this share of the last 40 units cannot be decoded, which is rather a fault of the
+    storage. 1: never."""
 
 
 class PackConfig(Config):

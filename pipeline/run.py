@@ -1,9 +1,8 @@
 """`lipforge prepare`: from inputs to shards and manifest, as a list of what happens."""
 
-import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,26 @@ from lipforge.pipeline.ledger.settings import (
 from lipforge.pipeline.publish.languages import WhisperFile, identify, open_whisper
 from lipforge.pipeline.publish.pack import finish_interrupted
 from lipforge.pipeline.publish.publish import finished_videos, publish
-from lipforge.pipeline.running.executors import Executor, Job, make_executor
+from lipforge.pipeline.running.executors import Executor, make_executor
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
+from lipforge.pipeline.running.workers import Job, Record, Undone
 from lipforge.pipeline.sources.inputs import Labels, find_sources
 from lipforge.pipeline.sources.ownership import claim_content, count_relabelled, record_unreadable
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.sources.seams import plan_seams
-from lipforge.pipeline.stages.probe import Probe, fingerprint, from_record, to_record
+from lipforge.pipeline.stages.probe import fingerprint, from_record, to_record
 
-BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
-"""Reasons of units that took their worker down."""
+BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT, Reason.INTERNAL_ERROR)
+"""Reasons of units that took their worker down, or met a bug."""
+TRIED_AGAIN = (Reason.UNREADABLE, Reason.STORAGE_ERROR)
+"""Reasons of sources and units that every run tries again."""
+RETRIED = (*TRIED_AGAIN, *BROKEN, Reason.DECODE_ERROR)
+"""Reasons of those that a run with retry_failed tries again."""
+FEWEST_BROKEN = 5
+"""So many units must fail before their share counts."""
+RECENT_UNITS = 40
+"""The share of units that cannot be decoded is taken over so many."""
 
 
 def prepare(
@@ -50,7 +58,8 @@ def prepare(
 ) -> Summary:
     """Do the whole job, or what is left of it. Safe to repeat: recorded work is not done again.
 
-    retry_failed: try the units again that crashed their worker or timed out in earlier runs.
+    retry_failed: try the sources and units again that crashed their worker, timed out, met a bug or could not be
+    decoded in earlier runs.
     Raises ValueError for the user's mistakes, DatasetError with what to do, AccountsError for a bug.
     """
     if not out:
@@ -66,8 +75,8 @@ def prepare(
         ledger = Ledger(store)
         config, hashes = resolve(stored_where_unset(ledger, config), models)
         open_dataset(ledger, config, hashes)
-        # Units exist only for sources that were readable once: if a unit failed as unreadable, a disk was away.
-        _forget(ledger, (*BROKEN, Reason.UNREADABLE) if retry_failed else (Reason.UNREADABLE,))
+        again = RETRIED if retry_failed else TRIED_AGAIN
+        _forget(ledger, again)
         with progress.run(store, config, hashes["config_hash"]) as summary:
             settings = yaml.safe_dump(config.model_dump(mode="json")).encode()
             store.write(f"runs/{summary.run_id}/config.yaml", settings)
@@ -75,49 +84,58 @@ def prepare(
             whisper = _open_whisper(config, progress)
             executor = make_executor(config)
             try:
-                videos = _probe(ledger, sources, executor, progress)
+                job = Job(store, config, models, hashes, summary.run_id)
+                videos = _probe(job, sources, again, executor, progress)
                 record_unreadable(ledger, unreadable)
                 owners = claim_content(ledger, videos, config.resample.max_span_s)
                 progress.relabelled(count_relabelled(owners, videos))
-                _run_units(Job(store, config, models, hashes, summary.run_id), owners, executor, progress)
+                undone = _run_units(job, owners, executor, progress)
                 if whisper is not None:
                     finish_interrupted(store, executor.map)
                     identify(store, finished_videos(ledger, config), whisper, executor.map, progress.languages)
                 progress.phase("pack")
                 totals = publish(store, config, hashes, executor)
-                totals.check(videos)
+                totals.check(video for video in videos if (video.source_id, video.source.uri) not in undone)
                 progress.finished(totals)
             finally:
                 executor.close()
     return summary
 
 
-def _probe(ledger: Ledger, sources: list[Source], executor: Executor, progress: Progress) -> list[Video]:
-    """Probe each source that is new or has changed. Returns videos in the order of the sources."""
+def _probe(
+    job: Job, sources: list[Source], again: tuple[Reason, ...], executor: Executor, progress: Progress
+) -> list[Video]:
+    """Probe each source that is new or has changed, or failed for one of the reasons in `again`.
+
+    Returns videos in the order of the sources. A source whose storage fails keeps what is known of it.
+    """
+    ledger = Ledger(job.store)
     videos: dict[str, Video] = {}
     todo = []
     for source in sources:
         record = ledger.read_source(source.entry_id)
-        if record is None or record["reason"] == Reason.UNREADABLE or record["fingerprint"] != fingerprint(source.uri):
+        if record is None:
             todo.append(source)
-        else:
-            videos[source.entry_id] = replace(from_record(record), source=source)  # labels may be new
+            continue
+        known = videos[source.entry_id] = replace(from_record(record), source=source)  # labels may be new
+        if known.reason in again or record["fingerprint"] != fingerprint(source.uri):
+            todo.append(source)
     progress.sources(len(sources), len(todo))
-    for entry_id, record, cpu_s in executor.map(partial(_probe_one, ledger), todo):
-        videos[entry_id] = from_record(record)
-        progress.probed(cpu_s)
+    watch = _Watch(job.config, "sources")
+    for probed in executor.probe(job, todo):
+        entry_id = probed.video.source.entry_id
+        if probed.record is not None:
+            videos[entry_id] = probed.video
+        else:
+            if entry_id not in videos:  # nothing is known of it yet: its row says what happened
+                videos[entry_id] = probed.video
+                ledger.write_source(entry_id, to_record(probed.video, None))
+            progress.undone(probed.video.source.uri, probed.video.detail, 0.0)
+        progress.probed(probed.cpu_s)
+        watch.count(probed.record is None or probed.video.reason in BROKEN)
     found = [videos[source.entry_id] for source in sources]
     progress.videos(found)
     return found
-
-
-def _probe_one(ledger: Ledger, source: Source) -> tuple[str, dict[str, Any], float]:
-    """(entry, its record, CPU seconds)."""
-    start_s = time.process_time()
-    mark = fingerprint(source.uri)
-    record = to_record(Probe().process(source), mark)
-    ledger.write_source(source.entry_id, record)
-    return source.entry_id, record, time.process_time() - start_s
 
 
 def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | None:
@@ -131,25 +149,43 @@ def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | No
         return None
 
 
-def _run_units(job: Job, owners: list[Video], executor: Executor, progress: Progress) -> None:
-    """Process all units without a record, then the seams between them."""
+def _run_units(job: Job, owners: list[Video], executor: Executor, progress: Progress) -> set[tuple[str, str]]:
+    """Process all units without a record, then the seams between them.
+
+    Returns (source_id, uri) of the videos with units that stay undone.
+    """
     ledger = Ledger(job.store)
     content = [(video, plan_units(video, job.config.resample.max_span_s)) for video in owners]
     units = [unit for _, units in content for unit in units]
     records = {unit.unit_id: ledger.read_unit(unit.unit_id) for unit in units}
     done = [record for record in records.values() if record is not None]
     progress.units(sum(unit.num_frames for unit in units) / FPS, len(units), done, executor.num_workers)
+    undone: set[tuple[str, str]] = set()
     todo = [unit for unit in units if records[unit.unit_id] is None]
-    for record in _watch(executor.run_units(job, sorted(todo, key=_longest_first)), job.config):
-        records[record["unit_id"]] = record
-        progress.unit_done(record)
+    for outcome in _watched(executor.run_units(job, sorted(todo, key=_longest_first)), job):
+        if isinstance(outcome, Undone):
+            undone.add(_note_undone(outcome, progress))
+        else:
+            records[outcome["unit_id"]] = outcome
+            progress.unit_done(outcome)
     seams = []
     for video, units in content:
         found = [record for unit in units if (record := records[unit.unit_id]) is not None]
-        seams += plan_seams(video, found, job.config.cut.min_frames)
+        if len(found) == len(units):
+            seams += plan_seams(video, found, job.config.cut.min_frames)
     todo = [seam for seam in seams if ledger.read_unit(seam.unit_id) is None]
-    for record in _watch(executor.run_units(job, todo), job.config):
-        progress.seam_done(record)
+    for outcome in _watched(executor.run_units(job, todo), job):
+        if isinstance(outcome, Undone):
+            undone.add(_note_undone(outcome, progress))
+        else:
+            progress.seam_done(outcome)
+    return undone
+
+
+def _note_undone(undone: Undone, progress: Progress) -> tuple[str, str]:
+    video = undone.unit.video
+    progress.undone(video.source.uri, undone.detail, undone.unit.num_frames / FPS)
+    return video.source_id, video.source.uri
 
 
 def _longest_first(unit: Unit) -> tuple[int, str]:
@@ -168,14 +204,40 @@ def _forget(ledger: Ledger, reasons: tuple[Reason, ...]) -> None:
             ledger.delete_unit(record["unit_id"])
 
 
-def _watch(records: Iterable[dict[str, Any]], config: PrepareConfig) -> Iterator[dict[str, Any]]:
-    """Pass records through. Raises DatasetError when so many units break their worker that the data is not to blame."""
-    broken = 0
-    for number, record in enumerate(records, start=1):
-        yield record
-        broken += _failed_for(record, BROKEN)
-        if broken >= 5 and broken > config.run.max_failed_ratio * number:
+def _watched(outcomes: Iterable[Record | Undone], job: Job) -> Iterator[Record | Undone]:
+    """Pass outcomes of units through. Raises DatasetError when so many fail that the data is not to blame."""
+    watch = _Watch(job.config, "units")
+    recent: deque[tuple[str, bool]] = deque(maxlen=RECENT_UNITS)
+    for outcome in outcomes:
+        yield outcome
+        watch.count(isinstance(outcome, Undone) or _failed_for(outcome, BROKEN))
+        if not isinstance(outcome, Undone):
+            recent.append((outcome["unit_id"], _failed_for(outcome, (Reason.DECODE_ERROR,))))
+        damaged = [unit_id for unit_id, is_damaged in recent if is_damaged]
+        if len(recent) == RECENT_UNITS and len(damaged) > job.config.run.max_decode_error_ratio * RECENT_UNITS:
+            for unit_id in damaged:
+                Ledger(job.store).delete_unit(unit_id)
             raise DatasetError(
-                f"{broken} of {number} units crashed their worker or ran out of time: this is not the data's fault. "
-                "`lipforge explain` shows where; finished work is safe."
+                f"{len(damaged)} of the last {RECENT_UNITS} units cannot be decoded: check the storage that the "
+                "sources are on. The next run does these units again. If the files are damaged, "
+                "`--set run.max_decode_error_ratio=1` lets it go on."
+            )
+
+
+class _Watch:
+    """Counts what failed for reasons that are rarely the data's. Raises DatasetError when the share is high."""
+
+    def __init__(self, config: PrepareConfig, what: str) -> None:
+        self.config = config.run
+        self.what = what
+        self.total = self.failed = 0
+
+    def count(self, failed: bool) -> None:
+        self.total += 1
+        self.failed += failed
+        if self.failed >= FEWEST_BROKEN and self.failed > self.config.max_failed_ratio * self.total:
+            raise DatasetError(
+                f"{self.failed} of {self.total} {self.what} crashed their worker, ran out of time, met a bug or could "
+                "not be read from their storage: this is not the data's fault. Finished work is safe; `lipforge "
+                "explain` shows where, and the same command continues."
             )

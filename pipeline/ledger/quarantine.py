@@ -1,20 +1,31 @@
 """Units that take their worker down: count attempts, tell crashes from kills, give up in time.
 
 An attempt is recorded before its unit starts. A native crash or a timeout leaves a trace file on the machine, written
-by Python's faulthandler; a killed process leaves none. So a unit that crashes is given up after few attempts, while one
-whose worker was killed, by a person or for lack of memory, gets more.
+by Python's faulthandler or by the stall watch; a killed process leaves none. So a unit that crashes is given up after
+few attempts, while one whose worker was killed, by a person or for lack of memory, gets more. A trace that ends in a
+read of the source blames its storage.
 """
 
 import contextlib
 import faulthandler
 import os
+import re
+import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import RunConfig
+
+STALL_CPU_S = 0.02
+"""A thread that used less than this within stall_timeout_s is waiting for something that does not come."""
+READING = re.compile(r'source_file\.py", line \d+ in _(read_once|open\w*)')
 
 
 class GivenUp(Exception):
@@ -35,36 +46,41 @@ class Quarantine:
         self.run_id = run_id
 
     @contextlib.contextmanager
-    def attempt(self, unit_id: str, operator: str) -> Iterator[int]:
+    def attempt(self, unit_id: str, operator: str, more_s: float = 0.0) -> Iterator[int]:
         """Run a block as one attempt; gives its number, from 1. Raises GivenUp instead of a hopeless attempt.
 
-        The process ends when the block takes longer than unit_timeout_s.
+        The process ends when the block takes longer than unit_timeout_s + more_s, or waits for stall_timeout_s.
         """
+        limit_s = self.config.unit_timeout_s + more_s
         folder = f"runs/{self.run_id}/attempts/{unit_id}/{operator}"
         number = len(self.store.list(folder)) + 1
         traces = [self._read_trace(unit_id, operator, n) for n in range(1, number)]
-        self._check(traces)
+        self._check(traces, limit_s)
         self.store.write(f"{folder}/{number:03d}", b"")
         trace_path = self._trace_path(unit_id, operator, number)
         trace_path.parent.mkdir(parents=True, exist_ok=True)
         with open(trace_path, "wb") as trace:
             faulthandler.enable(trace)
-            faulthandler.dump_traceback_later(self.config.unit_timeout_s, exit=True, file=trace)
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=trace)
             try:
-                yield number
+                with _stall_watch(self.config.stall_timeout_s, trace):
+                    yield number
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
         trace_path.unlink(missing_ok=True)
 
-    def _check(self, traces: list[str]) -> None:
+    def _check(self, traces: list[str], limit_s: float) -> None:
         written = [trace for trace in traces if trace]
         if len(written) >= self.config.max_attempts:
-            where = f"in {len(written)} attempts; {_where(written[-1])}"
-            if written[-1].startswith("Timeout"):
-                raise GivenUp(Reason.TIMEOUT, f"not done within {self.config.unit_timeout_s:g} s {where}")
-            detail = f"{written[-1].splitlines()[0]} {where}"
-            raise GivenUp(Reason.WORKER_CRASHED, detail)
+            trace = written[-1]
+            where = f"in {len(written)} attempts; {_where(trace)}"
+            if trace.startswith(("Timeout", "Stalled")):
+                stalled = trace.startswith("Stalled")
+                what = f"waiting for {self.config.stall_timeout_s:g} s" if stalled else f"not done within {limit_s:g} s"
+                is_reading = READING.search(_block(trace))
+                raise GivenUp(Reason.STORAGE_ERROR if is_reading else Reason.TIMEOUT, f"{what} {where}")
+            raise GivenUp(Reason.WORKER_CRASHED, f"{trace.splitlines()[0]} {where}")
         if len(traces) >= self.config.max_kills:
             raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {len(traces)} attempts")
 
@@ -78,10 +94,45 @@ class Quarantine:
             return ""
 
 
+@contextlib.contextmanager
+def _stall_watch(stall_s: float, trace: IO[bytes]) -> Iterator[None]:
+    """End the process, with a trace, when the calling thread waits for stall_s, as in a read that never returns."""
+    thread_id = threading.get_ident()
+    clock = time.pthread_getcpuclockid(thread_id)
+    done = threading.Event()
+
+    def watch() -> None:
+        moved_s, since_s = time.clock_gettime(clock), time.monotonic()
+        while not done.wait(min(1.0, stall_s / 4)):
+            cpu_s = time.clock_gettime(clock)
+            if cpu_s - moved_s > STALL_CPU_S:
+                moved_s, since_s = cpu_s, time.monotonic()
+            elif time.monotonic() - since_s > stall_s:
+                stack = traceback.extract_stack(sys._current_frames()[thread_id])
+                lines = [f'  File "{frame.filename}", line {frame.lineno} in {frame.name}' for frame in reversed(stack)]
+                trace.write("\n".join(["Stalled", *lines]).encode(errors="replace"))
+                trace.flush()
+                os._exit(1)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
 def _where(trace: str) -> str:
     """The innermost line that a traceback shows, without its folder."""
-    for line in trace.splitlines():
+    for line in _block(trace).splitlines():
         if line.strip().startswith("File "):
             path, _, rest = line.strip().removeprefix('File "').partition('"')
             return f"at {os.path.basename(path)}{rest}"
     return "no traceback"
+
+
+def _block(trace: str) -> str:
+    """Of a trace of several threads, that of the thread that crashed, or of the work: it is the oldest, so the last."""
+    current = trace.partition("Current thread ")[2]
+    return current or trace.rpartition("Thread 0x")[2]

@@ -1,6 +1,5 @@
 """Open a media file and read its packets, skipping damage."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -9,9 +8,9 @@ import av
 import av.container
 import av.error
 import av.stream
-import fsspec
 
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.pipeline.media.source_file import SourceFile
 
 SEEK_BACK_S = (0.0, 2.0, 20.0)
 """Seek this far before a wanted key frame; the next value is tried when that fails."""
@@ -47,30 +46,34 @@ class MediaError(Exception):
 
 @contextmanager
 def open_media(uri: str) -> Iterator[av.container.InputContainer]:
-    """Open a local path or fsspec URL for reading. Raises MediaError (unreadable) when it is not a media file."""
-    # As a `file:` URL, because FFmpeg would interpret `concat:x` or a leading dash.
-    # Files only: a playlist named .mp4 must not reach the network.
-    remote = None
+    """Open a local path or fsspec URL for reading.
+
+    Raises MediaError (unreadable) when it is not a media file, NotThereError when it is not there, and StorageError
+    when its storage failed: at the end of the block, too, whatever was made of the rest.
+    """
+    with SourceFile(uri) as file:
+        try:
+            # Nothing but this file: a playlist named .mp4 must not reach other files or the network.
+            options = {"protocol_whitelist": "none"}
+            with _opened(file, options) as container:
+                names = container.format.name.split(",")
+                if any(name in FOREIGN_FORMATS or name.endswith("_pipe") for name in names):
+                    raise MediaError(Reason.UNREADABLE, f"not a video file (looks like {container.format.name})")
+                yield container
+        except GeneratorExit:
+            raise
+        except BaseException:
+            file.check()  # first: what went wrong then may be a consequence
+            raise
+        file.check()
+
+
+def _opened(file: SourceFile, options: dict[str, str]) -> av.container.InputContainer:
     try:
-        if "://" in uri:
-            remote = cast(Any, fsspec.open(uri, "rb")).open()
-            container = av.open(remote, mode="r", metadata_errors="replace")
-        else:
-            options = {"protocol_whitelist": "file"}
-            container = av.open("file:" + os.path.abspath(uri), container_options=options, metadata_errors="replace")
+        container = av.open(cast(Any, file), container_options=options, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if remote is not None:
-            remote.close()
         raise MediaError(Reason.UNREADABLE, f"not a media file that can be opened: {error_text(error)}") from error
-    try:
-        names = container.format.name.split(",")
-        if any(name in FOREIGN_FORMATS or name.endswith("_pipe") for name in names):
-            raise MediaError(Reason.UNREADABLE, f"not a video file (looks like {container.format.name})")
-        yield cast(av.container.InputContainer, container)
-    finally:
-        container.close()
-        if remote is not None:
-            remote.close()
+    return cast(av.container.InputContainer, container)
 
 
 def error_text(error: BaseException) -> str:

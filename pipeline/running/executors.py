@@ -1,4 +1,4 @@
-"""Run work on Ray, or in this process. The only code that knows Ray.
+"""Run work on Ray, or on this machine without it. The only code that knows Ray.
 
 Ray Data streams units through two pools of actors, cut and score, with one unit per row and one row per block, so that
 each unit finishes by itself. The ledger's guarantees do not depend on Ray: actors may die at any moment.
@@ -7,18 +7,26 @@ each unit finishes by itself. The ledger's guarantees do not depend on Ray: acto
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, cast
 
-from lipforge.datasets_manifest.schema import Status
-from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
-from lipforge.pipeline.clip import Unit
+from lipforge.pipeline.clip import Source, Unit
 from lipforge.pipeline.config import PrepareConfig, StageResources
-from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.running.child import Child
 from lipforge.pipeline.running.quiet import off_terminal
+from lipforge.pipeline.running.workers import (
+    CutWorker,
+    Job,
+    Probed,
+    ProbeWorker,
+    Record,
+    ScoreWorker,
+    Undone,
+    UnitWorker,
+)
 
 WAVE_UNITS = 4096
 """Units per Ray Data execution. Bounds the driver's memory for any number of sources."""
@@ -28,19 +36,6 @@ stderr, where Ray's C++ code prints its log level at any level."""
 MAX_RESTARTS = 50
 """Of one worker within a wave, and of one unit on it. The quarantine gives up on units long before; this limits workers
 that cannot even start."""
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs; it fetches nothing."""
-
-    store: Store
-    config: PrepareConfig
-    models: Mapping[str, bytes]
-    hashes: dict[str, str]
-    run_id: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,11 @@ class Executor(Protocol):
         """Results of function(item), in any order."""
         ...
 
-    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+    def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
+        """Probe and record sources, in any order. Raises DatasetError."""
+        ...
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record | Undone]:
         """Cut, score and commit units; yields each one's ledger record when it is done. Raises DatasetError."""
         ...
 
@@ -70,78 +69,45 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Everything in this process, in sequence: for debugging and tests. A native crash ends the run."""
+    """One thing at a time. Sources are read in a process of their own, so that a native crash does not end the run."""
 
     num_workers = 1
 
     def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
         yield from map(function, items)
 
-    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
-        cut = CutOperator(job.config, job.models)
-        score = ScoreOperator(job.config, job.models, job.store, job.hashes)
-        for unit in units:
-            try:
-                yield score.process(cut.process(unit))
-            except OSError as error:
-                if error.errno not in CANNOT_WRITE:
-                    raise
-                raise DatasetError(_cannot_write_words(error)) from error
+    def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
+        return self._in_child(partial(ProbeWorker, job), sources)
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record | Undone]:
+        return self._in_child(partial(UnitWorker, job), units)
+
+    def _in_child(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
+        child = Child(make)
+        try:
+            yield from child.map(items)
+        finally:
+            child.close()
 
     def close(self) -> None:
         pass
 
 
-class _Guarded:
-    """Common to cut and score workers: the ledger and the quarantine."""
-
+class _CutActor:
     def __init__(self, shared: _SharedJob) -> None:
-        self.job = job = shared.get()
-        self.ledger = Ledger(job.store)
-        self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
-
-    def guarded(self, unit: Unit, operator: str, work: Callable[[int], Any]) -> Any:
-        """work(attempt), or a CutUnit with a failed row once the unit is given up."""
-        try:
-            with self.quarantine.attempt(unit.unit_id, operator) as attempt:
-                return work(attempt)
-        except GivenUp as error:
-            row = whole_unit(unit, Status.FAILED, operator, error.reason, error.detail)
-            return CutUnit(unit, [row], {}, 0.0, self.job.config.run.max_attempts)
-
-
-class _CutWorker(_Guarded):
-    def __init__(self, shared: _SharedJob) -> None:
-        super().__init__(shared)
-        self.operator = CutOperator(self.job.config, self.job.models)
+        self.worker = CutWorker(shared.get())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit: Unit = row["unit"]
-        if self.ledger.read_unit(unit.unit_id) is not None:
-            return {"unit": unit, "cut": None}  # committed by an attempt whose answer was lost
-        return {"unit": unit, "cut": self.guarded(unit, "cut", lambda attempt: self.operator.process(unit, attempt))}
+        return {"unit": row["unit"], "cut": _attempt(self.worker, row["unit"])}
 
 
-class _ScoreWorker(_Guarded):
+class _ScoreActor:
     def __init__(self, shared: _SharedJob) -> None:
-        super().__init__(shared)
-        job = self.job
-        self.operator = ScoreOperator(job.config, job.models, job.store, job.hashes)
+        self.worker = ScoreWorker(shared.get())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit: Unit = row["unit"]
-        done = self.ledger.read_unit(unit.unit_id)
-        if done is not None:
-            return {"record": done, "fatal": ""}
-        try:
-            record = self.guarded(unit, "score", lambda _: self.operator.process(row["cut"]))
-            if isinstance(record, CutUnit):  # given up: nothing to measure, only a row to commit
-                record = self.operator.process(record)
-        except OSError as error:
-            if error.errno not in CANNOT_WRITE:
-                raise
-            return {"record": None, "fatal": _cannot_write_words(error)}
-        return {"record": record, "fatal": ""}
+        cut = row["cut"]
+        return {"outcome": cut if isinstance(cut, _Raised) else _attempt(self.worker, row["unit"], cut)}
 
 
 class RayExecutor:
@@ -187,9 +153,12 @@ class RayExecutor:
         context.print_on_execution_start = False
 
     def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        return self._tasks(function, items, max_retries=5)
+
+    def _tasks(self, function: Callable[[Any], Any], items: list[Any], max_retries: int) -> Iterator[Any]:
         import ray
 
-        remote = ray.remote(num_cpus=1, max_retries=5)(_call)
+        remote: Any = ray.remote(num_cpus=1, max_retries=max_retries)(_attempt)
         shared = ray.put(function)
         waiting = list(reversed(items))
         running: list[Any] = []
@@ -197,26 +166,28 @@ class RayExecutor:
             while waiting and len(running) < 2 * self.num_workers:
                 running.append(remote.remote(shared, waiting.pop()))
             ready, running = ray.wait(running, num_returns=1)
-            yield ray.get(ready[0])
+            yield _value(ray.get(ready[0]))
 
-    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record]:
+    def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
+        without_models = replace(job, models={})
+        return self._tasks(partial(_probe, without_models), sources, MAX_RESTARTS)
+
+    def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record | Undone]:
         import ray
 
         shared = _SharedJob(ray.put(job))
         for first in range(0, len(units), WAVE_UNITS):
             yield from self._run_wave(shared, units[first : first + WAVE_UNITS])
 
-    def _run_wave(self, job: _SharedJob, units: list[Unit]) -> Iterator[Record]:
+    def _run_wave(self, job: _SharedJob, units: list[Unit]) -> Iterator[Record | Undone]:
         import ray.data
 
         size = min(self.num_workers, len(units))
         dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-        dataset = dataset.map(cast(Any, _CutWorker), **_pool(job, size, self.config.run.cut))
-        dataset = dataset.map(cast(Any, _ScoreWorker), **_pool(job, size, self.config.run.score))
+        dataset = dataset.map(cast(Any, _CutActor), **_pool(job, size, self.config.run.cut))
+        dataset = dataset.map(cast(Any, _ScoreActor), **_pool(job, size, self.config.run.score))
         for row in dataset.iter_rows():
-            if row["fatal"]:
-                raise DatasetError(row["fatal"])
-            yield row["record"]
+            yield _value(row["outcome"])
 
     def close(self) -> None:
         import ray
@@ -237,16 +208,29 @@ def _pool(job: _SharedJob, size: int, resources: StageResources) -> dict[str, An
     }
 
 
-def _call(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
+def _probe(job: Job, source: Source) -> Probed:
+    return ProbeWorker(job)(source)
 
 
-def _cannot_write_words(error: OSError) -> str:
-    what = os.strerror(error.errno) if error.errno else str(error)
-    return (
-        f"cannot write to the dataset: {what}. Finished work is safe. Make room and run the same command again: it "
-        "continues from here."
-    )
+@dataclass(frozen=True)
+class _Raised:
+    """An error on its way to the driver, whole: Ray's own wrapper loses `errno` and has a traceback for a message."""
+
+    error: Exception
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), or what it raised if the driver is to explain it. Bugs keep Ray's traceback."""
+    try:
+        return function(*arguments)
+    except (DatasetError, OSError) as error:
+        return _Raised(error)
+
+
+def _value(outcome: Any) -> Any:
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
 
 
 def make_executor(config: PrepareConfig) -> Executor:

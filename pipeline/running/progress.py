@@ -108,6 +108,11 @@ class Progress:
         if num_sources:
             self.note(f"{num_sources} sources have other labels than when they came in; their first labels stay")
 
+    def undone(self, uri: str, detail: str, seconds: float) -> None:
+        """The storage of a source failed: it, or a unit of it, is left to the next run."""
+        self.summary.storage_errors.append({"source_uri": uri, "detail": detail, "seconds": seconds})
+        self._say(f"not done, because the storage failed: {detail}")
+
     def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]], num_workers: int) -> None:
         """All units of the inputs. done: records of those that earlier runs finished."""
         self.phase("process")

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.schema import Reason
+
 PACKAGES = (
     "lipforge",
     "av",
@@ -50,10 +53,36 @@ class Summary:
     """Once the run is done: number of manifest rows that are `kept`, and of each reason."""
     notes: list[str] = field(default_factory=list)
     """For the user: folders that cannot be read, labels that differ."""
+    storage_errors: list[dict[str, Any]] = field(default_factory=list)
+    """Sources and units that were not done, because the storage of the source failed: source_uri, detail, seconds."""
     stage_cpu_s: dict[str, float] = field(default_factory=dict)
     """CPU seconds of this run."""
     config_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every source got its verdict: not so where storage failed, or a bug of ours."""
+        return not self.losses()
+
+    def losses(self) -> list[str]:
+        """What the run could not do and why, one sentence each. Empty when it did all."""
+        words = []
+        if self.storage_errors:
+            first = self.storage_errors[0]["detail"]
+            seconds = sum(error["seconds"] for error in self.storage_errors)
+            sources = len({error["source_uri"] for error in self.storage_errors})
+            words.append(
+                f"storage_error: {sources} sources ({human_time(seconds)}) are not done, because their storage failed "
+                f"(the first: {first}). Once it is well, run the same command again."
+            )
+        bugs = self.clips_by_outcome.get(Reason.INTERNAL_ERROR, 0)
+        if bugs:
+            words.append(
+                f"internal_error: {bugs} spans were lost to a bug in Lipforge. Please report it, with what `lipforge "
+                "explain` says; `--retry-failed` tries them again."
+            )
+        return words
 
     def as_record(self) -> dict[str, Any]:
         stages = [{"name": name, "cpu_s": round(cpu_s, 3)} for name, cpu_s in self.stage_cpu_s.items()]

@@ -11,6 +11,7 @@ from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.probe import VideoInfo, probe
+from lipforge.pipeline.media.source_file import NotThereError, SourceFile
 
 BLOCK_BYTES = 1 << 20
 
@@ -21,18 +22,17 @@ class Probe:
     name = Stage.PROBE
 
     def process(self, source: Source) -> Video:
+        """Raises StorageError when the storage fails."""
         try:
             source_id, size_bytes = content_hash(source.uri)
-        except (OSError, ValueError, ImportError) as error:  # the latter two: a URL scheme that fsspec cannot open
-            # Without content to hash, the id comes from the address.
-            name = hashlib.sha256(b"uri:" + os.fsencode(source.uri)).hexdigest()
-            return Video(
-                source, name, None, Reason.UNREADABLE, f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            )
+        except NotThereError as error:
+            return unread(source, Reason.UNREADABLE, f"cannot be read: {error}")
         if size_bytes == 0:
             return Video(source, source_id, None, Reason.UNREADABLE, "the file is empty")
         try:
             info = probe(source.uri)
+        except NotThereError as error:  # gone since it was hashed
+            return unread(source, Reason.UNREADABLE, f"cannot be read: {error}")
         except MediaError as error:
             return Video(source, source_id, None, error.reason, error.detail)
         if not info.has_audio:
@@ -40,17 +40,21 @@ class Probe:
         return Video(source, source_id, info)
 
 
+def unread(source: Source, reason: Reason, detail: str) -> Video:
+    """A source whose content is not known: its id comes from its address."""
+    name = hashlib.sha256(b"uri:" + os.fsencode(source.uri)).hexdigest()
+    return Video(source, name, None, reason, detail)
+
+
 def content_hash(uri: str) -> tuple[str, int]:
-    """(sha256 in hex, number of bytes) of a file. Raises OSError."""
+    """(sha256 in hex, number of bytes) of a file. Raises NotThereError, StorageError."""
     digest = hashlib.sha256()
     num_bytes = 0
-    if "://" not in uri and not os.path.isfile(uri):
-        raise OSError(0, "not a regular file" if os.path.exists(uri) else "no such file")
-    opened: Any = fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb")  # noqa: SIM115
-    with opened as file:
+    with SourceFile(uri) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             num_bytes += len(block)
+        file.check()
     return digest.hexdigest(), num_bytes
 
 
