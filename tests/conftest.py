@@ -1,6 +1,7 @@
 """What several tests share, made once per session: model files, hostile media, and datasets prepared from them."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,34 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running import executors
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels
 from tests import media
 from tests.coded import noise, write_coded
+
+
+class InProcess:
+    """In the place of the local executor's child process: tests may patch what the worker uses."""
+
+    def map(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
+        worker = make() if items else None
+        for item in items:
+            assert worker is not None
+            yield worker(item)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _in_this_process() -> Iterator[None]:
+    """tests/test_local_faults.py tests the real child process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "Child", InProcess)
+        yield
+
 
 LOCAL = PrepareConfig.model_validate({"run": {"executor": "local"}, "encode": {"preset": "ultrafast"}})
 """Everything in this process."""

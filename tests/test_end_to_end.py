@@ -171,17 +171,18 @@ def test_a_source_that_was_away_for_a_while_is_done_by_the_next_run(
 ) -> None:
     video, out, run_units = tmp_path / "a.mkv", tmp_path / "dataset", run._run_units
 
-    def run_units_without_disk(*arguments: Any) -> None:
+    def run_units_without_disk(*arguments: Any) -> Any:
         video.rename(tmp_path / "away")
-        run_units(*arguments)
+        undone = run_units(*arguments)
         (tmp_path / "away").rename(video)
+        return undone
 
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
     with monkeypatch.context() as patch:
         patch.setattr(run, "_run_units", run_units_without_disk)
-        run_prepare([str(video)], out)
-    assert outcome(out) == [("a.mkv", "unreadable")]
-    run_prepare([str(video)], out)
+        assert not run_prepare([str(video)], out).is_complete
+    assert outcome(out) == []
+    assert run_prepare([str(video)], out).is_complete
     assert outcome(out) == [("a.mkv", "no_face")]
 
 

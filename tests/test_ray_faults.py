@@ -18,12 +18,12 @@ from lipforge.pipeline.sources.inputs import Labels
 from tests.talking_photo import make_talking_photo
 
 
-class FaultyCutWorker(executors._CutWorker):
+class FaultyCutActor(executors._CutActor):
     """The real worker, which some sources crash or hang."""
 
     def __init__(self, shared):
         super().__init__(shared)
-        real = self.operator.process
+        real = self.worker.operator.process
 
         def process(unit, attempt):
             name = os.path.basename(unit.video.source.uri)
@@ -33,7 +33,7 @@ class FaultyCutWorker(executors._CutWorker):
                 time.sleep(600)
             return real(unit, attempt)
 
-        self.operator.process = process
+        self.worker.operator.process = process
 
 
 def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
@@ -49,7 +49,7 @@ def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
         PrepareConfig, None, ["run.workers=2", "run.max_attempts=2", f"run.unit_timeout_s={unit_timeout_s}"]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executors, "_CutWorker", FaultyCutWorker)
+        patch.setattr(executors, "_CutActor", FaultyCutActor)
         summary = prepare([str(videos)], str(folder / "out"), settings, Labels(), Progress(Console(quiet=True)))
     assert summary.finished_at is not None
     table = read_manifest(str(folder / "out")).to_pylist()

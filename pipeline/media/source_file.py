@@ -133,6 +133,8 @@ class SourceFile(io.RawIOBase):
             if error.errno in NOT_THERE:
                 raise NotThereError("no such file" if error.errno == errno.ENOENT else error.strerror) from error
             raise
+        except ValueError as error:  # a null byte in the name
+            raise NotThereError(str(error)) from error
         self._file = file
         self._keep_size(os.fstat(file.fileno()).st_size)
 

@@ -1,13 +1,15 @@
-"""Run work in one forked process, so that a native crash ends that process and not the run."""
+"""Run work in one other process, so that a native crash ends that process and not the run.
+
+The process is a new interpreter: a forked one would wait in vain for the threads of its parent's pools (torch, OpenCV).
+"""
 
 import ctypes
-import multiprocessing
 import os
-import pickle
 import signal
+import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,55 +18,58 @@ from lipforge.pipeline.ledger.records import DatasetError
 MAX_DEATHS = 50
 """Of the process, on one item. The quarantine gives up on items long before; this limits one that cannot even start."""
 PR_SET_PDEATHSIG = 1
+_START = "import sys; from lipforge.pipeline.running.child import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 
 
 class Child:
-    """A process that makes a worker once and then calls it for one item at a time."""
+    """A process that makes a worker and calls it for one item at a time."""
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        """make: run in the process. Nothing is pickled on the way there, since it is forked."""
-        self.make = make
-        self._process: Any = None
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def map(self, items: list[Any]) -> Iterator[Any]:
-        """worker(item) for each, in order. An item whose process dies is tried again in a new one."""
+    def map(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
+        """worker(item) for each item, in order, where worker = make(), made in the process.
+
+        An item whose process dies is tried again in a new one. Raises what the worker raises.
+        """
+        is_made = False
         for item in items:
             for _ in range(MAX_DEATHS):
-                answer = self._ask(item)
+                if self._process is None:
+                    self._start()
+                    is_made = False
+                answer = self._ask(None if is_made else make, item)
                 if answer is not None:
                     break
+                code = self._process.wait() if self._process else None
+                self.close()
             else:
-                code = self._process.exitcode
                 raise DatasetError(
                     f"the worker process died {MAX_DEATHS} times in a row, the last time with code {code}"
                 )
+            is_made = True
             kind, value = answer
             if kind == "error":
                 raise value
             yield value
 
-    def _ask(self, item: Any) -> tuple[str, Any] | None:
+    def _ask(self, make: Any, item: Any) -> tuple[str, Any] | None:
         """("value", result) or ("error", exception); None when the process died."""
-        if self._process is None or not self._process.is_alive():
-            self._start()
-        assert self._connection is not None and self._process is not None
+        assert self._connection is not None
         try:
-            self._connection.send(item)
+            self._connection.send((make, item))
             return self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
             return None
 
     def _start(self) -> None:
-        self.close()
-        context = multiprocessing.get_context("fork")
-        self._connection, theirs = context.Pipe()
-        arguments = (self.make, theirs, self._connection, os.getpid())
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._process.start()
+        self._connection, theirs = Pipe()
+        command = [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=environment
+        )
         theirs.close()
 
     def close(self) -> None:
@@ -72,34 +77,28 @@ class Child:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            self._process.terminate()
-            self._process.join()
+            self._process.kill()
+            self._process.wait()
             self._process = None
 
 
-def _serve(
-    make: Callable[[], Callable[[Any], Any]], connection: Connection, parents_end: Connection, parent_id: int
-) -> None:
-    parents_end.close()
+def serve(descriptor: int, parent_id: int) -> None:
+    """What the process does until its parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":  # end with the parent, also when that is killed: it holds the dataset's lock
+    if sys.platform == "linux":  # end with the parent, also when that is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_id:
             return
-    worker = None
+    connection: Connection = Connection(descriptor)
+    worker: Any = None
     while True:
         try:
-            item = connection.recv()
+            make, item = connection.recv()
         except EOFError:
             return
         try:
-            worker = worker or make()
+            worker = make() if make is not None else worker
             answer = ("value", worker(item))
         except Exception as error:  # noqa: BLE001 - the parent raises it
-            error.add_note("".join(traceback.format_exception(error)))
             answer = ("error", error)
-        try:
-            connection.send(answer)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            connection.send(("error", RuntimeError(f"an answer that cannot be sent: {answer!r}")))
+        connection.send(answer)

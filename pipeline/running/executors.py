@@ -73,24 +73,20 @@ class LocalExecutor:
 
     num_workers = 1
 
+    def __init__(self) -> None:
+        self._child = Child()
+
     def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
         yield from map(function, items)
 
     def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
-        return self._in_child(partial(ProbeWorker, job), sources)
+        return self._child.map(partial(ProbeWorker, replace(job, models={})), sources)
 
     def run_units(self, job: Job, units: list[Unit]) -> Iterator[Record | Undone]:
-        return self._in_child(partial(UnitWorker, job), units)
-
-    def _in_child(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
-        child = Child(make)
-        try:
-            yield from child.map(items)
-        finally:
-            child.close()
+        return self._child.map(partial(UnitWorker, job), units)
 
     def close(self) -> None:
-        pass
+        self._child.close()
 
 
 class _CutActor:

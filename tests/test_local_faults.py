@@ -1,0 +1,187 @@
+"""Without Ray, too: a source that crashes, hangs or meets a bug gets its row, and the others are kept."""
+
+import ctypes
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from rich.console import Console
+
+from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.media.source_file import SourceFile
+from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running import child, executors, workers
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.running.summary import Summary
+from lipforge.pipeline.sources.inputs import Labels
+from lipforge.pipeline.stages.probe import Probe
+from tests.coded import noise, write_coded
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+def vanish() -> None:
+    os.kill(os.getpid(), 9)
+
+
+def bug() -> None:
+    raise TypeError("a bug")
+
+
+def ffmpeg_error() -> None:
+    raise av.error.ArgumentError(22, "Invalid argument returned 22")
+
+
+def no_memory() -> None:
+    raise MemoryError
+
+
+FAULTS = {
+    crash: ("worker_crashed", "Segmentation fault in 2 attempts"),
+    vanish: ("worker_crashed", "without a trace"),
+    hang: ("timeout", "waiting for 1 s in 2 attempts"),
+    bug: ("internal_error", "TypeError: a bug at test_local_faults.py"),
+    ffmpeg_error: ("decode_error", "Invalid argument returned 22"),
+    no_memory: ("worker_crashed", "out of memory"),
+}
+"""What happens to a source: the reason of its row, and words of the detail."""
+
+
+class FaultyProbeWorker(workers.ProbeWorker):
+    def __init__(self, act: Any, job: workers.Job) -> None:
+        super().__init__(job)
+        real = Probe.process
+
+        def process(self: Probe, source: Any) -> Any:
+            if source.uri.endswith("bad.mkv"):
+                act()
+            return real(self, source)
+
+        Probe.process = process
+
+
+class FaultyUnitWorker(workers.UnitWorker):
+    """Its cutting or its scoring fails for bad.mkv; committing the row of the failed unit does not."""
+
+    def __init__(self, act: Any, operator: str, job: workers.Job) -> None:
+        super().__init__(job)
+        faulty = self.cut.operator if operator == "cut" else self.score.operator
+        real = faulty.process
+
+        def process(subject: Any, *rest: Any) -> Any:
+            unit = getattr(subject, "unit", subject)
+            is_a_failed_row = operator == "score" and subject.clips[0].stage == "detect_speech"
+            if unit.video.source.uri.endswith("bad.mkv") and not is_a_failed_row:
+                act()
+            return real(subject, *rest)
+
+        faulty.process = process
+
+
+@pytest.fixture(autouse=True)
+def real_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "Child", child.Child)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two sources, each 2 s of noise."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for seed, name in enumerate(("bad.mkv", "good.mkv")):
+        write_coded(videos / name, [n / 25 for n in range(50)], noise(32_000, seed))
+    return videos
+
+
+def run_local(folder: Path, retry_failed: bool = False, **run: Any) -> Summary:
+    limits = {"executor": "local", "max_attempts": 2, "max_kills": 2, **run}
+    config = PrepareConfig.model_validate({"run": limits})
+    out = str(folder.parent / "dataset")
+    return prepare([str(folder)], out, config, Labels(), Progress(Console(quiet=True)), retry_failed)
+
+
+def reasons(folder: Path) -> dict[str, tuple[str, str]]:
+    """(reason, detail) by file name."""
+    rows = read_manifest(str(folder.parent / "dataset")).to_pylist()
+    return {os.path.basename(row["source_uri"]): (row["reason"], row["detail"]) for row in rows}
+
+
+@pytest.mark.parametrize("act", FAULTS, ids=lambda act: act.__name__)
+@pytest.mark.parametrize("where", ["probe", "cut"])
+def test_a_fault_is_the_row_of_its_source(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_fault(where, act, folder, monkeypatch)
+
+
+@pytest.mark.parametrize("act", [crash, bug], ids=lambda act: act.__name__)
+def test_a_fault_in_scoring_is_too(act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_fault("score", act, folder, monkeypatch)
+
+
+def check_fault(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason, words = FAULTS[act]
+    with monkeypatch.context() as patch:
+        if where == "probe":
+            patch.setattr(executors, "ProbeWorker", partial(FaultyProbeWorker, act))
+        else:
+            patch.setattr(executors, "UnitWorker", partial(FaultyUnitWorker, act, where))
+        summary = run_local(folder, stall_timeout_s=1)
+    found = reasons(folder)
+    assert found["good.mkv"][0] == "no_face"
+    assert found["bad.mkv"][0] == reason and words in found["bad.mkv"][1]
+    assert summary.is_complete == (reason != "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("worker", "faulty"),
+    [("ProbeWorker", partial(FaultyProbeWorker, bug)), ("UnitWorker", partial(FaultyUnitWorker, ffmpeg_error, "cut"))],
+)
+def test_what_failed_is_tried_again_when_asked(
+    worker: str, faulty: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(executors, worker, faulty)
+        run_local(folder)
+    before = reasons(folder)
+    assert before["bad.mkv"][0] in ("internal_error", "decode_error")
+    run_local(folder)
+    assert reasons(folder) == before  # known: not tried again
+    assert run_local(folder, retry_failed=True).is_complete
+    assert reasons(folder)["bad.mkv"][0] == "no_face"
+
+
+def stuck(make: Any, job: workers.Job) -> Any:
+    """make(job), in a process in which reads of bad.mkv never return."""
+    real = SourceFile._read_once
+
+    def read(self: SourceFile, size: int) -> bytes:
+        if self.uri.endswith("bad.mkv"):
+            hang()
+        return real(self, size)
+
+    SourceFile._read_once = read
+    return make(job)
+
+
+@pytest.mark.parametrize("worker", ["ProbeWorker", "UnitWorker"])
+def test_a_read_that_never_returns_leaves_its_source_undone(
+    worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(executors, worker, partial(stuck, getattr(workers, worker)))
+        summary = run_local(folder, stall_timeout_s=1)
+    assert [os.path.basename(error["source_uri"]) for error in summary.storage_errors] == ["bad.mkv"]
+    assert "waiting for 1 s" in summary.storage_errors[0]["detail"]
+    assert reasons(folder)["good.mkv"][0] == "no_face"
+    assert run_local(folder).is_complete
+    assert reasons(folder)["bad.mkv"][0] == "no_face"
