@@ -52,9 +52,7 @@ class _Fields:
         self.previous_s = -1.0
         self.graph = av.filter.Graph()
         self.graph.threads = 1
-        source = self.graph.add_buffer(
-            width=image.width, height=image.height, format=image.format.name, time_base=_TICK
-        )
+        source = self.graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=_TICK)
         # The order of the fields is each frame's own.
         bob = self.graph.add("bwdif", mode="send_field", parity="auto", deint="interlaced")
         self.graph.link_nodes(source, bob, self.graph.add("buffersink")).configure()

@@ -87,8 +87,8 @@ def picture_shape(width_px: int, height_px: int, pixel_ratio: Fraction, matrix: 
     """Shape of a stored picture. pixel_ratio: width over height of a pixel. matrix: as in `orientation_of`."""
     square = square_size(width_px, height_px, pixel_ratio)
     orientation = UPRIGHT if matrix is None else orientation_of(matrix)
-    shown = square[::-1] if orientation.quarter_turns % 2 else square
-    return PictureShape(*shown, square, orientation)
+    width_px, height_px = square[::-1] if orientation.quarter_turns % 2 else square
+    return PictureShape(width_px, height_px, square, orientation)
 
 
 def square_size(width_px: int, height_px: int, pixel_ratio: Fraction) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import av
 import av.error
 import numpy as np
 
@@ -19,12 +20,13 @@ from lipforge.pipeline.media.container import (
     video_stream,
 )
 from lipforge.pipeline.media.geometry import PictureShape, ShapeReader
-from lipforge.pipeline.media.tonemap import transfer_of
+from lipforge.pipeline.media.tonemap import DEFAULT_PEAK_NITS, peak_of, transfer_of
 
 JUMP_BACK_S = 1.0
 """Decoding times never decrease. A larger step back than sloppy muxers make starts another recording."""
 JUMP_AHEAD_S = 600.0
 """A frame shown for longer than this is a jump in the timestamps."""
+_UNSPECIFIED = 2  # ITU-T H.273, of transfer characteristics
 LONGEST_S = 48 * 3600.0
 """A header that promises more than the packets hold is believed up to this length."""
 
@@ -52,6 +54,8 @@ class VideoInfo:
     """The decoded frame is mirrored from left to right before it is rotated."""
     transfer: str = "sdr"
     """How values mean light: sdr, pq or hlg."""
+    peak_nits: float = DEFAULT_PEAK_NITS
+    """Brightest light, where the transfer is pq."""
     note: str = ""
     """What else a person should know about the file."""
 
@@ -116,6 +120,7 @@ def probe(uri: str) -> VideoInfo:
             audio_codec=audio.codec_context.name if audio is not None else "",
             mirrored=picture.shape.orientation.mirrored,
             transfer=picture.transfer,
+            peak_nits=picture.peak_nits,
             note=other_streams(container),
         )
 
@@ -140,6 +145,7 @@ def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
 class _Picture:
     shape: PictureShape
     transfer: str
+    peak_nits: float
 
 
 def _first_picture(uri: str) -> _Picture:
@@ -158,7 +164,17 @@ def _first_picture(uri: str) -> _Picture:
                     break
                 frames = []
             for frame in frames:
-                return _Picture(shapes.shape_of(frame), transfer_of(frame))
+                _refuse_dolby_vision_alone(frame)
+                return _Picture(shapes.shape_of(frame), transfer_of(frame), peak_of(frame))
             if packet is None:
                 break
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
+
+
+def _refuse_dolby_vision_alone(frame: av.VideoFrame) -> None:
+    """Raise MediaError for Dolby Vision's profile 5: colours of its own, which no other decoder can show.
+
+    Its other profiles hold a picture for everyone, and say which transfer it has.
+    """
+    if frame.side_data.get("DOVI_RPU_BUFFER") is not None and frame.color_trc == _UNSPECIFIED:
+        raise MediaError(Reason.DECODE_ERROR, "Dolby Vision without a picture for other players (profile 5)")

@@ -7,12 +7,10 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
-from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.pipeline.media.container import (
-    MediaError,
     in_decode_order,
     open_media,
     read_packets_from,
@@ -22,8 +20,7 @@ from lipforge.pipeline.media.container import (
 from lipforge.pipeline.media.geometry import PictureShape, ShapeReader
 from lipforge.pipeline.media.probe import VideoInfo
 
-# Shared, because VideoFrame.reformat sets up a scaler per frame, a fifth of the cost. Not thread-safe.
-_TO_RGB, _TO_THUMBNAIL = VideoReformatter(), VideoReformatter()
+_TO_THUMBNAIL = VideoReformatter()  # shared, because setting up a scaler is a fifth of the cost; not thread-safe
 
 
 @dataclass
@@ -188,28 +185,7 @@ def _end_of_packets_s(info: VideoInfo, last_s: float) -> float:
     return last_s + 1 / max(info.mean_fps, 1.0)
 
 
-def upright_rgb(frame: SourceFrame) -> np.ndarray:
-    """The image of a frame as displayed: uint8 [H, W, 3] RGB, of the size in its `shape`.
-
-    Raises MediaError for pixel formats that cannot be read.
-    """
-    image, shape = frame.image, frame.shape
-    assert image is not None and shape is not None
-    # Untagged HD video is BT.709 by convention; swscale would assume BT.601.
-    unspecified = image.colorspace == 2
-    source = Colorspace.ITU709 if unspecified and image.height >= 720 else None
-    width, height = shape.square_size_px
-    stretch = Interpolation.BICUBIC if (width, height) != (image.width, image.height) else None
-    try:
-        rgb = _TO_RGB.reformat(
-            image, width, height, format="rgb24", src_colorspace=source, interpolation=stretch
-        ).to_ndarray()
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(Reason.DECODE_ERROR, f"pictures of format {image.format.name} cannot be read") from error
-    return shape.orientation.apply(rgb)
-
-
 def thumbnail_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, 3] BGR, not turned, scaled directly from the decoder's planes."""
+    """uint8 [height, width, 3] BGR, not turned, not tone-mapped, scaled directly from the decoder's planes."""
     small = _TO_THUMBNAIL.reformat(frame, width=width, height=height, format="bgr24", interpolation="FAST_BILINEAR")
     return small.to_ndarray()

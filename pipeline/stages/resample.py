@@ -10,7 +10,8 @@ from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.media.audio import read_audio
 from lipforge.pipeline.media.deinterlace import deinterlace
 from lipforge.pipeline.media.grid import to_grid
-from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video, upright_rgb
+from lipforge.pipeline.media.picture import ToRgb
+from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video
 
 
 class Resample:
@@ -36,12 +37,15 @@ class Resample:
 
     def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
         """One full-size frame per 1/25 s. Repeats of a source frame share one array."""
+        info = unit.video.info
+        assert info is not None
+        to_rgb = ToRgb(info)
         timed = ((frame.time_s, frame) for frame in frames)
         shown: SourceFrame | None = None
         rgb: np.ndarray | None = None
         for index, frame in to_grid(timed, unit.start_frame, unit.end_frame):
             if frame is not shown:
-                rgb = upright_rgb(frame) if frame is not None and frame.image is not None else None
+                rgb = to_rgb.convert(frame) if frame is not None and frame.image is not None else None
                 shown = frame
             if frame is None:
                 yield Frame(index, None)
