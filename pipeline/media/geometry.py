@@ -62,17 +62,20 @@ class ShapeReader:
         self._of_container = stream.sample_aspect_ratio  # of the codec, where the container says nothing
         self._first_of_codec: Fraction | None = self._codec.sample_aspect_ratio
         self._ratio: Fraction | None = None
+        self._matrix: bytes | None = None
         self._known: dict[tuple[Any, ...], PictureShape] = {}
 
     def shape_of(self, frame: av.VideoFrame) -> PictureShape:
-        # Decoders hold pictures back, so theirs may already be the ratio of a later one: it changes at key frames.
+        matrix = frame.side_data.get("DISPLAYMATRIX")
         if self._ratio is None or frame.key_frame:
+            # Decoders hold pictures back, so theirs may already be the ratio of a later one: it changes at key frames.
             self._ratio = self._pixel_ratio()
-        side_data = frame.side_data.get("DISPLAYMATRIX")
-        matrix = None if side_data is None else bytes(side_data)
-        key = (frame.width, frame.height, self._ratio, matrix)
+            self._matrix = None  # one in the video stream holds until the next key frame (H.264, display orientation)
+        if matrix is not None:
+            self._matrix = bytes(matrix)
+        key = (frame.width, frame.height, self._ratio, self._matrix)
         if key not in self._known:
-            self._known[key] = picture_shape(frame.width, frame.height, self._ratio, matrix)
+            self._known[key] = picture_shape(*key)
         return self._known[key]
 
     def _pixel_ratio(self) -> Fraction:
