@@ -1,7 +1,6 @@
-"""Make video whose pictures are stored otherwise than they are shown: turned, squeezed, interlaced, HDR. One function per
-kind.
+"""Make video whose pictures are stored otherwise than they are shown: turned, squeezed, interlaced, HDR.
 
-tests/test_geometry.py and its neighbours check that each file has the property in its name.
+tests/test_geometry.py, test_interlaced.py and test_hdr.py check that the files have these properties.
 """
 
 import subprocess
