@@ -99,7 +99,9 @@ def without_first_packets(source: Path, path: Path, num_packets: int) -> Path:
         own = original.streams.video[0]
         stream = target.add_stream_from_template(own)
         packets = [packet for packet in original.demux(own) if packet.size]
+        first = packets[num_packets].dts
         for packet in packets[num_packets:]:
+            packet.pts, packet.dts = packet.pts - first, packet.dts - first
             packet.stream = stream
             target.mux(packet)
     return path
@@ -109,7 +111,7 @@ def interlace(source: Path, path: Path, top_first: bool, codec: Sequence[str] = 
     """Two pictures of the source, one per field, become one frame of half the rate."""
     order = "top" if top_first else "bottom"
     weave = f"tinterlace=mode=interleave_{order},setfield={order[0]}ff"
-    return convert(source, path, "-vf", weave, *codec, "-flags", "+ildct+ilme", "-top", str(int(top_first)))
+    return convert(source, path, "-vf", weave, *codec, "-flags", "+ildct+ilme")
 
 
 def as_hdr(source: Path, path: Path, transfer: str, *encoder: str, full_range: bool = False, pix_fmt: str) -> Path:

@@ -153,7 +153,10 @@ def read_packets_from(
                     yield from packets
                     return
     if key_s > 0:
-        container.seek(0, backward=True)
+        try:
+            container.seek(0, backward=True)
+        except av.error.FFmpegError:  # no key frame is there: the stream begins between two
+            container.seek(0, backward=True, any_frame=True)
     yield from read_packets(container, stream)
 
 
