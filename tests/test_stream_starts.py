@@ -75,6 +75,15 @@ def test_units_that_begin_at_a_later_key_frame_lose_nothing(tmp_path: Path, name
     assert [code for start, end in pairwise(edges) for code in shown(path, start, end)] == whole
 
 
+def test_units_of_pictures_renewed_piece_by_piece_lose_nothing(tmp_path: Path) -> None:
+    how = {"x264-params": "intra-refresh=1:bframes=0"}
+    path = write_coded(tmp_path / "a.ts", TIMES_S, gop=20, options=how)
+    keys = [round(time_s * 25) for time_s in probe(str(path)).key_times_s]
+    assert keys == [0, 20, 40, 60, 80]
+    for start in keys:
+        assert shown(path, start, min(start + 20, NUM_FRAMES)) == list(range(start, min(start + 20, NUM_FRAMES)))
+
+
 # --- several streams ------------------------------------------------------------------------------
 
 

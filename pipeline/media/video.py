@@ -65,12 +65,34 @@ def decode_video(
     """
     count = count or DecodeCount()
     start_s, end_s = start_frame / FPS, end_frame / FPS
+    keys_s = [0.0, *sorted(time_s for time_s in info.key_times_s if 0 < time_s <= start_s + 1e-6)]
+    first, rest = _up_to_an_image(_decode(uri, info, keys_s[-1], start_s, end_s, count))
+    if len(keys_s) > 1 and first and first[-1].time_s > start_s + 0.5 / FPS:
+        # Where pictures are renewed piece by piece, one that is whole comes only a while after the place to begin.
+        first, rest = _up_to_an_image(_decode(uri, info, keys_s[-2], start_s, end_s, count))
+    yield from first
+    yield from rest
+
+
+def _up_to_an_image(frames: Iterator[SourceFrame]) -> tuple[list[SourceFrame], Iterator[SourceFrame]]:
+    """(the frames up to the first with an image, those after it)"""
+    first = []
+    for frame in frames:
+        first.append(frame)
+        if frame.image is not None:
+            break
+    return first, frames
+
+
+def _decode(
+    uri: str, info: VideoInfo, key_s: float, start_s: float, end_s: float, count: DecodeCount
+) -> Iterator[SourceFrame]:
+    """From the key frame at key_s on."""
     with open_media(uri) as container:
         stream = video_stream(container)
         context = stream.codec_context
         context.thread_count = 1
         context.options = {"err_detect": "explode"}  # an error instead of a concealed image
-        key_s = max((time_s for time_s in info.key_times_s if time_s <= start_s + 1e-6), default=0.0)
         pending = _Pending(in_decode_order(container), key_s)
         shapes = _Shapes(ShapeReader(stream), info)
         previous_s = -np.inf
