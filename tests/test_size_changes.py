@@ -52,8 +52,8 @@ def aligned(clip: Clip) -> Clip:
     return done
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.75, 2.0, 4.0])
-@pytest.mark.parametrize("gap", [range(0), range(67, 71), range(69, 73)])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 2.0])
+@pytest.mark.parametrize("gap", [range(0), range(67, 71)])
 def test_a_face_is_followed_through_a_change_of_size(factor: float, gap: range) -> None:
     """Also where it is lost for a moment around the change."""
     plain = everywhere(NUM_FRAMES, LEFT_BOX)

@@ -26,9 +26,11 @@ JUMP_BACK_S = 1.0
 """Decoding times never decrease. A larger step back than sloppy muxers make starts another recording."""
 JUMP_AHEAD_S = 600.0
 """A frame shown for longer than this is a jump in the timestamps."""
-_UNSPECIFIED = 2  # ITU-T H.273, of transfer characteristics
 LONGEST_S = 48 * 3600.0
 """A header that promises more than the packets hold is believed up to this length."""
+
+_DOLBY_VISION_TAGS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
+_UNSPECIFIED = 2  # ITU-T H.273, of transfer characteristics
 
 
 @dataclass(frozen=True)
@@ -164,17 +166,17 @@ def _first_picture(uri: str) -> _Picture:
                     break
                 frames = []
             for frame in frames:
-                _refuse_dolby_vision_alone(frame)
+                _refuse_dolby_vision_alone(stream.codec_context.codec_tag, frame)
                 return _Picture(shapes.shape_of(frame), transfer_of(frame), peak_of(frame))
             if packet is None:
                 break
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
 
 
-def _refuse_dolby_vision_alone(frame: av.VideoFrame) -> None:
+def _refuse_dolby_vision_alone(tag: str, frame: av.VideoFrame) -> None:
     """Raise MediaError for Dolby Vision's profile 5: colours of its own, which no other decoder can show.
 
-    Its other profiles hold a picture for everyone, and say which transfer it has.
+    Its other profiles hold a picture for everyone, and say which transfer it has. Only MP4 has the tags.
     """
-    if frame.side_data.get("DOVI_RPU_BUFFER") is not None and frame.color_trc == _UNSPECIFIED:
+    if tag in _DOLBY_VISION_TAGS and frame.color_trc == _UNSPECIFIED:
         raise MediaError(Reason.DECODE_ERROR, "Dolby Vision without a picture for other players (profile 5)")
