@@ -65,7 +65,8 @@ def test_hdr_looks_like_the_sdr_clip_that_it_was_made_from(plain: Path, tmp_path
     assert probe(str(path)).transfer == {"smpte2084": "pq", "arib-std-b67": "hlg"}[transfer]
     got, wanted = images_of(path), images_of(plain)
     untouched = np.stack([frame.to_ndarray(format="rgb24") for frame in av.open(str(path)).decode(video=0)])
-    assert psnr_db(got, wanted) > 28 > 24 > psnr_db(untouched, wanted)
+    assert psnr_db(got, wanted) > 28
+    assert psnr_db(untouched, wanted) < 24
     skin = np.s_[:, 28:63, 88:108]
     assert np.abs(got[skin].mean(axis=(0, 1, 2)) - wanted[skin].mean(axis=(0, 1, 2))).max() < 10
 
@@ -78,7 +79,7 @@ def test_a_source_that_says_how_bright_it_gets_is_rolled_off_less(plain: Path, t
     untold = as_hdr(plain, tmp_path / "untold.mp4", "smpte2084", *X265, pix_fmt="yuv420p10le")
     assert (probe(str(told)).peak_nits, probe(str(untold)).peak_nits) == (203, DEFAULT_PEAK_NITS)
     wanted = images_of(plain)
-    assert psnr_db(images_of(told), wanted) > psnr_db(images_of(untold), wanted) + 1
+    assert psnr_db(images_of(told), wanted) > psnr_db(images_of(untold), wanted) + 0.5
 
 
 def test_the_mastering_display_bounds_the_light(plain: Path, tmp_path: Path) -> None:
