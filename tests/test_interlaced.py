@@ -144,6 +144,13 @@ def test_the_filter_is_left_after_a_while_without_interlaced_frames() -> None:
     assert [frame.image for frame in found[-8:]] == [frame.image for frame in frames[-8:]]
 
 
+def test_pictures_too_small_for_the_filter_are_passed_on() -> None:
+    small = source_frames(True)[0].image.reformat(width=8, height=6)
+    frame = SourceFrame(0.0, small)
+    assert small.interlaced_frame
+    assert list(deinterlace([frame])) == [frame]
+
+
 def test_frames_that_are_lost_stay_in_their_place() -> None:
     frames = source_frames(*[True] * 8)
     frames[4] = SourceFrame(4 / 25, None)

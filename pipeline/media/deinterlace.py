@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.error
@@ -16,6 +17,7 @@ LONGEST_FRAME_S = 0.1
 """Frames further apart are not neighbours: one field tells nothing about the other."""
 LEAVE_AFTER = 25
 """Progressive frames in a row after which the filter is left. Telecined film mixes both kinds all the time."""
+SMALLEST_PX = 16
 _TICK = Fraction(1, 1_000_000)
 
 
@@ -31,7 +33,7 @@ def deinterlace(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
         if fields is not None and not fields.can_continue(frame):
             yield from fields.finish()
             fields = None
-        if image is None or (fields is None and not image.interlaced_frame):
+        if image is None or (fields is None and not _has_fields(image)):
             yield frame
         else:
             fields = fields or _Fields(image)
@@ -49,13 +51,16 @@ class _Fields:
         """Those whose pictures have not all come out of the filter, by time."""
         self.last_s = 0.0
         self.num_progressive = 0
-        self.previous_s = -1.0
+        self.previous_s = float("-inf")
         self.graph = av.filter.Graph()
         self.graph.threads = 1
-        source = self.graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=_TICK)
-        # The order of the fields is each frame's own.
-        bob = self.graph.add("bwdif", mode="send_field", parity="auto", deint="interlaced")
-        self.graph.link_nodes(source, bob, self.graph.add("buffersink")).configure()
+        try:
+            source = self.graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=_TICK)
+            # The order of the fields is each frame's own.
+            bob = self.graph.add("bwdif", mode="send_field", parity="auto", deint="interlaced")
+            self.graph.link_nodes(source, bob, self.graph.add("buffersink")).configure()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise _cannot(error) from error
 
     def can_continue(self, frame: SourceFrame) -> bool:
         if frame.image is None or _kind(frame.image) != self.kind or frame.time_s - self.last_s > LONGEST_FRAME_S:
@@ -89,8 +94,17 @@ class _Fields:
         except (av.error.BlockingIOError, av.error.EOFError):
             return
         except av.error.FFmpegError as error:
-            raise MediaError(Reason.DECODE_ERROR, f"cannot be deinterlaced: {error_text(error)}") from error
+            raise _cannot(error) from error
 
 
-def _kind(image: av.VideoFrame) -> tuple[int, int, str]:
-    return image.width, image.height, image.format.name
+def _has_fields(image: av.VideoFrame) -> bool:
+    """The filter refuses smaller pictures, which hold no face either."""
+    return image.interlaced_frame and min(image.width, image.height) >= SMALLEST_PX
+
+
+def _kind(image: av.VideoFrame) -> tuple[Any, ...]:
+    return image.width, image.height, image.format.name, image.colorspace, image.color_range
+
+
+def _cannot(error: Exception) -> MediaError:
+    return MediaError(Reason.DECODE_ERROR, f"cannot be deinterlaced: {error_text(error)}")

@@ -24,7 +24,7 @@ TABLE_POINTS = 33
 """Along each colour. PQ and HLG are spaced as the eye sees, so few are enough."""
 
 _DEEP = av.VideoFormat("gbrp16le")
-_BT2020 = 9  # ITU-T H.273
+_BT2020, _UNSPECIFIED = 9, 2  # ITU-T H.273, of primaries
 _TRANSFERS = {16: "pq", 18: "hlg"}
 _BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593])
 _BT2020_TO_BT709 = np.array(
@@ -57,8 +57,9 @@ def transfer_of(frame: av.VideoFrame) -> str:
 
 
 def light_of(frame: av.VideoFrame, peak_nits: float) -> Light:
-    transfer = transfer_of(frame)
-    return Light(transfer, transfer != "sdr" or int(frame.color_primaries) == _BT2020, peak_nits)
+    transfer, primaries = transfer_of(frame), int(frame.color_primaries)
+    untagged_hdr = transfer != "sdr" and primaries == _UNSPECIFIED
+    return Light(transfer, primaries == _BT2020 or untagged_hdr, peak_nits)
 
 
 def peak_of(frame: av.VideoFrame) -> float:
