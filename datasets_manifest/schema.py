@@ -108,11 +108,11 @@ COLUMNS = pa.schema(
         _column("shot_index", pa.int32(), "shot within the unit, from 0"),
         _column("track_index", pa.int32(), "face track within the unit, from 0; -1: no face"),
         # frames
-        _column("source_width_px", pa.int32(), "width as displayed (after rotation)"),
-        _column("source_height_px", pa.int32(), "height as displayed (after rotation)"),
+        _column("source_width_px", pa.int32(), "width as displayed (square pixels, upright), of the first picture"),
+        _column("source_height_px", pa.int32(), "height as displayed (square pixels, upright), of the first picture"),
         _column("source_fps", pa.float64(), "mean frame rate of the source"),
         _column("source_transfer", pa.string(), "transfer function of the source: sdr, pq or hlg; null when unknown"),
-        _column("face_size_px", pa.float32(), "median native face height, pixels of the source"),
+        _column("face_size_px", pa.float32(), "median face height, pixels of the source as displayed"),
         _column("max_faces", pa.int32(), "most faces seen at once during the clip"),
         _column("crop_px", pa.int32(), "side of the stored square crop"),
         _column("upscale_ratio", pa.float32(), "median stored pixels per source pixel; above 1 the crop was enlarged"),
@@ -141,7 +141,11 @@ COLUMNS = pa.schema(
         _column("status", pa.string(), "kept, rejected or failed"),
         _column("stage", pa.string(), "stage that decided; `commit` for kept clips"),
         _column("reason", pa.string(), "one of Reason; null for kept clips"),
-        _column("detail", pa.string(), "free text: what was measured, what was expected"),
+        _column(
+            "detail",
+            pa.string(),
+            "free text: what was measured, what was expected; of a kept clip, which streams of the source were used",
+        ),
         # place
         _column("shard", pa.string(), "path of the tar below the dataset; null when not in a shard"),
         _column("key", pa.string(), "stem of the sample's members; equals clip_id"),

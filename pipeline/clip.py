@@ -91,6 +91,8 @@ class Frame:
     shot_index: int = 0
     faces: dict[int, FaceLandmarks] = field(default_factory=dict)
     """By track, in pixels of this frame."""
+    scale: float = 1.0
+    """Pixels of this frame per pixel of the first frame with its proportions: streams change their size under way."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,26 @@ class FacePiece:
 
     Pixel (x, y) of `rgb` lies at (left + x * step + (step - 1) / 2, ...) of the frame: where the face is much larger
     than the stored crop, blocks of `step` by `step` source pixels are averaged.
+    Within a clip, places are those of `in_reference`.
     """
 
     rgb: np.ndarray
-    left: int
-    top: int
-    step: int
+    left: float
+    top: float
+    step: float
     landmarks: np.ndarray | None
     """float32 [K, 2 or 3], pixels of the frame; None where the face was lost briefly."""
+    scale: float = 1.0
+    """Source pixels per pixel of the frame: not 1 after `in_reference`."""
+
+    def in_reference(self, scale: float) -> "FacePiece":
+        """The same piece in pixels of the first frame with its proportions. scale: as in `Frame`."""
+        if scale == 1.0:
+            return self
+        landmarks = self.landmarks
+        if landmarks is not None:
+            landmarks = landmarks / np.float32(scale)
+            landmarks[:, :2] += (1 / scale - 1) / 2  # coordinates are those of pixel centres
+        return replace(
+            self, left=self.left / scale, top=self.top / scale, step=self.step / scale, landmarks=landmarks, scale=scale
+        )

@@ -37,10 +37,15 @@ def lag_samples(audio: np.ndarray, truth: np.ndarray) -> int:
 # --- from source times to the grid ----------------------------------------------------------------
 
 
-def nearest_by_definition(times_s: list[float], wanted_s: float) -> int:
-    """Of frames that start less than half a grid frame later, the nearest (the earlier of two); else the first."""
+def nearest_by_definition(times_s: list[float], wanted_s: float) -> int | None:
+    """Of frames that start less than half a grid frame later, the nearest (the earlier of two).
+
+    Else the first, if it starts within one grid frame.
+    """
     near = [(abs(time_s - wanted_s), n) for n, time_s in enumerate(times_s) if time_s - wanted_s < 0.02 - 1e-4]
-    return min(near)[1] if near else 0
+    if near:
+        return min(near)[1]
+    return 0 if times_s[0] - wanted_s < 0.04 + 1e-4 else None
 
 
 def test_grid_takes_the_nearest_frame_for_any_frame_times() -> None:
@@ -76,8 +81,8 @@ def test_a_gap_repeats_the_frame_before_it_and_nothing_is_shown_early() -> None:
     assert [name for _, name in to_grid(frames, 0, 13)] == ["a"] + ["b"] * 9 + ["c"] * 3
 
 
-def test_times_before_the_first_frame_show_it_and_without_frames_nothing_is_shown() -> None:
-    assert list(to_grid([(0.1, "a")], 0, 2)) == [(0, "a"), (1, "a")]
+def test_nothing_is_shown_more_than_a_frame_early() -> None:
+    assert list(to_grid([(0.1, "a")], 0, 4)) == [(0, None), (1, None), (2, "a"), (3, "a")]
     assert list(to_grid([], 3, 5)) == [(3, None), (4, None)]
 
 

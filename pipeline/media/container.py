@@ -82,19 +82,39 @@ def error_text(error: BaseException) -> str:
 
 
 def video_stream(container: av.container.InputContainer) -> Any:
-    """The first video stream that is not cover art, or None."""
-    for stream in container.streams.video:
-        attached = bool(stream.disposition & av.stream.Disposition.attached_pic)
-        if not attached and stream.codec_context is not None:
-            return stream
-    return None
+    """The video a player would choose, or None. Cover art, thumbnails and streams without a decoder are skipped."""
+    return _chosen(_moving(container))
 
 
 def audio_stream(container: av.container.InputContainer) -> Any:
     """The track a player would choose, or None. Tracks without a decoder are skipped."""
-    usable = [stream for stream in container.streams.audio if stream.codec_context is not None]
-    default = [stream for stream in usable if stream.disposition & av.stream.Disposition.default]
-    return (default or usable or [None])[0]
+    return _chosen(list(container.streams.audio))
+
+
+def other_streams(container: av.container.InputContainer) -> str:
+    """Says which of several video or audio streams is used; empty when there is one of each."""
+    notes = []
+    for kind, streams in (("video streams", _moving(container)), ("audio tracks", list(container.streams.audio))):
+        chosen = _chosen(streams)
+        if len(streams) > 1 and chosen is not None:
+            which = "the default, " if _is_default(chosen) else ""
+            notes.append(f"{len(streams)} {kind}; {which}number {streams.index(chosen) + 1}, was used")
+    return "; ".join(notes)
+
+
+def _moving(container: av.container.InputContainer) -> list[Any]:
+    stills = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & stills]
+
+
+def _chosen(streams: list[Any]) -> Any:
+    """The first default one that can be decoded, or else the first that can be, or None."""
+    usable = [stream for stream in streams if stream.codec_context is not None]
+    return next(filter(_is_default, usable), usable[0] if usable else None)
+
+
+def _is_default(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.default)
 
 
 def read_packets(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
@@ -136,7 +156,10 @@ def read_packets_from(
                     yield from packets
                     return
     if key_s > 0:
-        container.seek(0, backward=True)
+        try:
+            container.seek(0, backward=True)
+        except av.error.FFmpegError:  # no key frame is there: the stream begins between two
+            container.seek(0, backward=True, any_frame=True)
     yield from read_packets(container, stream)
 
 

@@ -13,7 +13,8 @@ def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int)
 
     frames: (time in seconds, anything), in ascending order. The choice is the nearest frame that starts less than half
     a grid frame later. So frame rates above 25 are thinned without bias, and a gap repeats the frame before it instead
-    of showing the next one early. Grid times before the first frame get that frame; without any frames, they get None.
+    of showing the next one early. Grid times before the first frame get that frame if it starts within one grid frame,
+    otherwise None.
     """
     half_s = 0.5 / FPS
     tolerance_s = 1e-4
@@ -29,7 +30,9 @@ def to_grid(frames: Iterable[tuple[float, T]], start_frame: int, end_frame: int)
             if current is not None and later_s > abs(wanted_s - current[0]):
                 break  # both are near; the earlier one is nearer
             current, following = following, next(iterator, None)
-        if current is None:
-            yield index, following[1] if following is not None else None
-        else:
+        if current is not None:
             yield index, current[1]
+        elif following is not None and following[0] - wanted_s < 1 / FPS + tolerance_s:
+            yield index, following[1]
+        else:
+            yield index, None

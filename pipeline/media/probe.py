@@ -1,7 +1,8 @@
-"""Find out what a video file contains: size, rotation, length, key frames, codecs."""
+"""Find out what a video file contains: size, orientation, length, key frames, codecs."""
 
 from dataclasses import dataclass
 
+import av
 import av.error
 import numpy as np
 
@@ -13,10 +14,13 @@ from lipforge.pipeline.media.container import (
     audio_stream,
     in_decode_order,
     open_media,
+    other_streams,
     read_packets,
     timestamp_s,
     video_stream,
 )
+from lipforge.pipeline.media.geometry import PictureShape, ShapeReader
+from lipforge.pipeline.media.tonemap import DEFAULT_PEAK_NITS, peak_of, transfer_of
 
 JUMP_BACK_S = 1.0
 """Decoding times never decrease. A larger step back than sloppy muxers make starts another recording."""
@@ -25,13 +29,16 @@ JUMP_AHEAD_S = 600.0
 LONGEST_S = 48 * 3600.0
 """A header that promises more than the packets hold is believed up to this length."""
 
+_DOLBY_VISION_TAGS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
+_UNSPECIFIED = 2  # ITU-T H.273, of transfer characteristics
+
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What a file contains, from its packets rather than its header."""
 
     width_px: int
-    """As displayed, after rotation."""
+    """As displayed: in square pixels, upright. Of the first picture, as all that is said of pictures here."""
     height_px: int
     rotation_deg: int
     """Clockwise rotation that makes the decoded frame upright: 0, 90, 180 or 270."""
@@ -45,6 +52,14 @@ class VideoInfo:
     has_audio: bool
     video_codec: str
     audio_codec: str
+    mirrored: bool = False
+    """The decoded frame is mirrored from left to right before it is rotated."""
+    transfer: str = "sdr"
+    """How values mean light: sdr, pq or hlg."""
+    peak_nits: float = DEFAULT_PEAK_NITS
+    """Brightest light, where the transfer is pq."""
+    note: str = ""
+    """What else a person should know about the file."""
 
 
 def probe(uri: str) -> VideoInfo:
@@ -93,11 +108,11 @@ def probe(uri: str) -> VideoInfo:
             promised_s = seconds + (stream.frames - num_packets) * step_s
         if seconds < promised_s < LONGEST_S:  # beyond, the header lies
             seconds = promised_s
-        rotation_deg, width_px, height_px = _geometry(uri)
+        picture = _first_picture(uri)
         return VideoInfo(
-            width_px=width_px,
-            height_px=height_px,
-            rotation_deg=rotation_deg,
+            width_px=picture.shape.width_px,
+            height_px=picture.shape.height_px,
+            rotation_deg=90 * picture.shape.orientation.quarter_turns,
             mean_fps=round(len(times_s) / max(last_s - origin_s + step_s, 1e-6), 3),
             num_frames=max(1, round(seconds * FPS)),
             origin_s=origin_s,
@@ -105,6 +120,10 @@ def probe(uri: str) -> VideoInfo:
             has_audio=audio is not None,
             video_codec=stream.codec_context.name,
             audio_codec=audio.codec_context.name if audio is not None else "",
+            mirrored=picture.shape.orientation.mirrored,
+            transfer=picture.transfer,
+            peak_nits=picture.peak_nits,
+            note=other_streams(container),
         )
 
 
@@ -124,11 +143,19 @@ def _check_jumps(decode_times_s: list[float], times_s: list[float]) -> None:
             raise MediaError(Reason.DECODE_ERROR, detail)
 
 
-def _geometry(uri: str) -> tuple[int, int, int]:
-    """(rotation, width, height) of the first frame that can be decoded. Headers are often wrong."""
+@dataclass(frozen=True)
+class _Picture:
+    shape: PictureShape
+    transfer: str
+    peak_nits: float
+
+
+def _first_picture(uri: str) -> _Picture:
+    """The first one that can be decoded. Headers are often wrong."""
     with open_media(uri) as container:
         stream = video_stream(container)
         stream.codec_context.thread_count = 1
+        shapes = ShapeReader(stream)
         failures = 0
         for packet in read_packets(container, stream):
             try:
@@ -139,11 +166,17 @@ def _geometry(uri: str) -> tuple[int, int, int]:
                     break
                 frames = []
             for frame in frames:
-                rotation_deg = round(-frame.rotation / 90) * 90 % 360
-                width_px, height_px = frame.width, frame.height
-                if rotation_deg in (90, 270):
-                    width_px, height_px = height_px, width_px
-                return rotation_deg, width_px, height_px
+                _refuse_dolby_vision_alone(stream.codec_context.codec_tag, frame)
+                return _Picture(shapes.shape_of(frame), transfer_of(frame), peak_of(frame))
             if packet is None:
                 break
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
+
+
+def _refuse_dolby_vision_alone(tag: str, frame: av.VideoFrame) -> None:
+    """Raise MediaError for Dolby Vision's profile 5: colours of its own, which no other decoder can show.
+
+    Its other profiles hold a picture for everyone, and say which transfer it has. Only MP4 has the tags.
+    """
+    if tag in _DOLBY_VISION_TAGS and frame.color_trc == _UNSPECIFIED:
+        raise MediaError(Reason.DECODE_ERROR, "Dolby Vision without a picture for other players (profile 5)")

@@ -100,13 +100,14 @@ def single_row(
 
 
 def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken | None = None) -> Row:
-    """Frames become seconds; source, labels and hashes are added."""
+    """Frames become seconds; source, labels and hashes are added. Without a detail of its own, it has the source's."""
     row = dict(row)
     first, end = row.pop("start_frame"), row.pop("end_frame")
     accounted = row.pop("accounted_frames")
     info, source = video.info, video.source
     return {
         **row,
+        "detail": row["detail"] or video.detail or None,
         "source_id": video.source_id,
         "source_uri": source.uri,
         "start_s": first / FPS,
@@ -117,6 +118,7 @@ def _complete(row: Row, video: Video, hashes: Mapping[str, str], spoken: Spoken 
         "source_width_px": info.width_px if info else None,
         "source_height_px": info.height_px if info else None,
         "source_fps": info.mean_fps if info else None,
+        "source_transfer": info.transfer if info else None,
         **_language(source, spoken),
         "speaker": source.speaker,
         "speaker_source": source.speaker_source,

@@ -34,7 +34,8 @@ class AlignFace:
         size = self.config.resolution
         points = steady(self.backend.alignment_points(landmarks), self.config.smoothing_frames)
         matrices = to_square(align(points, size), size)
-        ratio = float(np.median(np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))))
+        scales = np.array([piece.scale for piece in clip.pieces])
+        ratio = float(np.median(np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2]))) / scales))
         clip = clip.measured(crop_px=size, upscale_ratio=ratio)
         height = clip.measures["face_size_px"]
         if height < self.faces.min_height_px:

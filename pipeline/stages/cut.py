@@ -136,7 +136,7 @@ class _Cutter:
                 if run.num_trailing_gaps >= self.stage.faces.max_gap_frames:
                     yield from self._close(track, Reason.FACE_LOST)
                 else:
-                    run.pieces.append(_same_place(frame.rgb, run.pieces[-1]))
+                    run.pieces.append(_same_place(frame, run.pieces[-1]))
         for track, face in frame.faces.items():
             assert frame.rgb is not None
             piece = self.stage.piece(frame.rgb, face.points)
@@ -147,7 +147,7 @@ class _Cutter:
             if track not in self.runs:
                 self.runs[track] = _Run(track, frame.shot_index, frame.index)
             run = self.runs[track]
-            run.pieces.append(piece)
+            run.pieces.append(piece.in_reference(frame.scale))
             limit = self.stage.config.min_frames + self.stage.config.max_frames
             if len(run.pieces) - run.num_trailing_gaps >= limit:
                 yield self._take_clip(run, self.stage.config.max_frames)
@@ -262,11 +262,15 @@ class _Cutter:
                 yield span.rejected(Stage.TRACK_FACES, Reason.NO_FACE, "no face was found")
 
 
-def _same_place(rgb: np.ndarray, piece: FacePiece) -> FacePiece:
+def _same_place(frame: Frame, piece: FacePiece) -> FacePiece:
     """The area of this frame where the face was last seen, for a frame in which it was not found."""
-    height, width = piece.rgb.shape[:2]
-    right, bottom = piece.left + width * piece.step, piece.top + height * piece.step
-    return _take(rgb, piece.left, piece.top, right, bottom, piece.step, None)
+    assert frame.rgb is not None
+    height, width = frame.rgb.shape[:2]
+    rows, columns = piece.rgb.shape[:2]
+    step = piece.step * frame.scale
+    left, top = min(round(piece.left * frame.scale), width - 1), min(round(piece.top * frame.scale), height - 1)
+    right, bottom = min(round(left + columns * step), width), min(round(top + rows * step), height)
+    return _take(frame.rgb, left, top, right, bottom, max(1, round(step)), None).in_reference(frame.scale)
 
 
 def _thumbnail(rgb: np.ndarray) -> np.ndarray:

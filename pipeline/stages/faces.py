@@ -48,6 +48,9 @@ class TrackFaces:
             else:
                 if new_shot:
                     tracks = []
+                elif previous is not None and previous.scale != frame.scale:
+                    for track in tracks:
+                        track.last = track.last.scaled(frame.scale / previous.scale)
                 self._follow(frame, tracks)
                 since_detection += 1
                 every = self.config.detect_every_frames if tracks else self.config.search_every_frames

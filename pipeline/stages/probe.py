@@ -37,7 +37,7 @@ class Probe:
             return Video(source, source_id, None, error.reason, error.detail)
         if not info.has_audio:
             return Video(source, source_id, info, Reason.NO_AUDIO, "no audio track")
-        return Video(source, source_id, info)
+        return Video(source, source_id, info, detail=info.note)
 
 
 def unread(source: Source, reason: Reason, detail: str) -> Video:

@@ -8,8 +8,10 @@ from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.deinterlace import deinterlace
 from lipforge.pipeline.media.grid import to_grid
-from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video, upright_rgb
+from lipforge.pipeline.media.picture import ToRgb
+from lipforge.pipeline.media.video import DecodeCount, SourceFrame, decode_video
 
 
 class Resample:
@@ -28,24 +30,27 @@ class Resample:
         return read_audio(unit.video.source.uri, info, first, end)
 
     def decode(self, unit: Unit, count: DecodeCount) -> Iterator[SourceFrame]:
-        """The unit's source frames, at the source's own times."""
+        """The unit's source frames, or the fields of interlaced ones, at the source's own times."""
         info = unit.video.info
         assert info is not None
-        return decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count)
+        return deinterlace(decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count))
 
     def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
         """One full-size frame per 1/25 s. Repeats of a source frame share one array."""
         info = unit.video.info
         assert info is not None
+        to_rgb = ToRgb(info)
         timed = ((frame.time_s, frame) for frame in frames)
         shown: SourceFrame | None = None
         rgb: np.ndarray | None = None
         for index, frame in to_grid(timed, unit.start_frame, unit.end_frame):
             if frame is not shown:
-                image = frame.image if frame is not None else None
-                rgb = upright_rgb(image, info) if image is not None else None
+                rgb = to_rgb.convert(frame) if frame is not None and frame.image is not None else None
                 shown = frame
-            yield Frame(index=index, rgb=rgb, shot_index=frame.shot_index if frame is not None else 0)
+            if frame is None:
+                yield Frame(index, None)
+            else:
+                yield Frame(index, rgb, frame.shot_index, scale=frame.scale)
 
 
 def audio_of(clip: Clip, unit_audio: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import FPS
@@ -20,7 +21,7 @@ class SplitShots:
     """Gives each source frame its `shot_index`. Delays frames a little: the detector looks ahead.
 
     Uses source frames, not the 25 fps grid: where the grid drops every sixth frame of a 30 fps pan, the image jumps as
-    at a cut.
+    at a cut. Pictures of other proportions are another shot.
     """
 
     name = Stage.SPLIT_SHOTS
@@ -29,6 +30,15 @@ class SplitShots:
         self.config = config
 
     def process(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+        num_shots = 0
+        for _, same_shape in groupby(frames, key=lambda frame: frame.shape_index):
+            first = num_shots
+            for frame in self._split(same_shape):
+                frame.shot_index += first
+                num_shots = frame.shot_index + 1
+                yield frame
+
+    def _split(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
         detector = AdaptiveDetector(
             adaptive_threshold=self.config.adaptive_threshold, min_scene_len=self.config.min_shot_frames
         )
