@@ -1,0 +1,159 @@
+"""Choose the channels that keep the voice when a source's audio becomes mono.
+
+The mean of all channels is the usual downmix, but a voice loses level in it when it is on few of the channels, and is
+cancelled or comb-filtered when the channels have it in opposite phase or at different times. So the mean is compared
+with the channels, in the octaves of speech, over the whole unit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+BLOCK_S = 0.05
+"""About the length of a block of audio whose level is measured."""
+OCTAVES_HZ = (250, 500, 1000, 2000, 4000, 8000)
+"""Edges of the bands. Hum and the low-frequency channel lie below."""
+MAX_LOSS_DB = 1.0
+"""The mean is used while it loses at most this of the voice ..."""
+MAX_OCTAVE_LOSS_DB = 2.5
+"""... and at most this in every octave. Music and halls that differ between the channels lose up to 2.2 dB there, a
+voice that comes 0.4 ms later in one of two channels 7 dB."""
+SHARE_OF_OCTAVE_DB = -30.0
+"""Octaves with less of the voice than this do not matter."""
+ACTIVE_DB = -20.0
+"""Blocks below this, relative to the loud ones, are pauses."""
+LEADS_DB = 3.0
+"""A channel is missed where it is this much louder than the chosen ones ..."""
+MAX_MISSED = 0.03
+"""... in more than this share of the active blocks."""
+CENTRE_DB = -20.0
+"""A centre channel with at least this much of the voice is the dialogue channel."""
+_FLOOR_QUANTILE, _FLOOR_FACTOR = 0.1, 1.5
+"""What is as loud in pauses is noise: a channel's level counts above 1.5 times that of its quietest tenth of blocks."""
+_SILENCE = 1e-10
+"""Power of digital silence, dither included. Such blocks say nothing of the noise."""
+_MOST_VALUES = 1 << 19
+"""Samples, of all channels, that are analysed at once: 2 MB."""
+
+
+@dataclass(frozen=True)
+class Downmix:
+    """How the channels become one."""
+
+    channels: tuple[int, ...] | None
+    """From 0; several are added. None: the mean of all."""
+    gain: float = 1.0
+    """Of a sum."""
+
+    @property
+    def adds_up(self) -> bool:
+        return self.channels is not None and len(self.channels) > 1
+
+    def words(self, num_channels: int) -> str:
+        """The value of `audio_downmix`: mono, mix, channel 1, channels 1 + 2."""
+        if num_channels == 1:
+            return "mono"
+        if self.channels is None:
+            return "mix"
+        return f"channel{'s' if self.adds_up else ''} {' + '.join(str(c + 1) for c in self.channels)}"
+
+
+MEAN = Downmix(None)
+
+
+class ChannelLevels:
+    """Power of each channel and of their mean, by octave, in blocks of about 50 ms."""
+
+    def __init__(self, num_channels: int, sample_rate_hz: int, centre: int | None) -> None:
+        """centre: the channel that a known layout calls front centre."""
+        self.centre = centre
+        self.block = 2 ** max(4, int(np.log2(sample_rate_hz * BLOCK_S) + 0.5))
+        self._window = np.hanning(self.block + 1)[:-1].astype(np.float32) * np.float32(2 / self.block)
+        octaves = np.digitize(np.arange(self.block // 2 + 1) * sample_rate_hz / self.block, OCTAVES_HZ) - 1
+        self._octaves = (octaves[:, None] == np.arange(len(OCTAVES_HZ) - 1)).astype(np.float32)
+        """[bins, 5]: 1 where a bin belongs to an octave."""
+        self._at_once = self.block * max(1, _MOST_VALUES // (self.block * num_channels))
+        self._waiting: list[np.ndarray] = []
+        self._num_waiting = 0
+        self._power: list[np.ndarray] = []
+
+    def add(self, channels: np.ndarray) -> None:
+        """channels: float32 [C, N], full scale 1; any N."""
+        self._waiting.append(channels)
+        self._num_waiting += channels.shape[1]
+        if self._num_waiting >= self._at_once:
+            self._analyse()
+
+    def power(self) -> np.ndarray:
+        """float32 [B, C + 1, 5]: per block, channel (the last is their mean) and octave."""
+        self._analyse()
+        return np.concatenate(self._power) if self._power else np.zeros((0, 1, len(OCTAVES_HZ) - 1), np.float32)
+
+    def _analyse(self) -> None:
+        """Whole blocks; the rest waits."""
+        if self._num_waiting < self.block:
+            return
+        waiting = np.concatenate(self._waiting, axis=1)
+        num_blocks = waiting.shape[1] // self.block
+        blocks = waiting[:, : num_blocks * self.block].reshape(len(waiting), num_blocks, self.block)
+        rest = waiting[:, num_blocks * self.block :].copy()
+        self._waiting, self._num_waiting = [rest], rest.shape[1]
+        spectra = fft.rfft(blocks * self._window, axis=2)
+        spectra = np.concatenate([spectra, spectra.mean(axis=0, keepdims=True)])
+        power = (spectra.real**2 + spectra.imag**2) @ self._octaves
+        self._power.append(power.transpose(1, 0, 2))
+
+
+def choose(power: np.ndarray, centre: int | None) -> Downmix:
+    """The downmix that keeps the voice.
+
+    power: float [B, C + 1, K] as `ChannelLevels.power`. centre: the channel that a known layout calls front centre.
+    The centre, if it has a voice. Else the mean of all, if it keeps the voice in every octave. Else the channel with
+    most of the voice; and, where others lead for some time (one person on each channel), those are added.
+    """
+    voice = _above_noise(power)
+    channels, mean = voice[:, :-1], voice[:, -1]
+    level = channels.sum(axis=2)
+    loudest = level.max(axis=1, initial=0.0)
+    if not loudest.any():
+        return MEAN
+    if centre is not None and level[:, centre].sum() >= _ratio(CENTRE_DB) * loudest.sum():
+        return Downmix((centre,))
+    active = loudest >= _ratio(ACTIVE_DB) * (loudest**2).sum() / loudest.sum()
+    wanted = channels[active].max(axis=1).sum(axis=0)
+    matters = wanted >= _ratio(SHARE_OF_OCTAVE_DB) * wanted.sum()
+    kept = mean[active].sum(axis=0)
+    keeps_octaves = (kept >= _ratio(-MAX_OCTAVE_LOSS_DB) * wanted)[matters].all()
+    if keeps_octaves and kept.sum() >= _ratio(-MAX_LOSS_DB) * wanted.sum():
+        return MEAN
+    chosen = _leaders(level[active])
+    if 1 < len(chosen) == channels.shape[1]:
+        # What the channels have in common adds up: as loud as before.
+        return Downmix(chosen, min(1.0, float(np.sqrt(wanted.sum() / kept.sum())) / len(chosen)))
+    return Downmix(chosen)
+
+
+def _above_noise(power: np.ndarray) -> np.ndarray:
+    """Power above the noise of each channel and octave."""
+    heard = np.where(power > _SILENCE, power, np.nan)
+    floor = np.zeros(power.shape[1:])
+    some = ~np.isnan(heard).all(axis=0)
+    floor[some] = np.nanquantile(heard[:, some], _FLOOR_QUANTILE, axis=0)
+    return np.maximum(power - _FLOOR_FACTOR * floor, 0)
+
+
+def _leaders(level: np.ndarray) -> tuple[int, ...]:
+    """The fewest channels of which one is loud in nearly every block. level: [B, C]."""
+    chosen = [int(level.sum(axis=0).argmax())]
+    loudest = level.max(axis=1)
+    while True:
+        missed = loudest > _ratio(LEADS_DB) * level[:, chosen].max(axis=1)
+        if missed.mean() <= MAX_MISSED:
+            return tuple(sorted(chosen))
+        chosen.append(int(np.bincount(level[missed].argmax(axis=1)).argmax()))
+
+
+def _ratio(decibel: float) -> float:
+    return 10 ** (decibel / 10)
+
