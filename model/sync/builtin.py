@@ -18,6 +18,7 @@ from torch.nn import functional
 from lipforge.model.audio.filterbank import htk_filters
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.sync.drift import drift_frames
 from lipforge.model.sync.score import SyncScore
 from lipforge.model.threads import one_thread
 
@@ -219,6 +220,9 @@ class LipSyncScorer:
             confidence=confidence(similar),
             distance=float(1 - curve.max()),
             curve=curve,
+            drift_frames=drift_frames(
+                similar, len(lips) + RECEPTIVE_FRAMES - 1, lambda straight: confidence(straight) >= DEFAULT_MIN_CONFIDENCE
+            ),
         )
 
     def _embed(self, towers: list[Tower], features: np.ndarray) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""How much the offset between audio and lips changes within a clip, from the similarities that give the offset."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+MAX_RATE = 0.06
+"""Fastest drift that is searched, as a share of the time. Film at 24 fps played at 25 is 0.042."""
+STEP_FRAMES = 0.5
+LEAST_FRAMES = 2.0
+"""A smaller drift leaves both ends of a clip within one frame of its middle: it is not told from none."""
+MIN_GAIN = 0.15
+"""The drifting line must be this much better than the best constant offset, as a share of its height ..."""
+MIN_GAIN_OVER_LEAST = 0.01
+"""... and this much better than the best line of at most LEAST_FRAMES. docs/models/lip_sync_results.md has numbers."""
+_FINE = 8
+"""Steps between two shifts. Only rounded, a drift would look like the nearest whole frame."""
+
+
+def drift_frames(similar: np.ndarray, num_frames: int, is_match: Callable[[np.ndarray], bool]) -> float:
+    """Change of the offset from the first to the last frame of a clip of num_frames frames; 0.0 unless it is certain.
+
+    similar: float [T, S], how well frame t fits the audio at each shift, in the order of offsets; T <= num_frames, as
+    a scorer's window takes some frames. Lines of offsets a + b * t are compared by the mean similarity along them.
+    is_match: whether similarities of this form are those of lips that speak the audio. It is asked about those with the
+    drift taken out, because among many lines some fit even the wrong audio a little.
+    """
+    num_rows, num_shifts = similar.shape
+    fine = CubicSpline(np.arange(num_shifts), similar, axis=1)(np.arange((num_shifts - 1) * _FINE + 1) / _FINE)
+    times = (np.arange(num_rows) - (num_rows - 1) / 2) / num_frames
+    num_steps = int(min(MAX_RATE * num_frames, num_shifts / 2) / STEP_FRAMES)
+    drifts = np.arange(-num_steps, num_steps + 1) * STEP_FRAMES
+    best = np.array([_along(fine, _steps(drift, times)).max() for drift in drifts])
+    drift = float(drifts[best.argmax()])
+    height = best.max() - np.median(_along(fine, _steps(0.0, times)))
+    flat, least = best[num_steps], best[np.abs(drifts) <= LEAST_FRAMES].max()
+    if best.max() - flat < MIN_GAIN * height or best.max() - least < MIN_GAIN_OVER_LEAST * height or height <= 0:
+        return 0.0
+    columns = np.arange(num_shifts) * _FINE + _steps(drift, times)[:, None]
+    straight = np.take_along_axis(fine, columns.clip(0, fine.shape[1] - 1), axis=1)
+    return drift if is_match(straight) else 0.0
+
+
+def _steps(drift: float, times: np.ndarray) -> np.ndarray:
+    return np.rint(drift * times * _FINE).astype(int)
+
+
+def _along(fine: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Mean similarity along each line of one slope that stays within the shifts. steps: [T], from its middle."""
+    first, end = max(0, -steps.min()), fine.shape[1] - max(0, steps.max())
+    return sum(fine[row, first + step : end + step] for row, step in enumerate(steps)) / len(fine)
