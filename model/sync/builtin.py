@@ -221,7 +221,9 @@ class LipSyncScorer:
             distance=float(1 - curve.max()),
             curve=curve,
             drift_frames=drift_frames(
-                similar, len(lips) + RECEPTIVE_FRAMES - 1, lambda straight: confidence(straight) >= DEFAULT_MIN_CONFIDENCE
+                similar,
+                len(lips) + RECEPTIVE_FRAMES - 1,
+                lambda straight: confidence(straight) >= DEFAULT_MIN_CONFIDENCE,
             ),
         )
 

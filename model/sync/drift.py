@@ -1,6 +1,7 @@
 """How much the offset between audio and lips changes within a clip, from the similarities that give the offset."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -14,7 +15,7 @@ MIN_GAIN = 0.15
 """The drifting line must be this much better than the best constant offset, as a share of its height ..."""
 MIN_GAIN_OVER_LEAST = 0.01
 """... and this much better than the best line of at most LEAST_FRAMES. docs/models/lip_sync_results.md has numbers."""
-_FINE = 8
+_FINE = 4
 """Steps between two shifts. Only rounded, a drift would look like the nearest whole frame."""
 
 
@@ -31,9 +32,10 @@ def drift_frames(similar: np.ndarray, num_frames: int, is_match: Callable[[np.nd
     times = (np.arange(num_rows) - (num_rows - 1) / 2) / num_frames
     num_steps = int(min(MAX_RATE * num_frames, num_shifts / 2) / STEP_FRAMES)
     drifts = np.arange(-num_steps, num_steps + 1) * STEP_FRAMES
-    best = np.array([_along(fine, _steps(drift, times)).max() for drift in drifts])
+    sums = np.concatenate([np.zeros_like(fine[:1]), fine.cumsum(axis=0)])
+    best = np.array([_along(sums, _steps(drift, times)).max() for drift in drifts])
     drift = float(drifts[best.argmax()])
-    height = best.max() - np.median(_along(fine, _steps(0.0, times)))
+    height = best.max() - np.median(sums[-1]) / num_rows
     flat, least = best[num_steps], best[np.abs(drifts) <= LEAST_FRAMES].max()
     if best.max() - flat < MIN_GAIN * height or best.max() - least < MIN_GAIN_OVER_LEAST * height or height <= 0:
         return 0.0
@@ -46,7 +48,16 @@ def _steps(drift: float, times: np.ndarray) -> np.ndarray:
     return np.rint(drift * times * _FINE).astype(int)
 
 
-def _along(fine: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Mean similarity along each line of one slope that stays within the shifts. steps: [T], from its middle."""
-    first, end = max(0, -steps.min()), fine.shape[1] - max(0, steps.max())
-    return sum(fine[row, first + step : end + step] for row, step in enumerate(steps)) / len(fine)
+def _along(sums: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Mean similarity along each line of one slope that stays within the shifts.
+
+    sums: [T + 1, F], running sums over the frames; steps: [T], of the line from its middle, in ascending or descending
+    order: frames with the same step are taken at once.
+    """
+    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1), len(steps)]
+    first, end = max(0, -steps.min()), sums.shape[1] - max(0, steps.max())
+    total = np.zeros(end - first)
+    for start, stop in pairwise(edges):
+        line = slice(first + steps[start], end + steps[start])
+        total += sums[stop, line] - sums[start, line]
+    return total / len(steps)

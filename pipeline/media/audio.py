@@ -9,7 +9,14 @@ import av.error
 import numpy as np
 
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from lipforge.pipeline.media.channels import channels_of, floats_of, front_centre, keep_labels, one_channel, plain_layout
+from lipforge.pipeline.media.channels import (
+    channels_of,
+    floats_of,
+    front_centre,
+    keep_labels,
+    one_channel,
+    plain_layout,
+)
 from lipforge.pipeline.media.container import audio_stream, open_media, read_packets, timestamp_s
 from lipforge.pipeline.media.downmix import MEAN, ChannelLevels, Downmix, choose
 from lipforge.pipeline.media.probe import VideoInfo
@@ -152,7 +159,8 @@ class _Reading:
         of = (frame.layout.name, frame.sample_rate)
         if of not in self.levels:
             self.levels[of] = ChannelLevels(frame.layout.nb_channels, frame.sample_rate, front_centre(frame.layout))
-        self.levels[of].add(floats_of(channels_of(frame)))
+        if self.levels[of].wants(frame.samples):
+            self.levels[of].add(floats_of(channels_of(frame)))
 
 
 class _Stretch:

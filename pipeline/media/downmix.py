@@ -12,20 +12,24 @@ from scipy import fft
 
 BLOCK_S = 0.05
 """About the length of a block of audio whose level is measured."""
+BLOCKS_APART = 4
+"""A block in so many is measured, which is enough and costs little."""
 OCTAVES_HZ = (250, 500, 1000, 2000, 4000, 8000)
 """Edges of the bands. Hum and the low-frequency channel lie below."""
 MAX_LOSS_DB = 1.0
 """The mean is used while it loses at most this of the voice ..."""
-MAX_OCTAVE_LOSS_DB = 2.5
-"""... and at most this in every octave. Music and halls that differ between the channels lose up to 2.2 dB there, a
-voice that comes 0.4 ms later in one of two channels 7 dB."""
+MAX_OCTAVE_LOSS_DB = 3.5
+"""... and at most this in every octave. Two channels with nothing in common (a hall, wide music) lose 3 dB, a voice that
+comes 0.4 ms later in one of them 7 dB in one octave."""
 SHARE_OF_OCTAVE_DB = -30.0
 """Octaves with less of the voice than this do not matter."""
 ACTIVE_DB = -20.0
 """Blocks below this, relative to the loud ones, are pauses."""
+MIN_ACTIVE = 3
+"""With fewer active blocks there is nothing to choose by."""
 LEADS_DB = 3.0
 """A channel is missed where it is this much louder than the chosen ones ..."""
-MAX_MISSED = 0.03
+MAX_MISSED = 0.05
 """... in more than this share of the active blocks."""
 CENTRE_DB = -20.0
 """A centre channel with at least this much of the voice is the dialogue channel."""
@@ -63,7 +67,7 @@ MEAN = Downmix(None)
 
 
 class ChannelLevels:
-    """Power of each channel and of their mean, by octave, in blocks of about 50 ms."""
+    """Power of each channel and of their mean, by octave, in blocks of about 50 ms: one in every 0.2 s."""
 
     def __init__(self, num_channels: int, sample_rate_hz: int, centre: int | None) -> None:
         """centre: the channel that a known layout calls front centre."""
@@ -73,16 +77,29 @@ class ChannelLevels:
         octaves = np.digitize(np.arange(self.block // 2 + 1) * sample_rate_hz / self.block, OCTAVES_HZ) - 1
         self._octaves = (octaves[:, None] == np.arange(len(OCTAVES_HZ) - 1)).astype(np.float32)
         """[bins, 5]: 1 where a bin belongs to an octave."""
-        self._at_once = self.block * max(1, _MOST_VALUES // (self.block * num_channels))
-        self._waiting: list[np.ndarray] = []
-        self._num_waiting = 0
+        self._most_blocks = max(1, _MOST_VALUES // (self.block * num_channels))
+        self._num_samples = self._next_block = 0
+        self._begun: list[np.ndarray] = []
+        """Pieces of a block that is not complete."""
+        self._blocks: list[np.ndarray] = []
         self._power: list[np.ndarray] = []
+
+    def wants(self, num_samples: int) -> bool:
+        """Whether the next frame, of num_samples, is to be added. To be asked about every frame."""
+        wanted = bool(self._begun) or self._num_samples >= self._next_block
+        if wanted and not self._begun:
+            self._next_block = self._num_samples + BLOCKS_APART * self.block
+        self._num_samples += num_samples
+        return wanted
 
     def add(self, channels: np.ndarray) -> None:
         """channels: float32 [C, N], full scale 1; any N."""
-        self._waiting.append(channels)
-        self._num_waiting += channels.shape[1]
-        if self._num_waiting >= self._at_once:
+        self._begun.append(channels)
+        if sum(piece.shape[1] for piece in self._begun) < self.block:
+            return
+        self._blocks.append(np.concatenate(self._begun, axis=1)[:, : self.block])
+        self._begun = []
+        if len(self._blocks) == self._most_blocks:
             self._analyse()
 
     def power(self) -> np.ndarray:
@@ -91,18 +108,11 @@ class ChannelLevels:
         return np.concatenate(self._power) if self._power else np.zeros((0, 1, len(OCTAVES_HZ) - 1), np.float32)
 
     def _analyse(self) -> None:
-        """Whole blocks; the rest waits."""
-        if self._num_waiting < self.block:
-            return
-        waiting = np.concatenate(self._waiting, axis=1)
-        num_blocks = waiting.shape[1] // self.block
-        blocks = waiting[:, : num_blocks * self.block].reshape(len(waiting), num_blocks, self.block)
-        rest = waiting[:, num_blocks * self.block :].copy()
-        self._waiting, self._num_waiting = [rest], rest.shape[1]
-        spectra = fft.rfft(blocks * self._window, axis=2)
-        spectra = np.concatenate([spectra, spectra.mean(axis=0, keepdims=True)])
-        power = (spectra.real**2 + spectra.imag**2) @ self._octaves
-        self._power.append(power.transpose(1, 0, 2))
+        if self._blocks:
+            spectra = fft.rfft(np.stack(self._blocks) * self._window, axis=2)
+            spectra = np.concatenate([spectra, spectra.mean(axis=1, keepdims=True)], axis=1)
+            self._power.append((spectra.real**2 + spectra.imag**2) @ self._octaves)
+            self._blocks = []
 
 
 def choose(power: np.ndarray, centre: int | None) -> Downmix:
@@ -118,9 +128,11 @@ def choose(power: np.ndarray, centre: int | None) -> Downmix:
     loudest = level.max(axis=1, initial=0.0)
     if not loudest.any():
         return MEAN
+    active = loudest >= _ratio(ACTIVE_DB) * (loudest**2).sum() / loudest.sum()
+    if active.sum() < MIN_ACTIVE:
+        return MEAN
     if centre is not None and level[:, centre].sum() >= _ratio(CENTRE_DB) * loudest.sum():
         return Downmix((centre,))
-    active = loudest >= _ratio(ACTIVE_DB) * (loudest**2).sum() / loudest.sum()
     wanted = channels[active].max(axis=1).sum(axis=0)
     matters = wanted >= _ratio(SHARE_OF_OCTAVE_DB) * wanted.sum()
     kept = mean[active].sum(axis=0)
@@ -145,7 +157,8 @@ def _above_noise(power: np.ndarray) -> np.ndarray:
 
 def _leaders(level: np.ndarray) -> tuple[int, ...]:
     """The fewest channels of which one is loud in nearly every block. level: [B, C]."""
-    chosen = [int(level.sum(axis=0).argmax())]
+    total = level.sum(axis=0)
+    chosen = [int((total >= _ratio(-0.5) * total.max()).argmax())]  # the first of equal ones
     loudest = level.max(axis=1)
     while True:
         missed = loudest > _ratio(LEADS_DB) * level[:, chosen].max(axis=1)
@@ -156,4 +169,3 @@ def _leaders(level: np.ndarray) -> tuple[int, ...]:
 
 def _ratio(decibel: float) -> float:
     return 10 ** (decibel / 10)
-
