@@ -84,12 +84,10 @@ class CutOperator:
         clips = []
         for candidate in clock.stream(self.cut.name, self.cut.process(unit, tracked)):
             for clip in apply(self.clip_stages, candidate, clock):
-                audio = None
-                if clip.mp4:
-                    audio = audio_of(clip, sound.samples)
-                    clip = clip.measured(audio_downmix=sound.downmix)
+                audio = audio_of(clip, sound.samples) if clip.mp4 else None
                 poster = b"" if clip.mp4 else poster_of(clip)
-                clips.append(replace(clip, poster=poster, audio=audio, pieces=[], frames=None))
+                done = replace(clip, poster=poster, audio=audio, pieces=[], frames=None)
+                clips.append(done.measured(audio_downmix=sound.downmix) if clip.mp4 else done)
         return clips
 
 

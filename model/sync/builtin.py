@@ -220,11 +220,7 @@ class LipSyncScorer:
             confidence=confidence(similar),
             distance=float(1 - curve.max()),
             curve=curve,
-            drift_frames=drift_frames(
-                similar,
-                len(lips) + RECEPTIVE_FRAMES - 1,
-                lambda straight: confidence(straight) >= DEFAULT_MIN_CONFIDENCE,
-            ),
+            drift_frames=drift_frames(similar, len(lips) + RECEPTIVE_FRAMES - 1, _is_match),
         )
 
     def _embed(self, towers: list[Tower], features: np.ndarray) -> np.ndarray:
@@ -232,6 +228,10 @@ class LipSyncScorer:
         with torch.inference_mode(), one_thread():
             vectors = [tower(torch.from_numpy(features)[None])[0] for tower in towers]
             return (torch.cat(vectors, dim=1) / len(vectors) ** 0.5).numpy()
+
+
+def _is_match(similar: np.ndarray) -> bool:
+    return confidence(similar) >= DEFAULT_MIN_CONFIDENCE
 
 
 def confidence(similar: np.ndarray) -> float:

@@ -19,8 +19,8 @@ OCTAVES_HZ = (250, 500, 1000, 2000, 4000, 8000)
 MAX_LOSS_DB = 1.0
 """The mean is used while it loses at most this of the voice ..."""
 MAX_OCTAVE_LOSS_DB = 3.5
-"""... and at most this in every octave. Two channels with nothing in common (a hall, wide music) lose 3 dB, a voice that
-comes 0.4 ms later in one of them 7 dB in one octave."""
+"""... and at most this in every octave. Two channels with nothing in common (a hall, wide music) lose 3 dB, a voice
+that comes 0.4 ms later in one of them 7 dB in one octave."""
 SHARE_OF_OCTAVE_DB = -30.0
 """Octaves with less of the voice than this do not matter."""
 ACTIVE_DB = -20.0
@@ -35,6 +35,8 @@ CENTRE_DB = -20.0
 """A centre channel with at least this much of the voice is the dialogue channel."""
 _FLOOR_QUANTILE, _FLOOR_FACTOR = 0.1, 1.5
 """What is as loud in pauses is noise: a channel's level counts above 1.5 times that of its quietest tenth of blocks."""
+MIN_VOICE = 0.1
+"""A channel with a smaller share of its power above its noise is a channel of noise."""
 _SILENCE = 1e-10
 """Power of digital silence, dither included. Such blocks say nothing of the noise."""
 _MOST_VALUES = 1 << 19
@@ -124,6 +126,7 @@ def choose(power: np.ndarray, centre: int | None) -> Downmix:
     """
     voice = _above_noise(power)
     channels, mean = voice[:, :-1], voice[:, -1]
+    channels = channels * (channels.sum(axis=(0, 2)) >= MIN_VOICE * power[:, :-1].sum(axis=(0, 2)))[:, None]
     level = channels.sum(axis=2)
     loudest = level.max(axis=1, initial=0.0)
     if not loudest.any():

@@ -45,7 +45,8 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
     measures: speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and quality_model.
-    A drift is only measured where it is certain, and takes confidence away: it comes first. All thresholds must be set. Raises ValueError when the measures are of other models than the thresholds.
+    A drift is measured only where it is certain, and lowers the confidence: so it is named first. All thresholds must
+    be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
