@@ -4,10 +4,13 @@ Channels are float32 [C, N] at 16 kHz in [-1, 1]. Files hold no video: `hear` re
 """
 
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import ffmpeg
+import imageio_ffmpeg
 import numpy as np
 
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
@@ -115,4 +118,14 @@ def write_changing_channels(path: Path, *parts: tuple[str, np.ndarray]) -> Path:
         part = write_sound(path.with_suffix(f".{number}.aac"), channels, layout, "aac")
         content += part.read_bytes()
     path.write_bytes(content)
+    return path
+
+
+def drifting(base: Path, path: Path, percent: float) -> Path:
+    """The clip with its audio played faster by so many percent, in sync at the start; negative: slower."""
+    source = ffmpeg.input(str(base))
+    faster = source.audio.filter("aresample", 48_000).filter("asetrate", round(48_000 * (1 + percent / 100)))
+    graph = ffmpeg.output(source.video, faster.filter("aresample", 48_000), str(path), vcodec="copy")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *ffmpeg.get_args(graph)]
+    subprocess.run(command, check=True, capture_output=True)
     return path
