@@ -207,5 +207,5 @@ def test_every_sample_format_is_read(name: str, planar: bool) -> None:
 
 
 def test_what_is_not_a_number_becomes_silence() -> None:
-    channels = np.array([[0.5, np.nan, np.inf, -np.inf]], np.float32)
-    np.testing.assert_array_equal(floats_of(channels), [[0.5, 0, 0, 0]])
+    channels = np.array([[0.5, np.nan, np.inf, -np.inf, 1e30]], np.float32)
+    np.testing.assert_array_equal(floats_of(channels), [[0.5, 0, 0, 0, 16]])

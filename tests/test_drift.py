@@ -71,10 +71,9 @@ def test_both_scorers_find_it() -> None:
     rng = np.random.default_rng(0)
     steps = np.cumsum(rng.normal(size=(NUM_FRAMES + 60, 64)), axis=0)
     sound = torch.from_numpy(steps[15 : 15 + NUM_FRAMES + 30] * 0.8).float()
+    times = np.arange(NUM_FRAMES) / NUM_FRAMES - 0.5
     for drift in (0.0, 5.0):
-        where = (
-            15 + np.arange(NUM_FRAMES) + 15 - np.rint(drift * (np.arange(NUM_FRAMES) / NUM_FRAMES - 0.5)).astype(int)
-        )
+        where = 30 + np.arange(NUM_FRAMES) - np.rint(drift * times).astype(int)
         score = sync_score(torch.from_numpy(steps[where] * 0.8).float(), sound)
         assert score.drift_frames == pytest.approx(drift, abs=0.5)
         assert score.offset_frames == 0

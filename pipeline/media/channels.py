@@ -20,6 +20,8 @@ def plain_layout(context: Any) -> None:
     PyAV 18 frees the list of such labels once with the layout and once with its owner, which ends the process.
     """
     layout = context.layout
+    if layout.nb_channels == 0:  # the decoder will know
+        return
     _never_free(layout)
     context.layout = f"{layout.nb_channels} channels" if _has_labels(layout.name) else layout.name
 
@@ -53,17 +55,16 @@ def channels_of(frame: Any) -> np.ndarray:
     """
     num_channels, planar = frame.layout.nb_channels, frame.format.is_planar
     dtype = np.dtype(_DTYPES[frame.format.name.removesuffix("p")])
-    if planar:
-        planes = [np.frombuffer(AudioPlane(frame, index), dtype)[: frame.samples] for index in range(num_channels)]
-        return np.stack(planes)
-    packed = np.frombuffer(AudioPlane(frame, 0), dtype)[: frame.samples * num_channels]
-    return packed.reshape(-1, num_channels).T
+    planes: list[Any] = [AudioPlane(frame, index) for index in range(num_channels if planar else 1)]
+    num_values = frame.samples if planar else frame.samples * num_channels  # planes are longer
+    values = np.stack([np.frombuffer(plane, dtype)[:num_values] for plane in planes])
+    return values if planar else values.reshape(-1, num_channels).T
 
 
 def floats_of(channels: np.ndarray) -> np.ndarray:
-    """`channels_of` as float32, full scale 1. What is not a number becomes 0."""
+    """`channels_of` as float32, full scale 1. What is not a number becomes 0; 24 dB above full scale is damage."""
     if channels.dtype.kind == "f":
-        return np.nan_to_num(channels.astype(np.float32), posinf=0.0, neginf=0.0)
+        return np.nan_to_num(channels, posinf=0.0, neginf=0.0).clip(-16, 16).astype(np.float32)
     if channels.dtype == np.uint8:
         return (channels.astype(np.float32) - 128) / 128
     return channels.astype(np.float32) / np.float32(-float(np.iinfo(channels.dtype).min))

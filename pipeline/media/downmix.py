@@ -111,9 +111,9 @@ class ChannelLevels:
 
     def _analyse(self) -> None:
         if self._blocks:
-            spectra = fft.rfft(np.stack(self._blocks) * self._window, axis=2)
-            spectra = np.concatenate([spectra, spectra.mean(axis=1, keepdims=True)], axis=1)
-            self._power.append((spectra.real**2 + spectra.imag**2) @ self._octaves)
+            blocks = np.stack(self._blocks) * self._window
+            blocks = np.concatenate([blocks, blocks.mean(axis=1, keepdims=True)], axis=1)
+            self._power.append(np.square(np.abs(np.asarray(fft.rfft(blocks, axis=2)))) @ self._octaves)
             self._blocks = []
 
 
