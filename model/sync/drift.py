@@ -4,7 +4,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 MAX_RATE = 0.06
 """Fastest drift that is searched, as a share of the time. Film at 24 fps played at 25 is 0.042."""
@@ -14,7 +13,7 @@ LEAST_FRAMES = 2.0
 MIN_GAIN = 0.15
 """The drifting line must be this much better than the best constant offset, as a share of its height ..."""
 MIN_GAIN_OVER_LEAST = 0.01
-"""... and this much better than the best line of at most LEAST_FRAMES. docs/models/lip_sync_results.md has numbers."""
+"""... and this much better than the best line of at most LEAST_FRAMES. docs/models/lip_sync.md has numbers."""
 _FINE = 4
 """Steps between two shifts. Only rounded, a drift would look like the nearest whole frame."""
 
@@ -28,7 +27,7 @@ def drift_frames(similar: np.ndarray, num_frames: int, is_match: Callable[[np.nd
     drift taken out, because among many lines some fit even the wrong audio a little.
     """
     num_rows, num_shifts = similar.shape
-    fine = CubicSpline(np.arange(num_shifts), similar, axis=1)(np.arange((num_shifts - 1) * _FINE + 1) / _FINE)
+    fine = _between(similar)
     times = (np.arange(num_rows) - (num_rows - 1) / 2) / num_frames
     num_steps = int(min(MAX_RATE * num_frames, num_shifts / 2) / STEP_FRAMES)
     drifts = np.arange(-num_steps, num_steps + 1) * STEP_FRAMES
@@ -42,6 +41,18 @@ def drift_frames(similar: np.ndarray, num_frames: int, is_match: Callable[[np.nd
     columns = np.arange(num_shifts) * _FINE + _steps(drift, times)[:, None]
     straight = np.take_along_axis(fine, columns.clip(0, fine.shape[1] - 1), axis=1)
     return drift if is_match(straight) else 0.0
+
+
+def _between(similar: np.ndarray) -> np.ndarray:
+    """[T, (S - 1) * _FINE + 1]: similarities at the shifts and between them, by cubic convolution (Keys 1981)."""
+    padded = np.pad(similar, ((0, 0), (1, 2)), mode="edge")
+    fine = np.empty((len(similar), similar.shape[1] * _FINE))
+    for step in range(_FINE):
+        x = step / _FINE
+        weights = (x * (x * (2 - x) - 1), x * x * (3 * x - 5) + 2, x * (x * (4 - 3 * x) + 1), x * x * (x - 1))
+        taps = (padded[:, tap : tap + similar.shape[1]] for tap in range(4))
+        fine[:, step::_FINE] = sum(weight / 2 * tap for weight, tap in zip(weights, taps, strict=True))
+    return fine[:, : 1 - _FINE]
 
 
 def _steps(drift: float, times: np.ndarray) -> np.ndarray:

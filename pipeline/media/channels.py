@@ -10,6 +10,8 @@ from av.audio.plane import AudioPlane
 
 from lipforge.pipeline.media.downmix import Downmix
 
+_LOUDEST = 16.0
+"""24 dB above full scale. More is damage."""
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 """NumPy's name of each sample format, without the `p` of planar ones."""
 
@@ -62,9 +64,11 @@ def channels_of(frame: Any) -> np.ndarray:
 
 
 def floats_of(channels: np.ndarray) -> np.ndarray:
-    """`channels_of` as float32, full scale 1. What is not a number becomes 0; 24 dB above full scale is damage."""
+    """`channels_of` as float32, full scale 1. What is not a number becomes 0."""
     if channels.dtype.kind == "f":
-        return np.nan_to_num(channels, posinf=0.0, neginf=0.0).clip(-16, 16).astype(np.float32)
+        if not np.abs(channels).max(initial=0.0) <= _LOUDEST:  # also where something is not a number
+            channels = np.nan_to_num(channels, posinf=0.0, neginf=0.0).clip(-_LOUDEST, _LOUDEST)
+        return channels.astype(np.float32)
     if channels.dtype == np.uint8:
         return (channels.astype(np.float32) - 128) / 128
     return channels.astype(np.float32) / np.float32(-float(np.iinfo(channels.dtype).min))

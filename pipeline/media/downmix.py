@@ -8,7 +8,6 @@ with the channels, in the octaves of speech, over the whole unit.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
 
 BLOCK_S = 0.05
 """About the length of a block of audio whose level is measured."""
@@ -113,7 +112,7 @@ class ChannelLevels:
         if self._blocks:
             blocks = np.stack(self._blocks) * self._window
             blocks = np.concatenate([blocks, blocks.mean(axis=1, keepdims=True)], axis=1)
-            self._power.append(np.square(np.abs(np.asarray(fft.rfft(blocks, axis=2)))) @ self._octaves)
+            self._power.append(np.square(np.abs(np.fft.rfft(blocks, axis=2))) @ self._octaves)
             self._blocks = []
 
 
