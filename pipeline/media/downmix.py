@@ -112,7 +112,9 @@ class ChannelLevels:
         if self._blocks:
             blocks = np.stack(self._blocks) * self._window
             blocks = np.concatenate([blocks, blocks.mean(axis=1, keepdims=True)], axis=1)
-            self._power.append(np.square(np.abs(np.fft.rfft(blocks, axis=2))) @ self._octaves)
+            power = np.square(np.abs(np.fft.rfft(blocks, axis=2)))
+            # Not as a matrix product, whose last digits may depend on the number of threads.
+            self._power.append(np.einsum("bcf,fk->bck", power, self._octaves))
             self._blocks = []
 
 
