@@ -89,6 +89,8 @@ class Frame:
     rgb: np.ndarray | None
     """uint8 [H, W, 3], upright, full size. Never leaves the process that decoded it."""
     shot_index: int = 0
+    has_audio: bool = True
+    """False where the source has no audio for a while (media/audio.py)."""
     faces: dict[int, FaceLandmarks] = field(default_factory=dict)
     """By track, in pixels of this frame."""
     scale: float = 1.0

@@ -75,17 +75,19 @@ class CutOperator:
 
     def _clips(self, unit: Unit, clock: StageClock, count: DecodeCount) -> list[Clip]:
         with clock.running(self.resample.name):
-            unit_audio = self.resample.audio(unit)
+            sound = self.resample.audio(unit)
         decoded = clock.stream(self.resample.name, self.resample.decode(unit, count))
         shots = clock.stream(self.shots.name, self.shots.process(decoded))
         frames = clock.stream(self.resample.name, self.resample.to_grid(unit, shots))
+        frames = self.resample.mark_audio(unit, sound, frames)
         tracked = clock.stream(self.faces.name, self.faces.process(frames))
         clips = []
         for candidate in clock.stream(self.cut.name, self.cut.process(unit, tracked)):
             for clip in apply(self.clip_stages, candidate, clock):
-                audio = audio_of(clip, unit_audio) if clip.mp4 else None
+                audio = audio_of(clip, sound.samples) if clip.mp4 else None
                 poster = b"" if clip.mp4 else poster_of(clip)
-                clips.append(replace(clip, poster=poster, audio=audio, pieces=[], frames=None))
+                done = replace(clip, poster=poster, audio=audio, pieces=[], frames=None)
+                clips.append(done.measured(audio_downmix=sound.downmix) if clip.mp4 else done)
         return clips
 
 

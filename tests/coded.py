@@ -105,4 +105,4 @@ def shown(path: Path, start_frame: int = 0, end_frame: int | None = None, count:
 def heard(path: Path, start_frame: int = 0, end_frame: int | None = None) -> np.ndarray:
     """The audio of a span of 25 fps frames: float32 [N], mono, 16 kHz."""
     info = probe(str(path))
-    return read_audio(str(path), info, start_frame, info.num_frames if end_frame is None else end_frame)
+    return read_audio(str(path), info, start_frame, info.num_frames if end_frame is None else end_frame).samples

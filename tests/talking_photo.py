@@ -69,6 +69,11 @@ def render(
     return np.stack(list(_draw(speech, duration_s, seed, size_px))), _cut_audio(speech, duration_s, av_offset_frames)
 
 
+def babble(duration_s: float, seed: int = 0) -> np.ndarray:
+    """The voice alone: float32 [N] mono at 16 kHz, peak about 0.5."""
+    return _cut_audio(_synthesise(duration_s, seed), duration_s, 0)
+
+
 def make_talking_photo(
     path: Path,
     duration_s: float = 12.0,

@@ -60,7 +60,7 @@ class Oracle:
     def match(self, window: Any, audio: np.ndarray) -> SyncScore:
         shift = int(audio[0]) - (window.start + MARGIN - SYNC_MARGIN_FRAMES)
         near = abs(shift) <= SYNC_MARGIN_FRAMES
-        return SyncScore(2 + shift if near else 0, 3.0 if near else 1.0, 0.0, np.zeros(31, np.float32))
+        return SyncScore(2 + shift if near else 0, 3.0 if near else 1.0, 0.0, np.zeros(31, np.float32), 0.0)
 
 
 def scores(own: list[float], speakers: list[str], errors: np.ndarray | None = None) -> Scores:
@@ -189,7 +189,7 @@ def test_missing_clips_csv_says_what_it_is_for(tmp_path: Path) -> None:
     ],
 )
 def test_verdicts_are_those_of_the_engine(confidence: float, offset: int, speech: float, verdict: str) -> None:
-    score = SyncScore(offset, confidence, 0.0, np.zeros(31, np.float32))
+    score = SyncScore(offset, confidence, 0.0, np.zeros(31, np.float32), 0.0)
     assert lip_sync_cases.verdict(score, speech, min_confidence=2.0) == verdict
 
 

@@ -37,7 +37,7 @@ OUTCOMES: dict[str, set[str]] = {
     "video_late": {KEPT},
     "negative_start": {KEPT},
     "edit_list": {KEPT},
-    "audio_gap": {KEPT},
+    "audio_gap": {"too_short", "no_audio"},
     "lying_mp4": {KEPT},
     "lying_mkv": {KEPT},
     "timecode": {KEPT},

@@ -123,6 +123,7 @@ def test_lip_sync_is_scored_on_the_stored_frames(stand_ins: dict[str, bytes]) ->
     score = SyncNetScorer(stand_ins["syncnet_v2.model"]).score(decode_mp4(clip.mp4), audio)
     assert measured.measures == {
         "av_offset_frames": score.offset_frames,
+        "av_drift_frames": score.drift_frames,
         "sync_confidence": score.confidence,
         "sync_distance": score.distance,
         "sync_model": "syncnet_v2",

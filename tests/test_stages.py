@@ -89,6 +89,11 @@ LIMITS = Thresholds(min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset
         ({"av_offset_frames": -6}, None),
         ({"av_offset_frames": 7}, Reason.AV_OFFSET_TOO_LARGE),
         ({"av_offset_frames": -7}, Reason.AV_OFFSET_TOO_LARGE),
+        ({"av_drift_frames": 2.0}, None),
+        ({"av_drift_frames": -2.0}, None),
+        ({"av_drift_frames": 2.5}, Reason.AV_DRIFT),
+        ({"av_drift_frames": -2.5, "sync_confidence": 1.0}, Reason.AV_DRIFT),  # drift takes confidence away
+        ({"av_drift_frames": None}, None),  # a record of an earlier version
         ({"quality": 59.99}, Reason.LOW_QUALITY),
         ({"quality": 0.0, "speech_ratio": 0.0, "sync_confidence": 0.0}, Reason.NO_SPEECH),  # the first stage decides
     ],

@@ -127,7 +127,7 @@ class Follower:
                         mouths=clip.mouths,
                         full_audio=read_audio(
                             str(path), video.info, clip.start_frame - MARGIN, clip.end_frame + MARGIN
-                        ),
+                        ).samples,
                     )
                 )
         return found

@@ -18,6 +18,7 @@ from torch.nn import functional
 from lipforge.model.audio.filterbank import htk_filters
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
+from lipforge.model.sync.drift import drift_frames
 from lipforge.model.sync.score import SyncScore
 from lipforge.model.threads import one_thread
 
@@ -219,6 +220,7 @@ class LipSyncScorer:
             confidence=confidence(similar),
             distance=float(1 - curve.max()),
             curve=curve,
+            drift_frames=drift_frames(similar, len(lips) + RECEPTIVE_FRAMES - 1, _is_match),
         )
 
     def _embed(self, towers: list[Tower], features: np.ndarray) -> np.ndarray:
@@ -226,6 +228,10 @@ class LipSyncScorer:
         with torch.inference_mode(), one_thread():
             vectors = [tower(torch.from_numpy(features)[None])[0] for tower in towers]
             return (torch.cat(vectors, dim=1) / len(vectors) ** 0.5).numpy()
+
+
+def _is_match(similar: np.ndarray) -> bool:
+    return confidence(similar) >= DEFAULT_MIN_CONFIDENCE
 
 
 def confidence(similar: np.ndarray) -> float:

@@ -17,3 +17,5 @@ class SyncScore:
     """Between lips and audio at the best shift, on the scorer's own scale; smaller is closer."""
     curve: np.ndarray
     """float32 [31]: how well each offset of -15..15 fits; larger is better."""
+    drift_frames: float
+    """Change of the offset from the first to the last frame of the clip; 0 unless it is certain."""

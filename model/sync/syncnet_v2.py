@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lipforge.model.audio.mfcc import mfcc
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.sync.drift import drift_frames
 from lipforge.model.sync.score import SyncScore
 from lipforge.model.threads import one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
@@ -121,11 +122,23 @@ def sync_score(lips: Tensor, audio: Tensor) -> SyncScore:
         )
     shifts = range(2 * SYNC_MARGIN_FRAMES + 1)
     # At index i the audio comes i - 15 frames after its frame: late audio is a negative offset.
-    distances = torch.stack([functional.pairwise_distance(lips, audio[i : i + len(lips)]).mean() for i in shifts])
+    by_frame = [functional.pairwise_distance(lips, audio[i : i + len(lips)]) for i in shifts]
+    distances = torch.stack([of_shift.mean() for of_shift in by_frame])
     best = int(distances.argmin())
     distance = float(distances[best])
     curve = -distances.flip(0).numpy().astype(np.float32)
-    return SyncScore(SYNC_MARGIN_FRAMES - best, float(distances.median()) - distance, distance, curve)
+    similar = -torch.stack(by_frame, dim=1).flip(1).numpy()
+    drift = drift_frames(similar, len(lips) + WINDOW, _is_match)
+    return SyncScore(SYNC_MARGIN_FRAMES - best, float(distances.median()) - distance, distance, curve, drift)
+
+
+def _is_match(similar: np.ndarray) -> bool:
+    curve = similar.mean(axis=0)
+    return float(curve.max() - np.median(curve)) >= _LEAST_CONFIDENCE
+
+
+_LEAST_CONFIDENCE = 3.0
+"""LatentSync keeps clips from here."""
 
 
 _CROPPED_FROM_PX = 256

@@ -44,8 +44,9 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, sync_confidence, av_offset_frames, quality; sync_model and quality_model. All thresholds
-    must be set. Raises ValueError when the measures are of other models than the thresholds.
+    measures: speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and quality_model.
+    A drift is measured only where it is certain, and lowers the confidence: so it is named first. All thresholds must
+    be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
@@ -54,6 +55,13 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
         return Verdict(Status.REJECTED, Stage.DETECT_SPEECH, Reason.NO_SPEECH, detail)
+    drift = measures.get("av_drift_frames") or 0.0  # records of earlier versions have none
+    if abs(drift) > thresholds.max_av_drift_frames:
+        detail = (
+            f"the offset changes by {drift:+.1f} frames within the clip; "
+            f"{thresholds.max_av_drift_frames:g} leave both ends within one frame"
+        )
+        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_DRIFT, detail)
     confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
     if confidence < thresholds.min_sync_confidence:
         detail = (

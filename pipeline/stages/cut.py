@@ -122,22 +122,27 @@ class _Cutter:
         """By track: the current stretch in which its crop leaves the frame."""
         self.covered = np.zeros(unit.num_frames, dtype=bool)
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
+        self.silent = np.zeros(unit.num_frames, dtype=bool)
+        """Frames for which the source has no audio."""
         self.sizes: list[dict[int, tuple[float, float]]] = []
         """Per frame of the unit: native width and height of each face, by track."""
 
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame
         self.undecoded[position] = frame.rgb is None
+        self.silent[position] = not frame.has_audio
         self.sizes.append({track: (face.width_px, face.height_px) for track, face in frame.faces.items()})
         for track, run in list(self.runs.items()):
-            if run.shot_index != frame.shot_index or frame.rgb is None:
+            if not frame.has_audio:
+                yield from self._close(track, Reason.NO_AUDIO)
+            elif run.shot_index != frame.shot_index or frame.rgb is None:
                 yield from self._close(track, Reason.TOO_SHORT)
             elif track not in frame.faces:
                 if run.num_trailing_gaps >= self.stage.faces.max_gap_frames:
                     yield from self._close(track, Reason.FACE_LOST)
                 else:
                     run.pieces.append(_same_place(frame, run.pieces[-1]))
-        for track, face in frame.faces.items():
+        for track, face in frame.faces.items() if frame.has_audio else ():
             assert frame.rgb is not None
             piece = self.stage.piece(frame.rgb, face.points)
             if piece is None:
@@ -179,10 +184,13 @@ class _Cutter:
                 Reason.TOO_SHORT: "the shot or the work unit ends",
                 Reason.FACE_LOST: "the face is lost",
                 Reason.FACE_CUT_OFF: "the face leaves the picture",
+                Reason.NO_AUDIO: "the audio ends",
             }
             detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
             clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
-            yield clip.rejected(Stage.CUT, why_ended, detail)
+            # These frames have audio; those that have none get a row of their own.
+            reason = Reason.TOO_SHORT if why_ended is Reason.NO_AUDIO else why_ended
+            yield clip.rejected(Stage.CUT, reason, detail)
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
         """Remove the first frames of a run and make a clip of them."""
@@ -244,8 +252,8 @@ class _Cutter:
         self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
 
     def _rest(self) -> Iterator[Clip]:
-        """Spans that no candidate covers: frames without a face, or that cannot be decoded."""
-        state = np.where(self.undecoded, 2, 1)
+        """Spans that no candidate covers: frames without a face or audio, or that cannot be decoded."""
+        state = np.where(self.undecoded, 2, np.where(self.silent, 3, 1))
         state[self.covered] = 0
         edges = [0, *(np.flatnonzero(np.diff(state)) + 1), len(state)]
         for first, end in pairwise(edges):
@@ -255,9 +263,11 @@ class _Cutter:
                 unit=self.unit,
                 start_frame=self.unit.start_frame + int(first),
                 end_frame=self.unit.start_frame + int(end),
-            ).measured(max_faces=0)
+            ).measured(max_faces=max(len(size) for size in self.sizes[first:end]))
             if state[first] == 2:
                 yield span.failed(Stage.RESAMPLE, Reason.DECODE_ERROR, "these frames cannot be decoded")
+            elif state[first] == 3:
+                yield span.rejected(Stage.RESAMPLE, Reason.NO_AUDIO, "the audio does not cover these frames")
             else:
                 yield span.rejected(Stage.TRACK_FACES, Reason.NO_FACE, "no face was found")
 

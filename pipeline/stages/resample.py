@@ -7,7 +7,7 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Frame, Unit
-from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.audio import Sound, read_audio
 from lipforge.pipeline.media.deinterlace import deinterlace
 from lipforge.pipeline.media.grid import to_grid
 from lipforge.pipeline.media.picture import ToRgb
@@ -22,8 +22,8 @@ class Resample:
 
     name = Stage.RESAMPLE
 
-    def audio(self, unit: Unit) -> np.ndarray:
-        """float32 [(num_frames + 2 * SYNC_MARGIN_FRAMES) * 640], mono, 16 kHz."""
+    def audio(self, unit: Unit) -> Sound:
+        """Of num_frames + 2 * SYNC_MARGIN_FRAMES frames."""
         info = unit.video.info
         assert info is not None
         first, end = unit.start_frame - SYNC_MARGIN_FRAMES, unit.end_frame + SYNC_MARGIN_FRAMES
@@ -51,6 +51,12 @@ class Resample:
                 yield Frame(index, None)
             else:
                 yield Frame(index, rgb, frame.shot_index, scale=frame.scale)
+
+    def mark_audio(self, unit: Unit, sound: Sound, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Says of each frame on the grid whether the source has audio there. sound: as `audio` returns it."""
+        for frame in frames:
+            frame.has_audio = bool(sound.has_audio[frame.index - unit.start_frame + SYNC_MARGIN_FRAMES])
+            yield frame
 
 
 def audio_of(clip: Clip, unit_audio: np.ndarray) -> np.ndarray:

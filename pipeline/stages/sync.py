@@ -20,7 +20,7 @@ class SyncScorer(Protocol):
 
 
 class MeasureSync:
-    """Adds `av_offset_frames`, `sync_confidence` and `sync_distance`, measured on the aligned clip.
+    """Adds `av_offset_frames`, `av_drift_frames`, `sync_confidence` and `sync_distance`, measured on the aligned clip.
 
     The offset is positive when the audio is early (SyncNet's sign: delay the audio by that much).
     """
@@ -35,6 +35,7 @@ class MeasureSync:
         return [
             clip.measured(
                 av_offset_frames=score.offset_frames,
+                av_drift_frames=score.drift_frames,
                 sync_confidence=score.confidence,
                 sync_distance=score.distance,
                 sync_model=self.scorer.name,
