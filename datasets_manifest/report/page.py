@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
 from lipforge.datasets_manifest.report.gallery import Gallery, pick_kept, pick_not_kept
@@ -58,10 +59,8 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
 
 
 def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    rows = read_manifest(
-        dataset_dir,
-        columns=[*OVERVIEW_COLUMNS, *(measure.column for measure in MEASURES)],
-    )
+    columns = [*OVERVIEW_COLUMNS, *(measure.column for measure in MEASURES)]
+    rows = with_canonical_languages(read_manifest(dataset_dir, columns))
     cells = sums(rows)
     reasons = by_reason(cells)
     run = _run_facts(runs[-1]) if runs else None

@@ -5,7 +5,6 @@ import glob
 import io
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, is_language
 from lipforge.pipeline.clip import Source
 
 VIDEO_SUFFIXES = frozenset(
@@ -49,13 +49,14 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
 LIST_COLUMNS = frozenset({"uri", "language", "speaker", "start_s", "end_s"})
-LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
-"""A subset of BCP 47 that can serve as a folder name: no slash, no dot."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels for all sources. A list's columns take precedence over the path, the path over the flags."""
+    """Labels for all sources. A list's columns take precedence over the path, the path over the flags.
+
+    Languages may be spelled in any way that language_tags knows: zh_CN, eng, iw.
+    """
 
     language: str | None = None
     speaker: str | None = None
@@ -81,7 +82,7 @@ def find_sources(
     Raises ValueError for an input that does not exist or a list that is invalid.
     """
     if labels.language is not None:
-        check_language(labels.language, "--language")
+        labels = replace(labels, language=check_language(labels.language, "--language"))
     sources: dict[tuple[str, float | None, float | None], Source] = {}
     unreadable: list[Unreadable] = []
     for text in inputs:
@@ -96,9 +97,11 @@ def find_sources(
 
 
 def check_language(code: str, where: str) -> str:
-    if not LANGUAGE_CODE.fullmatch(code):
-        raise ValueError(f"{where}: {code!r} is not a language code such as en, zh or pt-BR")
-    return code
+    """The canonical tag of a language. Raises ValueError, which names the place, for what is none."""
+    try:
+        return canonical_language(code)
+    except LanguageError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _expand(text: str, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[Source]:
@@ -196,15 +199,15 @@ def read_list(uri: str) -> Iterator[Source]:
             raise ValueError(f"{where}: no uri")
         if "://" not in target:
             target = f"{base}/{target}" if "://" in base else os.path.abspath(os.path.join(base, target))
-        language, speaker = row.get("language") or None, row.get("speaker") or None
+        language, speaker = _text(row.get("language")), _text(row.get("speaker"))
         start_s, end_s = _seconds(row.get("start_s"), where), _seconds(row.get("end_s"), where)
         if start_s is not None and end_s is not None and end_s <= start_s:
             raise ValueError(f"{where}: end_s {end_s} is not after start_s {start_s}")
         yield Source(
             uri=target,
-            language=check_language(str(language), where) if language else "und",
+            language=check_language(language, where) if language else "und",
             language_source="list" if language else "none",
-            speaker=str(speaker) if speaker else None,
+            speaker=speaker,
             speaker_source="list" if speaker else "none",
             start_s=start_s,
             end_s=end_s,
@@ -232,6 +235,11 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
                 yield {"uri": line.strip()}
 
 
+def _text(value: Any) -> str | None:
+    """A label; None when there is none: an empty cell, in tables of pandas also NaN."""
+    return None if value is None or value == "" or value != value else str(value)
+
+
 def _seconds(value: Any, where: str) -> float | None:
     if value is None or value == "":
         return None
@@ -247,8 +255,8 @@ def _seconds(value: Any, where: str) -> float | None:
 def _label(source: Source, labels: Labels, root: str | None) -> Source:
     found = path_labels(source.uri, labels.path_template, root) if labels.path_template else {}
     if source.language_source == "none":
-        if found.get("language") and LANGUAGE_CODE.fullmatch(found["language"]):
-            source = replace(source, language=found["language"], language_source="path")
+        if "language" in found and is_language(found["language"]):
+            source = replace(source, language=canonical_language(found["language"]), language_source="path")
         elif labels.language:
             source = replace(source, language=labels.language, language_source="flag")
     if source.speaker_source == "none":
