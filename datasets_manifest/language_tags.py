@@ -49,7 +49,7 @@ def is_language(label: str) -> bool:
 
 
 def stored_language(label: str | None) -> str:
-    """The canonical tag of a label in a dataset, for comparing. One that is no language, of an old dataset, as it is."""
+    """The canonical tag of a label in a dataset, `und` without one. What is no language, in an old dataset, stays."""
     text = (label or "").strip()
     return _canonical(text) or text or UNKNOWN
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, takes_any
 from lipforge.datasets_manifest.manifest import ManifestError, open_manifest
 
 VIEW = "manifest"
@@ -13,7 +15,10 @@ _ROWS_PER_BATCH = 100_000
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty in-memory database without files, network, extensions or Python variables, whatever the SQL."""
+    """An empty in-memory database without files, network, extensions or Python variables, whatever the SQL.
+
+    It has one function more than DuckDB: `in_language(language, 'zh')`, which matches as `select --language` does.
+    """
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -24,9 +29,23 @@ def connect() -> duckdb.DuckDBPyConnection:
             "temp_directory": "",
         },
     )
+    connection.create_function(
+        "in_language", _in_language, ["VARCHAR", "VARCHAR"], "BOOLEAN", type="arrow", null_handling="special"
+    )
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _in_language(labels: pa.ChunkedArray, ranges: pa.ChunkedArray) -> pa.Array:
+    """For each label whether the range in its row takes it. A label of null is unknown, a range of null takes none."""
+    columns = [column.combine_chunks().dictionary_encode() for column in (labels, ranges)]
+    known_labels, known_ranges = ([*column.dictionary.to_pylist(), None] for column in columns)
+    # Null has the last code. Few labels and one range make millions of rows.
+    codes = [column.indices.fill_null(len(column.dictionary)).to_numpy() for column in columns]
+    wanted = [[] if text is None else [canonical_language(text)] for text in known_ranges]
+    answers = np.array([[takes_any(ranges, label) for ranges in wanted] for label in known_labels])
+    return pa.array(answers[codes[0], codes[1]])
 
 
 def query(dataset_dir: str, sql: str) -> pa.Table:
@@ -63,4 +82,5 @@ def plain_sql_errors() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise ValueError(f"SQL: {str(error).strip()}") from error
+        words = str(error).strip().rpartition(f"{LanguageError.__name__}: ")[2]  # DuckDB's own words on in_language
+        raise ValueError(f"SQL: {words}") from error

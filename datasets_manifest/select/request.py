@@ -25,8 +25,8 @@ class Request:
     datasets: tuple[str, ...]
     """Folders or fsspec URLs. A clip that several hold counts once: the copy in the first root by name."""
     languages: tuple[str, ...] = ()
-    """Any of these, in any spelling: `zh_CN`, `eng`. `zh` also takes `zh-CN` and `cmn` (language_tags.takes_along), `und`
-    is unknown. Empty: all."""
+    """Any of these, in any spelling: `zh_CN`, `eng`. `zh` also takes `zh-CN` and `cmn`: language_tags.takes_along. `und`
+    is unknown. Empty: all. Kept in canonical spelling, sorted."""
     hours: float | None = None
     """Hours of training data; None: everything that passes."""
     val_hours: float = 0.0
@@ -74,13 +74,10 @@ class Request:
             raise ValueError(f"order is {self.order!r}: expected {', '.join(ORDERS)}")
 
     def _canonical_languages(self) -> tuple[str, ...]:
-        """Each once, sorted."""
         try:
             return tuple(sorted({canonical_language(label) for label in self.languages}))
         except LanguageError as error:
-            raise ValueError(
-                f"language: {error} (For a label of an old dataset that is none: --where \"language = '...'\")"
-            ) from error
+            raise ValueError(f"language {error}") from error
 
     def as_json(self) -> dict[str, Any]:
         """The same for all requests that mean the same: full roots of datasets, sorted lists."""
@@ -94,7 +91,6 @@ class Request:
     def roots(self) -> tuple[str, ...]:
         """Where the datasets lie, each once, sorted: absolute paths and URLs."""
         return tuple(sorted({place if "://" in place else open_place(place)[1] for place in self.datasets}))
-
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -237,7 +238,7 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
 
 def _text(value: Any) -> str | None:
     """A label; None when there is none: an empty cell, in tables of pandas also NaN."""
-    return None if value is None or value == "" or value != value else str(value)
+    return None if value is None or value == "" or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def _seconds(value: Any, where: str) -> float | None:
