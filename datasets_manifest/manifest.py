@@ -1,7 +1,7 @@
 """The manifest: one row for every candidate clip, kept or not, as Parquet files that any tool can query."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, cast
 
@@ -12,7 +12,8 @@ import pyarrow.dataset
 
 from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, SCHEMA_VERSION
-from lipforge.datasets_manifest.storage.files import open_place, publish
+from lipforge.datasets_manifest.storage.files import is_remote, open_place, publish
+from lipforge.datasets_manifest.storage.trouble import storage_errors
 
 MAX_ROWS_PER_FILE = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
@@ -63,8 +64,9 @@ def read_manifest(
     Raises FileNotFoundError when the dataset has no manifest.
     """
     fs, paths = _existing_files(dataset_dir)
-    dataset = pyarrow.dataset.dataset(paths, schema=COLUMNS, format=checked_format(), filesystem=fs)
-    return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
+    with plain_arrow_errors(dataset_dir):
+        dataset = pyarrow.dataset.dataset(paths, schema=COLUMNS, format=checked_format(), filesystem=fs)
+        return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
 
 
 def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow.dataset.Dataset:
@@ -110,19 +112,22 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
 
 @contextmanager
 def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
-    """Arrow's errors about files that it cannot read, as ManifestError."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
-            raise  # from the system or the storage, not from Arrow's readers
-        raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
+    """Arrow's errors about files that it cannot read, as ManifestError; those of remote storage as UnreadableError."""
+    with storage_errors(f"{dataset_dir}/manifest") if is_remote(dataset_dir) else nullcontext():
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+            # Arrow's readers raise OSError itself without a number; the system and the storage do not.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise
+            raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
 
 
 def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when there are none."""
     fs, root = open_place(dataset_dir)
-    paths = _manifest_files(fs, f"{root}/manifest")
+    with storage_errors(dataset_dir) if is_remote(dataset_dir) else nullcontext():
+        paths = _manifest_files(fs, f"{root}/manifest")
     if not paths:
         raise FileNotFoundError(
             f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "

@@ -25,8 +25,8 @@ class Request:
     datasets: tuple[str, ...]
     """Folders or fsspec URLs. A clip that several hold counts once: the copy in the first root by name."""
     languages: tuple[str, ...] = ()
-    """Any of these, in any spelling: `zh_CN`, `eng`. `zh` also takes `zh-CN` and `cmn`: language_tags.takes_along. `und`
-    is unknown. Empty: all. Kept in canonical spelling, sorted."""
+    """Any of these, in any spelling (zh_CN, eng); empty: all. `zh` also takes `zh-CN` and `cmn`, `und` is unknown: see
+    language_tags.takes_along. Kept as canonical tags, sorted."""
     hours: float | None = None
     """Hours of training data; None: everything that passes."""
     val_hours: float = 0.0

@@ -11,23 +11,19 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from lipforge.datasets_manifest.storage.trouble import storage_errors
+
 _TEMPORARY_PREFIX = ".tmp-"
-
-
-class UnreadableError(OSError):
-    """Storage failed or returned the wrong bytes; the data itself may be intact."""
 
 
 def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(file system, path in it) of a folder, a file or an fsspec URL: a name with `://`; any other is local.
 
-    Raises ValueError for an unknown kind of URL, or one whose package is not installed.
+    Raises ValueError for an unknown kind of URL, UnreadableError when its package or credentials are missing.
     """
     if "://" in place:
-        try:
+        with storage_errors(place):
             return fsspec.url_to_fs(place)
-        except ImportError as error:
-            raise ValueError(f"{place}: {error}") from error
     return LocalFileSystem(), os.path.abspath(place)
 
 
@@ -42,12 +38,8 @@ def read_file(path: str) -> bytes:
     Raises FileNotFoundError, IsADirectoryError, UnreadableError when its storage fails, ValueError as open_place.
     """
     fs, place = open_place(path)
-    try:
+    with storage_errors(path):
         data = fs.cat_file(place)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except Exception as error:
-        raise UnreadableError(f"{path} cannot be read: {error or repr(error)}") from error
     assert isinstance(data, bytes)  # fsspec also promises str, for text mode
     return data
 
@@ -62,7 +54,8 @@ def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile() as file:
             yield file
             file.flush()
-            fs.put_file(file.name, path)
+            with storage_errors(str(fs.unstrip_protocol(path)), "written"):
+                fs.put_file(file.name, path)
         return
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_TEMPORARY_PREFIX)
     try:

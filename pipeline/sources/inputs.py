@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, is_language
+from lipforge.datasets_manifest.storage.files import open_place, read_file
+from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source
 
 VIDEO_SUFFIXES = frozenset(
@@ -80,7 +81,8 @@ def find_sources(
 
     inputs: files, folders (searched recursively), globs, list files, fsspec URLs of any of these.
     exclude: the dataset being written, which may be inside an input folder.
-    Raises ValueError for an input that does not exist or a list that is invalid.
+    Raises ValueError for an input that does not exist or a list that is invalid; FileNotFoundError for a URL of which
+    nothing exists, UnreadableError when the storage of a URL or list fails.
     """
     if labels.language is not None:
         labels = replace(labels, language=check_language(labels.language, "--language"))
@@ -157,35 +159,49 @@ def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> I
 
 
 def _expand_url(url: str) -> Iterator[Source]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        if glob.has_magic(path) and "*" in path:
-            found = sorted(str(match) for match in filesystem.glob(path))
-            if not found:
-                raise ValueError(f"{url}: the pattern matches nothing")
-        elif filesystem.isdir(path):
-            found = sorted(
-                str(match)
-                for match in filesystem.find(path)
-                if os.path.splitext(str(match))[1].lower() in VIDEO_SUFFIXES
-            )
-        else:
-            yield from _file_or_list(url, os.path.splitext(path)[1].lower())
-            return
-    except (OSError, ImportError) as error:
-        raise ValueError(f"{url}: {error}") from error
+    filesystem, path = open_place(url)
+    suffix = os.path.splitext(path)[1].lower()
+    is_pattern = glob.has_magic(path) and "*" in path
+    if not is_pattern and suffix in LIST_SUFFIXES:
+        yield from read_list(url)
+        return
+    with storage_errors(url):
+        found = _list_url(filesystem, path, is_pattern)
+    if found is None:
+        raise FileNotFoundError(f"{url} does not exist: check the names of the bucket, the folders and the file")
+    if is_pattern and not found:
+        raise ValueError(f"{url}: the pattern matches nothing")
     for match in found:
-        yield Source(uri=filesystem.unstrip_protocol(match))
+        name = url if match == path else str(filesystem.unstrip_protocol(match))
+        yield from _file_or_list(name, os.path.splitext(match)[1].lower())
+
+
+def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool) -> list[str] | None:
+    """Files of a pattern, videos of a folder, or the file itself; None when nothing is there, not even the bucket."""
+    if is_pattern:
+        found = sorted(str(match) for match in filesystem.glob(path))
+        bucket = path.split("/", 1)[0]
+        has_bucket = bool(bucket) and not bucket.endswith(":")  # not so for `/folder` and `http://host/folder`
+        return None if not found and has_bucket and not filesystem.exists(bucket) else found
+    if filesystem.isdir(path):
+        files = sorted(str(match) for match in filesystem.find(path))
+        return [file for file in files if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES]
+    return [path] if filesystem.exists(path) else None
 
 
 def read_list(uri: str) -> Iterator[Source]:
-    """Sources of a list file. Relative paths are relative to the list's folder."""
+    """Sources of a list file. Relative paths are relative to the list's folder.
+
+    Raises ValueError for an invalid list, FileNotFoundError, UnreadableError when it cannot be read.
+    """
     suffix = os.path.splitext(uri)[1].lower()
     try:
-        with fsspec.open(uri, "rb") as file:
-            data = file.read()  # type: ignore[union-attr]
+        data = read_file(uri)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"list {uri} does not exist: check its name") from error
+    try:
         rows = list(_list_rows(data, suffix))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"list {uri}: {error}") from error
     base = uri.rsplit("/", 1)[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
     for number, row in enumerate(rows, start=1):
