@@ -1,7 +1,7 @@
 """The manifest: one row for every candidate clip, kept or not, as Parquet files that any tool can query."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
@@ -12,8 +12,8 @@ import pyarrow.dataset
 
 from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, SCHEMA_VERSION
-from lipforge.datasets_manifest.storage.files import is_remote, open_place, publish
-from lipforge.datasets_manifest.storage.trouble import storage_errors
+from lipforge.datasets_manifest.storage.files import is_remote, open_place, publish, remote_errors
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 
 MAX_ROWS_PER_FILE = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
@@ -41,8 +41,9 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Tabl
     """
     fs, root = open_place(dataset_dir)
     folder = f"{root}/manifest"
-    old_files = set(_manifest_files(fs, folder))
-    fs.makedirs(folder, exist_ok=True)
+    with remote_errors(folder_url := f"{dataset_dir}/manifest", "written"):
+        old_files = set(_manifest_files(fs, folder))
+        fs.makedirs(folder, exist_ok=True)
 
     table = cast(Any, rows) if isinstance(rows, pa.Table) else manifest_table(rows)
     table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
@@ -52,7 +53,8 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Tabl
         publish(fs, path, parquet_bytes(table.slice(first, MAX_ROWS_PER_FILE)))
         new_files.add(path)
     for path in sorted(old_files - new_files):
-        fs.rm_file(path)
+        with remote_errors(folder_url, "written"):
+            fs.rm_file(path)
 
 
 def read_manifest(
@@ -113,20 +115,27 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
 @contextmanager
 def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
     """Arrow's errors about files that it cannot read, as ManifestError; those of remote storage as UnreadableError."""
-    with storage_errors(f"{dataset_dir}/manifest") if is_remote(dataset_dir) else nullcontext():
+    with remote_errors(f"{dataset_dir}/manifest"):
         try:
             yield
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
             # Arrow's readers raise OSError itself without a number; the system and the storage do not.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                if isinstance(error, FileNotFoundError) and is_remote(dataset_dir):  # pyarrow's word for every failure
+                    raise UnreadableError(f"{error} is in the list of files, but cannot be read. Try again") from error
                 raise
             raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
+        except ValueError as error:
+            if is_remote(dataset_dir) and "range requests" in str(error):
+                words = f"{dataset_dir}/manifest: the server does not support range requests"
+                raise UnreadableError(f"{words}. Use one that does, or copy the dataset to a local disk") from error
+            raise
 
 
 def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when there are none."""
     fs, root = open_place(dataset_dir)
-    with storage_errors(dataset_dir) if is_remote(dataset_dir) else nullcontext():
+    with remote_errors(dataset_dir):
         paths = _manifest_files(fs, f"{root}/manifest")
     if not paths:
         raise FileNotFoundError(

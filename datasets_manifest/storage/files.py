@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import IO, Any
 
 import fsspec
@@ -22,14 +22,22 @@ def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises ValueError for an unknown kind of URL, UnreadableError when its package or credentials are missing.
     """
     if "://" in place:
-        with storage_errors(place):
-            return fsspec.url_to_fs(place)
+        try:
+            with storage_errors(place):
+                return fsspec.url_to_fs(place)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
     return LocalFileSystem(), os.path.abspath(place)
 
 
 def is_remote(folder: str) -> bool:
     """Whether a name is a URL of something that is not a local file."""
     return "://" in folder and not folder.startswith(("file://", "local://"))
+
+
+def remote_errors(place: str, doing: str = "read") -> AbstractContextManager[None]:
+    """storage_errors for a URL. Local files: the system's own errors, whose numbers callers know."""
+    return storage_errors(place, doing) if is_remote(place) else nullcontext()
 
 
 def read_file(path: str) -> bytes:

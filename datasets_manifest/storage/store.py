@@ -10,8 +10,7 @@ from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from lipforge.datasets_manifest.storage.files import is_temporary, open_place, writing
-from lipforge.datasets_manifest.storage.trouble import storage_errors
+from lipforge.datasets_manifest.storage.files import is_temporary, open_place, remote_errors, writing
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors for no space and no permission."""
@@ -85,8 +84,7 @@ class Store:
         return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith("."))
 
     def _storage_errors(self, name: str) -> AbstractContextManager[None]:
-        """The system's own errors tell enough about local files, and callers know them by number."""
-        return contextlib.nullcontext() if self.is_local else storage_errors(f"{self.root.rstrip('/')}/{name}")
+        return remote_errors(f"{self.root.rstrip('/')}/{name}")
 
     @contextlib.contextmanager
     def only_writer(self) -> Iterator[None]:

@@ -6,15 +6,7 @@ from typing import Any
 
 _REFUSED = (401, 403)
 _GONE = (404, 410)
-_SIGNS_OF_CREDENTIALS = ("credential", "token", "forbidden", "unauthorized", "access denied", "accessdenied", "access key")
-    "credential",
-    "token",
-    "forbidden",
-    "unauthorized",
-    "access denied",
-    "accessdenied",
-    "accesskey",
-)
+_SIGNS_OF_CREDENTIALS = ("credential", "token", "forbidden", "unauthorized", "access denied", "accessdenied", "login")
 _SIGNS_OF_CONNECTION = ("connect", "name or service not known", "name resolution")
 _SLIPS_AND_BUGS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -52,14 +44,15 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and not failed
 
 
-def storage_words(error: BaseException, place: str, doing: str = "read") -> str:
+def storage_words(error: Any, place: str, doing: str = "read") -> str:
     """A sentence on an error of the storage, and what to do. place: a path or URL. doing: read or written."""
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None and not is_missing(error):
         error = error.__cause__
     failure = f"{place} cannot be {doing}"
     if "://" not in place:
         return f"{failure}: {getattr(error, 'strerror', None) or error or repr(error)}"
-    detail = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    text = f"{error.status} {error.message}" if hasattr(error, "status") and hasattr(error, "message") else str(error)
+    detail = " ".join(text.split())[:300].rstrip(".") or type(error).__name__
     signs = f"{type(error).__name__} {detail}".lower()
     if isinstance(error, ImportError):
         advice = "A package for this kind of URL is missing"
