@@ -147,7 +147,7 @@ def _suggestion(label: str) -> str | None:
         there = langcodes.Language.make(territory=words[0].upper())
         return there.maximize().language if there.is_valid() else None
     common = [name for name, code in _registry().names.items() if len(code) == 2]
-    near = get_close_matches(words[0], common, 1, 0.8) if len(words[0]) > 3 else []
+    near = get_close_matches(words[0], common, 1, 0.85) if len(words[0]) > 3 else []
     return _named(near[0]) if near else None
 
 
@@ -156,6 +156,8 @@ def _named(name: str) -> str | None:
     registry = _registry()
     if name in _WORDS_FOR_UNKNOWN:
         return UNKNOWN
+    if len(name) < 4:  # more likely a code than a name
+        return None
     if name in registry.names:
         return _canonical(registry.names[name])
     matches = [

@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-SHAKY = "shaky://"
-
 
 class ShakyFileSystem(MemoryFileSystem):
     """Files in memory below `shaky://`, whose first folder stands for a bucket."""
@@ -20,11 +18,20 @@ class ShakyFileSystem(MemoryFileSystem):
     failing: ClassVar[frozenset[str]] = frozenset()
     """Names of methods, for example `cat_file`; `_open` includes reading by Arrow."""
 
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in path]
+        return super()._strip_protocol(path.removeprefix("shaky://"))
+
     def info(self, path: str, **how: Any) -> Any:
         return self._call("info", path, **how)
 
     def ls(self, path: str, detail: bool = True, **how: Any) -> Any:
         return self._call("ls", path, detail=detail, **how)
+
+    def find(self, path: str, *args: Any, **how: Any) -> Any:  # fsspec's own hides errors, s3fs's does not
+        return self._call("find", path, *args, **how)
 
     def exists(self, path: str, **how: Any) -> Any:
         return self._call("exists", path, **how)

@@ -58,6 +58,19 @@ def test_unknown_languages_are_und_and_case_makes_no_difference(tmp_path: Path) 
     assert {name: row["clips"] for name, row in found.items()} == {"und": 3, "pt-BR": 3, "pt": 1}
 
 
+def test_all_spellings_of_a_language_are_one_row(tmp_path: Path) -> None:
+    tags = ["en", "eng", "EN", "EN-us", "en_US", "iw", "he", "xx"]
+    one = dataset(tmp_path / "one", [clip(n, language=tag, speaker="anna") for n, tag in enumerate(tags)])
+    two = dataset(tmp_path / "two", [clip(n, language="heb", speaker="ben") for n in range(10, 12)])
+    table, _ = languages([one, two])
+    assert {row["language"]: (row["clips"], row["speakers"]) for row in table.to_pylist()} == {
+        "en": (3, 1),
+        "en-US": (2, 1),
+        "he": (4, 2),
+        "xx": (1, 1),
+    }
+
+
 def test_what_was_kept_without_a_measure_has_no_yield(tmp_path: Path) -> None:
     found = by_name(dataset(tmp_path, [clip(1, sync_confidence=None), clip(2, sync_confidence=float("nan"))]))
     assert found["hi"]["yield"] is None and found["hi"]["clips"] == 2 and found["hi"]["measured_hours"] == 0
