@@ -132,7 +132,7 @@ def test_languages_of_old_datasets_are_found_in_any_spelling(tmp_path: Path) -> 
     assert sorted(select([root], languages=["zho"])["language"].to_pylist()) == ["cmn", "zh-CN"]
     assert select([root], languages=["he"]).num_rows == select([root], languages=["und"]).num_rows == 1
     assert select([root])["language"].null_count == 1
-    with pytest.raises(NotEnoughDataError, match=r"Languages here: en 12 s, .*xx 6 s"):
+    with pytest.raises(NotEnoughDataError, match=r"Languages here: en 12.0 s, .*xx 6.0 s"):
         select([root], languages=["fr"])
     same = [select([root], languages=wanted) for wanted in (["eng", "iw"], ["he", "EN", "heb"])]
     assert same[0].equals(same[1], check_metadata=True)
