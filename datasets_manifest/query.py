@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, takes_any
 from lipforge.datasets_manifest.manifest import ManifestError, open_manifest, plain_arrow_errors
@@ -34,7 +35,12 @@ def connect() -> duckdb.DuckDBPyConnection:
         },
     )
     connection.create_function(
-        "in_language", _in_language, ["VARCHAR", "VARCHAR"], "BOOLEAN", type="arrow", null_handling="special"
+        "in_language",
+        _in_language,
+        ["VARCHAR", "VARCHAR"],
+        "BOOLEAN",
+        type=PythonUDFType.ARROW,
+        null_handling=FunctionNullHandling.SPECIAL,
     )
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")

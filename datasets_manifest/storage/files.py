@@ -11,6 +11,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from lipforge.datasets_manifest.storage.trouble import UnreadableError as UnreadableError  # noqa: PLC0414 - docs/library.md
 from lipforge.datasets_manifest.storage.trouble import storage_errors
 
 _TEMPORARY_PREFIX = ".tmp-"

@@ -44,10 +44,10 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and not failed
 
 
-def storage_words(error: Any, place: str, doing: str = "read") -> str:
+def storage_words(raised: BaseException, place: str, doing: str = "read") -> str:
     """A sentence on an error of the storage, and what to do. place: a path or URL. doing: read or written."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and not is_missing(error):
-        error = error.__cause__
+    is_disguised = isinstance(raised, FileNotFoundError) and not is_missing(raised)
+    error: Any = raised.__cause__ if is_disguised else raised
     failure = f"{place} cannot be {doing}"
     if "://" not in place:
         return f"{failure}: {getattr(error, 'strerror', None) or error or repr(error)}"
