@@ -55,6 +55,7 @@ TROUBLE = [
     (PermissionError("Forbidden"), CREDENTIALS),
     (answered(403), CREDENTIALS),
     (OSError(errno.EINVAL, "The provided token has expired"), CREDENTIALS),
+    (OSError(errno.EINVAL, "Bad Request"), CREDENTIALS),
     (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), NETWORK),
     (ConnectionResetError(), NETWORK),
     (aiohttp.ServerDisconnectedError(), NETWORK),

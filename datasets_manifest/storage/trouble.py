@@ -6,7 +6,10 @@ from typing import Any
 
 _REFUSED = (401, 403)
 _GONE = (404, 410)
-_SIGNS_OF_CREDENTIALS = ("credential", "token", "forbidden", "unauthorized", "access denied", "accessdenied", "login")
+_SIGNS_OF_CREDENTIALS = (
+    *("credential", "token", "forbidden", "unauthorized", "access denied", "accessdenied", "login"),
+    "bad request",  # all that S3 says to HEAD with an expired token
+)
 _SIGNS_OF_CONNECTION = ("connect", "name or service not known", "name resolution")
 _SLIPS_AND_BUGS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
