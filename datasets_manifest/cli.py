@@ -102,7 +102,7 @@ def select(
     out: Annotated[str, typer.Option(help="Selection to write, *.parquet; a chart of it is written beside it.")],
     language: Annotated[
         list[str] | None,
-        typer.Option(help="`zh` also takes zh-CN, `und` is unknown. Can be repeated. Default: all languages."),
+        typer.Option(help="`zh` also takes zh-CN and cmn, `und` is unknown. Can be repeated. Default: all languages."),
     ] = None,
     hours: Annotated[
         float | None, typer.Option(help="Hours for training, within 1 % or one clip. Default: everything.")
@@ -220,6 +220,8 @@ def query(
     parquet: Annotated[Path | None, typer.Option(help="All rows into this new file.")] = None,
 ) -> None:
     """Query the manifest in SQL (DuckDB). Read-only: a query reaches the view `manifest`, no files and no network.
+
+    `in_language(language, 'zh')` is true where `select --language zh` would take the clip.
 
     Examples:
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import DICTIONARIES, open_manifest, plain_arrow_errors
 from lipforge.datasets_manifest.query import connect, plain_sql_errors
 from lipforge.datasets_manifest.schema import Reason, Status
@@ -14,7 +15,7 @@ NEEDED = (*DICTIONARIES, "duration_s", "sync_confidence", "quality")
 
 LANGUAGE_COLUMNS = pa.schema(
     [
-        ("language", pa.string()),  # as the manifest writes it; `und` when unknown
+        ("language", pa.string()),  # canonical; `und` when unknown
         ("hours", pa.float64()),  # of kept clips
         ("clips", pa.int64()),  # kept
         ("speakers", pa.int64()),  # of kept clips; a clip without a speaker counts its source
@@ -28,12 +29,12 @@ LANGUAGE_COLUMNS = pa.schema(
 
 _SQL = f"""
 WITH clips AS (
-    SELECT * REPLACE (coalesce(nullif(trim(language), ''), 'und') AS language),
+    SELECT * REPLACE (coalesce(language, 'und') AS language),
            status = '{Status.KEPT}' AS kept,
            coalesce(NOT isnan(sync_confidence), false) AS measured
     FROM rows
 )
-SELECT min(language) AS language,
+SELECT language,
        coalesce(sum(duration_s) FILTER (kept), 0) / 3600 AS hours,
        count(*) FILTER (kept) AS clips,
        count(DISTINCT CASE WHEN speaker IS NULL THEN 'source:' || source_id ELSE 'speaker:' || speaker END)
@@ -47,7 +48,7 @@ SELECT min(language) AS language,
        coalesce(sum(duration_s) FILTER (measured AND reason = '{Reason.LOW_SYNC_CONFIDENCE}'), 0)
            / sum(duration_s) FILTER (measured) AS sync_loss
 FROM clips
-GROUP BY replace(lower(language), '_', '-')
+GROUP BY language
 ORDER BY hours DESC, language
 """  # noqa: S608 - our own constants only
 
@@ -55,7 +56,7 @@ ORDER BY hours DESC, language
 def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
     """(LANGUAGE_COLUMNS by language, most hours first, also where nothing was kept; warnings).
 
-    datasets: folders or fsspec URLs; a clip that several hold counts once. Case and `_` for `-` make no difference.
+    datasets: folders or fsspec URLs; a clip that several hold counts once. All spellings of a language are one.
     Raises FileNotFoundError, ManifestError as open_manifest does, ValueError when no dataset is named.
     """
     if not datasets:
@@ -66,7 +67,7 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
         for index, root in enumerate(roots):
             scanner = open_manifest(root, DICTIONARIES).scanner(columns=list(wanted))
             with plain_arrow_errors(root):
-                connection.register(f"rows_{index}", scanner.to_table())
+                connection.register(f"rows_{index}", with_canonical_languages(scanner.to_table()))
         all_rows = " UNION ALL ".join(f"SELECT *, {index} AS place FROM rows_{index}" for index in range(len(roots)))  # noqa: S608
         once = f"QUALIFY row_number() OVER (PARTITION BY clip_id ORDER BY status <> '{Status.KEPT}', place) = 1"
         connection.execute(

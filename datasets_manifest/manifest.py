@@ -12,7 +12,8 @@ import pyarrow.dataset
 
 from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
 from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, SCHEMA_VERSION
-from lipforge.datasets_manifest.storage.files import open_place, publish
+from lipforge.datasets_manifest.storage.files import is_remote, open_place, publish, remote_errors
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 
 MAX_ROWS_PER_FILE = 500_000
 SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
@@ -40,8 +41,9 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Tabl
     """
     fs, root = open_place(dataset_dir)
     folder = f"{root}/manifest"
-    old_files = set(_manifest_files(fs, folder))
-    fs.makedirs(folder, exist_ok=True)
+    with remote_errors(folder_url := f"{dataset_dir}/manifest", "written"):
+        old_files = set(_manifest_files(fs, folder))
+        fs.makedirs(folder, exist_ok=True)
 
     table = cast(Any, rows) if isinstance(rows, pa.Table) else manifest_table(rows)
     table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
@@ -51,7 +53,8 @@ def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Tabl
         publish(fs, path, parquet_bytes(table.slice(first, MAX_ROWS_PER_FILE)))
         new_files.add(path)
     for path in sorted(old_files - new_files):
-        fs.rm_file(path)
+        with remote_errors(folder_url, "written"):
+            fs.rm_file(path)
 
 
 def read_manifest(
@@ -63,8 +66,9 @@ def read_manifest(
     Raises FileNotFoundError when the dataset has no manifest.
     """
     fs, paths = _existing_files(dataset_dir)
-    dataset = pyarrow.dataset.dataset(paths, schema=COLUMNS, format=checked_format(), filesystem=fs)
-    return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
+    with plain_arrow_errors(dataset_dir):
+        dataset = pyarrow.dataset.dataset(paths, schema=COLUMNS, format=checked_format(), filesystem=fs)
+        return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
 
 
 def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow.dataset.Dataset:
@@ -110,19 +114,29 @@ def _check_columns(dataset_dir: str, found: pa.Schema) -> None:
 
 @contextmanager
 def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
-    """Arrow's errors about files that it cannot read, as ManifestError."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno is not None):
-            raise  # from the system or the storage, not from Arrow's readers
-        raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
+    """Arrow's errors about files that it cannot read, as ManifestError; those of remote storage as UnreadableError."""
+    with remote_errors(f"{dataset_dir}/manifest"):
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+            # Arrow's readers raise OSError itself without a number; the system and the storage do not.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                if isinstance(error, FileNotFoundError) and is_remote(dataset_dir):  # pyarrow's word for every failure
+                    raise UnreadableError(f"{error} is in the list of files, but cannot be read. Try again") from error
+                raise
+            raise ManifestError(f"the manifest of {dataset_dir} cannot be read, it may be damaged: {error}") from error
+        except ValueError as error:
+            if is_remote(dataset_dir) and "range requests" in str(error):
+                words = f"{dataset_dir}/manifest: the server does not support range requests"
+                raise UnreadableError(f"{words}. Use one that does, or copy the dataset to a local disk") from error
+            raise
 
 
 def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when there are none."""
     fs, root = open_place(dataset_dir)
-    paths = _manifest_files(fs, f"{root}/manifest")
+    with remote_errors(dataset_dir):
+        paths = _manifest_files(fs, f"{root}/manifest")
     if not paths:
         raise FileNotFoundError(
             f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "

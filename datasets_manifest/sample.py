@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
-from lipforge.datasets_manifest.storage.files import to_json
+from lipforge.datasets_manifest.storage.files import remote_errors, to_json
 
 END_OF_TAR = bytes(1024)
 MEDIA = ("mp4", "flac")
@@ -63,7 +63,8 @@ def read_clip_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: in
 
     Raises OSError when the tar cannot be read, ValueError as read_clip.
     """
-    data = cast(bytes, fs.cat_file(path, start=offset, end=offset + size))  # str is for text mode
+    with remote_errors(str(fs.unstrip_protocol(path))):
+        data = cast(bytes, fs.cat_file(path, start=offset, end=offset + size))  # str is for text mode
     return read_clip(data, size, key)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.schema import COLUMNS
-from lipforge.datasets_manifest.storage.files import open_place, publish, read_file
+from lipforge.datasets_manifest.storage.files import open_place, publish, read_file, remote_errors
 
 SELECTION_VERSION = 1
 METADATA_KEY = b"lipforge.selection"
@@ -100,9 +100,12 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> N
     """
     fs, place = open_place(path)
     encoded = selection_bytes(table, request)
-    if fs.exists(place):
-        if fs.isfile(place) and fs.cat_file(place) == encoded:
-            return
+    with remote_errors(path):
+        is_there = fs.exists(place)
+        is_same = is_there and fs.isfile(place) and fs.cat_file(place) == encoded
+    if is_same:
+        return
+    if is_there:
         raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
     if isinstance(fs, LocalFileSystem):
         os.makedirs(os.path.dirname(place), exist_ok=True)

@@ -36,8 +36,8 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made 
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.storage.files import UnreadableError
     from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
+    from lipforge.datasets_manifest.storage.trouble import UnreadableError
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
 

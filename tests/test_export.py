@@ -161,6 +161,17 @@ def test_several_datasets_become_one(source: Store, tmp_path: Path) -> None:
     assert [facts["clips"] for facts in json.loads(out.read("ledger/export.json"))["datasets"]] == [8, 3]
 
 
+def test_labels_of_an_old_dataset_become_canonical(tmp_path: Path) -> None:
+    source = make_dataset(tmp_path / "old", [MadeSource("anna", language="en"), MadeSource("ben", language="en")])
+    rows = [{**row, "language": label} for row, label in zip(kept_rows(source), ["eng", "EN"] * 3, strict=True)]
+    out = str(tmp_path / "out")
+    export(write_rows(tmp_path / "all.parquet", rows), out)
+    assert {(row["language"], row["shard"]) for row in read_manifest(out).to_pylist()} == {
+        ("en", "shards/en/en-000000.tar")
+    }
+    assert read_selection(f"{out}/selection.parquet")["language"].unique().to_pylist() == ["en"]
+
+
 def test_an_export_can_be_selected_from_and_exported_again(source: Store, selection: str, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     export(selection, first, SMALL_MB)

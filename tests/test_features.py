@@ -18,8 +18,8 @@ import torch
 from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.sample import read_clip
-from lipforge.datasets_manifest.storage.files import UnreadableError
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels

@@ -209,6 +209,8 @@ def test_spans_of_one_file_are_several_sources(tmp_path: Path) -> None:
         ("a.jsonl", '["a.mp4"]', "expected an object"),
         ("a.jsonl", '{"uri": 5}', "no uri"),
         ("a.jsonl", '{"uri": "a.mp4", "language": 5}', "not a language code"),
+        ("a.csv", "uri,language\na.mp4,en\nb.mp4,english\n", r"a.csv, entry 2: 'english' is .*; did you mean en\?"),
+        ("a.csv", "uri,language\na.mp4,jp\n", r"'jp' is .*; did you mean ja\?"),
         ("a.parquet", "no parquet", "a.parquet"),
     ],
 )
@@ -235,6 +237,23 @@ def test_labels_come_from_list_then_path_then_flag(tmp_path: Path) -> None:
     assert (none.language, none.language_source) == ("und", "none")
 
 
+@pytest.mark.parametrize(("label", "tag"), [("zh_CN", "zh-CN"), ("eng", "en"), ("iw", "he"), ("EN-us", "en-US")])
+def test_every_spelling_of_a_language_is_one_from_list_path_and_flag(tmp_path: Path, label: str, tag: str) -> None:
+    touch(tmp_path / label / "a.mp4", tmp_path / "list/b.mp4")
+    (tmp_path / "list/list.csv").write_text(f"uri,language\nb.mp4,{label}\n")
+    (path,) = found(tmp_path / label / "a.mp4", labels=Labels(path_template="{language}"))
+    (listed,) = found(tmp_path / "list/list.csv")
+    (flag,) = found(tmp_path / label, labels=Labels(language=label))
+    got = [(source.language, source.language_source) for source in (path, listed, flag)]
+    assert got == [(tag, "path"), (tag, "list"), (tag, "flag")]
+
+
+def test_empty_cells_of_a_table_of_pandas_are_no_labels(tmp_path: Path) -> None:
+    nothing = {"uri": ["a.mp4"], "language": [float("nan")], "speaker": [float("nan")]}
+    pq.write_table(pa.table(nothing), tmp_path / "list.parquet")
+    assert found(tmp_path / "list.parquet") == [Source(str(tmp_path / "a.mp4"))]
+
+
 def test_path_templates() -> None:
     assert path_labels("/data/hi/anna/1.mp4", "{language}/{speaker}/") == {"language": "hi", "speaker": "anna"}
     assert path_labels("/data/hi/x/anna/1.mp4", "{language}/*/{speaker}") == {"language": "hi", "speaker": "anna"}
@@ -247,8 +266,11 @@ def test_path_templates() -> None:
 
 
 def test_a_folder_that_is_not_a_language_is_ignored_and_a_bad_flag_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "my videos/1.mp4")
-    (source,) = found(tmp_path, labels=Labels(path_template="{language}"))
-    assert (source.language, source.language_source) == ("und", "none")
-    with pytest.raises(ValueError, match="--language"):
-        found(tmp_path, labels=Labels(language="a/b"))
+    touch(*(tmp_path / name / "1.mp4" for name in ("my videos", "english", "root", "xx", "en-USAA")))
+    for source in found(tmp_path, labels=Labels(path_template="{language}")):
+        assert (source.language, source.language_source) == ("und", "none")
+    for source in found(tmp_path, labels=Labels(language="fr", path_template="{language}")):
+        assert (source.language, source.language_source) == ("fr", "flag")
+    for flag in ("a/b", "english", ""):
+        with pytest.raises(ValueError, match=f"--language: {flag!r} is not a language code"):
+            found(tmp_path, labels=Labels(language=flag))

@@ -55,7 +55,20 @@ def test_a_language_of_which_nothing_was_measured_is_there_with_zeros(tmp_path: 
 def test_unknown_languages_are_und_and_case_makes_no_difference(tmp_path: Path) -> None:
     tags = [None, "", "und", "pt-BR", "pt_br", "PT-br", "pt"]
     found = by_name(dataset(tmp_path, [clip(n, language=tag) for n, tag in enumerate(tags)]))
-    assert {name: row["clips"] for name, row in found.items()} == {"und": 3, "PT-br": 3, "pt": 1}
+    assert {name: row["clips"] for name, row in found.items()} == {"und": 3, "pt-BR": 3, "pt": 1}
+
+
+def test_all_spellings_of_a_language_are_one_row(tmp_path: Path) -> None:
+    tags = ["en", "eng", "EN", "EN-us", "en_US", "iw", "he", "xx"]
+    one = dataset(tmp_path / "one", [clip(n, language=tag, speaker="anna") for n, tag in enumerate(tags)])
+    two = dataset(tmp_path / "two", [clip(n, language="heb", speaker="ben") for n in range(10, 12)])
+    table, _ = languages([one, two])
+    assert {row["language"]: (row["clips"], row["speakers"]) for row in table.to_pylist()} == {
+        "en": (3, 1),
+        "en-US": (2, 1),
+        "he": (4, 2),
+        "xx": (1, 1),
+    }
 
 
 def test_what_was_kept_without_a_measure_has_no_yield(tmp_path: Path) -> None:

@@ -49,6 +49,24 @@ def test_a_dataset_at_a_url_is_read_there() -> None:
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
+def test_sql_matches_languages_as_select_does(tmp_path: Path) -> None:
+    labels = ["en", "eng", "EN-us", "zh_CN", "cmn", "xx", None, ""] * 1000
+    root = dataset(tmp_path, [clip(number, language=label) for number, label in enumerate(labels)])
+    for wanted, count in {"en": 3000, "en-US": 1000, "zho": 2000, "und": 2000, "fr": 0}.items():
+        sql = f"SELECT count(*) AS n FROM manifest WHERE in_language(language, '{wanted}')"
+        assert query(root, sql).to_pylist() == [{"n": count}]
+        if count:
+            by_sql = select([root], where=f"in_language(language, '{wanted}')")["key"].to_pylist()
+            assert by_sql == select([root], languages=[wanted])["key"].to_pylist()
+    each = (
+        "SELECT DISTINCT in_language(language, coalesce(language, NULL)) AS found FROM manifest WHERE language = 'eng'"
+    )
+    assert query(root, each).to_pylist() == [{"found": True}]
+    assert query(root, "SELECT in_language('en', NULL) AS found").to_pylist() == [{"found": False}]
+    with pytest.raises(ValueError, match=r"^SQL: 'english' is not a language code .*; did you mean en\?$"):
+        query(root, "SELECT count(*) FROM manifest WHERE in_language(language, 'english')")
+
+
 HOSTILE = (
     "SELECT * FROM read_csv('{file}')",
     "SELECT * FROM '{file}'",
@@ -181,6 +199,7 @@ def test_a_condition_is_one_expression_of_one_row(sql: str) -> None:
         ("CASE WHEN speech_ratio IS NULL THEN true ELSE speech_ratio > 0.5 END", ("speech_ratio",)),
         ("abs(av_offset_frames) <= 2 and duration_s between 5 and 6.5", ("duration_s", "av_offset_frames")),
         ("md5(key) < '8' AND json_extract_string(detail, '$.a') IS NULL", ("detail", "key")),
+        ("in_language(language, 'zh')", ("language",)),
         ("true", ()),
     ],
 )

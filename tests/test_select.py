@@ -112,14 +112,37 @@ def test_each_threshold_takes_its_own_limit_in(tmp_path: Path) -> None:
 
 
 def test_languages_ignore_case_and_take_their_regions_along(mixed: str, tmp_path: Path) -> None:
-    assert set(select([mixed], languages=["ZH"])["language"].to_pylist()) == {"zh", "zh-CN", "ZH_tw"}
+    assert set(select([mixed], languages=["ZH"])["language"].to_pylist()) == {"zh", "zh-CN", "zh-TW"}
     assert set(select([mixed], languages=["zh-cn", "hi"])["language"].to_pylist()) == {"zh-CN", "hi"}
     root = dataset(
-        tmp_path, [clip(1, language=None), clip(2, language="und"), clip(3, language=""), clip(4, language="zho")]
+        tmp_path, [clip(1, language=None), clip(2, language="und"), clip(3, language=""), clip(4, language="hin")]
     )
     assert select([root], languages=["und"]).num_rows == 3
     with pytest.raises(NotEnoughDataError, match="Languages here: und"):
         select([root], languages=["zh"])
+
+
+def test_languages_of_old_datasets_are_found_in_any_spelling(tmp_path: Path) -> None:
+    labels = ["en", "eng", "EN-us", "en_GB", "zh_CN", "cmn", "iw", "xx", None]
+    root = dataset(tmp_path, [clip(number, language=label) for number, label in enumerate(labels)])
+    for wanted in (["en"], ["eng"], ["EN", "eng", "en_us"]):
+        table = select([root], languages=wanted)
+        assert sorted(table["language"].to_pylist()) == ["en", "en", "en-GB", "en-US"], "one spelling in the selection"
+    assert select([root], languages=["en_us"])["language"].to_pylist() == ["en-US"]
+    assert sorted(select([root], languages=["zho"])["language"].to_pylist()) == ["cmn", "zh-CN"]
+    assert select([root], languages=["he"]).num_rows == select([root], languages=["und"]).num_rows == 1
+    assert select([root])["language"].null_count == 1
+    with pytest.raises(NotEnoughDataError, match=r"Languages here: en 12.0 s, .*xx 6.0 s"):
+        select([root], languages=["fr"])
+    same = [select([root], languages=wanted) for wanted in (["eng", "iw"], ["he", "EN", "heb"])]
+    assert same[0].equals(same[1], check_metadata=True)
+
+
+def test_a_language_that_is_none_is_refused(mixed: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"language 'english' is not a language code .*; did you mean en\?"):
+        select([mixed], languages=["zh", "english"])
+    code, text = run(mixed, "--language", "jp", "--out", str(tmp_path / "a.parquet"))
+    assert code == 2 and "did you mean ja?" in text and not list(tmp_path.glob("a.*"))
 
 
 def test_where_is_a_condition_over_all_columns(mixed: str) -> None:

@@ -18,7 +18,7 @@ from lipforge.datasets_manifest.selection import (
     selection_request,
     write_selection,
 )
-from lipforge.datasets_manifest.storage.files import UnreadableError
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from tests.manifests import clip, dataset, varied
 from tests.range_server import range_server
 

@@ -11,7 +11,8 @@ import pytest
 
 from lipforge.datasets_manifest.storage import ranges
 from lipforge.datasets_manifest.storage.cache import SampleCache
-from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, UnreadableError, merge, whole
+from lipforge.datasets_manifest.storage.ranges import RangeReader, Span, merge, whole
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import DamagedSampleError
 from lipforge.train.stream.stream import SampleStream

@@ -16,6 +16,7 @@ from lipforge.datasets_manifest.report.numbers import MEASURES, NO_TRACK, equals
 from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip_at
 from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Status
+from lipforge.datasets_manifest.storage.files import remote_errors
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +107,12 @@ class Gallery:
         row = self.rows[clip_id, reason]
         card = self._card(row)
         part, poster = (f"{self.root}/parts/{row['unit_id']}/{clip_id}.{suffix}" for suffix in ("tar", "jpg"))
-        if self.fs.exists(part):
-            return {**card, **self._player(clip_id, part, 0, self.fs.info(part)["size"] - len(END_OF_TAR))}
-        return {
-            **card,
-            "image": _data_uri("image/jpeg", cast(bytes, self.fs.cat_file(poster))) if self.fs.exists(poster) else None,
-        }
+        with remote_errors(self.dataset_dir):
+            size = self.fs.info(part)["size"] - len(END_OF_TAR) if self.fs.exists(part) else None
+            still = cast(bytes, self.fs.cat_file(poster)) if size is None and self.fs.exists(poster) else None
+        if size is not None:
+            return {**card, **self._player(clip_id, part, 0, size)}
+        return {**card, "image": None if still is None else _data_uri("image/jpeg", still)}
 
     def _player(self, clip_id: str, tar: str, offset: int, size: int) -> dict[str, Any]:
         """The sample at this place of a tar as video and poster image, or a note why there is none."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
 from lipforge.datasets_manifest.report.gallery import Gallery, pick_kept, pick_not_kept
@@ -33,7 +34,7 @@ from lipforge.datasets_manifest.report.numbers import (
     totals,
 )
 from lipforge.datasets_manifest.schema import STAGES, Status
-from lipforge.datasets_manifest.storage.files import open_place, publish
+from lipforge.datasets_manifest.storage.files import open_place, publish, remote_errors
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,11 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     Raises FileNotFoundError when there is no manifest.
     """
     fs, root = open_place(dataset_dir)
-    runs = _runs(fs, root)
-    page = _render(dataset_dir, fs, root, runs).encode("utf-8", "backslashreplace")  # the path may be any bytes
+    with remote_errors(dataset_dir):
+        runs, settings = _runs(fs, root), _settings(fs, root)
+    page = _render(dataset_dir, fs, root, runs, settings).encode(
+        "utf-8", "backslashreplace"
+    )  # the path may be any bytes
     if out_path is None:
         path = f"{root}/runs/{runs[-1]['run_id']}/report.html" if runs else f"{root}/report.html"
         publish(fs, path, page)
@@ -57,15 +61,18 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     return os.fspath(out_path)
 
 
-def _render(dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    rows = read_manifest(
-        dataset_dir,
-        columns=[*OVERVIEW_COLUMNS, *(measure.column for measure in MEASURES)],
-    )
+def _render(
+    dataset_dir: str,
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    runs: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, float],
+) -> str:
+    columns = [*OVERVIEW_COLUMNS, *(measure.column for measure in MEASURES)]
+    rows = with_canonical_languages(read_manifest(dataset_dir, columns))
     cells = sums(rows)
     reasons = by_reason(cells)
     run = _run_facts(runs[-1]) if runs else None
-    settings = _settings(fs, root)
     gallery = Gallery(dataset_dir, fs, root)
     kept_ids, lost_ids = pick_kept(rows), pick_not_kept(rows)
     gallery.load([*kept_ids, *(clip_id for ids in lost_ids.values() for clip_id in ids)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
 from lipforge.datasets_manifest.selection import SPLITS, describe, hours_by_speaker
-from lipforge.datasets_manifest.storage.files import open_place, publish
+from lipforge.datasets_manifest.storage.files import open_place, publish, remote_errors
 
 MAX_BARS = 112
 NUM_BINS = 40
@@ -19,7 +19,9 @@ def refuse_foreign_chart(selection_path: str) -> None:
     """Raises FileExistsError when the chart's file exists and the selection does not: it belongs to something else."""
     path = _chart_path(selection_path)
     fs, place = open_place(path)
-    if fs.exists(place) and not fs.exists(open_place(selection_path)[1]):
+    with remote_errors(path):
+        is_foreign = fs.exists(place) and not fs.exists(open_place(selection_path)[1])
+    if is_foreign:
         raise FileExistsError(f"{path} exists, where the chart would go: give another name, or delete it first")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import ManifestError, open_manifest, plain_arrow_errors
 from lipforge.datasets_manifest.schema import COLUMNS
 from lipforge.datasets_manifest.select.candidates import IN_SHARD, Candidates, RowNumbers, positions
@@ -55,7 +56,7 @@ def choose(request: Request) -> Selection:
 
 
 def _read_rows(roots: Sequence[str], clips: Candidates, taken: Mapping[str, RowNumbers]) -> pa.Table:
-    """All columns of the chosen rows, in their order, with dataset and split."""
+    """All columns of the chosen rows, in their order, with dataset and split. Languages are canonical."""
     rows = np.concatenate(list(taken.values()))
     keys = clips.keys.take(pa.array(rows)).combine_chunks()
     tables = []
@@ -69,7 +70,8 @@ def _read_rows(roots: Sequence[str], clips: Candidates, taken: Mapping[str, RowN
     splits = [pa.repeat(split, len(chosen)) for split, chosen in taken.items()]
     found = found.append_column("split", pa.chunked_array(splits).combine_chunks())
     # Text in chunks: one of Arrow's string arrays holds 2 GB.
-    return pa.Table.from_batches(found.to_batches(max_chunksize=500_000)).cast(SELECTION_COLUMNS)
+    found = pa.Table.from_batches(found.to_batches(max_chunksize=500_000)).cast(SELECTION_COLUMNS)
+    return with_canonical_languages(found)
 
 
 def _rows_of(root: str, keys: pa.StringArray) -> pa.Table:

@@ -1,13 +1,14 @@
 """Filters of a request: which candidates pass each of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.language_tags import takes_any
 from lipforge.datasets_manifest.parquet import parse_parquet
 from lipforge.datasets_manifest.select.candidates import Candidates, Mask, positions
-from lipforge.datasets_manifest.select.request import Request, plain_language
+from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.storage.files import read_file
 
 
@@ -44,14 +45,8 @@ def passing_all(clips: Candidates, filters: Mapping[str, Mask], but: str = "") -
 
 def language_mask(clips: Candidates, request: Request) -> Mask:
     """Which clips are in one of the request's languages."""
-    ranges = [plain_language(name) for name in request.languages]
-    return clips.language.where([_matches(tag, ranges) for tag in clips.language.values], null="und" in ranges)
-
-
-def _matches(tag: str, ranges: Sequence[str]) -> bool:
-    """Basic filtering of RFC 4647, 3.3.1: equal, or followed by a hyphen. An empty tag is unknown."""
-    tag = plain_language(tag) or "und"
-    return any(tag == wanted or tag.startswith(f"{wanted}-") for wanted in ranges)
+    ranges = request.languages
+    return clips.language.where([takes_any(ranges, tag) for tag in clips.language.values], takes_any(ranges, None))
 
 
 def _keys_of(path: str) -> pa.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
 from lipforge.datasets_manifest.selection import selection_request
 from lipforge.datasets_manifest.storage.files import open_place
 
@@ -24,7 +25,8 @@ class Request:
     datasets: tuple[str, ...]
     """Folders or fsspec URLs. A clip that several hold counts once: the copy in the first root by name."""
     languages: tuple[str, ...] = ()
-    """Any of these, in any case. `zh` also takes `zh-CN` (RFC 4647, basic filtering), `und` is unknown. Empty: all."""
+    """Any of these, in any spelling (zh_CN, eng); empty: all. `zh` also takes `zh-CN` and `cmn`, `und` is unknown: see
+    language_tags.takes_along. Kept as canonical tags, sorted."""
     hours: float | None = None
     """Hours of training data; None: everything that passes."""
     val_hours: float = 0.0
@@ -55,6 +57,7 @@ class Request:
         for place in self.datasets:
             if place != place.encode("utf-8", "replace").decode():
                 raise ValueError(f"{place!r} is not valid UTF-8 and cannot be named in a selection: link or rename it")
+        object.__setattr__(self, "languages", self._canonical_languages())
         for name in ("hours", "max_hours_per_speaker"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -70,12 +73,17 @@ class Request:
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}: expected {', '.join(ORDERS)}")
 
+    def _canonical_languages(self) -> tuple[str, ...]:
+        try:
+            return tuple(sorted({canonical_language(label) for label in self.languages}))
+        except LanguageError as error:
+            raise ValueError(f"language {error}") from error
+
     def as_json(self) -> dict[str, Any]:
         """The same for all requests that mean the same: full roots of datasets, sorted lists."""
-        languages = sorted({plain_language(name) for name in self.languages})
         return {
             **asdict(self),
-            "languages": languages,
+            "languages": list(self.languages),
             "exclude": sorted(set(self.exclude)),
             "datasets": list(self.roots()),
         }
@@ -83,11 +91,6 @@ class Request:
     def roots(self) -> tuple[str, ...]:
         """Where the datasets lie, each once, sorted: absolute paths and URLs."""
         return tuple(sorted({place if "://" in place else open_place(place)[1] for place in self.datasets}))
-
-
-def plain_language(tag: str) -> str:
-    """A language tag in lower case, with hyphens."""
-    return tag.strip().replace("_", "-").lower()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.select.candidates import THRESHOLDS, Candidates, Mask, RowNumbers
 from lipforge.datasets_manifest.select.filters import language_mask, mixed_models, passing_all
@@ -117,9 +118,12 @@ def _costs(clips: Candidates, filters: Mapping[str, Mask], split: str, request: 
 def _most_spoken(clips: Candidates, count: int = 12) -> str:
     codes = clips.language.codes[clips.in_shard] + 1
     seconds = np.bincount(codes, clips.seconds[clips.in_shard], minlength=len(clips.language.values) + 1)
-    names = ["und", *clips.language.values]
-    ranked = [int(i) for i in np.argsort(-seconds, kind="stable") if seconds[i] > 0]
-    shown = [f"{names[i] or 'und'} {human_time(seconds[i])}" for i in ranked[:count]]
+    by_tag: dict[str, float] = {}
+    for label, there_s in zip([None, *clips.language.values], seconds, strict=True):
+        tag = stored_language(label)
+        by_tag[tag] = by_tag.get(tag, 0.0) + float(there_s)
+    ranked = sorted((tag for tag in by_tag if by_tag[tag] > 0), key=lambda tag: -by_tag[tag])
+    shown = [f"{tag} {human_time(by_tag[tag])}" for tag in ranked[:count]]
     return ", ".join(shown) + (f", and {len(ranked) - count} more" if len(ranked) > count else "")
 
 

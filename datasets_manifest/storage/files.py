@@ -5,28 +5,28 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from lipforge.datasets_manifest.storage.trouble import UnreadableError as UnreadableError  # noqa: PLC0414 - docs/library.md
+from lipforge.datasets_manifest.storage.trouble import storage_errors
+
 _TEMPORARY_PREFIX = ".tmp-"
-
-
-class UnreadableError(OSError):
-    """Storage failed or returned the wrong bytes; the data itself may be intact."""
 
 
 def open_place(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(file system, path in it) of a folder, a file or an fsspec URL: a name with `://`; any other is local.
 
-    Raises ValueError for an unknown kind of URL, or one whose package is not installed.
+    Raises ValueError for an unknown kind of URL, UnreadableError when its package or credentials are missing.
     """
     if "://" in place:
         try:
-            return fsspec.url_to_fs(place)
-        except ImportError as error:
+            with storage_errors(place):
+                return fsspec.url_to_fs(place)
+        except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     return LocalFileSystem(), os.path.abspath(place)
 
@@ -36,18 +36,19 @@ def is_remote(folder: str) -> bool:
     return "://" in folder and not folder.startswith(("file://", "local://"))
 
 
+def remote_errors(place: str, doing: str = "read") -> AbstractContextManager[None]:
+    """storage_errors for a URL. Local files: the system's own errors, whose numbers callers know."""
+    return storage_errors(place, doing) if is_remote(place) else nullcontext()
+
+
 def read_file(path: str) -> bytes:
     """The bytes of a file, named by a path or an fsspec URL.
 
     Raises FileNotFoundError, IsADirectoryError, UnreadableError when its storage fails, ValueError as open_place.
     """
     fs, place = open_place(path)
-    try:
+    with storage_errors(path):
         data = fs.cat_file(place)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except Exception as error:
-        raise UnreadableError(f"{path} cannot be read: {error or repr(error)}") from error
     assert isinstance(data, bytes)  # fsspec also promises str, for text mode
     return data
 
@@ -62,7 +63,8 @@ def writing(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile() as file:
             yield file
             file.flush()
-            fs.put_file(file.name, path)
+            with storage_errors(str(fs.unstrip_protocol(path)), "written"):
+                fs.put_file(file.name, path)
         return
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_TEMPORARY_PREFIX)
     try:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import fsspec
 
-from lipforge.datasets_manifest.storage.files import UnreadableError, open_place
+from lipforge.datasets_manifest.storage.files import open_place
+from lipforge.datasets_manifest.storage.trouble import UnreadableError, storage_words
 
 MAX_READ_BYTES = 32 * 2**20
 """Limit on a request for several samples."""
@@ -112,7 +113,7 @@ class RangeReader:
                 "again where it lies now; if the file was lost, restore it from a copy"
             ) from answer
         if isinstance(answer, Exception):
-            raise UnreadableError(f"{span.dataset}/{span.shard} cannot be read: {answer or repr(answer)}") from answer
+            raise UnreadableError(storage_words(answer, f"{span.dataset}/{span.shard}")) from answer
         if len(answer) > span.end - span.start:
             raise UnreadableError(
                 f"{span.dataset}/{span.shard}: asked for {span.end - span.start} bytes, got {len(answer)}: "

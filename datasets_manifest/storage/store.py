@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from lipforge.datasets_manifest.storage.files import is_temporary, open_place, writing
+from lipforge.datasets_manifest.storage.files import is_temporary, open_place, remote_errors, writing
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors for no space and no permission."""
@@ -20,7 +20,8 @@ _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 class Store:
     """Files below one root, named by relative paths with forward slashes. Cheap to send to workers.
 
-    root: a folder, or an fsspec URL such as s3://bucket/dataset.
+    root: a folder, or an fsspec URL such as s3://bucket/dataset. All methods raise UnreadableError when remote storage
+    fails.
     """
 
     def __init__(self, root: str) -> None:
@@ -35,23 +36,27 @@ class Store:
         return f"{self._base}/{name}"
 
     def exists(self, name: str) -> bool:
-        return self._fs.exists(self.path(name))
+        with self._storage_errors(name):
+            return self._fs.exists(self.path(name))
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None when it does not exist."""
         try:
-            return int(self._fs.size(self.path(name)) or 0)
+            with self._storage_errors(name):
+                return int(self._fs.size(self.path(name)) or 0)
         except FileNotFoundError:
             return None
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them. Raises FileNotFoundError."""
         end = None if length is None else offset + length
-        return cast(bytes, self._fs.cat_file(self.path(name), start=offset or None, end=end))
+        with self._storage_errors(name):
+            return cast(bytes, self._fs.cat_file(self.path(name), start=offset or None, end=end))
 
     def open(self, name: str) -> IO[bytes]:
         """A file to read and seek in. Raises FileNotFoundError."""
-        return cast(IO[bytes], self._fs.open(self.path(name), "rb"))
+        with self._storage_errors(name):
+            return cast(IO[bytes], self._fs.open(self.path(name), "rb"))
 
     def write(self, name: str, data: bytes) -> None:
         with self.writing(name) as file:
@@ -64,18 +69,22 @@ class Store:
         return writing(self._fs, self.path(name))
 
     def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._storage_errors(name):
             self._fs.rm_file(self.path(name))
 
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted, without temporary ones. Empty when there is no such folder."""
         try:
-            found = self._fs.find(self.path(folder))
+            with self._storage_errors(folder):
+                found = self._fs.find(self.path(folder))
         except FileNotFoundError:
             return []
         prefix = len(self._base) + 1
         names = (str(path)[prefix:] for path in found)
         return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith("."))
+
+    def _storage_errors(self, name: str) -> AbstractContextManager[None]:
+        return remote_errors(f"{self.root.rstrip('/')}/{name}")
 
     @contextlib.contextmanager
     def only_writer(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ language. Published checkpoints of openai-whisper are read as they are; those wh
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import langcodes
 import numpy as np
 import torch
 
@@ -25,9 +26,6 @@ _NUM_AUDIO_STATES = 1500  # for the 30 s that every Whisper takes
 _MAX_TEXT_STATES = 448
 _MEL_BANDS = (80, 128)
 _VOCABULARIES = (51864, 51865, 51866)  # English only; with 99 languages; with Cantonese, since large-v3
-
-_BCP47 = {"jw": "jv"}
-"""Whisper's codes that differ from BCP 47: Javanese."""
 
 
 def read_whisper_file(whisper: str) -> tuple[str, bytes]:
@@ -65,7 +63,7 @@ class LanguageIdentifier:
             )
 
     def identify(self, audio: np.ndarray) -> tuple[str, float]:
-        """(language, its probability): the most likely of Whisper's languages, as a BCP 47 code.
+        """(language, its probability): the most likely of Whisper's languages, as a canonical BCP 47 tag.
 
         audio: float32 [N], mono at 16 kHz in [-1, 1]; only the first 30 s count. Raises ValueError for other arrays.
         """
@@ -80,7 +78,7 @@ class LanguageIdentifier:
             _, found = detect_language(self._network, mel)
         probabilities = cast(dict[str, float], found)  # one spectrogram in, one mapping out
         language = max(sorted(probabilities), key=lambda code: probabilities[code])
-        return _BCP47.get(language, language), probabilities[language]
+        return langcodes.standardize_tag(language), probabilities[language]  # Whisper has jw for Javanese
 
 
 def load_whisper(content: bytes, name: str) -> "Whisper":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Stage, Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
@@ -131,7 +132,7 @@ def _language(source: Source, spoken: Spoken | None) -> Row:
     """The user's label wins over an identified language."""
     if source.language_source != "none" or spoken is None:
         probability = 1.0 if source.language_source != "none" else None
-        label = (source.language, probability, source.language_source)
+        label = (stored_language(source.language), probability, source.language_source)
     else:
         label = (spoken.language, spoken.probability, spoken.model)
     return dict(zip(("language", "language_prob", "language_source"), label, strict=True))

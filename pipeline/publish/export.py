@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.language_tags import SAFE_AS_FOLDER, with_canonical_languages
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
@@ -25,7 +26,6 @@ from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
 from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, with_places, write_shard
 from lipforge.pipeline.running.summary import Summary, now, versions
-from lipforge.pipeline.sources.inputs import LANGUAGE_CODE
 
 SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, with their new places."""
@@ -69,7 +69,7 @@ def export(
         raise ValueError("--out is empty; name a folder")
     if shard_size_mb <= 0:
         raise ValueError(f"the shard size is {shard_size_mb}: expected more than 0")
-    rows = read_selection(selection)
+    rows = with_canonical_languages(read_selection(selection))
     samples, origins = _origins(rows, selection)
     store = Store(out)
     record = _record(selection, rows, shard_size_mb)
@@ -103,7 +103,7 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
         *(rows[n].to_pylist() for n in names), strict=True
     ):
         language = language or "und"  # noqa: PLW2901
-        if status != Status.KEPT or None in lengths or not LANGUAGE_CODE.fullmatch(language):
+        if status != Status.KEPT or None in lengths or not SAFE_AS_FOLDER.fullmatch(language):
             raise ValueError(
                 f"{selection}: clip {key} with status {status}, language {language!r}, seconds {lengths} "
                 "was not made by lipforge"

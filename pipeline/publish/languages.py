@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Video
@@ -105,7 +106,7 @@ def majority(votes: list[tuple[str, float]], whisper: str) -> Spoken | None:
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for language, probability in votes:
-        sums[language] += probability
+        sums[stored_language(language)] += probability  # not all of Whisper's codes are BCP 47: jw, Javanese
     if not sums:
         return None
     winner = min(sums, key=lambda language: (-sums[language], language))

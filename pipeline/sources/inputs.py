@@ -4,18 +4,20 @@ import csv
 import glob
 import io
 import json
+import math
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, is_language
+from lipforge.datasets_manifest.storage.files import open_place, read_file
+from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source
 
 VIDEO_SUFFIXES = frozenset(
@@ -49,13 +51,14 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
 LIST_COLUMNS = frozenset({"uri", "language", "speaker", "start_s", "end_s"})
-LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
-"""A subset of BCP 47 that can serve as a folder name: no slash, no dot."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels for all sources. A list's columns take precedence over the path, the path over the flags."""
+    """Labels for all sources. A list's columns take precedence over the path, the path over the flags.
+
+    Languages may be spelled in any way that language_tags knows: zh_CN, eng, iw.
+    """
 
     language: str | None = None
     speaker: str | None = None
@@ -78,10 +81,11 @@ def find_sources(
 
     inputs: files, folders (searched recursively), globs, list files, fsspec URLs of any of these.
     exclude: the dataset being written, which may be inside an input folder.
-    Raises ValueError for an input that does not exist or a list that is invalid.
+    Raises ValueError for an input that does not exist or a list that is invalid; FileNotFoundError for a URL of which
+    nothing exists, UnreadableError when the storage of a URL or list fails.
     """
     if labels.language is not None:
-        check_language(labels.language, "--language")
+        labels = replace(labels, language=check_language(labels.language, "--language"))
     sources: dict[tuple[str, float | None, float | None], Source] = {}
     unreadable: list[Unreadable] = []
     for text in inputs:
@@ -96,9 +100,11 @@ def find_sources(
 
 
 def check_language(code: str, where: str) -> str:
-    if not LANGUAGE_CODE.fullmatch(code):
-        raise ValueError(f"{where}: {code!r} is not a language code such as en, zh or pt-BR")
-    return code
+    """The canonical tag of a language. Raises ValueError, which names the place, for what is none."""
+    try:
+        return canonical_language(code)
+    except LanguageError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _expand(text: str, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[Source]:
@@ -153,35 +159,49 @@ def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> I
 
 
 def _expand_url(url: str) -> Iterator[Source]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        if glob.has_magic(path) and "*" in path:
-            found = sorted(str(match) for match in filesystem.glob(path))
-            if not found:
-                raise ValueError(f"{url}: the pattern matches nothing")
-        elif filesystem.isdir(path):
-            found = sorted(
-                str(match)
-                for match in filesystem.find(path)
-                if os.path.splitext(str(match))[1].lower() in VIDEO_SUFFIXES
-            )
-        else:
-            yield from _file_or_list(url, os.path.splitext(path)[1].lower())
-            return
-    except (OSError, ImportError) as error:
-        raise ValueError(f"{url}: {error}") from error
+    filesystem, path = open_place(url)
+    suffix = os.path.splitext(path)[1].lower()
+    is_pattern = glob.has_magic(path) and "*" in path
+    if not is_pattern and suffix in LIST_SUFFIXES:
+        yield from read_list(url)
+        return
+    with storage_errors(url):
+        found = _list_url(filesystem, path, is_pattern)
+    if found is None:
+        raise FileNotFoundError(f"{url} does not exist: check the names of the bucket, the folders and the file")
+    if is_pattern and not found:
+        raise ValueError(f"{url}: the pattern matches nothing")
     for match in found:
-        yield Source(uri=filesystem.unstrip_protocol(match))
+        name = url if match == path else str(filesystem.unstrip_protocol(match))
+        yield from _file_or_list(name, os.path.splitext(match)[1].lower())
+
+
+def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool) -> list[str] | None:
+    """Files of a pattern, videos of a folder, or the file itself; None when nothing is there, not even the bucket."""
+    if is_pattern:
+        found = sorted(str(match) for match in filesystem.glob(path))
+        bucket = path.split("/", 1)[0]
+        has_bucket = bool(bucket) and not bucket.endswith(":")  # not so for `/folder` and `http://host/folder`
+        return None if not found and has_bucket and not filesystem.exists(bucket) else found
+    if filesystem.isdir(path):
+        files = sorted(str(match) for match in filesystem.find(path))
+        return [file for file in files if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES]
+    return [path] if filesystem.exists(path) else None
 
 
 def read_list(uri: str) -> Iterator[Source]:
-    """Sources of a list file. Relative paths are relative to the list's folder."""
+    """Sources of a list file. Relative paths are relative to the list's folder.
+
+    Raises ValueError for an invalid list, FileNotFoundError, UnreadableError when it cannot be read.
+    """
     suffix = os.path.splitext(uri)[1].lower()
     try:
-        with fsspec.open(uri, "rb") as file:
-            data = file.read()  # type: ignore[union-attr]
+        data = read_file(uri)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"list {uri} does not exist: check its name") from error
+    try:
         rows = list(_list_rows(data, suffix))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"list {uri}: {error}") from error
     base = uri.rsplit("/", 1)[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
     for number, row in enumerate(rows, start=1):
@@ -196,15 +216,15 @@ def read_list(uri: str) -> Iterator[Source]:
             raise ValueError(f"{where}: no uri")
         if "://" not in target:
             target = f"{base}/{target}" if "://" in base else os.path.abspath(os.path.join(base, target))
-        language, speaker = row.get("language") or None, row.get("speaker") or None
+        language, speaker = _text(row.get("language")), _text(row.get("speaker"))
         start_s, end_s = _seconds(row.get("start_s"), where), _seconds(row.get("end_s"), where)
         if start_s is not None and end_s is not None and end_s <= start_s:
             raise ValueError(f"{where}: end_s {end_s} is not after start_s {start_s}")
         yield Source(
             uri=target,
-            language=check_language(str(language), where) if language else "und",
+            language=check_language(language, where) if language else "und",
             language_source="list" if language else "none",
-            speaker=str(speaker) if speaker else None,
+            speaker=speaker,
             speaker_source="list" if speaker else "none",
             start_s=start_s,
             end_s=end_s,
@@ -232,6 +252,11 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
                 yield {"uri": line.strip()}
 
 
+def _text(value: Any) -> str | None:
+    """A label; None when there is none: an empty cell, in tables of pandas also NaN."""
+    return None if value is None or value == "" or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
 def _seconds(value: Any, where: str) -> float | None:
     if value is None or value == "":
         return None
@@ -247,8 +272,8 @@ def _seconds(value: Any, where: str) -> float | None:
 def _label(source: Source, labels: Labels, root: str | None) -> Source:
     found = path_labels(source.uri, labels.path_template, root) if labels.path_template else {}
     if source.language_source == "none":
-        if found.get("language") and LANGUAGE_CODE.fullmatch(found["language"]):
-            source = replace(source, language=found["language"], language_source="path")
+        if "language" in found and is_language(found["language"]):
+            source = replace(source, language=canonical_language(found["language"]), language_source="path")
         elif labels.language:
             source = replace(source, language=labels.language, language_source="flag")
     if source.speaker_source == "none":

@@ -7,6 +7,7 @@ with the same content are duplicates. Spans of one file that do not overlap are 
 from collections.abc import Iterable
 from dataclasses import replace
 
+from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.ledger.records import Ledger
@@ -36,9 +37,14 @@ def claim_content(ledger: Ledger, videos: list[Video], max_span_s: float) -> lis
 
 
 def count_relabelled(owners: list[Video], videos: list[Video]) -> int:
-    """How many of these owners have other labels now than when they came in."""
+    """How many of these owners have other labels now than when they came in. Another spelling is the same language."""
     given = {video.source.entry_id: video.source for video in videos}
-    return sum(given[owner.source.entry_id] != owner.source for owner in owners)
+    return sum(given[owner.source.entry_id] != _canonical(owner.source) for owner in owners)
+
+
+def _canonical(source: Source) -> Source:
+    """With the language as inputs write it: ledgers of earlier versions hold it as the user spelled it."""
+    return replace(source, language=stored_language(source.language))
 
 
 def split_duplicates(videos: Iterable[Video], known: Iterable[Video]) -> tuple[list[Video], list[tuple[Video, Video]]]:

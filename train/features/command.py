@@ -53,7 +53,7 @@ def features(
 
         lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
     """
-    from lipforge.datasets_manifest.storage.files import UnreadableError
+    from lipforge.datasets_manifest.storage.trouble import UnreadableError
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.train.features.index import FeatureError

@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 
 from lipforge.datasets_manifest.sample import read_clip
-from lipforge.datasets_manifest.storage.files import UnreadableError, is_remote
+from lipforge.datasets_manifest.storage.files import is_remote
 from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
 from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS
