@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import fsspec
 
+from lipforge.datasets_manifest.storage.trouble import storage_words
+
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses before a failed read is tried again: together a minute, as long as a server takes to come back."""
 NOT_THERE = frozenset(
@@ -113,7 +115,9 @@ class SourceFile(io.RawIOBase):
                 if isinstance(error, NotThereError):
                     raise
                 if wait_s is None:
-                    raise error if isinstance(error, StorageError) else StorageError(self._words(error)) from error
+                    raise (
+                        error if isinstance(error, StorageError) else StorageError(storage_words(error, self.uri))
+                    ) from error
                 time.sleep(wait_s)
 
     def _open(self) -> None:
@@ -160,9 +164,6 @@ class SourceFile(io.RawIOBase):
         if not data and size and self._size_bytes is not None and self._position < self._size_bytes:
             raise StorageError(f"{self.uri} ends at byte {self._position} of {self._size_bytes}")
         return data
-
-    def _words(self, error: Exception) -> str:
-        return f"{self.uri} cannot be read: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
 
     def _close_file(self) -> None:
         if self._file is not None:

@@ -16,6 +16,7 @@ import av.error
 
 from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
@@ -186,8 +187,11 @@ def _writes_explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+        if isinstance(error, UnreadableError):
+            what = str(error)
+        else:
+            what = f"cannot write to the dataset: {os.strerror(error.errno) if error.errno else error!r}"
         raise DatasetError(
-            f"cannot write to the dataset: {what}. Finished work is safe. Make room or mend the storage, and run the "
+            f"{what}. Finished work is safe. Make room or mend the storage, and run the "
             "same command again: it continues from here."
         ) from error
