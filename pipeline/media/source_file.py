@@ -145,12 +145,12 @@ class SourceFile(io.RawIOBase):
     def _open_remote(self) -> None:
         try:
             self._file = cast(Any, fsspec.open(self.uri, "rb")).open()
-        except (
-            FileNotFoundError,
-            ValueError,
-            ImportError,
-        ) as error:  # the latter two: a scheme that fsspec cannot open
-            raise NotThereError(str(error) or "no such file") from error
+        except (ValueError, ImportError) as error:  # a scheme that fsspec cannot open
+            raise NotThereError(str(error)) from error
+        except Exception as error:
+            if is_missing(error):
+                raise NotThereError(str(error) or "no such file") from error
+            raise
         self._keep_size(getattr(self._file, "size", None))
 
     def _keep_size(self, size_bytes: int | None) -> None:

@@ -42,12 +42,9 @@ class Child:
                 answer = self._ask(None if is_made else make, item)
                 if answer is not None:
                     break
-                code = self._process.wait() if self._process else None
                 self.close()
             else:
-                raise DatasetError(
-                    f"the worker process died {MAX_DEATHS} times in a row, the last time with code {code}"
-                )
+                raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
             is_made = True
             kind, value = answer
             if kind == "error":
