@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lipforge.datasets_manifest.manifest import read_manifest
@@ -33,9 +32,9 @@ def _frames(uri: str, info: VideoInfo) -> list[tuple[float, bool]]:
     return [(frame.time_s, frame.image is None) for frame in decode_video(uri, info, 0, info.num_frames)]
 
 
-def _audio(uri: str, info: VideoInfo) -> list[float]:
-    found: Any = read_audio(uri, info, 0, info.num_frames)
-    return np.asarray(found[0] if isinstance(found, tuple) else found).tolist()
+def _audio(uri: str, info: VideoInfo) -> tuple[list[float], list[bool], str]:
+    sound = read_audio(uri, info, 0, info.num_frames)
+    return sound.samples.tolist(), sound.has_audio.tolist(), sound.downmix
 
 
 STAGES: dict[str, Callable[[str, VideoInfo], Any]] = {

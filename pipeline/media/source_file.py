@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import fsspec
 
-from lipforge.datasets_manifest.storage.trouble import storage_words
+from lipforge.datasets_manifest.storage.trouble import is_missing, storage_words
 
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses before a failed read is tried again: together a minute, as long as a server takes to come back."""
