@@ -76,8 +76,8 @@ class AlignConfig(Config):
 class CutConfig(Config):
     """Length of clips."""
 
-    min_clip_s: float = Field(default=5.0, ge=1 / FPS)
-    """Shorter runs of a face are rejected."""
+    min_clip_s: float = Field(default=5.0, ge=1.0)
+    """Shorter runs of a face are rejected. The lip-sync scorers need a second."""
     max_clip_s: float = Field(default=10.0, gt=0)
     """At least twice min_clip_s; otherwise some runs cannot be cut without loss."""
 

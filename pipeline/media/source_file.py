@@ -75,6 +75,8 @@ class SourceFile(io.RawIOBase):
         """Up to size bytes; none at the end of the file, or when the storage failed for good."""
         if self.failure is not None:
             return b""
+        if self._size_bytes is not None and self._position >= self._size_bytes:
+            return b""  # damaged files send readers to absurd places
         try:
             data = self._try(lambda: self._read_once(size))
         except (StorageError, NotThereError) as error:
@@ -161,7 +163,7 @@ class SourceFile(io.RawIOBase):
     def _read_once(self, size: int) -> bytes:
         self._file.seek(self._position)
         data = self._file.read(size)
-        if not data and size and self._size_bytes is not None and self._position < self._size_bytes:
+        if not data and size and self._size_bytes is not None:
             raise StorageError(f"{self.uri} ends at byte {self._position} of {self._size_bytes}")
         return data
 
