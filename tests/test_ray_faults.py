@@ -11,6 +11,7 @@ from rich.console import Console
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
+from lipforge.pipeline.media.source_file import StorageError
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running import executors
 from lipforge.pipeline.running.progress import Progress
@@ -31,6 +32,10 @@ class FaultyCutActor(executors._CutActor):
                 ctypes.string_at(0)
             if name == "hang.mp4":
                 time.sleep(600)
+            if name == "bug.mp4":
+                raise TypeError("a bug")
+            if name == "storage.mp4":
+                raise StorageError("storage.mp4 cannot be read")
             return real(unit, attempt)
 
         self.worker.operator.process = process
@@ -52,15 +57,20 @@ def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
         patch.setattr(executors, "_CutActor", FaultyCutActor)
         summary = prepare([str(videos)], str(folder / "out"), settings, Labels(), Progress(Console(quiet=True)))
     assert summary.finished_at is not None
+    undone = [os.path.basename(error["source_uri"]) for error in summary.storage_errors]
+    assert undone == [name for name in names if name == "storage.mp4"]
     table = read_manifest(str(folder / "out")).to_pylist()
-    assert sum(row["accounted_s"] for row in table) == pytest.approx(6.0 * (1 + len(names)))
+    assert sum(row["accounted_s"] for row in table) == pytest.approx(6.0 * (1 + len(names) - len(undone)))
     return {os.path.basename(row["source_uri"]): row for row in table if row["accounted_s"] > 1}
 
 
-def test_a_native_crash_fails_its_unit_alone(tmp_path):
-    rows = outcome(tmp_path, "crash.mp4", unit_timeout_s=600)
+def test_a_crash_a_bug_and_failing_storage_are_those_of_their_unit_alone(tmp_path):
+    rows = outcome(tmp_path, "crash.mp4", "bug.mp4", "storage.mp4", unit_timeout_s=600)
     assert (rows["crash.mp4"]["status"], rows["crash.mp4"]["reason"]) == ("failed", "worker_crashed")
     assert "Segmentation fault in 2 attempts" in rows["crash.mp4"]["detail"]
+    assert (rows["bug.mp4"]["status"], rows["bug.mp4"]["reason"]) == ("failed", "internal_error")
+    assert "TypeError: a bug at test_ray_faults.py" in rows["bug.mp4"]["detail"]
+    assert "storage.mp4" not in rows
     assert rows["good.mp4"]["status"] == "kept"
 
 

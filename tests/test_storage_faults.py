@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 
 from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline import run
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.media import source_file
 from lipforge.pipeline.media.audio import read_audio
 from lipforge.pipeline.media.probe import VideoInfo, probe
 from lipforge.pipeline.media.source_file import NotThereError, SourceFile, StorageError
 from lipforge.pipeline.media.video import decode_video
+from lipforge.pipeline.running.explain import explain
+from lipforge.pipeline.running.status import read_status
+from lipforge.pipeline.running.workers import Job
 from lipforge.pipeline.stages.probe import content_hash
 from tests.coded import noise, write_coded
 from tests.conftest import run_prepare
@@ -148,8 +155,6 @@ def test_units_of_failing_storage_stay_undone_and_the_next_run_does_them(
         probed.start, probed.end = size // 2, size // 2 + 20_000
         return real(*arguments)
 
-    from lipforge.pipeline import run
-
     real = run._run_units
     probed.start = probed.end = 0
     with monkeypatch.context() as patch:
@@ -249,3 +254,55 @@ def test_a_server_that_fails_for_a_while_changes_nothing(
         statuses[:] = [status] * 100
         with pytest.raises(StorageError, match=r"a\.ts"):
             _frames(uri, info)
+
+
+def damaged(number: int) -> dict[str, Any]:
+    return {"unit_id": f"unit-{number}", "rows": [{"reason": "decode_error"}]}
+
+
+def healthy(number: int) -> dict[str, Any]:
+    return {"unit_id": f"unit-{number}", "rows": [{"reason": None}]}
+
+
+def watched(outcomes: list[Any], store: Store, **limits: float) -> int:
+    """How many outcomes pass the watch. Their records are in the store."""
+    for outcome in outcomes:
+        Ledger(store).write_unit(outcome["unit_id"], outcome)
+    config = PrepareConfig.model_validate({"run": limits})
+    return sum(1 for _ in run._watched(outcomes, Job(store, config, {}, {}, "run")))
+
+
+def test_a_sudden_rise_of_damage_stops_the_run_and_is_done_again(tmp_path: Path) -> None:
+    """What storage returns without an error may be wrong, too."""
+    store = Store(str(tmp_path))
+    outcomes = [*map(healthy, range(100)), *map(damaged, range(100, 200))]
+    with pytest.raises(DatasetError, match=r"21 of the last 40 units cannot be decoded.*max_decode_error_ratio=1"):
+        watched(outcomes, store)
+    left = {record["unit_id"] for record in Ledger(store).units()}
+    assert left == {f"unit-{n}" for n in range(100)} | {f"unit-{n}" for n in range(121, 200)}
+    assert watched(outcomes, store, max_decode_error_ratio=1.0) == 200
+    mixed = [damaged(n) if n % 2 else healthy(n) for n in range(200)]  # as bad from the start: half is still let pass
+    assert watched(mixed, store) == 200
+
+
+def test_status_and_explain_tell_of_what_is_undone(
+    talking_clip: Path, tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, out = tmp_path / "a.mkv", tmp_path / "dataset"
+    write_coded(video, [n / 25 for n in range(50)], noise(32_000))
+    real = run._run_units
+    with monkeypatch.context() as patch:
+        faults = FaultySource(video, fails_left=0).install(patch)
+
+        def units_meet_the_fault(*arguments: Any) -> Any:
+            faults.fails_left = 1 << 30
+            return real(*arguments)
+
+        patch.setattr(run, "_run_units", units_meet_the_fault)
+        run_prepare([str(video)], out)
+    assert "1 source is not done" in read_status(str(out)).words
+    with pytest.raises(DatasetError, match=r"a\.mkv is not done yet: .*cannot be read"):
+        explain(str(out), "a.mkv")
+    run_prepare([str(video)], out)
+    assert "not done" not in read_status(str(out)).words
+    assert "no_face" in "\n".join(explain(str(out), "a.mkv"))

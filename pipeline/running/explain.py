@@ -11,6 +11,7 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.running.status import last_run
 from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import from_record
 
@@ -34,6 +35,12 @@ def _rows(dataset: str, what: str) -> list[Row]:
         rows = read_manifest(dataset, filter=way).to_pylist()
         if rows:
             return rows
+    for error in (last_run(Store(dataset)) or {}).get("storage_errors", []):
+        if (
+            text in (error["source_uri"], error["source_uri"].rpartition("/")[2])
+            or os.path.abspath(text) == error["source_uri"]
+        ):
+            raise DatasetError(f"{what} is not done yet: {error['detail']}. Run the same `lipforge prepare` again")
     raise DatasetError(f"nothing in {dataset} has the key, path, name or hash {what!r}")
 
 
@@ -53,6 +60,8 @@ def _steps(row: Row) -> Iterator[str]:
     )
     span = f"{row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames"
     yield f"  resample: {span}, each source frame decoded {row['decode_passes']:g} time(s)"
+    if row["audio_downmix"] not in (None, "mono", "mix"):
+        yield f"  audio: {row['audio_downmix']}"
     if row["track_index"] is not None and row["track_index"] >= 0:
         yield f"  split_shots: shot {row['shot_index']}"
         faces = "1 face" if row["max_faces"] == 1 else f"at most {row['max_faces']} faces at once"
@@ -65,7 +74,8 @@ def _steps(row: Row) -> Iterator[str]:
         yield f"  detect_speech: {row['speech_ratio']:.0%} speech"
     if row["sync_model"]:
         confidence = f"confidence {row['sync_confidence']:.2f} ({row['sync_model']})"
-        yield f"  measure_sync: audio {_offset(row['av_offset_frames'])}, {confidence}"
+        drift = f", drift {row['av_drift_frames']:+.1f} frames" if row["av_drift_frames"] else ""
+        yield f"  measure_sync: audio {_offset(row['av_offset_frames'])}{drift}, {confidence}"
     if row["quality_model"]:
         yield f"  measure_quality: {row['quality']:.0f} of 100 ({row['quality_model']})"
     label = f"{row['language']} ({row['language_source']})"
@@ -102,13 +112,14 @@ def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:
 def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
     seconds = {status: sum(r["accounted_s"] for r in rows if r["status"] == status) for status in Status}
     yield f"source {uri}"
-    never_read = rows[0]["reason"] == Reason.UNREADABLE and not rows[0]["num_frames"]
+    never_read = rows[0]["reason"] in (Reason.UNREADABLE, Reason.STORAGE_ERROR) and not rows[0]["num_frames"]
     yield "  content could not be used" if never_read else f"  content {rows[0]['source_id']}"
     if video is not None and video.info is not None:
         info = video.info
         yield (
             f"  {info.width_px}x{info.height_px}, {info.video_codec} at {info.mean_fps:g} fps, "
-            f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}, {info.num_frames / FPS:.2f} s"
+            f"{info.audio_codec or 'no'} audio, rotation {info.rotation_deg}{', mirrored' * info.mirrored}, "
+            f"{info.num_frames / FPS:.2f} s"
         )
     yield (
         f"  {sum(seconds.values()):.2f} s in = {seconds[Status.KEPT]:.2f} kept + "

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,16 +25,19 @@ class State:
 def read_status(dataset: str) -> State:
     """Raises DatasetError when no run was started in this folder."""
     store = Store(dataset)
-    names = [name for name in store.list("runs") if name.endswith("/summary.json")]
-    if not names:
+    run = last_run(store)
+    if run is None:
         raise DatasetError(f"{dataset} has no runs: is it the --out folder of `lipforge prepare`?")
-    run = json.loads(store.read(names[-1]))
     units = f"{run['num_units_done']} of {run['num_units']} units"
     if run["finished_at"] is not None:
         kept, by_reason, clips = _sums(read_manifest(dataset, columns=["status", "reason", "accounted_s"]))
         words = (
             f"finished {run['finished_at']} after {run['wall_s']:.0f} s; {run['num_sources']} sources in the last run"
         )
+        undone = len({error["source_uri"] for error in run.get("storage_errors", [])})
+        if undone:
+            are = "1 source is" if undone == 1 else f"{undone} sources are"
+            words += f"; {are} not done, because the storage failed: run the same `lipforge prepare` again"
         return State(words, kept, by_reason, None, clips)
     left = None
     words = f"running since {run['started_at']} ({run['phase']}): {units}"
@@ -45,6 +49,12 @@ def read_status(dataset: str) -> State:
     elif run["seconds_done"]:
         left = (run["seconds_in"] - run["seconds_done"]) / run["seconds_done"] * run["wall_s"]
     return State(words, run["seconds_kept"], run["seconds_by_reason"], left)
+
+
+def last_run(store: Store) -> dict[str, Any] | None:
+    """The summary of the last run; see running/summary.py."""
+    names = [name for name in store.list("runs") if name.endswith("/summary.json")]
+    return json.loads(store.read(names[-1])) if names else None
 
 
 def _sums(rows: pa.Table) -> tuple[float, dict[str, float], dict[str, int]]:
