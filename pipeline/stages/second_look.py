@@ -21,8 +21,8 @@ LOOK_AHEAD_FRAMES = 8
 LOOK_PX = 64
 """Pictures are compared at this width, blurred: coding errors and noise vanish, what is shown does not."""
 SAME_CORRELATION = 0.95
-"""Both sides show the same picture from here on. Real cuts of the tested clips: up to 0.45; jump cuts in one scene: 0.75
-to 0.95; key frames that pop and flashes: 0.97 to 1."""
+"""Both sides show the same picture from here on. Real cuts of the tested clips: up to 0.45; most jump cuts in a scene:
+0.75 to 0.95; key frames that pop and fast gestures: 0.96 to 1."""
 SAME_LEVELS = 11.0
 """... and nearly as bright: key frames that pop change the blurred picture by up to 9 of 255, the first frame of a fade
 or dissolve by 14 and more."""
