@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-REPEAT_LEVELS = 0.2
-"""A frame that differs less than this from the one before repeats it: mean over the thumbnail, of 255. Recorders that
-encode a repeated frame again change it by up to 0.12."""
+REPEAT_LEVELS, REPEAT_SHARE = 0.2, 0.05
+"""A frame that differs less than this from the one before repeats it: mean over the thumbnail, of 255, or a share
+of the change at the cut. Recorders that encode a repeated frame again change it by up to 0.5."""
 NUM_NEIGHBOURS = 2
 """Frames that changed, on each side, which a cut is compared with: the detector's own window."""
 LOOK_AHEAD_FRAMES = 8
@@ -42,9 +42,9 @@ class _Look:
     change: float
     """Mean difference from the frame before, 0 to 255."""
 
-    @property
-    def is_repeat(self) -> bool:
-        return self.change < REPEAT_LEVELS
+    def is_repeat(self, cut: "_Look") -> bool:
+        """Whether it repeats the frame before it, as compared with what changes at a cut."""
+        return self.change < max(REPEAT_LEVELS, REPEAT_SHARE * cut.change)
 
 
 class SecondLook:
@@ -63,33 +63,38 @@ class SecondLook:
 
     def has_seen_enough(self, number: int) -> bool:
         """Whether the far side of frame `number` is known well enough for `is_cut`."""
-        after = [look for look in self._looks if look.number > number]
-        return len(after) >= LOOK_AHEAD_FRAMES or len(_changed(after)) >= NUM_NEIGHBOURS
+        _, cut, after = self._split(number)
+        return len(after) >= LOOK_AHEAD_FRAMES or len(_changed(after, cut)) >= NUM_NEIGHBOURS
+
+    def _split(self, number: int) -> tuple[list[_Look], _Look, list[_Look]]:
+        looks = list(self._looks)
+        at = next(index for index, look in enumerate(looks) if look.number == number)
+        return looks[:at], looks[at], looks[at + 1 :]
 
     def is_cut(self, number: int) -> bool:
         """Whether frame `number`, which the detector takes for the first of a shot, shows another picture."""
-        looks = list(self._looks)
-        at = next(index for index, look in enumerate(looks) if look.number == number)
-        before, after = _changed(looks[:at])[-NUM_NEIGHBOURS:], _changed(looks[at + 1 :])[:NUM_NEIGHBOURS]
-        near = _blurred(looks[at - 1].luma), _blurred(looks[at].luma)
+        before, cut, after = self._split(number)
+        changed_before = _changed(before, cut)[-NUM_NEIGHBOURS:]
+        changed_after = _changed(after, cut)[:NUM_NEIGHBOURS]
+        near = _blurred(before[-1].luma), _blurred(cut.luma)
         correlation = _correlation(*near)
         levels = float(np.abs(near[0] - near[1]).mean())
         if correlation >= SAME_CORRELATION:
-            earlier = looks[max(0, looks.index(before[0]) - 1)] if before else looks[0]
-            later = after[-1] if after else looks[-1]
             if levels < SAME_LEVELS:
                 return False
+            earlier = before[max(0, before.index(changed_before[0]) - 1)] if changed_before else before[0]
+            later = changed_after[-1] if changed_after else [cut, *after][-1]
             if _correlation(_blurred(earlier.luma), _blurred(later.luma)) >= SAME_LATER_CORRELATION:
                 return False
-        window = looks[max(0, at - NUM_NEIGHBOURS) : at] + looks[at + 1 : at + 1 + NUM_NEIGHBOURS]
-        if any(look.is_repeat for look in window) and (correlation >= NEAR_CORRELATION or levels < NEAR_LEVELS):
-            changes = [look.change for look in before + after]
-            return not changes or looks[at].change >= self.threshold * float(np.mean(changes))
+        has_repeats = any(look.is_repeat(cut) for look in before[-NUM_NEIGHBOURS:] + after[:NUM_NEIGHBOURS])
+        if has_repeats and (correlation >= NEAR_CORRELATION or levels < NEAR_LEVELS):
+            changes = [look.change for look in changed_before + changed_after]
+            return not changes or cut.change >= self.threshold * float(np.mean(changes))
         return True
 
 
-def _changed(looks: Sequence[_Look]) -> list[_Look]:
-    return [look for look in looks if not look.is_repeat]
+def _changed(looks: Sequence[_Look], cut: _Look) -> list[_Look]:
+    return [look for look in looks if not look.is_repeat(cut)]
 
 
 def _blurred(luma: np.ndarray) -> np.ndarray:
