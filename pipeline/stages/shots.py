@@ -33,7 +33,7 @@ class SplitShots:
         detector = AdaptiveDetector(
             adaptive_threshold=self.config.adaptive_threshold, min_scene_len=self.config.min_shot_frames
         )
-        second_look = SecondLook(self.config.adaptive_threshold)
+        second_look = SecondLook()
         waiting: deque[tuple[int, SourceFrame]] = deque()
         candidates: deque[int] = deque()
         cuts: set[int] = set()
