@@ -19,7 +19,7 @@ STILL_LEVELS, STILL_CONTRAST = 3.0, 0.06
 and in the dark a share of the picture's contrast (its standard deviation), which moving lips change less there."""
 REFRESH_FACTOR = 3.0
 """A key frame inside a freeze is a little sharper or softer than those before it: by up to this many times as much."""
-SETTLED_FRAMES = 8
+SETTLED_FRAMES = 6
 """Only after standing still for this long is such a change a key frame's; a slow zoom changes as much, but steadily."""
 
 
