@@ -35,6 +35,8 @@ GESTURE_CORRELATION, GESTURE_LEVELS = 0.75, 16.0
 """... and what they leave: at least this correlation, and at most this change."""
 REPEATED_CORRELATION, REPEATED_LEVELS = 0.85, 13.0
 """The same among repeated frames, where one of the two is enough: there, the detector asks for no factor at all."""
+REPEATED_FACTOR, OTHER_CORRELATION = 1.25, 0.5
+"""... and a change below this factor is a cut there only at a correlation below this: another picture altogether."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +91,15 @@ class SecondLook:
             later = changed_after[-1] if changed_after else [cut, *after][-1]
             if _correlation(_blurred(earlier.luma), _blurred(later.luma)) >= SAME_LATER_CORRELATION:
                 return False
+        changes = [look.change for look in changed_before + changed_after]
+        factor = cut.change / float(np.mean(changes)) if changes else np.inf
         if any(look.is_repeat(cut) for look in before[-NUM_NEIGHBOURS:] + after[:NUM_NEIGHBOURS]):
             may_be_gesture = correlation >= REPEATED_CORRELATION or levels < REPEATED_LEVELS
+            if factor < REPEATED_FACTOR and correlation >= OTHER_CORRELATION:
+                return False
         else:
             may_be_gesture = correlation >= GESTURE_CORRELATION and levels < GESTURE_LEVELS
-        changes = [look.change for look in changed_before + changed_after]
-        if may_be_gesture and changes:
-            return cut.change >= GESTURE_FACTOR * float(np.mean(changes))
-        return True
+        return not (may_be_gesture and factor < GESTURE_FACTOR)
 
 
 def _changed(looks: Sequence[_Look], cut: _Look) -> list[_Look]:
