@@ -43,7 +43,7 @@ class StillFace:
         self._size = rgb.shape
         self._last_rgb = rgb
         self._first = rgb[self._area].astype(np.int16)
-        self._still_levels = min(STILL_LEVELS, STILL_CONTRAST * float(self._first.std()))
+        self._still_levels = min(STILL_LEVELS, STILL_CONTRAST * float(cv2.meanStdDev(self._first)[1][0, 0]))
         self._num_settled = 0
 
     def follow(self, rgb: np.ndarray, piece: FacePiece) -> int:
@@ -68,4 +68,4 @@ class StillFace:
         if rgb.shape != self._size:
             return 255.0
         change = cv2.blur(rgb[self._area].astype(np.int16) - self._first, (BLOCK, BLOCK))
-        return float(np.abs(change).max())
+        return float(cv2.norm(change, cv2.NORM_INF))
