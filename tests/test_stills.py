@@ -157,6 +157,12 @@ def test_no_clip_is_taken_while_its_end_may_be_frozen() -> None:
         assert spans_s(clips, None) == [(0, (start + 1) / FPS), ((start + 100) / FPS, 24.0)]
 
 
+def test_a_face_that_is_missed_in_a_frozen_picture_is_still_frozen() -> None:
+    script = {number: [LEFT_BOX] for number in range(400) if number not in (205, 206)}
+    clips = cut_with_freezes(script, make_unit(400), (200, 250))
+    assert outcomes(clips) == [(0, 201, "kept"), (201, 250, "frozen"), (250, 400, "kept")]
+
+
 def test_frozen_scenery_without_a_face_stays_no_face() -> None:
     unit = make_unit(100)
     assert outcomes(cut_with_freezes({}, unit, (0, 100))) == [(0, 100, "no_face")]

@@ -145,9 +145,8 @@ class _Cutter:
                 if run.num_trailing_gaps >= self.stage.faces.max_gap_frames:
                     yield from self._close(track, Reason.FACE_LOST)
                 else:
-                    piece = _same_place(frame.rgb, run.pieces[-1])
-                    run.pieces.append(piece)
-                    run.still.follow(frame.rgb, piece)
+                    run.pieces.append(_same_place(frame.rgb, run.pieces[-1]))
+                    run.still.miss()
         for track, face in frame.faces.items():
             assert frame.rgb is not None
             piece = self.stage.piece(frame.rgb, face.points)

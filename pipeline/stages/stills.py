@@ -61,6 +61,10 @@ class StillFace:
             self.num_still = 0
         return self.num_still
 
+    def miss(self) -> None:
+        """Pass a frame in which the face was not found: it counts as still if the next one found is."""
+        self.num_still += self.num_still > 0
+
     def _change_to(self, rgb: np.ndarray) -> float:
         """Largest change of a block's mean since the stillness began, 0 to 255."""
         if rgb is self._last_rgb:
