@@ -53,7 +53,7 @@ class Reason(StrEnum):
     DECODE_ERROR = "decode_error"
     """The file should have these seconds, but they cannot be decoded."""
     FROZEN = "frozen"
-    """The video stands still while the audio goes on."""
+    """The face does not move at all while the audio goes on."""
     NO_FACE = "no_face"
     MANY_FACES = "many_faces"
     """More than one face, under face policy `single`."""

@@ -80,6 +80,8 @@ class CutConfig(Config):
     """Shorter runs of a face are rejected. The lip-sync scorers need a second."""
     max_clip_s: float = Field(default=10.0, gt=0)
     """At least twice min_clip_s; otherwise some runs cannot be cut without loss."""
+    max_still_s: float = Field(default=0.5, ge=1 / FPS)
+    """A face that does not move at all for longer is frozen: rejected. Living faces were still for up to 0.24 s."""
 
     @model_validator(mode="after")
     def _halves_fit(self) -> "CutConfig":
@@ -94,6 +96,10 @@ class CutConfig(Config):
     @property
     def max_frames(self) -> int:
         return round(self.max_clip_s * FPS)
+
+    @property
+    def max_still_frames(self) -> int:
+        return round(self.max_still_s * FPS)
 
 
 class EncodeConfig(Config):

@@ -151,6 +151,41 @@ def hard_cut(folder: Path, base: Path) -> Path:
     return _write([cut, source.audio], folder / "hard_cut.mp4", **_X264)
 
 
+# --- pictures that stand still -------------------------------------------------------------------
+
+FREEZES_S: dict[str, list[tuple[float, float]]] = {
+    "repeated": [(2.0, 4.0)],
+    "time_gap": [(2.0, 4.0)],
+    "encoded_again": [(2.0, 4.0)],
+    "in_60": [(2.0, 4.0)],
+    "at_start": [(0.0, 2.0)],
+    "at_end": [(4.4, 6.4)],
+    "hiccups": [(1.0, 1.8), (2.6, 3.4), (4.2, 5.0)],
+}
+"""How a picture may freeze, and when: each span shows its first frame throughout. The voice goes on."""
+
+
+def frozen(folder: Path, base: Path, how: str) -> Path:
+    """repeated: by a recorder; time_gap: one frame shown for long; encoded_again: with key frames inside the freeze."""
+    source = ffmpeg.input(str(base))
+    video, options, suffix = source.video, dict(_X264), "mp4"
+    if how == "time_gap":
+        video = video.filter("select", "not(between(n,51,99))")
+        options["fps_mode"] = "passthrough"
+    else:
+        for start_s, end_s in FREEZES_S[how]:
+            first, num_more = round(start_s * FPS), round((end_s - start_s) * FPS) - 1
+            # Frames are inserted, so the source's own frames under the freeze are dropped before.
+            video = video.filter("select", f"not(between(n,{first + 1},{first + num_more}))")
+            video = video.filter("loop", loop=num_more, size=1, start=first).filter("setpts", f"N/{FPS}/TB")
+    if how == "in_60":
+        video = video.filter("fps", 60)
+    if how == "encoded_again":
+        options = {"vcodec": "libvpx", "video_bitrate": "600k", "deadline": "realtime", "g": 20, "acodec": "libopus"}
+        options["threads"], suffix = 1, "webm"
+    return _write([video, source.audio], folder / f"frozen_{how}.{suffix}", **options)
+
+
 # --- images -------------------------------------------------------------------------------------
 
 

@@ -81,8 +81,8 @@ GRADIENT = np.stack([*np.mgrid[:HEIGHT, :WIDTH] % 256, np.full((HEIGHT, WIDTH), 
 
 
 def numbered_frame(number: int) -> np.ndarray:
-    """uint8 [240, 480, 3] with its number in the first pixel and a gradient elsewhere."""
-    rgb = GRADIENT.copy()
+    """uint8 [240, 480, 3] with its number in the first pixel and a gradient elsewhere, which moves with the number."""
+    rgb = np.roll(GRADIENT, 20 * number, axis=1)
     rgb[0, 0] = number >> 8, number & 255, 0
     return rgb
 

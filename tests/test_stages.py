@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import av
 import cv2
@@ -16,7 +18,8 @@ from lipforge.pipeline.config import (
     ShotsConfig,
     Thresholds,
 )
-from lipforge.pipeline.media.video import SourceFrame
+from lipforge.pipeline.media.probe import probe
+from lipforge.pipeline.media.video import SourceFrame, decode_video
 from lipforge.pipeline.publish.decide import decide
 from lipforge.pipeline.stages.commit import shift_audio
 from lipforge.pipeline.stages.encode import EncodeClip
@@ -24,6 +27,8 @@ from lipforge.pipeline.stages.resample import audio_of
 from lipforge.pipeline.stages.shots import SplitShots
 from lipforge.pipeline.stages.stage import StageClock, apply
 from tests.scripted_faces import make_unit
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 # --- shots ----------------------------------------------------------------------------------------
 
@@ -44,6 +49,103 @@ def test_cuts_are_found_at_their_frame_and_a_pan_has_none() -> None:
     images = scene(1, 40) + scene(2, 33) + scene(3, 40)
     shots = [frame.shot_index for frame in SplitShots(ShotsConfig()).process(source_frames(images))]
     assert shots == [0] * 40 + [1] * 33 + [2] * 40
+
+
+def cuts_in(images: list[np.ndarray | None]) -> list[int]:
+    shots = [frame.shot_index for frame in SplitShots(ShotsConfig()).process(source_frames(images))]
+    assert len(shots) == len(images)
+    return [number for number in range(1, len(shots)) if shots[number] != shots[number - 1]]
+
+
+def gestures(num_frames: int, seed: int = 5) -> list[np.ndarray | None]:
+    """A wide shape waves fast before a bright wall: no shot ends."""
+    rng = np.random.default_rng(seed)
+    wall = cv2.resize(rng.integers(120, 256, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+    images: list[np.ndarray | None] = []
+    for n in range(num_frames):
+        image = wall.copy()
+        x = 44 + abs(18 * n % 144 - 72)
+        image[20:, x - 35 : x + 35] = (40, 90, 160)
+        images.append(image)
+    return images
+
+
+def repeated(images: list[np.ndarray | None], times: int, noise: float = 0.0) -> list[np.ndarray | None]:
+    """Each frame several times, as a recorder stores a slower source; noise: as it looks encoded again."""
+    rng = np.random.default_rng(0)
+    again = [image for image in images for _ in range(times)]
+    if not noise:
+        return again
+    return [
+        None if image is None else (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
+        for image in again
+    ]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_repeated_frames_make_no_cuts_and_hide_none(times: int, noise: float) -> None:
+    """In 25 fps video recorded at 50, every other frame changes nothing, so any change exceeds its neighbours'."""
+    assert cuts_in(repeated(gestures(60), times, noise)) == []
+    images = scene(1, 20) + scene(2, 17) + scene(3, 20)
+    assert cuts_in(repeated(images, times, noise)) == [20 * times, 37 * times]
+
+
+def test_a_cut_to_a_picture_that_stands_still_is_found() -> None:
+    still = scene(2, 1) * 30
+    assert cuts_in(scene(1, 30) + still) == [30]
+    assert cuts_in(still + scene(1, 30)) == [30]
+    assert cuts_in(scene(1, 30) + still[:3]) == [30]
+
+
+def test_a_key_frame_that_is_sharper_is_no_cut() -> None:
+    """Cameras' encoders blur the picture more and more, and a key frame brings its grain and colours back."""
+    rng = np.random.default_rng(2)
+    base = [image for image in scene(1, 40) if image is not None]
+    grain = rng.normal(0, 22, base[0].shape)
+    images = [image if n < 20 else (image + grain).clip(0, 255).astype(np.uint8) for n, image in enumerate(base)]
+    assert cuts_in(list(images)) == []
+
+
+@pytest.mark.parametrize("gain", [0.7, 1.3])
+def test_a_change_of_exposure_is_no_cut(gain: float) -> None:
+    rng = np.random.default_rng(3)
+    base = [image * 0.7 + rng.normal(0, 2, image.shape) for image in scene(1, 1) * 40 if image is not None]
+    images = [(image * (gain if n >= 20 else 1)).clip(0, 255).astype(np.uint8) for n, image in enumerate(base)]
+    assert cuts_in(list(images)) == []
+
+
+def decoded(path: Path) -> Iterator[SourceFrame]:
+    info = probe(str(path))
+    return decode_video(str(path), info, 0, info.num_frames)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared videos are not here")
+@pytest.mark.parametrize(
+    ("name", "cuts_s"),
+    [
+        ("cases/07-25fps-in-60fps.mp4", []),
+        ("cases/12-mediarecorder-keyframe-pop.webm", []),
+        ("clips/av2av_gen_es-en.webm", []),
+        ("clips/facerec_hamilton_cuts.mp4", [0.68, 2.72, 7.04]),
+        ("clips/moviepy_audrey_cuts.mp4", [1.92]),
+    ],
+)
+def test_real_videos_are_cut_where_their_shots_end(name: str, cuts_s: list[float]) -> None:
+    frames = list(SplitShots(ShotsConfig()).process(decoded(SHARED / name)))
+    found_s = [b.time_s for a, b in pairwise(frames) if a.shot_index != b.shot_index]
+    if "audrey" in name:  # a wipe at 7 s and a dissolve at the end
+        found_s = [time_s for time_s in found_s if time_s < 6]
+    assert found_s == pytest.approx(cuts_s, abs=0.025)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared videos are not here")
+@pytest.mark.parametrize("times", [2, 3])
+def test_doubled_and_tripled_frames_change_no_cut_of_a_real_video(times: int) -> None:
+    frames = [frame.image for frame in decoded(SHARED / "clips" / "facerec_hamilton_cuts.mp4")]
+    many = (SourceFrame(n / 60, image) for n, image in enumerate(image for image in frames for _ in range(times)))
+    shots = [frame.shot_index for frame in SplitShots(ShotsConfig()).process(many)]
+    assert [n for n in range(1, len(shots)) if shots[n] != shots[n - 1]] == [20 * times, 82 * times, 211 * times]
 
 
 def test_shots_pass_every_frame_in_order_and_hold_back_only_a_few() -> None:

@@ -30,7 +30,8 @@ HELP = {
         "The file is damaged or truncated: download it again.",
     ),
     Reason.FROZEN: Help(
-        "The video stands still while the audio goes on.", "Expected in calls and streams. Nothing can be learned here."
+        "The face does not move at all while the audio goes on.",
+        "Expected in calls and streams. `cut.max_still_s` is the limit.",
     ),
     Reason.NO_FACE: Help("No face was found in these seconds.", "Expected for title cards and scenery."),
     Reason.MANY_FACES: Help(

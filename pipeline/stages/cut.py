@@ -14,6 +14,7 @@ from lipforge.model.faces.face import FaceBackend
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
 from lipforge.pipeline.sources.seams import belongs_to_its_unit, border_box
+from lipforge.pipeline.stages.stills import StillFace
 
 PIECE_MARGIN = 0.12
 """Margin kept around the crop on each side, as a share of its size, because smoothing moves the crop a little."""
@@ -43,6 +44,7 @@ class _Run:
     track_index: int
     shot_index: int
     start_frame: int
+    still: StillFace
     pieces: list[FacePiece] = field(default_factory=list)
 
     @property
@@ -53,6 +55,11 @@ class _Run:
                 break
             count += 1
         return count
+
+    @property
+    def num_sure(self) -> int:
+        """Frames that will be of the run whatever comes next: not those of a gap, or of what may be a freeze."""
+        return len(self.pieces) - max(self.num_trailing_gaps, self.still.num_still)
 
 
 class CutRuns:
@@ -118,8 +125,10 @@ class _Cutter:
         self.stage = stage
         self.unit = unit
         self.runs: dict[int, _Run] = {}
-        self.cut_off: dict[int, Clip] = {}
-        """By track: the current stretch in which its crop leaves the frame."""
+        self.frozen: dict[int, StillFace] = {}
+        """By track: the face that stands still in its current stretch."""
+        self.stretches: dict[int, Clip] = {}
+        """By track: the current stretch in which it cannot be used, because it is frozen or leaves the frame."""
         self.covered = np.zeros(unit.num_frames, dtype=bool)
         self.undecoded = np.zeros(unit.num_frames, dtype=bool)
         self.silent = np.zeros(unit.num_frames, dtype=bool)
@@ -142,27 +151,45 @@ class _Cutter:
                     yield from self._close(track, Reason.FACE_LOST)
                 else:
                     run.pieces.append(_same_place(frame, run.pieces[-1]))
+                    run.still.miss()
         for track, face in frame.faces.items() if frame.has_audio else ():
             assert frame.rgb is not None
             piece = self.stage.piece(frame.rgb, face.points)
             if piece is None:
                 yield from self._close(track, Reason.FACE_CUT_OFF)
                 yield from self._note_cut_off(track, frame)
-                continue
-            if track not in self.runs:
-                self.runs[track] = _Run(track, frame.shot_index, frame.index)
-            run = self.runs[track]
-            run.pieces.append(piece.in_reference(frame.scale))
-            limit = self.stage.config.min_frames + self.stage.config.max_frames
-            if len(run.pieces) - run.num_trailing_gaps >= limit:
-                yield self._take_clip(run, self.stage.config.max_frames)
-        for track in [track for track, clip in self.cut_off.items() if clip.end_frame <= frame.index]:
-            yield self.cut_off.pop(track)
+            elif track in self.frozen and self.frozen[track].follow(frame.rgb, piece):
+                yield from self._note_frozen(track, frame, frame.index)
+            else:
+                yield from self._use(track, frame, piece)
+        for track in [track for track, clip in self.stretches.items() if clip.end_frame <= frame.index]:
+            self.frozen.pop(track, None)
+            yield self.stretches.pop(track)
+
+    def _use(self, track: int, frame: Frame, piece: FacePiece) -> Iterator[Clip]:
+        """Add a frame to the run of its track, unless that turns out to stand still."""
+        assert frame.rgb is not None
+        run = self.runs.get(track)
+        if run is None:
+            run = self.runs[track] = _Run(track, frame.shot_index, frame.index, StillFace(frame.rgb, piece))
+        else:
+            run.still.follow(frame.rgb, piece)
+        run.pieces.append(piece.in_reference(frame.scale))
+        if run.still.num_still > self.stage.config.max_still_frames:
+            num_before = len(run.pieces) - run.still.num_still
+            num_before -= num_before == 1  # nothing but the picture that stands still
+            first_frame = run.start_frame + num_before
+            del run.pieces[num_before:]
+            yield from self._close(track, Reason.FROZEN)
+            self.frozen[track] = run.still
+            yield from self._note_frozen(track, frame, first_frame)
+        elif run.num_sure >= self.stage.config.min_frames + self.stage.config.max_frames:
+            yield self._take_clip(run, self.stage.config.max_frames)
 
     def finish(self) -> Iterator[Clip]:
         for track in list(self.runs):
             yield from self._close(track, Reason.TOO_SHORT)
-        yield from self.cut_off.values()
+        yield from self.stretches.values()
         missing = self.unit.num_frames - len(self.sizes)
         self.undecoded[len(self.sizes) :] = True
         self.sizes += [{}] * missing
@@ -174,6 +201,8 @@ class _Cutter:
             return
         if run.num_trailing_gaps:
             del run.pieces[-run.num_trailing_gaps :]
+        if not run.pieces:
+            return
         lengths = split_run(len(run.pieces), self.stage.config.min_frames, self.stage.config.max_frames)
         for length in lengths:
             yield self._take_clip(run, length)
@@ -185,11 +214,12 @@ class _Cutter:
                 Reason.FACE_LOST: "the face is lost",
                 Reason.FACE_CUT_OFF: "the face leaves the picture",
                 Reason.NO_AUDIO: "the audio ends",
+                Reason.FROZEN: "the picture stands still",
             }
             detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
             clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
-            # These frames have audio; those that have none get a row of their own.
-            reason = Reason.TOO_SHORT if why_ended is Reason.NO_AUDIO else why_ended
+            # These frames move and have audio; those that do not get rows of their own.
+            reason = Reason.TOO_SHORT if why_ended in (Reason.FROZEN, Reason.NO_AUDIO) else why_ended
             yield clip.rejected(Stage.CUT, reason, detail)
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
@@ -227,29 +257,37 @@ class _Cutter:
         return clip
 
     def _note_cut_off(self, track: int, frame: Frame) -> Iterator[Clip]:
-        self.covered[frame.index - self.unit.start_frame] = True
-        clip = self.cut_off.get(track)
-        if clip is not None and clip.shot_index != frame.shot_index:
-            yield self.cut_off.pop(track)
+        crop = self.stage.crop
+        detail = (
+            f"more than {crop.max_outside_ratio:.0%} of the aligned crop, "
+            f"or {crop.max_hidden_ratio:.0%} of the face, lies outside the picture"
+        )
+        self.frozen.pop(track, None)
+        yield from self._note(track, frame, frame.index, Reason.FACE_CUT_OFF, detail)
+
+    def _note_frozen(self, track: int, frame: Frame, first_frame: int) -> Iterator[Clip]:
+        detail = f"the face stands still for more than {self.stage.config.max_still_s:g} s"
+        yield from self._note(track, frame, first_frame, Reason.FROZEN, detail)
+
+    def _note(self, track: int, frame: Frame, first_frame: int, reason: Reason, detail: str) -> Iterator[Clip]:
+        """Add a frame to the stretch of a track that cannot be used, or begin one at `first_frame`."""
+        clip = self.stretches.get(track)
+        if clip is not None and (clip.shot_index != frame.shot_index or clip.reason is not reason):
+            yield self.stretches.pop(track)
             clip = None
         if clip is None:
             assert frame.rgb is not None
-            poster = FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)
-            crop = self.stage.crop
             clip = Clip(
                 unit=self.unit,
-                start_frame=frame.index,
-                end_frame=frame.index,
+                start_frame=first_frame,
+                end_frame=first_frame,
                 shot_index=frame.shot_index,
                 track_index=track,
-                pieces=[poster],
+                pieces=[FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)],
             ).measured(face_size_px=frame.faces[track].height_px, max_faces=len(frame.faces))
-            detail = (
-                f"more than {crop.max_outside_ratio:.0%} of the aligned crop, "
-                f"or {crop.max_hidden_ratio:.0%} of the face, lies outside the picture"
-            )
-            clip = clip.rejected(Stage.CUT, Reason.FACE_CUT_OFF, detail)
-        self.cut_off[track] = replace(clip, end_frame=frame.index + 1)
+            clip = clip.rejected(Stage.CUT, reason, detail)
+        self.stretches[track] = replace(clip, end_frame=frame.index + 1)
+        self.covered[first_frame - self.unit.start_frame : frame.index + 1 - self.unit.start_frame] = True
 
     def _rest(self) -> Iterator[Clip]:
         """Spans that no candidate covers: frames without a face or audio, or that cannot be decoded."""

@@ -9,6 +9,7 @@ from lipforge.model.clock import FPS
 from lipforge.pipeline.config import ShotsConfig
 from lipforge.pipeline.media.video import SourceFrame, thumbnail_bgr
 from lipforge.pipeline.running.quiet import off_terminal
+from lipforge.pipeline.stages.second_look import SecondLook
 
 with off_terminal(0):  # importing it runs ffmpeg, which reads the terminal: a background job would be stopped
     from scenedetect import AdaptiveDetector, FrameTimecode
@@ -18,7 +19,7 @@ DETECT_WIDTH_PX = 256
 
 
 class SplitShots:
-    """Gives each source frame its `shot_index`. Delays frames a little: the detector looks ahead.
+    """Gives each source frame its `shot_index`. Delays frames a little, because detector and second look look ahead.
 
     Uses source frames, not the 25 fps grid: where the grid drops every sixth frame of a 30 fps pan, the image jumps as
     at a cut. Pictures of other proportions are another shot.
@@ -42,7 +43,9 @@ class SplitShots:
         detector = AdaptiveDetector(
             adaptive_threshold=self.config.adaptive_threshold, min_scene_len=self.config.min_shot_frames
         )
+        second_look = SecondLook()
         waiting: deque[tuple[int, SourceFrame]] = deque()
+        candidates: deque[int] = deque()
         cuts: set[int] = set()
         shot_index = 0
         height = 0
@@ -53,12 +56,18 @@ class SplitShots:
                 small = thumbnail_bgr(frame.image, DETECT_WIDTH_PX, height)
                 # The detector only counts frames; FrameTimecode just requires a rate.
                 found = detector.process_frame(FrameTimecode(number, fps=float(FPS)), small)
-                cuts.update(cut.frame_num for cut in found)
-            while len(waiting) > detector.event_buffer_length + 1:
+                candidates.extend(cut.frame_num for cut in found)
+                second_look.add(number, small)
+            while candidates and second_look.has_seen_enough(candidates[0]):
+                candidate = candidates.popleft()
+                if second_look.is_cut(candidate):
+                    cuts.add(candidate)
+            while len(waiting) > detector.event_buffer_length + 1 and waiting[0][0] not in candidates:
                 number_ready, ready = waiting.popleft()
                 shot_index += number_ready in cuts
                 ready.shot_index = shot_index
                 yield ready
+        cuts.update(filter(second_look.is_cut, candidates))
         for number_ready, ready in waiting:
             shot_index += number_ready in cuts
             ready.shot_index = shot_index
