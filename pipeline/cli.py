@@ -97,7 +97,7 @@ def prepare(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Pairs of workers; default: one per CPU of the cluster.")] = None,
     executor: Annotated[
-        str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
+        str | None, typer.Option(help="`ray` (default) or `local`: one source at a time, without Ray.")
     ] = None,
     retry_failed: Annotated[
         bool,

@@ -168,7 +168,7 @@ class RunConfig(Config):
     """How the work is distributed. Never changes a byte of the result."""
 
     executor: Literal["ray", "local"] = "ray"
-    """ray: on a cluster, or on all CPUs of this machine; local: in this process, for debugging."""
+    """ray: on a cluster, or on all CPUs of this machine; local: one source at a time, without Ray."""
     workers: int | None = Field(default=None, ge=1)
     """Pairs of cut and score workers. Unset: one pair per CPU of the cluster."""
     cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)

@@ -43,7 +43,7 @@ def _in_this_process() -> Iterator[None]:
 
 
 LOCAL = PrepareConfig.model_validate({"run": {"executor": "local"}, "encode": {"preset": "ultrafast"}})
-"""Everything in this process."""
+"""Without Ray; see `InProcess`."""
 NASTY_NAMES = (
     "with spaces.mp4",
     'it\'s "quoted".mp4',
