@@ -197,6 +197,21 @@ def test_a_change_of_shape_is_a_cut_and_each_part_has_its_own(tmp_path: Path, vc
     assert [stretch[2] for stretch in found] == [1, 1, 1]
 
 
+def test_the_shape_changes_in_time_where_recordings_overlap(tmp_path: Path) -> None:
+    """Two TS segments, one after the other, where the second's key frame has the time of a picture that was shown."""
+    parts = []
+    for number, ratio in enumerate([Fraction(16, 11), Fraction(12, 11)]):
+        pictures = [scaled(coded_image(number), 88, 72)] * 40
+        parts.append(write_pictures(tmp_path / f"{number}.ts", pictures, pixel_ratio=ratio, gop=20))
+    at = ("-output_ts_offset", "1.6")
+    later = convert(parts[1], tmp_path / "later.ts", "-c", "copy", "-muxdelay", "0", "-muxpreload", "0", *at)
+    path = tmp_path / "both.ts"
+    path.write_bytes(parts[0].read_bytes() + later.read_bytes())
+    found = spans(path)
+    assert [stretch[0] for stretch in found] == [(72, 128), (72, 96)]
+    assert found[0][3] == pytest.approx(40, abs=1)
+
+
 def test_a_change_of_size_alone_is_no_cut_and_keeps_every_pixel(tmp_path: Path) -> None:
     """WebRTC sends smaller pictures while the line is bad. 64 x 48 to 90 x 68 is as near as even sides allow."""
     steps = [(128, 96), (64, 48), (90, 68), (256, 192)]

@@ -52,6 +52,23 @@ def test_what_comes_before_the_first_whole_picture_is_lost_and_the_rest_is_in_it
     assert got[first:] == list(range(48, NUM_FRAMES))
 
 
+def test_two_refused_pictures_in_one_packet_do_not_block_the_decoder(tmp_path: Path) -> None:
+    """FFmpeg splits such packets of VP9, and the second picture stays in the decoder when the first is refused."""
+    path = write_coded(tmp_path / "whole.webm", TIMES_S, gop=24, **STREAMS["vp9.webm"])
+    with av.open(str(path)) as source, av.open(str(tmp_path / "a.webm"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size][31:]
+        pair = [bytes(packet) for packet in packets[4:6]]
+        marker = bytes([0b110_11_001])  # a superframe of two, whose sizes have four bytes (VP9 specification, annex B)
+        sizes = b"".join(len(picture).to_bytes(4, "little") for picture in pair)
+        both = av.Packet(b"".join(pair) + marker + sizes + marker)
+        both.pts, both.dts, both.time_base = packets[4].pts, packets[4].dts, packets[4].time_base
+        for packet in [*packets[:4], both, *packets[6:]]:
+            packet.stream = stream
+            target.mux(packet)
+    assert shown(tmp_path / "a.webm") == [None] * 17 + list(range(48, NUM_FRAMES))
+
+
 def test_pictures_renewed_piece_by_piece_begin_when_they_are_whole(tmp_path: Path) -> None:
     """Such H.264 has no key frames after the first (x264, intra-refresh)."""
     how = {"x264-params": "intra-refresh=1:bframes=0"}

@@ -163,6 +163,22 @@ def read_packets_from(
     yield from read_packets(container, stream)
 
 
+def decode_packet(context: Any, packet: Any) -> list[Any]:
+    """Frames that come out of a decoder. Raises FFmpegError, as the decoder does, but leaves it ready for the next one.
+
+    FFmpeg splits VP9's packets of two frames. When the first is refused, the second waits in the decoder, the next
+    packet behind it, and every later one gets "resource temporarily unavailable", to the end of the file.
+    """
+    try:
+        return context.decode(packet)
+    except av.error.EOFError:
+        raise
+    except av.error.FFmpegError:
+        if context.name == "vp9":
+            context.flush_buffers()  # VP9 reorders nothing, and what is predicted from here on is lost anyway
+        raise
+
+
 def in_decode_order(container: av.container.InputContainer) -> bool:
     """True for AVI, which stores decoding times only, so FFmpeg guesses the presentation times."""
     return container.format.name == "avi"

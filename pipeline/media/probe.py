@@ -12,6 +12,7 @@ from lipforge.pipeline.media.container import (
     MAX_DEMUX_ERRORS,
     MediaError,
     audio_stream,
+    decode_packet,
     in_decode_order,
     open_media,
     other_streams,
@@ -159,7 +160,7 @@ def _first_picture(uri: str) -> _Picture:
         failures = 0
         for packet in read_packets(container, stream):
             try:
-                frames = stream.codec_context.decode(packet)
+                frames = decode_packet(stream.codec_context, packet)
             except av.error.FFmpegError:
                 failures += 1
                 if failures > MAX_DEMUX_ERRORS:

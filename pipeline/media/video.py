@@ -11,6 +11,7 @@ from av.video.reformatter import VideoReformatter
 
 from lipforge.model.clock import FPS
 from lipforge.pipeline.media.container import (
+    decode_packet,
     in_decode_order,
     open_media,
     read_packets_from,
@@ -104,7 +105,7 @@ def _decode(
                 # H.264 may have no key frames at all, only pictures renewed piece by piece. Its decoder waits for one.
                 damaged = not packet.is_keyframe and context.name != "h264"
             try:
-                frames = context.decode(packet)
+                frames = decode_packet(context, packet)
             except av.error.EOFError:
                 break
             except av.error.FFmpegError:
@@ -116,8 +117,9 @@ def _decode(
                 time_s = timestamp_s(frame, stream.time_base)
                 time_s, lost = pending.take(None if time_s is None else time_s - info.origin_s, previous_s, frame)
                 time_s = previous_s + 1 / FPS if time_s is None else time_s
-                if time_s <= previous_s:
-                    continue  # broken timestamps: time never runs backwards
+                if time_s <= previous_s:  # broken timestamps: time never runs backwards
+                    shapes.reader.shape_of(frame)  # it may be the key frame that brings another shape
+                    continue
                 for lost_s in lost:
                     damaged = damaged or previous_s > -np.inf  # nothing is predicted from those before the first
                     yield SourceFrame(lost_s, None, shape_index=shapes.index)
