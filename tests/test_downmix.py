@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[np.ndarray, str | None, str]] = {
     "opposite phase": (np.stack([V, -V]), "stereo", "channel 1"),
     "opposite phase, softer": (np.stack([0.9 * V, -V]), "stereo", "channel 2"),
     "0.4 ms late on the right": (np.stack([V, LATE]), "stereo", "channel 1"),
+    "20 ms late on the right": (np.stack([V, np.roll(V, 320)]), "stereo", "channel 1"),
     "panned": (np.stack([0.4 * V, V]), "stereo", "channel 2"),
     "left only": (on_channels(2, c0=V), "stereo", "channel 1"),
     "left only, noise right": (np.stack([V, hiss(0.1)]), "stereo", "channel 1"),

@@ -191,6 +191,28 @@ def test_a_source_that_cannot_be_probed_is_probed_by_the_next_run(
     assert outcomes(out) == [("no_face", 2.0)]
 
 
+@pytest.mark.parametrize("how", ["replaced", "truncated"])
+def test_a_source_that_changes_between_probe_and_units_has_no_rows_of_both(
+    how: str, tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, out = tmp_path / "a.mkv", tmp_path / "dataset"
+    write_coded(video, [n / 25 for n in range(50)], noise(32_000))
+    other = write_coded(tmp_path / "b.mkv", [n / 25 for n in range(75)], noise(48_000, 1)).read_bytes()
+    real = run._run_units
+
+    def units_of_a_changed_file(*arguments: Any) -> Any:
+        video.write_bytes(other if how == "replaced" else video.read_bytes()[:40_000])
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_run_units", units_of_a_changed_file)
+        summary = run_prepare([str(video)], out)
+    assert "changed while it was in use" in summary.storage_errors[0]["detail"] and outcomes(out) == []
+    assert run_prepare([str(video)], out).is_complete
+    if how == "replaced":
+        assert outcomes(out) == [("no_face", 3.0)]
+
+
 @contextmanager
 def failing_server(folder: Path, statuses: list[int]) -> Iterator[str]:
     """Answers ranges; each entry of `statuses` is one answer with that status first: 0 breaks the connection off."""

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights import load as weights
-from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config import RECIPE_VERSION, PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
 from lipforge.pipeline.ledger.records import DatasetError, Ledger
 from lipforge.pipeline.profiles import PROFILES
@@ -126,6 +126,11 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
         return
     where = ledger.store.root
     advice = f"Use a new folder, or the settings that {where} was made with (ledger/dataset.json)."
+    if record["measuring"].get("recipe_version") != RECIPE_VERSION:
+        raise DatasetError(
+            f"{where} was made by another version of Lipforge, whose clips and measures differ: it cannot be continued. "
+            "Prepare the sources into a new folder; this one can still be queried, selected from and trained on."
+        )
     if record["hashes"]["config_hash"] != hashes["config_hash"]:
         changed = _differences(record["measuring"], config.measuring())
         raise DatasetError(f"{where} was made with other settings: {'; '.join(changed)}. {advice}")

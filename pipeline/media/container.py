@@ -97,8 +97,9 @@ def other_streams(container: av.container.InputContainer) -> str:
     for kind, streams in (("video streams", _moving(container)), ("audio tracks", list(container.streams.audio))):
         chosen = _chosen(streams)
         if len(streams) > 1 and chosen is not None:
-            which = "the default, " if _is_default(chosen) else ""
-            notes.append(f"{len(streams)} {kind}; {which}number {streams.index(chosen) + 1}, was used")
+            number = f"number {streams.index(chosen) + 1}"
+            which = f"the default, {number}," if _is_default(chosen) else number
+            notes.append(f"{len(streams)} {kind}; {which} was used")
     return "; ".join(notes)
 
 

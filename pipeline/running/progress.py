@@ -111,7 +111,7 @@ class Progress:
     def undone(self, uri: str, detail: str, seconds: float) -> None:
         """The storage of a source failed: it, or a unit of it, is left to the next run."""
         self.summary.storage_errors.append({"source_uri": uri, "detail": detail, "seconds": seconds})
-        self._say(f"not done, because the storage failed: {detail}")
+        self._say(f"not done, left to the next run: {detail}")
 
     def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]], num_workers: int) -> None:
         """All units of the inputs. done: records of those that earlier runs finished."""

@@ -74,7 +74,7 @@ class Summary:
             sources = len({error["source_uri"] for error in self.storage_errors})
             words.append(
                 f"storage_error: {sources} sources ({human_time(seconds)}) are not done, because their storage failed "
-                f"(the first: {first}). Once it is well, run the same command again."
+                f"or they changed. The first: {first}. Once that is over, run the same command again."
             )
         bugs = self.clips_by_outcome.get(Reason.INTERNAL_ERROR, 0)
         if bugs:

@@ -77,6 +77,7 @@ class ProbeWorker:
         try:
             with self.quarantine.attempt(source.entry_id, Stage.PROBE, _more_s(mark)):
                 video = Probe().process(source)
+                _check_unchanged(source, mark)
         except StorageError as error:
             video = unread(source, Reason.STORAGE_ERROR, str(error))
         except GivenUp as error:
@@ -105,7 +106,15 @@ class CutWorker:
         with _writes_explained():
             if self.ledger.read_unit(unit.unit_id) is not None:
                 return None
-            return _outcome(unit, "cut", self.quarantine, lambda attempt: self.operator.process(unit, attempt))
+            return _outcome(unit, "cut", self.quarantine, lambda attempt: self._cut(unit, attempt))
+
+    def _cut(self, unit: Unit, attempt: int) -> CutUnit:
+        source = unit.video.source
+        record = self.ledger.read_source(source.entry_id)
+        try:
+            return self.operator.process(unit, attempt)
+        finally:  # whatever came out: it would be stored as what the file was
+            _check_unchanged(source, record["fingerprint"] if record else None)
 
 
 class ScoreWorker:
@@ -173,6 +182,13 @@ def _blame(error: Exception) -> tuple[Reason, str]:
     if isinstance(error, MemoryError):
         return Reason.WORKER_CRASHED, f"out of memory: {text}"
     return Reason.INTERNAL_ERROR, text
+
+
+def _check_unchanged(source: Source, mark: str | None) -> None:
+    """Raises StorageError when the file is no longer the one that had this fingerprint."""
+    now = fingerprint(source.uri)
+    if mark is not None and now is not None and now != mark:
+        raise StorageError(f"{source.uri} changed while it was in use")
 
 
 def _more_s(mark: str | None) -> float:

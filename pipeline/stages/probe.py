@@ -66,7 +66,7 @@ def fingerprint(uri: str) -> str | None:
             return f"{status.st_size}:{status.st_mtime_ns}"
         filesystem, path = fsspec.core.url_to_fs(uri)
         about = filesystem.info(path)
-    except (OSError, ValueError, ImportError):
+    except Exception:  # noqa: BLE001 - libraries of storage raise what they like; reading it will tell
         return None
     tag = about.get("ETag") or about.get("etag") or about.get("LastModified") or about.get("mtime")
     return f"{about.get('size')}:{tag}"

@@ -14,7 +14,7 @@ SAMPLES = 64
 """A face is compared at this many points per side, or up to twice as many."""
 BLOCK = 5
 """Points per side of the blocks that are compared, so that noise is averaged out and lips are not."""
-STILL_LEVELS, STILL_CONTRAST = 3.0, 0.06
+STILL_LEVELS, STILL_CONTRAST = 3.5, 0.06
 """A face stands still while no block's mean differs by more than this from where the stillness began: levels of 255,
 and in the dark a share of the picture's contrast (its standard deviation), which moving lips change less there."""
 REFRESH_FACTOR = 3.0
@@ -42,7 +42,7 @@ class StillFace:
         self._area = (slice(piece.top, bottom, apart), slice(piece.left, right, apart), 1)  # green, nearly the luma
         self._size = rgb.shape
         self._last_rgb = rgb
-        self._first = rgb[self._area].astype(np.int16)
+        self._first = rgb[self._area].astype(np.float32)
         self._still_levels = min(STILL_LEVELS, STILL_CONTRAST * float(cv2.meanStdDev(self._first)[1][0, 0]))
         self._num_settled = 0
 
@@ -71,5 +71,5 @@ class StillFace:
             return 0.0  # the same source frame, repeated
         if rgb.shape != self._size:
             return 255.0
-        change = cv2.blur(rgb[self._area].astype(np.int16) - self._first, (BLOCK, BLOCK))
+        change = cv2.blur(rgb[self._area].astype(np.float32) - self._first, (BLOCK, BLOCK))
         return float(cv2.norm(change, cv2.NORM_INF))
