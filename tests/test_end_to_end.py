@@ -271,6 +271,16 @@ def test_another_config_is_refused_and_nothing_is_mixed(
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
 
 
+def test_a_dataset_of_an_older_recipe_is_refused_in_words(own_copy: Path, small_inputs: Path) -> None:
+    path = own_copy / "ledger" / "dataset.json"
+    record = json.loads(path.read_text())
+    record["measuring"]["recipe_version"] -= 1
+    record["hashes"]["config_hash"] = "of the older recipe"
+    path.write_text(json.dumps(record))
+    with pytest.raises(DatasetError, match=r"another version of Lipforge.*new folder.*still be queried"):
+        run_prepare([str(small_inputs)], own_copy)
+
+
 def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_copy: Path, small_inputs: Path) -> None:
     """`run.cut.gpus` and `run.score.gpus` are gone: ignored in a dataset's record, refused in a user's settings."""
     before = shards(own_copy), manifest_bytes(own_copy)
