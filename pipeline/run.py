@@ -1,10 +1,7 @@
 """`lipforge prepare`: from inputs to shards and manifest, as a list of what happens."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -14,7 +11,7 @@ from lipforge.model.clock import FPS
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import Ledger
 from lipforge.pipeline.ledger.settings import (
     check_set,
     load_models,
@@ -29,23 +26,18 @@ from lipforge.pipeline.publish.publish import finished_videos, publish
 from lipforge.pipeline.running.executors import Executor, make_executor
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
-from lipforge.pipeline.running.workers import Job, Record, Undone
+from lipforge.pipeline.running.watch import BROKEN, Watch, failed_for, watched
+from lipforge.pipeline.running.workers import Job, Undone
 from lipforge.pipeline.sources.inputs import Labels, find_sources
 from lipforge.pipeline.sources.ownership import claim_content, count_relabelled, record_unreadable
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.sources.seams import plan_seams
 from lipforge.pipeline.stages.probe import fingerprint, from_record, to_record
 
-BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT, Reason.INTERNAL_ERROR)
-"""Reasons of units that took their worker down, or met a bug."""
 TRIED_AGAIN = (Reason.UNREADABLE, Reason.STORAGE_ERROR)
 """Reasons of sources and units that every run tries again."""
 RETRIED = (*TRIED_AGAIN, *BROKEN, Reason.DECODE_ERROR)
 """Reasons of those that a run with retry_failed tries again."""
-FEWEST_BROKEN = 5
-"""So many units must fail before their share counts."""
-RECENT_UNITS = 40
-"""The share of units that cannot be decoded is taken over so many."""
 
 
 def prepare(
@@ -121,7 +113,7 @@ def _probe(
         if known.reason in again or record["fingerprint"] != fingerprint(source.uri):
             todo.append(source)
     progress.sources(len(sources), len(todo))
-    watch = _Watch(job.config, "sources")
+    watch = Watch(job.config, "sources")
     for probed in executor.probe(job, todo):
         entry_id = probed.video.source.entry_id
         if probed.record is not None:
@@ -162,7 +154,7 @@ def _run_units(job: Job, owners: list[Video], executor: Executor, progress: Prog
     progress.units(sum(unit.num_frames for unit in units) / FPS, len(units), done, executor.num_workers)
     undone: set[tuple[str, str]] = set()
     todo = [unit for unit in units if records[unit.unit_id] is None]
-    for outcome in _watched(executor.run_units(job, sorted(todo, key=_longest_first)), job):
+    for outcome in watched(executor.run_units(job, sorted(todo, key=_longest_first)), job):
         if isinstance(outcome, Undone):
             undone.add(_note_undone(outcome, progress))
         else:
@@ -174,7 +166,7 @@ def _run_units(job: Job, owners: list[Video], executor: Executor, progress: Prog
         if len(found) == len(units):
             seams += plan_seams(video, found, job.config.cut.min_frames)
     todo = [seam for seam in seams if ledger.read_unit(seam.unit_id) is None]
-    for outcome in _watched(executor.run_units(job, todo), job):
+    for outcome in watched(executor.run_units(job, todo), job):
         if isinstance(outcome, Undone):
             undone.add(_note_undone(outcome, progress))
         else:
@@ -193,51 +185,8 @@ def _longest_first(unit: Unit) -> tuple[int, str]:
     return -unit.num_frames, unit.unit_id
 
 
-def _failed_for(record: Mapping[str, Any], reasons: tuple[Reason, ...]) -> bool:
-    return any(row.get("reason") in reasons for row in record["rows"])
-
-
 def _forget(ledger: Ledger, reasons: tuple[Reason, ...]) -> None:
     """Delete the records of units that failed for these reasons, so that they are done again."""
     for record in list(ledger.units()):
-        if _failed_for(record, reasons):
+        if failed_for(record, reasons):
             ledger.delete_unit(record["unit_id"])
-
-
-def _watched(outcomes: Iterable[Record | Undone], job: Job) -> Iterator[Record | Undone]:
-    """Pass outcomes of units through. Raises DatasetError when so many fail that the data is not to blame."""
-    watch = _Watch(job.config, "units")
-    recent: deque[tuple[str, bool]] = deque(maxlen=RECENT_UNITS)
-    for outcome in outcomes:
-        yield outcome
-        watch.count(isinstance(outcome, Undone) or _failed_for(outcome, BROKEN))
-        if not isinstance(outcome, Undone):
-            recent.append((outcome["unit_id"], _failed_for(outcome, (Reason.DECODE_ERROR,))))
-        damaged = [unit_id for unit_id, is_damaged in recent if is_damaged]
-        if len(recent) == RECENT_UNITS and len(damaged) > job.config.run.max_decode_error_ratio * RECENT_UNITS:
-            for unit_id in damaged:
-                Ledger(job.store).delete_unit(unit_id)
-            raise DatasetError(
-                f"{len(damaged)} of the last {RECENT_UNITS} units cannot be decoded: check the storage that the "
-                "sources are on. The next run does these units again. If the files are damaged, "
-                "`--set run.max_decode_error_ratio=1` lets it go on."
-            )
-
-
-class _Watch:
-    """Counts what failed for reasons that are rarely the data's. Raises DatasetError when the share is high."""
-
-    def __init__(self, config: PrepareConfig, what: str) -> None:
-        self.config = config.run
-        self.what = what
-        self.total = self.failed = 0
-
-    def count(self, failed: bool) -> None:
-        self.total += 1
-        self.failed += failed
-        if self.failed >= FEWEST_BROKEN and self.failed > self.config.max_failed_ratio * self.total:
-            raise DatasetError(
-                f"{self.failed} of {self.total} {self.what} crashed their worker, ran out of time, met a bug or could "
-                "not be read from their storage: this is not the data's fault. Finished work is safe; `lipforge "
-                "explain` shows where, and the same command continues."
-            )

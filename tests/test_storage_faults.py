@@ -21,6 +21,7 @@ from lipforge.pipeline.media.audio import read_audio
 from lipforge.pipeline.media.probe import VideoInfo, probe
 from lipforge.pipeline.media.source_file import NotThereError, SourceFile, StorageError
 from lipforge.pipeline.media.video import decode_video
+from lipforge.pipeline.running import watch
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.running.workers import Job
@@ -291,7 +292,7 @@ def watched(outcomes: list[Any], store: Store, **limits: float) -> int:
     for outcome in outcomes:
         Ledger(store).write_unit(outcome["unit_id"], outcome)
     config = PrepareConfig.model_validate({"run": limits})
-    return sum(1 for _ in run._watched(outcomes, Job(store, config, {}, {}, "run")))
+    return sum(1 for _ in watch.watched(outcomes, Job(store, config, {}, {}, "run")))
 
 
 def test_a_sudden_rise_of_damage_stops_the_run_and_is_done_again(tmp_path: Path) -> None:

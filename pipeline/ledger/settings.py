@@ -128,7 +128,7 @@ def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) 
     advice = f"Use a new folder, or the settings that {where} was made with (ledger/dataset.json)."
     if record["measuring"].get("recipe_version") != RECIPE_VERSION:
         raise DatasetError(
-            f"{where} was made by another version of Lipforge, whose clips and measures differ: it cannot be continued. "
+            f"{where} was made by another version of Lipforge whose clips and measures differ; it cannot be continued. "
             "Prepare the sources into a new folder; this one can still be queried, selected from and trained on."
         )
     if record["hashes"]["config_hash"] != hashes["config_hash"]:
