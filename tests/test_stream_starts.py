@@ -134,7 +134,7 @@ def several(path: Path, cameras: list[str], num_audio: int = 1) -> Path:
         (["default"], 0, ""),
         (["", "default"], 100, "2 video streams; the default, number 2, was used"),
         (["default", "default"], 0, "2 video streams; the default, number 1, was used"),
-        (["", ""], 0, "2 video streams; number 1, was used"),
+        (["", ""], 0, "2 video streams; number 1 was used"),
         (["", "", "default"], 200, "3 video streams; the default, number 3, was used"),
     ],
 )
@@ -176,7 +176,7 @@ def test_cover_art_and_thumbnails_are_never_taken_even_as_the_default() -> None:
     assert video_stream(Container(cover, thumbnails)) is None
     container = Container(unreadable, camera)
     assert video_stream(container) is camera
-    assert other_streams(container) == "2 video streams; number 2, was used"
+    assert other_streams(container) == "2 video streams; number 2 was used"
 
 
 def test_the_manifest_mentions_other_streams_where_it_has_nothing_else_to_say(tmp_path: Path) -> None:
@@ -185,5 +185,5 @@ def test_the_manifest_mentions_other_streams_where_it_has_nothing_else_to_say(tm
     assert from_record(to_record(video, None)) == video
     kept, short = stored("k", 0, 25, **MEASURES), stored("s", 25, 50, "rejected", "too_short") | {"detail": "1.00 s"}
     rows = video_rows(video, [unit(kept, short)], LIMITS, HASHES)
-    note = "2 video streams; the default, number 2, was used; 2 audio tracks; number 1, was used"
+    note = "2 video streams; the default, number 2, was used; 2 audio tracks; number 1 was used"
     assert [row["detail"] for row in rows] == [note, "1.00 s"]
