@@ -50,7 +50,7 @@ def no_memory() -> None:
 FAULTS = {
     crash: ("worker_crashed", "Segmentation fault in 2 attempts"),
     vanish: ("worker_crashed", "without a trace"),
-    hang: ("timeout", "waiting for 1 s in 2 attempts"),
+    hang: ("timeout", "waiting for 2 s in 2 attempts"),
     bug: ("internal_error", "TypeError: a bug at test_local_faults.py"),
     ffmpeg_error: ("decode_error", "Invalid argument returned 22"),
     no_memory: ("worker_crashed", "out of memory"),
@@ -135,7 +135,7 @@ def check_fault(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPa
             patch.setattr(executors, "ProbeWorker", partial(FaultyProbeWorker, act))
         else:
             patch.setattr(executors, "UnitWorker", partial(FaultyUnitWorker, act, where))
-        summary = run_local(folder, stall_timeout_s=1)
+        summary = run_local(folder, stall_timeout_s=2 if act is hang else 120)
     found = reasons(folder)
     assert found["good.mkv"][0] == "no_face"
     assert found["bad.mkv"][0] == reason and words in found["bad.mkv"][1]
@@ -179,9 +179,9 @@ def test_a_read_that_never_returns_leaves_its_source_undone(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(executors, worker, partial(stuck, getattr(workers, worker)))
-        summary = run_local(folder, stall_timeout_s=1)
+        summary = run_local(folder, stall_timeout_s=2)
     assert [os.path.basename(error["source_uri"]) for error in summary.storage_errors] == ["bad.mkv"]
-    assert "waiting for 1 s" in summary.storage_errors[0]["detail"]
+    assert "waiting for 2 s" in summary.storage_errors[0]["detail"]
     assert reasons(folder)["good.mkv"][0] == "no_face"
     assert run_local(folder).is_complete
     assert reasons(folder)["bad.mkv"][0] == "no_face"
