@@ -3,6 +3,7 @@
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,22 @@ FAULTS = {
 """What happens to a source: the reason of its row, and words of the detail."""
 
 
+def act_on_bad(owner: Any, method: str, act: Callable[[], None], uri_of: Callable[..., str]) -> None:
+    """Let the owner's method first act, when it is called for bad.mkv."""
+    real = getattr(owner, method)
+
+    def instead(*arguments: Any) -> Any:
+        if uri_of(*arguments).endswith("bad.mkv"):
+            act()
+        return real(*arguments)
+
+    setattr(owner, method, instead)
+
+
 class FaultyProbeWorker(workers.ProbeWorker):
     def __init__(self, act: Any, job: workers.Job) -> None:
         super().__init__(job)
-        real = Probe.process
-
-        def process(self: Probe, source: Any) -> Any:
-            if source.uri.endswith("bad.mkv"):
-                act()
-            return real(self, source)
-
-        Probe.process = process
+        act_on_bad(Probe, "process", act, lambda probe, source: source.uri)
 
 
 class FaultyUnitWorker(workers.UnitWorker):
@@ -77,16 +83,31 @@ class FaultyUnitWorker(workers.UnitWorker):
     def __init__(self, act: Any, operator: str, job: workers.Job) -> None:
         super().__init__(job)
         faulty = self.cut.operator if operator == "cut" else self.score.operator
-        real = faulty.process
 
-        def process(subject: Any, *rest: Any) -> Any:
-            unit = getattr(subject, "unit", subject)
+        def uri_of(subject: Any, *rest: Any) -> str:
             is_a_failed_row = operator == "score" and subject.clips[0].stage == "detect_speech"
-            if unit.video.source.uri.endswith("bad.mkv") and not is_a_failed_row:
-                act()
-            return real(subject, *rest)
+            return "" if is_a_failed_row else getattr(subject, "unit", subject).video.source.uri
 
-        faulty.process = process
+        act_on_bad(faulty, "process", act, uri_of)
+
+
+class Unsendable(Exception):
+    """An error that pickle cannot make again."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__("two numbers")
+
+
+def make_unsendable() -> None:
+    raise Unsendable(1, 2)
+
+
+@pytest.mark.parametrize("make", [make_unsendable, bug])
+def test_a_bug_in_the_process_itself_arrives_with_its_traceback(make: Any) -> None:
+    process = child.Child()
+    with pytest.raises(RuntimeError, match=f"in {make.__name__}\n"):
+        list(process.map(make, [1]))
+    process.close()
 
 
 @pytest.fixture(autouse=True)
@@ -162,14 +183,7 @@ def test_what_failed_is_tried_again_when_asked(
 
 def stuck(make: Any, job: workers.Job) -> Any:
     """make(job), in a process in which reads of bad.mkv never return."""
-    real = SourceFile._read_once
-
-    def read(self: SourceFile, size: int) -> bytes:
-        if self.uri.endswith("bad.mkv"):
-            hang()
-        return real(self, size)
-
-    SourceFile._read_once = read
+    act_on_bad(SourceFile, "_read_once", hang, lambda file, size: file.uri)
     return make(job)
 
 

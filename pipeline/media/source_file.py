@@ -58,13 +58,8 @@ class SourceFile(io.RawIOBase):
         self.failure: StorageError | None = None
         self._file: Any = None
         self._position = 0
-        self._size_bytes: int | None = None
+        self._size_bytes: int | None = None  # when a server does not tell
         self._try(self._open)
-
-    @property
-    def size_bytes(self) -> int | None:
-        """None when a server does not tell."""
-        return self._size_bytes
 
     def check(self) -> None:
         """Raises StorageError when a read failed for good: then what was read is not the whole file."""

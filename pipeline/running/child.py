@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -96,6 +97,8 @@ def serve(descriptor: int, parent_id: int) -> None:
         try:
             worker = make() if make is not None else worker
             answer = ("value", worker(item))
-        except Exception as error:  # noqa: BLE001 - the parent raises it
+        except DatasetError as error:
             answer = ("error", error)
+        except Exception:  # noqa: BLE001 - a bug, which the parent raises; not every class survives being sent
+            answer = ("error", RuntimeError(traceback.format_exc()))
         connection.send(answer)
