@@ -21,6 +21,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import UnreadableError, is_missing, storage_errors, storage_words
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.sources.inputs import Labels, _list_url, find_sources
+from lipforge.pipeline.stages.probe import fingerprint
 from tests.manifests import clip
 from tests.shaky_storage import ShakyFileSystem
 from tests.web_server import Page, web_server
@@ -272,3 +273,11 @@ def test_a_store_tells_missing_from_failing(shaky) -> None:
     for call in (store.read, store.size, store.exists, store.open, store.list):
         with pytest.raises(UnreadableError, match=r"shaky://bucket/dataset/manifest cannot be read: Forbidden\. Check"):
             call("manifest")
+
+
+def test_a_source_whose_storage_fails_has_no_fingerprint(shaky) -> None:
+    """Reading it tells what is wrong; asking for its size and tag must not end the run."""
+    fsspec.filesystem("shaky").pipe_file("/bucket/a.mp4", b"content")
+    assert (fingerprint("shaky://bucket/a.mp4") or "").startswith("7:")
+    shaky.error, shaky.failing = NoCredentialsError("no credentials"), frozenset({"info"})
+    assert fingerprint("shaky://bucket/a.mp4") is None
