@@ -99,7 +99,19 @@ def test_tensors_are_taken_from_where_the_table_says(monkeypatch: pytest.MonkeyP
 
 
 def test_published_files_are_pinned_and_reached_by_tls() -> None:
-    assert table.bundles() == ("builtin", "latentsync", "stable-syncnet", "whisper")
+    assert table.bundles() == (
+        "builtin",
+        "latentsync",
+        "stable-syncnet",
+        "latentsync-unet-1.5",
+        "latentsync-unet-1.6",
+        "stable-diffusion-1.5",
+        "sd-vae-ft-mse",
+        "taesd",
+        "videomae",
+        "lpips",
+        "whisper",
+    )
     names = [file.name for file in table.list_models("latentsync")]
     assert names == ["syncnet_v2.model", "koniq_pretrained.pkl", "det_10g.onnx", "2d106det.onnx"]
     for file in table.MODEL_FILES:
@@ -128,7 +140,7 @@ def test_the_builtin_bundle_ships_with_the_package(tmp_path: Path, monkeypatch: 
 
 def test_names_of_the_model_package_resolve() -> None:
     for name in lipforge.model.__all__:
-        assert getattr(lipforge.model, name).__name__ == name
+        assert getattr(lipforge.model, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = lipforge.model.Nonsense
 
