@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lipforge.model.audio.language import LanguageIdentifier
     from lipforge.model.audio.speech import SpeechDetector
     from lipforge.model.audio.whisper import WhisperFeatures
+    from lipforge.model.denoiser import diffusion, losses
     from lipforge.model.denoiser.vae import FrozenVae
     from lipforge.model.faces.insight import InsightFaces
     from lipforge.model.faces.mediapipe import MediaPipeFaces
@@ -42,6 +43,8 @@ __all__ = [
     "SyncNetScorer",
     "SyncNetV2",
     "WhisperFeatures",
+    "diffusion",
+    "losses",
 ]
 
 _HOMES = {
@@ -59,9 +62,12 @@ _HOMES = {
     "SyncNetV2": "sync.syncnet_v2",
     "WhisperFeatures": "audio.whisper",
 }
+_MODULES = {"diffusion": "denoiser.diffusion", "losses": "denoiser.losses"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"lipforge.model.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"lipforge.model.{_MODULES[name]}")
     raise AttributeError(f"module 'lipforge.model' has no attribute {name!r}")
