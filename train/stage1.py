@@ -7,8 +7,8 @@ Method and defaults: LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Ap
 
 from torch import Tensor
 
-from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, add_noise, clean_latents, min_snr_weights
-from lipforge.model.denoiser.losses import noise_loss
+from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, add_noise, clean_latents
+from lipforge.model.denoiser.losses import min_snr_weights, noise_loss
 from lipforge.train.config import Stage1Config
 from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.opening import open_diffusion

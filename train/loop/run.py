@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
@@ -73,14 +72,7 @@ class Run:
     network, optimizer: as accelerate prepared them. step: optimizer steps made.
     """
 
-    def __init__(
-        self,
-        config: TrainerConfig,
-        accelerator: Accelerator,
-        together: Together,
-        trained: Trained,
-        stream: SampleStream,
-    ) -> None:
+    def __init__(self, config: TrainerConfig, together: Together, trained: Trained, stream: SampleStream) -> None:
         """Resumes from the newest checkpoint. Raises ValueError when that does not fit the settings."""
         self.config, self.together, self.stream = config, together, stream
         self.accelerator = accelerator = together.accelerator
