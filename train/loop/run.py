@@ -90,8 +90,8 @@ class Run:
         self.network, self.optimizer = accelerator.prepare(trained.network, optimizer)
         self.parameters = tensors.trainable(accelerator.unwrap_model(self.network))
         self.ema = Ema(config.ema, self.parameters)
+        tensors.load_optimizer(accelerator, self.optimizer, self.parameters, saved.optimizer)
         if self._newest is not None:
-            tensors.load_optimizer(accelerator, self.optimizer, self.parameters, saved.optimizer)
             for name, average in self.ema.averages.items():
                 average.copy_(tensors.share_of(saved.ema[name], average))
             if accelerator.scaler is not None and progress.scaler:

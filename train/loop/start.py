@@ -40,6 +40,13 @@ def start(config: TrainerConfig) -> Accelerator:
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
+    if wanted is DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin is not None:
+        # accelerate takes these from a loader that it prepares; ours stays out of it.
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": config.batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "gradient_clipping": config.optimizer.max_grad_norm,
+        }
     if wanted is not None and accelerator.distributed_type is not wanted:
         raise ValueError(
             f"{wanted.value} was asked for, but accelerate runs {accelerator.distributed_type.value}: start two or "

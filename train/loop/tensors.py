@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -16,13 +17,21 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
 
 def whole_network(accelerator: Accelerator, network: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the network's state, on the CPU. Collective; empty on ranks other than 0."""
-    return whole_tensors(accelerator, accelerator.unwrap_model(network).state_dict())
+    plain = accelerator.unwrap_model(network)
+    tensors = plain.state_dict()
+    if _is_zero(accelerator):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        tensors |= {name: safe_get_full_fp32_param(parameter) for name, parameter in trainable(plain).items()}
+    return whole_tensors(accelerator, tensors)
 
 
 def whole_optimizer(
     accelerator: Accelerator, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """The optimizer's state as NAME_OF_PARAMETER/KEY. Collective; empty on ranks other than 0."""
+    if _is_zero(accelerator):
+        return whole_tensors(accelerator, _zero_state(optimizer, parameters))
     state = _inner(optimizer).state
     tensors = {
         f"{name}/{key}": torch.as_tensor(value)
@@ -38,18 +47,19 @@ def load_optimizer(
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put back what `whole_optimizer` gave. Raises ValueError for the state of other parameters."""
+    """Put back what `whole_optimizer` gave; without tensors, begin anew. Raises ValueError for other parameters."""
     by_name: dict[str, dict[str, Tensor]] = {}
     for place, value in tensors.items():
         name, _, key = place.rpartition("/")
         by_name.setdefault(name, {})[key] = value
-    if by_name.keys() - parameters.keys():
-        raise ValueError(
-            f"the optimizer's state is of other parameters, such as {min(by_name.keys() - parameters.keys())}"
-        )
+    if unknown := sorted(by_name.keys() - parameters.keys()):
+        raise ValueError(f"the optimizer's state is of other parameters, such as {unknown[0]}")
+    if _is_zero(accelerator):
+        _load_zero_state(optimizer, parameters, by_name)
+        return
     for name, values in by_name.items():
-        parameter = parameters[name]
-        _inner(optimizer).state[parameter] = {key: share_of(value, parameter) for key, value in values.items()}
+        state = {key: _restored(value, parameters[name]) for key, value in values.items()}
+        _inner(optimizer).state[parameters[name]] = state
 
 
 def share_of(value: Tensor, parameter: Tensor) -> Tensor:
@@ -76,6 +86,54 @@ def whole_tensors(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> di
     return found
 
 
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
+def _restored(value: Tensor, parameter: Tensor) -> Any:
+    if value.ndim == 0 and value.dtype == torch.int64:  # bitsandbytes counts its steps in an int
+        return int(value)
+    return share_of(value, parameter)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of accelerate, and of DeepSpeed."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _is_zero(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type is DistributedType.DEEPSPEED
+
+
+_ZERO_KEYS = ("exp_avg", "exp_avg_sq")
+
+
+def _zero_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    tensors = {}
+    for name, parameter in parameters.items():
+        tensors |= {f"{name}/{key}": safe_get_full_optimizer_state(parameter, key) for key in _ZERO_KEYS}
+        tensors[f"{name}/step"] = _zero_steps(optimizer)
+    return tensors
+
+
+def _load_zero_state(
+    optimizer: Any, parameters: Mapping[str, nn.Parameter], by_name: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    if not by_name:
+        return
+    adamw = _inner(optimizer)
+    steps = next(iter(by_name.values()))["step"]
+    for flat in (flat for group in adamw.param_groups for flat in group["params"]):
+        adamw.state[flat] = {"step": steps.clone()} | {key: torch.zeros_like(flat) for key in _ZERO_KEYS}
+    # DeepSpeed links its views of this state at its first step, and has no public call for it.
+    optimizer.optimizer._lazy_init_hp_params_optimizer_state()
+    for name, values in by_name.items():
+        for key in _ZERO_KEYS:
+            safe_set_full_optimizer_state(parameters[name], values[key].to(parameters[name].device), key)
+
+
+def _zero_steps(optimizer: Any) -> Tensor:
+    """Steps made, as AdamW counts them for each of DeepSpeed's flat parameters, all alike."""
+    return next(iter(_inner(optimizer).state.values()))["step"].clone()
