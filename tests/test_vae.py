@@ -1,23 +1,28 @@
-"""The frozen VAE: the moments of diffusers, one latent scale, the files that are read and those that are refused."""
+"""The frozen autoencoders: the numbers of diffusers, one latent scale, the files that are read and those refused."""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import skimage.data
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
+from lipforge.model.denoiser.mask import to_pixels
 from lipforge.model.denoiser.vae import (
     CONFIG_NAME,
     LATENT_SCALE,
     WEIGHTS_NAME,
     FrozenVae,
+    open_vae,
     read_vae_files,
     sample_latents,
 )
 from lipforge.model.weights.load import MissingModelError, ModelFileError
-from tests.tiny_vae import save_tiny_vae, tiny_network
+from tests.tiny_vae import save_taesd, save_tiny_vae, tiny_network
 
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")
 
@@ -112,6 +117,122 @@ def test_a_missing_vae_is_named_with_its_place(tmp_path: Path) -> None:
             read_vae_files(path)
 
 
+def test_decoding_again_on_the_way_back_changes_nothing(vae: FrozenVae) -> None:
+    latents = torch.randn((2, 2, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    results = []
+    for checkpoint in (False, True):
+        leaf = latents.clone().requires_grad_()
+        pixels = vae.decode(leaf, checkpoint=checkpoint)
+        pixels.square().sum().backward()
+        assert leaf.grad is not None
+        results.append((pixels.detach(), leaf.grad))
+    for plain, again in zip(*results, strict=True):
+        assert torch.allclose(plain, again, rtol=1e-4, atol=1e-4 * float(plain.std()))
+
+
+@pytest.fixture(scope="module")
+def taesd(tmp_path_factory: pytest.TempPathFactory) -> tuple[FrozenVae, Any]:
+    """From files with the published names, and the network of diffusers that they hold."""
+    folder = tmp_path_factory.mktemp("taesd")
+    network = save_taesd(folder)
+    return open_vae(folder), network
+
+
+def test_taesd_gives_what_diffusers_gives(taesd: tuple[FrozenVae, Any]) -> None:
+    vae, network = taesd
+    frames = pixels(2, 3, 32, 32)
+    with torch.no_grad():
+        encoded = network.encode(frames).latents
+        decoded = network.decode(encoded).sample
+    moments = vae.moments(frames)
+    latents = sample_latents(moments, torch.ones(2, 4, 4, 4))
+    assert torch.allclose(latents, encoded, atol=1e-5 * float(encoded.std()))  # nothing is drawn: TAESD is sure
+    assert torch.allclose(vae.decode(latents), decoded, atol=1e-4 * float(decoded.std()))
+
+
+def test_taesd_in_a_folder_of_diffusers_is_the_same(taesd: tuple[FrozenVae, Any], tmp_path: Path) -> None:
+    vae, network = taesd
+    network.save_pretrained(tmp_path)
+    assert torch.equal(open_vae(tmp_path).moments(pixels(1, 3, 32, 32)), vae.moments(pixels(1, 3, 32, 32)))
+
+
+def test_taesd_is_named_by_both_its_files(taesd: tuple[FrozenVae, Any], tmp_path: Path) -> None:
+    save_taesd(tmp_path)
+    assert open_vae(tmp_path).sha256 == taesd[0].sha256
+    for part in ("encoder", "decoder"):
+        file = tmp_path / f"taesd_{part}.safetensors"
+        tensors = load_file(file)
+        tensors["1.conv.0.bias" if part == "encoder" else "1.bias"] += 1
+        before = open_vae(tmp_path).sha256
+        save_file(tensors, file)
+        assert open_vae(tmp_path).sha256 != before
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_half_of_taesd_is_refused(part: str, tmp_path: Path) -> None:
+    save_taesd(tmp_path)
+    (tmp_path / f"taesd_{part}.safetensors").unlink()
+    with pytest.raises(MissingModelError, match=f"taesd_{part}"):
+        read_vae_files(tmp_path)
+
+
+def test_another_pair_of_files_is_refused(tmp_path: Path) -> None:
+    for part in ("encoder", "decoder"):
+        save_file({"0.weight": torch.zeros(3)}, tmp_path / f"taesd_{part}.safetensors")
+    with pytest.raises(ModelFileError, match=r"not the weights of AutoencoderTiny.*missing"):
+        open_vae(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["sd-vae-ft-mse", "taesd"])
+def test_an_autoencoder_that_was_not_fetched_says_how(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
+    with pytest.raises(MissingModelError, match=f"lipforge models fetch {place}"):
+        open_vae(place)
+
+
+def test_the_real_taesd_shows_faces(photo_of_a_face: torch.Tensor) -> None:
+    folder = Path(__file__).parents[2] / "shared" / "models"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    assert 26 < fidelity_db(open_vae(folder), photo_of_a_face) < 36
+
+
+def test_blocks_need_no_file_and_show_faces(photo_of_a_face: torch.Tensor) -> None:
+    blocks = open_vae("blocks")
+    assert 20 < fidelity_db(blocks, photo_of_a_face) < 30
+    latents = blocks.moments(photo_of_a_face)[:, :4] * LATENT_SCALE
+    assert latents.shape == (1, 4, 16, 16)
+    assert ((latents.std((0, 2, 3)) > 0.5) & (latents.std((0, 2, 3)) < 2)).all()
+
+
+def test_blocks_pass_gradients() -> None:
+    latents = torch.zeros((1, 4, 4, 4), requires_grad=True)
+    open_vae("blocks").decode(latents)[0, 1, 5, 5].backward()
+    assert latents.grad is not None
+    assert latents.grad[0, :, 0, 0].abs().sum() > 0
+    assert latents.grad[0, :, 2:].abs().sum() == 0
+
+
+def test_grey_has_no_blocks() -> None:
+    assert not open_vae("blocks").moments(torch.zeros(1, 3, 16, 16))[:, :4].any()
+
+
+@pytest.fixture(scope="module")
+def photo_of_a_face() -> torch.Tensor:
+    """Pixels [1, 3, 128, 128]."""
+    frame = torch.from_numpy(skimage.data.astronaut()[0:256, 96:352].copy())
+    return to_pixels(frame, 128)[None]
+
+
+def fidelity_db(vae: FrozenVae, frames: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of encoding and decoding."""
+    with torch.no_grad():
+        decoded = vae.decode(vae.moments(frames)[:, :4] * LATENT_SCALE).clamp(-1, 1)
+    return float(10 * torch.log10(4 / functional.mse_loss(decoded, frames)))
+
+
 @pytest.mark.parametrize("config", [b"{", b"[]", b'{"_class_name": "UNet2DModel"}'])
 def test_another_config_is_refused(folder: Path, config: bytes) -> None:
     with pytest.raises(ModelFileError, match=r"config\.json is not for an AutoencoderKL"):
@@ -122,3 +243,10 @@ def test_cut_off_weights_are_refused(folder: Path) -> None:
     weights, config = read_vae_files(folder)
     with pytest.raises(ModelFileError):
         FrozenVae(weights[:-100], config, "x")
+
+
+def test_latents_of_another_kind_are_refused(folder: Path) -> None:
+    weights, config = read_vae_files(folder)
+    other = json.dumps({**json.loads(config), "latent_channels": 16}).encode()
+    with pytest.raises(ModelFileError, match="16 channels, not 4"):
+        FrozenVae(weights, other, "x")

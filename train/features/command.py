@@ -5,7 +5,6 @@ writes one feature shard (write.py), which appears complete or not at all.
 """
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -33,10 +32,10 @@ def features(
     ] = None,
     mel: Annotated[bool, typer.Option("--mel", help="Compute the mel spectrogram that StableSyncNet takes.")] = False,
     vae: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Compute posterior moments of the frames, with and without the mouth, with this VAE: a diffusers "
-            "folder or its .safetensors."
+            help="Compute posterior moments of the frames, with and without the mouth, with this VAE: sd-vae-ft-mse or "
+            "taesd once fetched, a diffusers folder or its .safetensors, or blocks, which needs no file (and blurs)."
         ),
     ] = None,
     executor: Annotated[
@@ -51,7 +50,7 @@ def features(
 
     Example:
 
-        lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae models/sd-vae-ft-mse
+        lipforge features zh20.parquet --out zh20-features --whisper tiny --mel --vae sd-vae-ft-mse
     """
     from lipforge.datasets_manifest.storage.trouble import UnreadableError
     from lipforge.model.weights.load import ModelFileError
@@ -85,7 +84,7 @@ def features(
         raise typer.Exit(1)
 
 
-def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFiles":
+def _read_models(whisper: str | None, mel: bool, vae: str | None) -> "ModelFiles":
     from lipforge.model.audio.language import read_whisper_file
     from lipforge.model.denoiser.vae import read_vae_files
     from lipforge.train.features.extract import ModelFiles
@@ -95,7 +94,7 @@ def _read_models(whisper: str | None, mel: bool, vae: Path | None) -> "ModelFile
     return ModelFiles(
         whisper=None if whisper is None else read_whisper_file(whisper),
         mel=mel,
-        vae=None if vae is None else (str(vae), *read_vae_files(vae)),
+        vae=None if vae is None else (vae, *read_vae_files(vae)),
     )
 
 
