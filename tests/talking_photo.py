@@ -43,10 +43,21 @@ _SHOWN = (96.0, 8.0, 256.0)
 _MOUTH_X, _MOUTH_HALF_WIDTH = 225.0, 21.0
 _UPPER_LIP_Y, _TEETH_PX = 141.0, 8.0  # lower edge of the upper lip; height of the smile below it
 _CHIN_Y, _NECK_Y = 177.0, 200.0
-_WIDEST_OPENING_PX = 15.0
+WIDEST_OPENING_PX = 15.0
 _EYES = ((202.7, 101.5), (246.5, 103.5))
 _WARPED = (158.0, 84.0, 134.0, 122.0)  # left, top, width, height: mouth and eyes move nothing outside
 _CAVITY_RGB = (58, 20, 22)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What makes one voice differ from another."""
+
+    pitch_hz: float = 150.0
+    formant_scale: float = 1.0
+    """Above 1: a shorter vocal tract, all its resonances higher."""
+    rate: float = 1.0
+    """Syllables come this much faster."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +76,30 @@ def render(
 
     av_offset_frames: positive = the audio is early (SyncNet's sign).
     """
-    speech = _synthesise(duration_s, seed)
-    return np.stack(list(_draw(speech, duration_s, seed, size_px))), _cut_audio(speech, duration_s, av_offset_frames)
+    frames, audio = perform(duration_s, av_offset_frames, seed, size_px)
+    return np.stack(list(frames)), audio
+
+
+def perform(
+    duration_s: float,
+    av_offset_frames: int,
+    seed: int,
+    size_px: int,
+    voice: Voice | None = None,
+    widest_opening_px: float = WIDEST_OPENING_PX,
+) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """The same, with frames drawn one by one, of a speaker with that voice and mouth.
+
+    widest_opening_px: in pixels of the photograph.
+    """
+    speech = _synthesise(duration_s, seed, voice or Voice())
+    frames = _draw(speech, duration_s, seed, size_px, widest_opening_px)
+    return frames, _cut_audio(speech, duration_s, av_offset_frames)
 
 
 def babble(duration_s: float, seed: int = 0) -> np.ndarray:
     """The voice alone: float32 [N] mono at 16 kHz, peak about 0.5."""
-    return _cut_audio(_synthesise(duration_s, seed), duration_s, 0)
+    return _cut_audio(_synthesise(duration_s, seed, Voice()), duration_s, 0)
 
 
 def make_talking_photo(
@@ -83,9 +111,7 @@ def make_talking_photo(
     channels: int = 1,
 ) -> Path:
     """Writes the clip as H.264 and 48 kHz AAC (mono or stereo), in bounded memory for any duration. Returns path."""
-    speech = _synthesise(duration_s, seed)
-    audio = _cut_audio(speech, duration_s, av_offset_frames)
-    write_clip(path, _draw(speech, duration_s, seed, size_px), audio, channels=channels)
+    write_clip(path, *perform(duration_s, av_offset_frames, seed, size_px), channels=channels)
     return path
 
 
@@ -125,7 +151,7 @@ def _cut_audio(speech: _Speech, duration_s: float, av_offset_frames: int) -> np.
 # --- audio ----------------------------------------------------------------------------------------
 
 
-def _synthesise(duration_s: float, seed: int) -> _Speech:
+def _synthesise(duration_s: float, seed: int, by: Voice) -> _Speech:
     rng = np.random.default_rng(seed)
     total_s = duration_s + 2 * _MARGIN_S
     num_controls = round(total_s * _CONTROL_HZ)
@@ -135,7 +161,7 @@ def _synthesise(duration_s: float, seed: int) -> _Speech:
     time_s = 0.1
     while time_s < total_s:
         for _ in range(rng.integers(4, 9)):  # a phrase of syllables: consonant, vowel
-            consonant_s, vowel_s = rng.uniform(0.05, 0.09), rng.uniform(0.11, 0.20)
+            consonant_s, vowel_s = rng.uniform(0.05, 0.09) / by.rate, rng.uniform(0.11, 0.20) / by.rate
             vowel_formants, vowel_opening, vowel_width = _VOWELS["aeiou"[rng.integers(5)]]
             start, middle, end = (round(t * _CONTROL_HZ) for t in np.cumsum([time_s, consonant_s, vowel_s]))
             formants[start:end] = vowel_formants
@@ -147,10 +173,10 @@ def _synthesise(duration_s: float, seed: int) -> _Speech:
                     voice[start:middle], formants[start:middle] = 0.35, _NASAL_FORMANTS
                 # else like p: silent, closed
             time_s += consonant_s + vowel_s
-        time_s += rng.uniform(0.25, 0.45)
+        time_s += rng.uniform(0.25, 0.45) / by.rate
 
     formants = np.stack([_smooth(track, 0.05) for track in formants.T], axis=1)
-    audio = _speak(formants, _smooth(voice, 0.05), _smooth(hiss, 0.05), rng)
+    audio = _speak(formants * by.formant_scale, _smooth(voice, 0.05), _smooth(hiss, 0.05), by, rng)
     return _Speech(
         audio=audio, opening=_smooth(opening, 0.08).astype(np.float32), width=_smooth(width, 0.10).astype(np.float32)
     )
@@ -161,12 +187,15 @@ def _smooth(track: np.ndarray, window_s: float) -> np.ndarray:
     return np.convolve(track, window / window.sum(), "same")
 
 
-def _speak(formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _speak(
+    formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, by: Voice, rng: np.random.Generator
+) -> np.ndarray:
     """Pulses of a gliding pitch through five resonators in a row (Klatt 1980), and hiss. float32, peak 0.5."""
     num_samples = len(voice) * SAMPLE_RATE_HZ // _CONTROL_HZ
     time_s = np.arange(num_samples) / SAMPLE_RATE_HZ
     control_s = np.arange(len(voice)) / _CONTROL_HZ
-    pitch_hz = 150 * (1 + 0.12 * np.sin(2 * np.pi * 0.45 * time_s) + 0.05 * np.sin(2 * np.pi * 2.1 * time_s))
+    pitch_hz = by.pitch_hz * (1 + 0.12 * np.sin(2 * np.pi * 0.45 * time_s) + 0.05 * np.sin(2 * np.pi * 2.1 * time_s))
+    upper_hz = [by.formant_scale * centre_hz for centre_hz in _UPPER_FORMANTS_HZ]
     pulses = np.diff(np.floor(np.cumsum(pitch_hz) / SAMPLE_RATE_HZ), prepend=0.0)
     source = lfilter([1.0], [1.0, -0.97], pulses) + 0.02 * rng.normal(size=num_samples)
     source *= np.interp(time_s, control_s, voice)
@@ -176,9 +205,7 @@ def _speak(formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, rng: np.ra
     block = SAMPLE_RATE_HZ // _CONTROL_HZ
     for index, low in enumerate(formants):
         piece = source[index * block : (index + 1) * block]
-        for number, (centre_hz, width_hz) in enumerate(
-            zip((*low, *_UPPER_FORMANTS_HZ), _FORMANT_WIDTHS_HZ, strict=True)
-        ):
+        for number, (centre_hz, width_hz) in enumerate(zip((*low, *upper_hz), _FORMANT_WIDTHS_HZ, strict=True)):
             radius = np.exp(-np.pi * width_hz / SAMPLE_RATE_HZ)
             poles = [1.0, -2 * radius * np.cos(2 * np.pi * centre_hz / SAMPLE_RATE_HZ), radius**2]
             piece, states[number] = lfilter([sum(poles)], poles, piece, zi=states[number])
@@ -192,7 +219,9 @@ def _speak(formants: np.ndarray, voice: np.ndarray, hiss: np.ndarray, rng: np.ra
 # --- frames --------------------------------------------------------------------------------------
 
 
-def _draw(speech: _Speech, duration_s: float, seed: int, size_px: int) -> Iterator[np.ndarray]:
+def _draw(
+    speech: _Speech, duration_s: float, seed: int, size_px: int, widest_opening_px: float
+) -> Iterator[np.ndarray]:
     """Frames uint8 [size_px, size_px, 3] RGB; each shows the lips at its own timestamp."""
     photograph = skimage.data.astronaut()
     scale = size_px / _SHOWN[2]
@@ -211,7 +240,7 @@ def _draw(speech: _Speech, duration_s: float, seed: int, size_px: int) -> Iterat
 
         x = pose[0, 0] * columns + pose[0, 1] * rows + pose[0, 2]
         y = pose[1, 0] * columns + pose[1, 1] * rows + pose[1, 2]
-        x, y, cavity = _open_mouth(x, y, speech.opening[control], speech.width[control])
+        x, y, cavity = _open_mouth(x, y, speech.opening[control], speech.width[control], widest_opening_px)
         y = _close_eyes(x, y, np.exp(-(((time_s - blinks_s) / 0.06) ** 2)).max(initial=0.0).astype(np.float32))
         face = cv2.remap(photograph, x, y, cv2.INTER_CUBIC, borderMode=beyond)
         frame[top:bottom, left:right] = (face + (cavity_colour - face) * cavity).round()
@@ -235,7 +264,7 @@ def _move_head(time_s: float, scale: float) -> np.ndarray:
 
 
 def _open_mouth(
-    x: np.ndarray, y: np.ndarray, opening: np.float32, width: np.float32
+    x: np.ndarray, y: np.ndarray, opening: np.float32, width: np.float32, widest_opening_px: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source point in the photograph of each pixel, and how much of it [H, W, 1] is the dark of the mouth.
 
@@ -245,7 +274,7 @@ def _open_mouth(
     x = _MOUTH_X + (x - _MOUTH_X) / (1 + width * near_mouth)
 
     across = np.clip(1 - ((x - _MOUTH_X) / _MOUTH_HALF_WIDTH) ** 2, 0, 1)  # 1 in the middle, 0 at the corners
-    opening_px = 0.8 + (_WIDEST_OPENING_PX - 0.8) * opening
+    opening_px = 0.8 + (widest_opening_px - 0.8) * opening
     lip_shift = (opening_px - _TEETH_PX) * across
     chin_shift = 0.6 * (opening_px - _TEETH_PX) * np.exp(-(((x - _MOUTH_X) / 34) ** 2))
 

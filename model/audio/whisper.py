@@ -29,6 +29,8 @@ class WhisperFeatures:
         self.sha256 = hashlib.sha256(content).hexdigest()
         self._encoder = network.encoder
         self._mel_bands = network.dims.n_mels
+        self.width: int = network.dims.n_audio_state
+        """D."""
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """Encoder states: float32 [N // 320, S, D], S = blocks + 1 (tiny: 5), D = width (tiny: 384).

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lipforge.model.denoiser.diffusion import signal_to_noise
+
 _TREPA_SIDE = 224
 _COSINE_MARGIN = 1e-6
 """Cosines stay this far from 0 and 1, where the cross-entropy is infinite; it is 13.8 there."""
@@ -71,3 +73,14 @@ def _for_encoder(pixels: Tensor) -> Tensor:
 
 def _float32(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def min_snr_weights(timesteps: Tensor, gamma: float | None) -> Tensor | None:
+    """min(SNR, gamma) / SNR for each timestep, [B]; None for gamma None: all count alike.
+
+    Hang et al. 2023 (arXiv 2303.09556), for a network that predicts noise.
+    """
+    if gamma is None:
+        return None
+    ratio = signal_to_noise(timesteps)
+    return ratio.clamp(max=gamma) / ratio

@@ -74,6 +74,16 @@ class SampleStream:
         return len(self._stored)
 
     @property
+    def crop_px(self) -> int:
+        """Side of the stored frames."""
+        return self._stored.crop_px
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the clips, in their order: part of the state."""
+        return self._fingerprint
+
+    @property
     def global_batch_size(self) -> int:
         """Samples of one batch over all ranks."""
         return self._order.global_batch_size

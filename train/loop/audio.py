@@ -1,0 +1,73 @@
+"""What the U-Net hears: tokens for each frame, from Whisper's states or from the mel spectrogram."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lipforge.model.audio.language import read_whisper_file
+from lipforge.model.audio.mel import MEL_RECIPE
+from lipforge.model.audio.windows import mel_rows
+from lipforge.train.stream.batches import Batch
+from lipforge.train.stream.config import FeatureKind
+
+_MEL_RANGE = 4.0
+_MEL_BANDS = 80
+
+
+class AudioEncoder(Protocol):
+    """Frozen: the same samples always give the same tokens."""
+
+    kind: FeatureKind
+    """The cached feature that replaces its computation."""
+    sha256: str
+    """The model that must have made it."""
+    width: int
+    """D."""
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """float32 [B, T, K, D], on the CPU: K tokens of the moments around each frame."""
+        ...
+
+
+class WhisperTokens:
+    """As published: 10 rows of 5 states around each frame, K = 50 and D = 384 for whisper-tiny."""
+
+    kind: FeatureKind = "whisper"
+
+    def __init__(self, content: bytes, name: str) -> None:
+        """Raises ModelFileError."""
+        from lipforge.model.audio.whisper import WhisperFeatures
+
+        self._whisper = WhisperFeatures(content, name)
+        self.sha256 = self._whisper.sha256
+        self.width = self._whisper.width
+
+    def tokens(self, batch: Batch) -> Tensor:
+        if "audio_features" in batch:
+            states = batch["audio_features"].float()
+        else:
+            states = [torch.from_numpy(self._whisper.encode(audio.numpy())) for audio in batch["audio"]]
+        windows = [clip[rows].flatten(1, 2) for clip, rows in zip(states, batch["audio_rows"], strict=True)]
+        return torch.stack(windows)
+
+
+class MelTokens:
+    """No file needed: the 16 mel columns around each frame, K = 16 and D = 80, scaled to -1..1."""
+
+    kind: FeatureKind = "mel"
+    sha256 = MEL_RECIPE
+    width = _MEL_BANDS
+
+    def tokens(self, batch: Batch) -> Tensor:
+        mel = batch["mel"]
+        num_frames = batch["audio_rows"].shape[1]
+        return (mel / _MEL_RANGE).transpose(1, 2)[:, mel_rows(num_frames)]
+
+
+def open_audio_encoder(name: str) -> AudioEncoder:
+    """name: `mel`, a checkpoint of Whisper by name once fetched, or its path. Raises ModelFileError."""
+    if name == "mel":
+        return MelTokens()
+    file_name, content = read_whisper_file(name)
+    return WhisperTokens(content, file_name)

@@ -1,0 +1,91 @@
+"""The streams of a run: what is cached and what is decoded, which split, which resolution."""
+
+import logging
+from typing import Any
+
+from lipforge.datasets_manifest.selection import read_selection
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.model.audio.mel import MEL_RECIPE
+from lipforge.train.config import TrainerConfig
+from lipforge.train.features.index import INDEX, models_of, read_index
+from lipforge.train.loop.together import Together
+from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.stream import SampleStream
+
+log = logging.getLogger(__name__)
+
+
+class Data:
+    """Streams of the selection for one rank. Made before networks are moved to a GPU: bad input is refused early."""
+
+    def __init__(self, config: TrainerConfig, together: Together, models: dict[str, str], **settings: Any) -> None:
+        """models: the model that must have made each kind of cached feature that the trainer can use, by kind.
+        settings: of StreamConfig, what the trainer needs besides.
+
+        Raises ValueError, FeatureError, FileNotFoundError, UnreadableError when the selection or features cannot be
+        used.
+        """
+        self._config = config
+        self._rank, self._num_ranks = together.accelerator.process_index, together.accelerator.num_processes
+        cached = _cached(config.features, {**models, "mel": MEL_RECIPE})
+        self.cached_kinds = set(cached)
+        self._settings = {
+            "selection": config.selection,
+            "num_frames": config.num_frames,
+            "features": {"folder": config.features, "models": cached} if cached else None,
+            "num_workers": config.num_workers,
+            "seed": config.seed,
+            "on_damage": config.on_damage,
+            "cache_dir": config.cache_dir,
+            "cache_gb": config.cache_gb,
+            **settings,
+        }
+        self.train = self._stream("train", config.batch_size, None)
+        self.resolution = self._resolution()
+        self.has_validation = len(read_selection(config.selection, "val")) > 0
+
+    def validation(self) -> SampleStream:
+        """One pass over the val split, the same samples each time."""
+        return self._stream("val", 1, 1)
+
+    def _stream(self, split: str, batch_size: int, num_epochs: int | None) -> SampleStream:
+        config = StreamConfig.model_validate({**self._settings, "split": split, "batch_size": batch_size})
+        return SampleStream(config, self._rank, self._num_ranks, num_epochs)
+
+    def _resolution(self) -> int:
+        config, stored = self._config, self.train.crop_px
+        wanted = config.resolution or stored
+        if wanted == stored:
+            return wanted
+        if "vae_target" in self.cached_kinds:
+            raise ValueError(
+                f"the cached latents are of frames of {stored} px, resolution is {wanted}: set it to {stored}"
+            )
+        if not config.resize or wanted > stored:
+            shrink = ", let resize=true shrink them" if wanted < stored else ""
+            raise ValueError(
+                f"{config.selection} has frames of {stored} px, but resolution is {wanted}: set resolution={stored}"
+                f"{shrink}, or select from a dataset of that size"
+            )
+        return wanted
+
+
+def _cached(folder: str | None, models: dict[str, str]) -> dict[str, str]:
+    """The kinds that the folder has, and the model that must have made each."""
+    if folder is None:
+        return {}
+    try:
+        there = models_of(read_index(Store(folder), INDEX))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it"
+        ) from error
+    found = {kind: model for kind, model in models.items() if kind in there}
+    if not {"vae_target", "vae_masked"} <= found.keys():
+        found = {kind: model for kind, model in found.items() if not kind.startswith("vae_")}
+    if not found:
+        raise ValueError(
+            f"{folder} has features {', '.join(sorted(there))}, none of which this run can use: leave `features` "
+            f"unset, or make {', '.join(sorted(models))}"
+        )
+    return found

@@ -1,0 +1,59 @@
+"""Open what a diffusion run needs: frozen networks, the U-Net, the streams, and the run's folder in order."""
+
+import logging
+
+from lipforge.model.denoiser.vae import open_vae
+from lipforge.train.config import DiffusionConfig
+from lipforge.train.loop import run_folder
+from lipforge.train.loop.audio import open_audio_encoder
+from lipforge.train.loop.data import Data
+from lipforge.train.loop.denoiser import build_denoiser, merged
+from lipforge.train.loop.inputs import InputMaker
+from lipforge.train.loop.run import Trained
+from lipforge.train.loop.together import Together
+
+log = logging.getLogger(__name__)
+
+
+def open_diffusion(
+    config: DiffusionConfig, together: Together, decode_target: bool
+) -> tuple[Trained, Data, InputMaker]:
+    """decode_target: losses compare pixels. Raises ValueError, ModelFileError and what streams raise."""
+    accelerator = together.accelerator
+    run_folder.check_config(config.run_dir, config)
+    audio_encoder = open_audio_encoder(config.audio_encoder)
+    vae = open_vae(config.vae, "cpu")
+    caching = {audio_encoder.kind: audio_encoder.sha256, "vae_target": vae.sha256, "vae_masked": vae.sha256}
+    data = Data(config, together, caching, task="diffusion", decode_target=decode_target)
+    network, layout, lines = build_denoiser(config, audio_encoder.width)
+    models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256}
+    run_folder.check_facts(config.run_dir, models)
+    vae.to(accelerator.device)
+    inputs = InputMaker(config, data.resolution, vae, audio_encoder, accelerator.device, accelerator.autocast)
+    about = {
+        "layout": layout,
+        "resolution": data.resolution,
+        "num_frames": config.num_frames,
+        "vae": config.vae,
+        "audio_encoder": config.audio_encoder,
+    }
+    together.do(lambda: _write_papers(config, together, models, data), OSError)
+    if accelerator.is_main_process:
+        for line in (*lines, _data_line(data)):
+            log.info("%s", line)
+    return Trained("unet", network, about, models, lambda tensors: merged(tensors, config.lora)), data, inputs
+
+
+def _write_papers(config: DiffusionConfig, together: Together, models: dict[str, str], data: Data) -> None:
+    if together.accelerator.is_main_process:
+        run_folder.write_config(config.run_dir, config)
+        about = {"selection": data.train.fingerprint, "processes": together.accelerator.num_processes}
+        run_folder.write_facts(config.run_dir, models, about)
+
+
+def _data_line(data: Data) -> str:
+    cached = f"cached: {', '.join(sorted(data.cached_kinds))}" if data.cached_kinds else "nothing is cached"
+    validation = (
+        "" if data.has_validation else "; no val split, so no validation: `lipforge select --val-hours` makes one"
+    )
+    return f"{data.train.samples_per_epoch} clips of {data.resolution} px; {cached}{validation}"

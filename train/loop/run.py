@@ -1,0 +1,278 @@
+"""A run: what the trainers share around their loops. Opening it, the bookkeeping of each step, saving, resuming.
+
+The loops are in the trainers' files; networks and losses are in `model/`.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
+from lipforge.model.trained import CONFIG_NAME, weights_name
+from lipforge.train.config import TrainerConfig
+from lipforge.train.features.index import FeatureError
+from lipforge.train.loop import checkpoint, run_folder, tensors
+from lipforge.train.loop.checkpoint import Progress
+from lipforge.train.loop.ema import Ema
+from lipforge.train.loop.metrics import MetricsLog
+from lipforge.train.loop.optimizer import learning_rate, make_optimizer, set_learning_rate
+from lipforge.train.loop.randomness import seed_layers
+from lipforge.train.loop.together import Together, TrainingError
+from lipforge.train.stream.batches import Batch
+from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.stream import SampleStream
+
+log = logging.getLogger(__name__)
+
+DATA_ERRORS = (DamagedSampleError, FeatureError, FileNotFoundError, UnreadableError, ValueError)
+"""What a stream raises when data or storage are at fault."""
+
+
+class Stopped(TrainingError):
+    """A signal asked the run to save and exit; it did. The same command goes on."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by signal {number} after step {step}, saved: the same command goes on from there")
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run trains, and how RUN/model describes it."""
+
+    kind: str
+    """`unet` or `syncnet`."""
+    network: nn.Module
+    about: dict[str, Any]
+    """config.json of RUN/model, without the step: layout, autoencoder, audio encoder."""
+    models: dict[str, str]
+    """sha256 of each frozen model, by name."""
+    publish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    """From the network's own tensors to the published ones: merges adapters."""
+
+
+@dataclass
+class _Totals:
+    """Sums of losses over all ranks since the last line of the log."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: float = 0.0
+
+
+class Run:
+    """One process of a run. All methods are collective: all ranks call them at the same place.
+
+    network, optimizer: as accelerate prepared them. step: optimizer steps made.
+    """
+
+    def __init__(self, config: TrainerConfig, together: Together, trained: Trained, stream: SampleStream) -> None:
+        """Resumes from the newest checkpoint. Raises ValueError when that does not fit the settings."""
+        self.config, self.together, self.stream = config, together, stream
+        self.accelerator = accelerator = together.accelerator
+        self._trained = trained
+        self._newest = self._find_checkpoint()
+        progress = Progress(0, stream.state_dict())
+        saved = checkpoint.Tensors({}, {}, {})
+        if self._newest is not None:
+            progress, saved = checkpoint.load_progress(self._newest), checkpoint.load_tensors(self._newest)
+            stream.load_state_dict(progress.stream)
+            _load_network(trained.network, saved.network, str(self._newest))
+        self.step = progress.step
+        self.validation_losses = dict(progress.validation_losses)
+        optimizer = make_optimizer(config.optimizer, tensors.trainable(trained.network).values())
+        self.network, self.optimizer = accelerator.prepare(trained.network, optimizer)
+        self.parameters = tensors.trainable(accelerator.unwrap_model(self.network))
+        self.ema = Ema(config.ema, self.parameters)
+        tensors.load_optimizer(accelerator, self.optimizer, self.parameters, saved.optimizer)
+        if self._newest is not None:
+            for name, average in self.ema.averages.items():
+                average.copy_(tensors.share_of(saved.ema[name], average))
+            if accelerator.scaler is not None and progress.scaler:
+                accelerator.scaler.load_state_dict(progress.scaler)
+        self._totals = _Totals(**progress.unlogged)
+        self._step_sums: dict[str, Tensor] = {}
+        self._position = 0
+        self._waited_s = self._started_s = 0.0
+        self.metrics = MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step)
+
+    def _find_checkpoint(self) -> Any:
+        found = checkpoint.checkpoints(self.config.run_dir)
+        if found and self.config.resume == "never":
+            raise ValueError(
+                f"{self.config.run_dir} has checkpoints up to step {checkpoint.step_of(found[-1])}, and resume=never: "
+                "leave resume at auto to go on, or take another run_dir"
+            )
+        return found[-1] if found else None
+
+    @property
+    def is_resumed(self) -> bool:
+        return self._newest is not None
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.config.num_steps
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of the steps that are left, the same number on all ranks.
+
+        Between steps, a signal to stop saves and raises Stopped. Raises TrainingError on all ranks when one has a
+        damaged sample or failing storage.
+        """
+        source = iter(self.stream)
+        self._started_s = time.perf_counter()
+        while not self.is_done:
+            number = self.together.stop_requested()
+            if number is not None:
+                self.save()
+                raise Stopped(number, self.step)
+            rate = learning_rate(self.config.optimizer, self.step + 1, self.config.num_steps)
+            set_learning_rate(self.optimizer, rate)
+            for _ in range(self.config.gradient_accumulation_steps):
+                asked_s = time.perf_counter()
+                batch = self.together.do(lambda: next(source), *DATA_ERRORS)
+                self._waited_s += time.perf_counter() - asked_s
+                self._position = int(batch["position"][0])
+                seed_layers(self.config.seed, self._position, self.accelerator.process_index)
+                yield batch
+
+    def loss(
+        self, losses: Mapping[str, Tensor], weights: Mapping[str, float], valid: Tensor, keys: list[str]
+    ) -> Tensor:
+        """The scalar to go backward from: the weighted sum of per-sample losses [B], averaged over the batch.
+
+        Samples that only fill the batch count as 0, so the gradient does not depend on how samples are dealt out.
+        Raises TrainingError on all ranks, with step and keys, when a loss is not finite.
+        """
+        total = torch.zeros_like(valid)
+        for name, values in losses.items():
+            kept = torch.where(valid > 0, values.float(), 0.0)
+            total = total + weights[name] * kept
+            self._add(name, kept)
+        self._add("loss", total)
+        self._add(_SAMPLES, valid)
+        bad = [key for key, value in zip(keys, total.detach().isfinite().tolist(), strict=True) if not value]
+        values = ", ".join(f"{name} {values.detach().tolist()}" for name, values in losses.items()) if bad else ""
+        self.together.agree(
+            f"step {self.step + 1}: the loss is not finite for {', '.join(bad)} ({values}). Nothing of this step was "
+            "kept; the newest checkpoint is good. A lower learning rate, bf16 in the place of fp16, or a look at these "
+            "clips (`lipforge explain`) helps"
+            if bad
+            else ""
+        )
+        return total.sum() / len(valid)
+
+    def _add(self, name: str, values: Tensor) -> None:
+        summed = values.detach().double().sum()
+        self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(summed)) + summed
+
+    def clip_gradients(self) -> float:
+        """Scale gradients down to the largest norm allowed; returns the norm they had."""
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
+        return float(tensors.whole(norm)) if isinstance(norm, Tensor) else float(norm or 0.0)
+
+    def step_done(self, grad_norm: float) -> None:
+        """After an optimizer step: count it, update the averages, write the log when it is due."""
+        self.step += 1
+        self.ema.update(self.step)
+        names = list(self._step_sums)
+        sums = self.together.total(torch.stack([self._step_sums[name] for name in names])).tolist()
+        self._step_sums.clear()
+        for name, value in zip(names, sums, strict=True):
+            if name == _SAMPLES:
+                self._totals.samples += value
+            else:
+                self._totals.sums[name] = self._totals.sums.get(name, 0.0) + value
+        if self.is_due(self.config.log_every):
+            now_s = time.perf_counter()
+            count = max(1.0, self._totals.samples)
+            self.metrics.log(
+                self.step,
+                {name: value / count for name, value in self._totals.sums.items()},
+                learning_rate=learning_rate(self.config.optimizer, self.step, self.config.num_steps),
+                grad_norm=grad_norm,
+                samples=int(self._totals.samples),
+                data_wait_s=self._waited_s,
+                seconds=now_s - self._started_s,
+            )
+            self._totals = _Totals()
+            self._waited_s, self._started_s = 0.0, now_s
+
+    def is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.is_done
+
+    def validated(self, losses: dict[str, float], num_samples: int, drawn: list[Mapping[str, Tensor]]) -> None:
+        """Keep and log what a validation found. drawn: frames by label, [T, 3, R, R] in -1..1, a mapping a sample."""
+        self.validation_losses[self.step] = losses["loss"]
+        self.metrics.log_validation(self.step, losses, num_samples)
+        if drawn:
+            self.metrics.picture(self.step, drawn)
+
+    def save(self) -> None:
+        """Write a checkpoint and RUN/model. Raises TrainingError on all ranks when that fails."""
+        config, accelerator = self.config, self.accelerator
+        network = tensors.whole_network(accelerator, self.network)
+        optimizer = tensors.whole_optimizer(accelerator, self.optimizer, self.parameters)
+        ema = tensors.whole_tensors(accelerator, self.ema.averages)
+        scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+        unlogged = {"sums": self._totals.sums, "samples": self._totals.samples}
+        progress = Progress(self.step, self.stream.state_dict(), scaler, self.validation_losses, unlogged)
+
+        def write() -> None:
+            if not accelerator.is_main_process:
+                return
+            try:
+                checkpoint.save(config.run_dir, progress, checkpoint.Tensors(network, optimizer, ema))
+                self._write_model({**network, **ema})
+                checkpoint.rotate(config.run_dir, config.keep_last, config.keep_best, self.validation_losses)
+            except OSError as error:
+                newest = self._find_checkpoint()
+                kept = (
+                    f"the checkpoint of step {checkpoint.step_of(newest)} is whole" if newest else "none is there yet"
+                )
+                why = os.strerror(error.errno) if error.errno else str(error)
+                raise TrainingError(
+                    f"cannot save step {self.step} in {config.run_dir}: {why}; {kept}. Make room (or keep_last=1) and "
+                    "run the same command again"
+                ) from error
+
+        started_s = time.perf_counter()
+        self.together.do(write, TrainingError)
+        self._started_s += time.perf_counter() - started_s  # not part of the training speed
+        self._newest = checkpoint.folder_of(config.run_dir, self.step)
+
+    def _write_model(self, network: Mapping[str, Tensor]) -> None:
+        folder = self.config.run_dir / run_folder.MODEL
+        about = {"kind": self._trained.kind, **self._trained.about, "models": self._trained.models}
+        run_folder.write_whole(folder / CONFIG_NAME, (json.dumps(about, indent=2) + "\n").encode())
+        name = weights_name(self._trained.kind)
+        temporary = folder / f".tmp-{name}"
+        checkpoint.write_tensors(temporary, self._trained.publish(network), {"global_step": str(self.step)})
+        os.replace(temporary, folder / name)
+
+    def close(self) -> None:
+        """Leave the other ranks in order: after a normal end only."""
+        self.metrics.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+_SAMPLES = "samples"
+
+
+def _load_network(network: nn.Module, saved: Mapping[str, Tensor], place: str) -> None:
+    own = network.state_dict()
+    different = [name for name in own if name not in saved or saved[name].shape != own[name].shape]
+    different += [name for name in saved if name not in own]
+    if different:
+        raise ValueError(
+            f"checkpoint {place} is of another network ({len(different)} tensors differ, such as {different[0]}): set "
+            "the layout as it was, or take another run_dir"
+        )
+    network.load_state_dict(dict(saved), strict=True)

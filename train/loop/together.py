@@ -1,0 +1,73 @@
+"""Ranks stay in step: what happens to one of them is known to all before the next collective operation.
+
+A rank that raised alone would leave the others waiting for it. So errors of the data, requests to stop and losses that
+are not finite are exchanged, and all ranks act on them at the same place.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why and what to do. Raised on all ranks alike."""
+
+
+class Together:
+    """One per process. Collective: all ranks call the same methods in the same order."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.signal: int | None = None
+        """A signal that asked this process to save and exit."""
+
+    def listen(self) -> None:
+        """Take SIGTERM (Slurm, spot machines) and Ctrl-C as a request to save and exit; a second one ends at once."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def stop_requested(self) -> int | None:
+        """The signal that any rank got, the same answer on all ranks."""
+        found = int(self._maximum(torch.tensor([self.signal or 0])).item())
+        return found or None
+
+    def do(self, work: Callable[[], T], *expected: type[Exception]) -> T:
+        """What `work` returns on this rank. If it raises one of `expected` on any rank, all raise TrainingError."""
+        problem, result = "", None
+        try:
+            result = work()
+        except expected as error:
+            problem = str(error)
+        self.agree(problem)
+        return result  # type: ignore[return-value]
+
+    def agree(self, problem: str) -> None:
+        """Raise TrainingError on all ranks when any of them has a problem; empty: none."""
+        if not self._maximum(torch.tensor([int(bool(problem))])).item():
+            return
+        problems = [words for words in gather_object([problem]) if words]
+        raise TrainingError("; ".join(dict.fromkeys(problems)))
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all ranks."""
+        return self.accelerator.reduce(values, "sum")  # type: ignore[return-value]
+
+    def _maximum(self, values: Tensor) -> Tensor:
+        values = values.to(self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return values
