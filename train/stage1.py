@@ -55,7 +55,7 @@ def train(config: Stage1Config, together: Together) -> None:
             validate(run, data, weights, look)
         if run.is_due(config.save_every):
             run.save()
-    run.close()
+    run.metrics.close()
 
 
 if __name__ == "__main__":

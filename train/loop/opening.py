@@ -22,13 +22,12 @@ def open_diffusion(
     accelerator = together.accelerator
     run_folder.check_config(config.run_dir, config)
     audio_encoder = open_audio_encoder(config.audio_encoder)
-    vae = open_vae(config.vae, "cpu")
+    vae = open_vae(config.vae, str(accelerator.device))
     caching = {audio_encoder.kind: audio_encoder.sha256, "vae_target": vae.sha256, "vae_masked": vae.sha256}
     data = Data(config, together, caching, task="diffusion", decode_target=decode_target)
     network, layout, lines = build_denoiser(config, audio_encoder.width)
     models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256}
     run_folder.check_facts(config.run_dir, models)
-    vae.to(accelerator.device)
     inputs = InputMaker(config, data.resolution, vae, audio_encoder, accelerator.device, accelerator.autocast)
     about = {
         "layout": layout,

@@ -55,6 +55,10 @@ def _run(config: D, train: Callable[[D, Together], None]) -> None:
     try:
         together.listen()
         train(config, together)
+        together.leave()
+    except TrainingError:  # all ranks are here
+        together.leave()
+        raise
     finally:
         lock.__exit__(None, None, None)
 

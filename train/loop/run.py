@@ -256,12 +256,6 @@ class Run:
         checkpoint.write_tensors(temporary, self._trained.publish(network), {"global_step": str(self.step)})
         os.replace(temporary, folder / name)
 
-    def close(self) -> None:
-        """Leave the other ranks in order: after a normal end only."""
-        self.metrics.close()
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-
 
 _SAMPLES = "samples"
 

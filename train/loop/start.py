@@ -23,6 +23,11 @@ def start(config: TrainerConfig) -> Accelerator:
     """Join this process to the run's others. Raises ValueError when they would not run as asked for."""
     _refuse_lost_processes()
     wanted = next((kind for name, kind in _STRATEGIES.items() if _is_on(name)), None)
+    if wanted is not None and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise ValueError(
+            f"{wanted.value} was asked for, but this is the only process: it shares a network out among several. Set "
+            "num_processes, or launch without that file"
+        )
     on_cpu = _on_cpu(config)
     if on_cpu:
         if config.mixed_precision == "fp16":

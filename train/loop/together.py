@@ -40,6 +40,11 @@ class Together:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
 
+    def leave(self) -> None:
+        """End together: a rank that left early would make the others fail."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     def stop_requested(self) -> int | None:
         """The signal that any rank got, the same answer on all ranks."""
         found = int(self._maximum(torch.tensor([self.signal or 0])).item())
