@@ -1,8 +1,9 @@
-"""The commands `lipforge models ...`: list, fetch and check model files."""
+"""The commands `lipforge models ...`: list, fetch, check and convert model files."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Model files: which exist, where th
 
 _BUNDLES = (
     "`builtin`: for `lipforge prepare`; ships with Lipforge. `latentsync`: the published models of "
-    "`lipforge prepare --models latentsync`. `stable-syncnet`: for training (1.6 GB). "
-    "`whisper`: identifies the spoken language (0.7 GB)."
+    "`lipforge prepare --models latentsync`. `whisper`: identifies the spoken language, and what the U-Net hears "
+    "(0.7 GB). For training: `sd-vae-ft-mse` (0.3 GB) or `taesd` (5 MB), `stable-syncnet` (1.6 GB), `videomae` (2 GB), "
+    "`lpips` (0.6 GB); and to begin with: `latentsync-unet-1.5`, `latentsync-unet-1.6` (5.1 GB each), "
+    "`stable-diffusion-1.5` (3.4 GB)."
 )
 Bundle = Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=f"{_BUNDLES} Default: all.")]
 
@@ -108,6 +111,26 @@ def verify_files(bundle: Bundle = None) -> None:
                 words = f"{sum(found.state is FileState.OK for found in statuses)} of {len(statuses)} files are right"
             _console.print(f"{name}: {words}")
         raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint: .pt of LatentSync, or .safetensors.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Its name says the format: .pt or .safetensors.")],
+) -> None:
+    """Convert a checkpoint between LatentSync's .pt and safetensors. Every tensor keeps its name, type and bytes.
+
+    A file that is there already is never overwritten. Code in a .pt is never run.
+
+    Example:
+
+        lipforge models convert runs/zh20/model/unet.safetensors latentsync_unet.pt
+    """
+    from lipforge.model.weights.convert import convert as convert_file
+
+    with _plain_errors():
+        for line in convert_file(source, target):
+            _console.print(line)
 
 
 @app.command()

@@ -10,13 +10,20 @@ float16 does not survive. All functions but `sample` are differentiable.
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 NUM_TIMESTEPS = 1000
-SOLVERS = ("ddim", "dpm++", "euler", "lcm")
+_CLASSES = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "lcm": "LCMScheduler",
+}
+SOLVERS = tuple(_CLASSES)
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 _SCHEDULE = {
@@ -123,16 +130,10 @@ def _scheduler(solver: str, num_steps: int, device: torch.device) -> Any:  # the
     most = _LCM_TRAINING_STEPS if solver == "lcm" else NUM_TIMESTEPS
     if not 1 <= num_steps <= most:
         raise ValueError(f"num_steps is {num_steps}; the solver {solver} takes 1 to {most}")
-    import diffusers
-
-    scheduler: Any
-    if solver == "dpm++":
-        scheduler = diffusers.DPMSolverMultistepScheduler(**_SCHEDULE)
-    elif solver == "euler":
-        scheduler = diffusers.EulerDiscreteScheduler(**_SCHEDULE)
-    else:
-        kind = {"ddim": diffusers.DDIMScheduler, "lcm": diffusers.LCMScheduler}[solver]
-        scheduler = kind(**_SCHEDULE, clip_sample=False, set_alpha_to_one=False)
+    diffusers: Any = import_module("diffusers")  # it exports the classes in a way that type checkers do not see
+    kind = getattr(diffusers, _CLASSES[solver])
+    published = {"clip_sample": False, "set_alpha_to_one": False} if solver in ("ddim", "lcm") else {}
+    scheduler = kind(**_SCHEDULE, **published)
     scheduler.set_timesteps(num_steps, device=device)
     return scheduler
 
