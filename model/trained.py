@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipforge.model.weights.load import MissingModelError, ModelFileError
-from lipforge.model.weights.state_dicts import load_strict, read_state_dict
+from lipforge.model.weights.load import MissingModelError, ModelFileError, checked_path
+from lipforge.model.weights.state_dicts import load_strict, read_checkpoint_file
+from lipforge.model.weights.table import list_models
 
 CONFIG_NAME = "config.json"
 KINDS = ("unet", "syncnet")
@@ -35,7 +36,8 @@ def load_trained(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         from lipforge.model.sync.stable_syncnet import StableSyncNet
 
         network = StableSyncNet(about["layout"])
-    load_strict(network, *_read(Path(folder) / weights_name(kind)))
+    path = Path(folder) / weights_name(kind)
+    load_strict(network, read_checkpoint_file(path).tensors, str(path))
     return network, about
 
 
@@ -54,22 +56,18 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(place: str, kind: str) -> tuple[dict[str, Tensor], str]:
-    """(tensors by name, name for messages) from a file of weights, or from a run's model folder.
+    """(tensors by name, name for messages) from a file of weights, a run's model folder, or a file of the table.
 
-    Raises ModelFileError when there is none, or it is damaged, unsafe, or of another kind of model.
+    place: a path, or the name of a fetched file, with or without its suffix. Tensors stay in the file until they are
+    used. Raises ModelFileError when there is none, or it is damaged, unsafe, or of another kind of model.
     """
+    published = {name: file for file in list_models() for name in (file.name, Path(file.name).stem)}
+    if place in published:
+        return read_checkpoint_file(checked_path(published[place])).tensors, place
     path = Path(place)
-    if not path.is_dir():
-        return _read(path)
-    about = read_about(path)
-    if about["kind"] != kind:
-        raise ModelFileError(f"{path}: the model there is a {about['kind']}, expected a {kind}")
-    return _read(path / weights_name(kind))
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MissingModelError(f"no file of weights at {path} ({error.strerror})") from error
-    return read_state_dict(content, str(path)), str(path)
+    if path.is_dir():
+        about = read_about(path)
+        if about["kind"] != kind:
+            raise ModelFileError(f"{path}: the model there is a {about['kind']}, expected a {kind}")
+        path = path / weights_name(kind)
+    return read_checkpoint_file(path).tensors, str(path)

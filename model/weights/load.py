@@ -95,12 +95,23 @@ def read(file: ModelFile) -> bytes:
         content = path_of(file).read_bytes()
     except FileNotFoundError as error:
         raise MissingModelError(_missing_message([file])) from error
-    if file.origin is None:
-        remedy = how_to_get(file)
-    else:
-        remedy = f"`lipforge models fetch {file.bundle}` downloads the right one and keeps this one under another name."
-    check_hash(file, hashlib.sha256(content).hexdigest(), str(path_of(file)), remedy)
+    check_hash(file, hashlib.sha256(content).hexdigest(), str(path_of(file)), _remedy(file))
     return content
+
+
+def _remedy(file: ModelFile) -> str:
+    if file.origin is None:
+        return how_to_get(file)
+    return f"`lipforge models fetch {file.bundle}` downloads the right one and keeps this one under another name."
+
+
+def checked_path(file: ModelFile) -> Path:
+    """Where a file lies, after its hash was checked: for files that are too large to read whole. Raises as `load`."""
+    path = path_of(file)
+    if not path.is_file():
+        raise MissingModelError(_missing_message([file]))
+    check_hash(file, sha256_of(path), str(path), _remedy(file))
+    return path
 
 
 def check_hash(file: ModelFile, sha256: str, place: str, remedy: str) -> None:
