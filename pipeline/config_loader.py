@@ -1,5 +1,6 @@
 """Load the settings of any program, typed and frozen, from a YAML file and `--set section.field=value`."""
 
+import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -65,14 +66,20 @@ def validated(kind: type[C], tree: dict[str, Any]) -> C:
 def _words(kind: type[Config], problem: Any) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        sections = [
-            section
-            for section, field in kind.model_fields.items()
-            if isinstance(field.default, Config) and name in type(field.default).model_fields
-        ]
-        hint = f"did you mean {sections[0]}.{name}?" if sections else "`lipforge config` lists all settings"
-        return f"{name}: no such setting; {hint}"
+        return f"{name}: no such setting{_nearest(kind, name)}"
     return f"{name}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _nearest(kind: type[Config], name: str) -> str:
+    """The known setting that is most like `name`, as words; a setting of that name in a section comes first."""
+    known = {}
+    for setting, field in kind.model_fields.items():
+        known[setting] = setting
+        if isinstance(field.default, Config):
+            known |= {f"{setting}.{inner}": inner for inner in type(field.default).model_fields}
+    same = [setting for setting, leaf in known.items() if leaf == name]
+    found = same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(kind.model_fields)}"
 
 
 def describe(kind: type[Config]) -> str:
