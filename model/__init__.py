@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from lipforge.model.audio.speech import SpeechDetector
     from lipforge.model.audio.whisper import WhisperFeatures
     from lipforge.model.denoiser import diffusion, losses
+    from lipforge.model.denoiser.lpips import Lpips
+    from lipforge.model.denoiser.unet import UNet3D
     from lipforge.model.denoiser.vae import FrozenVae
+    from lipforge.model.denoiser.videomae import VideoMae
     from lipforge.model.faces.insight import InsightFaces
     from lipforge.model.faces.mediapipe import MediaPipeFaces
     from lipforge.model.quality.builtin import ImageQuality
@@ -37,11 +40,14 @@ __all__ = [
     "InsightFaces",
     "LanguageIdentifier",
     "LipSyncScorer",
+    "Lpips",
     "MediaPipeFaces",
     "SpeechDetector",
     "StableSyncNet",
     "SyncNetScorer",
     "SyncNetV2",
+    "UNet3D",
+    "VideoMae",
     "WhisperFeatures",
     "diffusion",
     "losses",
@@ -54,12 +60,15 @@ _HOMES = {
     "InsightFaces": "faces.insight",
     "LanguageIdentifier": "audio.language",
     "LipSyncScorer": "sync.builtin",
+    "Lpips": "denoiser.lpips",
     "MediaPipeFaces": "faces.mediapipe",
     "ImageQuality": "quality.builtin",
     "SpeechDetector": "audio.speech",
     "StableSyncNet": "sync.stable_syncnet",
     "SyncNetScorer": "sync.syncnet_v2",
     "SyncNetV2": "sync.syncnet_v2",
+    "UNet3D": "denoiser.unet",
+    "VideoMae": "denoiser.videomae",
     "WhisperFeatures": "audio.whisper",
 }
 _MODULES = {"diffusion": "denoiser.diffusion", "losses": "denoiser.losses"}

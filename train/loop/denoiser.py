@@ -69,7 +69,7 @@ def build_denoiser(config: DiffusionConfig, audio_width: int) -> tuple[UNet3D, d
         f"{sum(trained) / 1e6:,.3f} M are trained"
     )
     if config.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
+        network.set_gradient_checkpointing(True)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.compile:
