@@ -23,7 +23,7 @@ from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
-from lipforge.model.denoiser.vae import FrozenVae
+from lipforge.model.denoiser.vae import FrozenVae, open_vae
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.train.features import extract
 from lipforge.train.features.command import app, compute_features
@@ -515,6 +515,21 @@ def test_the_command_says_what_it_costs(selection: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert "4 clips, 0 to do" in result.output
+
+
+def test_an_autoencoder_without_a_file_makes_features(selection: str, files: ModelFiles, tmp_path: Path) -> None:
+    folder = str(tmp_path / "f")
+    result = CliRunner().invoke(app, [selection, "--out", folder, "--vae", "blocks", "--executor", "local"])
+    assert result.exit_code == 0, result.output
+    blocks = open_vae("blocks")
+    assert f"  vae_target: {blocks.sha256}\n" in result.output
+    names = {"vae_target": blocks.sha256, "vae_masked": blocks.sha256}
+    got = FeatureStore(folder, names).read(key_of(0), ["vae_target", "vae_masked"])
+    assert got["vae_target"].shape == (NUM_FRAMES, 8, *got["vae_target"].shape[2:])
+    assert not np.array_equal(got["vae_target"], got["vae_masked"])
+    assert (got["vae_target"][:, 4:] == -30).all()
+    with pytest.raises(FeatureError):  # features of one autoencoder are not those of another
+        FeatureStore(folder, {**names, "vae_target": files.by_kind()["vae_target"]})
 
 
 @pytest.mark.parametrize(
