@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipforge.model.denoiser.layouts import LAYOUTS
+from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.model.denoiser.unet import UNet3D, trainable_names
 from lipforge.model.trained import read_weights
 from lipforge.model.weights.begin import begin
@@ -26,13 +26,14 @@ def layout_for(config: DiffusionConfig, audio_width: int) -> dict[str, Any]:
     layout = dict(LAYOUTS[config.unet])
     if config.unet.startswith(_WIDTH_FOLLOWS_AUDIO):
         layout["cross_attention_dim"] = audio_width
-    if layout["cross_attention_dim"] != audio_width:
+    settings = read_config(layout)
+    if settings.cross_attention_dim != audio_width:
         raise ValueError(
-            f"unet={config.unet} hears audio of width {layout['cross_attention_dim']}, audio_encoder="
+            f"unet={config.unet} hears audio of width {settings.cross_attention_dim}, audio_encoder="
             f"{config.audio_encoder} gives {audio_width}: whisper tiny has 384"
         )
-    longest = layout["motion_module_kwargs"]["temporal_position_encoding_max_len"]
-    if layout["use_motion_module"] and config.num_frames > longest:
+    longest = settings.motion_module_kwargs.temporal_position_encoding_max_len
+    if settings.use_motion_module and config.num_frames > longest:
         raise ValueError(
             f"num_frames={config.num_frames}: the motion modules of unet={config.unet} know {longest} positions; "
             f"set num_frames to {longest} or less"
