@@ -100,8 +100,19 @@ def test_it_says_what_it_wrote_and_what_it_left_out(tmp_path: Path) -> None:
 def test_a_known_layout_is_named() -> None:
     with torch.device("meta"):
         network = StableSyncNet(LAYOUTS["syncnet_16_latent"])
-    assert known_layout(network.state_dict()) == "syncnet_16_latent (SyncNet)"
+    assert known_layout(network.state_dict()) == "syncnet_16_latent (StableSyncNet)"
     assert known_layout({"a": torch.ones(1)}) is None
+
+
+def test_the_layout_of_a_u_net_is_named() -> None:
+    networks: Any = pytest.importorskip("lipforge.model.denoiser.unet", reason="the U-Net is not there")
+    layouts: Any = pytest.importorskip("lipforge.model.denoiser.layouts")
+    with torch.device("meta"):
+        network = networks.UNet3D(layouts.LAYOUTS["stage1"])
+    tensors = network.state_dict()
+    assert known_layout(tensors) == "stage1 (UNet3D)"
+    del tensors["conv_in.bias"]
+    assert known_layout(tensors) is None
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

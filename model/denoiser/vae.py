@@ -91,7 +91,10 @@ def open_vae(place: str | Path, device: str = "cpu") -> "FrozenVae":
 
 
 class FrozenVae:
-    """Pixels to latents and back, in float32. pixels: [..., 3, R, R] RGB in -1..1, R a multiple of 8; r = R / 8."""
+    """Pixels to latents and back, in float32 unless autocast is on.
+
+    pixels: [..., 3, R, R] RGB in -1..1, R a multiple of 8; r = R / 8.
+    """
 
     def __init__(self, weights: bytes, config: bytes, name: str, device: str = "cpu") -> None:
         """weights, config: as from `read_vae_files`; name: for messages.

@@ -6,7 +6,9 @@ tensors, and `global_step` in the metadata.
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -106,17 +108,29 @@ def _describe(checkpoint: Checkpoint) -> list[str]:
 
 
 def known_layout(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the layout that has exactly these names and shapes, with the kind of its network; None if there is none.
+    """Name of the layout that has exactly these names and shapes, with its network; None if there is none.
 
-    Builds networks without memory for their weights, which takes a second or two.
+    Builds networks without memory for their weights, which takes seconds.
     """
-    from lipforge.model.sync.stable_syncnet import LAYOUTS as SYNCNETS
-    from lipforge.model.sync.stable_syncnet import StableSyncNet
-
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    for name, layout in SYNCNETS.items():
-        with torch.device("meta"):
-            network = StableSyncNet(layout)
-        if {key: tensor.shape for key, tensor in network.state_dict().items()} == shapes:
-            return f"{name} (SyncNet)"
+    for typical_key, network, layouts in _NETWORKS:
+        if typical_key not in shapes:
+            continue
+        for name, layout in _look_up(layouts).items():
+            with torch.device("meta"):
+                built = _look_up(network)(layout)
+            if {key: tensor.shape for key, tensor in built.state_dict().items()} == shapes:
+                return f"{name} ({type(built).__name__})"
     return None
+
+
+_NETWORKS = (
+    ("time_embedding.linear_1.weight", "denoiser.unet.UNet3D", "denoiser.layouts.LAYOUTS"),
+    ("visual_encoder.conv_in.weight", "sync.stable_syncnet.StableSyncNet", "sync.stable_syncnet.LAYOUTS"),
+)
+"""(a tensor that each layout has, class, its layouts). Loaded when needed: they bring diffusers."""
+
+
+def _look_up(place: str) -> Any:
+    module, _, name = place.rpartition(".")
+    return getattr(import_module(f"lipforge.model.{module}"), name)
