@@ -62,7 +62,7 @@ def test_killed_run_goes_on_to_the_same_bits(
     straight = settings(selection, tmp_path / "straight", *more)
     assert run_ranks("stage1", straight, tmp_path, ranks).exit_codes == [0] * ranks
     killed = settings(selection, tmp_path / "killed", *more)
-    ended = run_ranks("stage1", killed, tmp_path, ranks, before=KilledAfter(5))
+    ended = run_ranks("stage1", killed, tmp_path, ranks, before=KilledAfter(3))
     assert ended.exit_codes[0] == -signal.SIGKILL
     assert None not in ended.exit_codes
     again = run_ranks("stage1", killed, tmp_path, ranks)
@@ -72,9 +72,10 @@ def test_killed_run_goes_on_to_the_same_bits(
 
 
 def test_two_ranks_accumulation_and_one_large_batch_train_alike(selection: str, tmp_path: Path):
+    smooth = "optimizer.eps=0.001"  # AdamW takes the sign of gradients that are 0 but for rounding
     runs = {"batch": (1, "batch_size=2"), "ranks": (2,), "accumulated": (1, "gradient_accumulation_steps=2")}
     for name, (ranks, *more) in runs.items():
-        ended = run_ranks("stage1", settings(selection, tmp_path / name, *more), tmp_path, ranks)
+        ended = run_ranks("stage1", settings(selection, tmp_path / name, smooth, *more), tmp_path, ranks)
         assert ended.exit_codes == [0] * ranks, ended.words
     whole = model_tensors(tmp_path / "batch")
     for name in ("ranks", "accumulated"):
@@ -169,7 +170,7 @@ def test_fault_on_one_rank_stops_all_in_words(selection: str, tmp_path: Path, fa
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-00000002"]
     again = run_ranks("stage1", settings(selection, run_dir), tmp_path, 2)
     assert again.exit_codes == [0, 0], again.words
-    assert list(losses(run_dir)) == [1, 2, 3, 4, 5, 6]
+    assert list(losses(run_dir)) == [1, 2, 3, 4]
 
 
 def test_second_process_in_a_folder_is_refused(selection: str, tmp_path: Path):

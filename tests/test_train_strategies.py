@@ -13,6 +13,8 @@ from tests.train_runs import coded_selection, largest_difference, losses, model_
 
 pytest.importorskip("accelerate", reason="the package accelerate is not installed")
 
+SMOOTH = "optimizer.eps=0.001"
+"""AdamW takes the sign of gradients that are 0 but for rounding."""
 INFRA = Path(__file__).parents[1] / "infra" / "accelerate"
 
 
@@ -25,7 +27,7 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> str:
 def alone(selection: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process, two steps longer, with the batch of two ranks."""
     folder = tmp_path_factory.mktemp("alone")
-    ended = run_ranks("stage1", settings(selection, folder / "run", "batch_size=2", "num_steps=8"), folder)
+    ended = run_ranks("stage1", settings(selection, folder / "run", SMOOTH, "batch_size=2", "num_steps=6"), folder)
     assert ended.exit_codes == [0], ended.words
     return folder / "run"
 
@@ -58,23 +60,23 @@ def test_two_ranks_train_as_one_does_resume_exactly_and_go_on_alone(
         pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
     environment = environment_of(name)
     straight = tmp_path / "straight"
-    ended = run_ranks("stage1", settings(selection, straight), tmp_path, 2, environment)
+    ended = run_ranks("stage1", settings(selection, straight, SMOOTH), tmp_path, 2, environment)
     assert ended.exit_codes == [0, 0], ended.words
-    same_step = load_file(alone / "checkpoints" / "step-00000006" / "network.safetensors")
+    same_step = load_file(alone / "checkpoints" / "step-00000004" / "network.safetensors")
     assert largest_difference(model_tensors(straight), same_step) < 1e-5
     for step, values in losses(straight).items():
         assert values == pytest.approx(losses(alone)[step], abs=1e-5)
 
     resumed = tmp_path / "resumed"
-    for num_steps in (4, 6):
-        command = settings(selection, resumed, f"num_steps={num_steps}")
+    for num_steps in (2, 4):
+        command = settings(selection, resumed, SMOOTH, f"num_steps={num_steps}")
         ended = run_ranks("stage1", command, tmp_path, 2, environment)
         assert ended.exit_codes == [0, 0], ended.words
     assert model_hash(resumed) == model_hash(straight)
 
-    ended = run_ranks("stage1", settings(selection, straight, "num_steps=8", "batch_size=2"), tmp_path)
+    ended = run_ranks("stage1", settings(selection, straight, SMOOTH, "num_steps=6", "batch_size=2"), tmp_path)
     assert ended.exit_codes == [0], ended.words
-    assert losses(straight)[8] == pytest.approx(losses(alone)[8], abs=1e-5)
+    assert losses(straight)[6] == pytest.approx(losses(alone)[6], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fsdp2", "zero2"])

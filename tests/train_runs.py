@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.stream_clips import coded_dataset, select
 
 CLIP_FRAMES = 40
-SPEED = ["num_frames=5", "num_steps=6", "save_every=2", "validate_every=3", "num_validation_samples=2"]
+SPEED = ["num_frames=5", "num_steps=4", "save_every=2", "validate_every=2", "num_validation_samples=2"]
 """Settings that make a run of a tiny preset a matter of a second."""
 
 

@@ -52,16 +52,16 @@ def _write(checkpoint: Checkpoint, temporary: Path, target: Path) -> None:
     try:
         if target.suffix == ".safetensors":
             metadata = {"format": "pt"} | ({} if step is None else {"global_step": str(step)})
-            save_file(_apart(checkpoint.tensors), temporary, metadata)
+            save_file(apart(checkpoint.tensors), temporary, metadata)
         else:
-            content = {"state_dict": _apart(checkpoint.tensors)} | ({} if step is None else {"global_step": step})
+            content = {"state_dict": apart(checkpoint.tensors)} | ({} if step is None else {"global_step": step})
             with open(temporary, "wb") as stream:
                 torch.save(content, stream)
     except (KeyError, RuntimeError, SafetensorError) as error:  # what the libraries make of a full disk, or of a dtype
         raise ModelFileError(f"{target}: cannot be written: {error}") from error
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor contiguous, with memory of its own: tied weights and views of larger tensors are copied."""
     apart, seen = {}, set()
     for key, tensor in tensors.items():

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lipforge.model.weights.convert import apart
 from lipforge.train.loop.run_folder import CHECKPOINTS
 
 _PREFIX = "step-"
@@ -94,7 +95,7 @@ def save(run_dir: Path, progress: Progress, tensors: Tensors) -> Path:
 def write_tensors(path: Path, values: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> int:
     """Write a file of safetensors and flush it to disk; returns its size in bytes. Raises OSError."""
     try:
-        save_file({name: value.contiguous() for name, value in values.items()}, path, metadata)
+        save_file(apart(values), path, metadata)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     return _flush(path)
