@@ -61,18 +61,8 @@ def test_the_trepa_loss_is_the_published_one() -> None:
     networks: Any = pytest.importorskip("lipforge.model.denoiser.videomae", reason="VideoMAE is not there")
     expected = golden_arrays("train/trepa.npz")
     golden = golden_fill()
-    layout = {
-        "img_size": 224,
-        "patch_size": 14,
-        "embed_dim": 64,
-        "depth": 2,
-        "num_heads": 4,
-        "mlp_ratio": 48 / 11,
-        "num_frames": 16,
-        "tubelet_size": 2,
-        "num_classes": 10,
-    }
-    encoder = golden.fill_(networks.VideoMae(layout), 22).eval()
+    small = {"embed_dim": 64, "depth": 2, "num_heads": 4, "num_classes": 10}
+    encoder = golden.fill_(networks.VideoMae({**networks.LAYOUTS["giant"], **small}), 22).eval()
     fake, real = (torch.tanh(golden.draw(22, name, (1, 3, 16, 64, 64))) for name in ("fake", "real"))
     with torch.no_grad():
         got = losses.trepa_loss(encoder, fake, real)
