@@ -6,10 +6,13 @@ model/unet.safetensors (or syncnet.safetensors)   every tensor, by its published
 model/config.json                                 kind, layout, and what goes with it: autoencoder, audio encoder
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lipforge.model.weights.load import MissingModelError, ModelFileError, checked_path
@@ -39,6 +42,15 @@ def load_trained(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     path = Path(folder) / weights_name(kind)
     load_strict(network, read_checkpoint_file(path).tensors, str(path))
     return network, about
+
+
+def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names and values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Open what a diffusion run needs: frozen networks, the U-Net, the streams, and the run's folder in order."""
 
 import logging
+from collections.abc import Mapping
 
 from lipforge.model.denoiser.vae import open_vae
 from lipforge.train.config import DiffusionConfig
@@ -16,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def open_diffusion(
-    config: DiffusionConfig, together: Together, decode_target: bool
+    config: DiffusionConfig, together: Together, decode_target: bool, judges: Mapping[str, str] | None = None
 ) -> tuple[Trained, Data, InputMaker]:
-    """decode_target: losses compare pixels. Raises ValueError, ModelFileError and what streams raise."""
+    """decode_target: losses compare pixels. judges: hash by name of the networks that do. Raises ValueError, ModelFileError and what streams raise."""
     accelerator = together.accelerator
     run_folder.check_config(config.run_dir, config)
     audio_encoder = open_audio_encoder(config.audio_encoder)
@@ -26,7 +27,7 @@ def open_diffusion(
     caching = {audio_encoder.kind: audio_encoder.sha256, "vae_target": vae.sha256, "vae_masked": vae.sha256}
     data = Data(config, together, caching, task="diffusion", decode_target=decode_target)
     network, layout, lines = build_denoiser(config, audio_encoder.width)
-    models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256}
+    models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256, **(judges or {})}
     run_folder.check_facts(config.run_dir, models)
     inputs = InputMaker(config, data.resolution, vae, audio_encoder, accelerator.device, accelerator.autocast)
     about = {
