@@ -1,4 +1,4 @@
-"""What a layout of StableSyncNet sees: how many frames, of which kind and size. Found by trying shapes, without memory."""
+"""What a layout of StableSyncNet sees: how many frames, of which kind and size. Found by trying, without memory."""
 
 import functools
 import json
