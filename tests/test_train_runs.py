@@ -157,6 +157,31 @@ def full_disk(rank: int) -> None:
     checkpoint.write_tensors = write_or_fail
 
 
+def out_of_memory_on_rank_1(rank: int) -> None:
+    """As CUDA says it, in the second step."""
+    import torch
+
+    from lipforge.train.loop.run import Run
+
+    loss = Run.loss
+
+    def allocate(self: Run, *rest: object) -> object:
+        if rank == 1 and self.step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(self, *rest)
+
+    Run.loss = allocate
+
+
+def test_out_of_memory_names_what_helps_and_leaves_no_rank_hanging(selection: str, tmp_path: Path):
+    ended = run_ranks("stage1", settings(selection, tmp_path / "run"), tmp_path, 2, before=out_of_memory_on_rank_1)
+    assert ended.exit_codes == [1, 1], ended.words
+    assert "rank 1: out of GPU memory" in ended.words
+    assert "gradient_checkpointing=true" in ended.words
+    assert "another rank ended" in ended.words
+    assert "Traceback" not in ended.words
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [(nan_on_rank_1, "step 3: the loss is not finite for "), (full_disk, "cannot save step 4")],

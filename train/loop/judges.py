@@ -60,7 +60,7 @@ def check_windows(config: Stage2Config) -> None:
     """Raises ValueError, before anything is loaded, when a judge cannot take windows of `num_frames`."""
     if config.losses.trepa:
         layout = videomae.LAYOUTS[_videomae_layout(config)]
-        frames, tubelet = layout["num_frames"], layout["tubelet_size"]
+        frames, tubelet = layout["all_frames"], layout["tubelet_size"]
         if config.num_frames % tubelet or config.num_frames > frames:
             raise ValueError(
                 f"num_frames={config.num_frames}: VideoMAE, which TREPA needs, takes a multiple of {tubelet} frames up "

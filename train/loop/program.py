@@ -85,7 +85,16 @@ def _guarded(work: Callable[[], None]) -> int:
     except OSError as error:
         _say(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}", anyone=True)
         return 1
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _PEER_IS_GONE):
+            raise
+        _say("another rank ended; its own message says why. The newest checkpoint is whole", anyone=True)
+        return 1
     return 0
+
+
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Socket Timeout", "Broken pipe")
+"""How gloo words it."""
 
 
 def _say(words: str, anyone: bool = False) -> None:
