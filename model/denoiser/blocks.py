@@ -1,7 +1,7 @@
 """Blocks of the denoising U-Net, with the keys of LatentSync's (ByteDance, Apache-2.0).
 
-Between layers, a window is a stack of pictures [B * T, C, h, w]: convolutions and spatial attention see one frame each. Two
-layers see all frames of a window: the norms of a resnet, and motion modules.
+Between layers, a window is a stack of pictures [B * T, C, h, w]: convolutions and spatial attention see one frame
+each. Two layers see all frames of a window: the norms of a resnet, and motion modules.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Layouts of the denoising U-Net, by name: those of LatentSync, and small ones.
 
-The keys are those of the `model` sections of LatentSync's `configs/unet/*.yaml` (ByteDance, Apache-2.0). Those that have one
-value in all its files are checked and otherwise have no effect.
+The keys are those of the `model` sections of LatentSync's `configs/unet/*.yaml` (ByteDance, Apache-2.0). Those that
+have one value in all its files are checked and otherwise have no effect.
 """
 
 from collections.abc import Mapping
@@ -90,8 +90,8 @@ def read_config(config: Mapping[str, Any]) -> UNetConfig:
         unfit = [number for number in sorted({found.norm_num_groups, *heads}) if width % number]
         if unfit:
             raise ValueError(
-                f"not a layout of a U-Net: a width of {width} cannot be split into {unfit[0]}; block_out_channels must be "
-                "multiples of norm_num_groups, attention_head_dim and num_attention_heads"
+                f"not a layout of a U-Net: a width of {width} cannot be split into {unfit[0]}; block_out_channels must "
+                "be multiples of norm_num_groups, attention_head_dim and num_attention_heads"
             )
     return found
 
@@ -108,6 +108,7 @@ _TINY: dict[str, Any] = {
     "layers_per_block": 1,
     "cross_attention_dim": 80,
     "attention_head_dim": 2,
+    "motion_module_resolutions": [2, 4, 8],
     "motion_module_kwargs": {"num_attention_heads": 2},
 }
 _FACES: dict[str, Any] = {

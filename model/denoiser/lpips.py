@@ -1,7 +1,7 @@
 """LPIPS 0.1: how different two pictures look to people (Zhang et al. 2018, arXiv 1801.03924; BSD-2-Clause licence).
 
-Features of VGG16 (Simonyan and Zisserman 2014, arXiv 1409.1556) from five depths, compared point by point with weights that
-were fitted to people's judgements.
+Features of VGG16 (Simonyan and Zisserman 2014, arXiv 1409.1556) from five depths, compared point by point with weights
+that were fitted to people's judgements.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ _SMALL = 1e-20
 class Lpips(nn.Module):
     """Distances of pictures; 0: the same.
 
-    Its keys are those of torchvision's VGG16 without the classifier (`features.0.weight`, ...) and those of the linear layers in
-    the package `lpips` (`lin0.model.1.weight`, ...).
+    Its keys are those of torchvision's VGG16 without the classifier (`features.0.weight`, ...) and those of the linear
+    layers in the package `lpips` (`lin0.model.1.weight`, ...).
     """
 
     mean: Tensor
@@ -67,8 +67,8 @@ class Judgement(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Dropout is there for its place in the keys: the weights were fitted with it, and nothing here trains them.
-        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False)).eval()
+        # The weights were fitted with dropout in the first place; nothing here trains them.
+        self.model = nn.Sequential(nn.Identity(), nn.Conv2d(width, 1, 1, bias=False))
 
     def forward(self, difference: Tensor) -> Tensor:
         return self.model(difference)

@@ -3,6 +3,8 @@
 The keys are those of LatentSync's (ByteDance, Apache-2.0).
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -72,8 +74,8 @@ class TemporalAttention(Attention):
         super().__init__(width, heads=num_heads, dim_head=width // num_heads)
         self.pos_encoder = Positions(width, max_frames)
 
-    def forward(self, points: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().forward(self.pos_encoder(points))
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(self.pos_encoder(hidden_states), *args, **kwargs)
 
 
 class Positions(nn.Module):

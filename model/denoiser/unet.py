@@ -1,7 +1,8 @@
 """The denoising U-Net of LatentSync (Li et al. 2024, arXiv 2412.09262; ByteDance, Apache-2.0).
 
-Stable Diffusion's U-Net (Rombach et al. 2022) over windows of frames: it sees the noisy latents, which part of the picture is
-kept, the masked frame and a reference frame, and hears Whisper's features by cross-attention. Stage 2 adds motion modules.
+Stable Diffusion's U-Net (Rombach et al. 2022) over windows of frames: it sees the noisy latents, which part of the
+picture is kept, the masked frame and a reference frame, and hears Whisper's features by cross-attention. Stage 2 adds
+motion modules.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,24 +11,33 @@ from typing import Any
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
+from torch import _dynamo as dynamo
 from torch.nn import functional
 
 from lipforge.model.denoiser.blocks import (
     Block,
     DownBlock,
     MidBlock,
+    Resnet,
+    SpatialAttention,
     UpBlock,
     norm_of_windows,
     time_embedding_width,
 )
 from lipforge.model.denoiser.layouts import read_config
+from lipforge.model.denoiser.motion import MotionModule
+
+_MAX_COMPILED_SHAPES = 128
 
 
 class UNet3D(nn.Module):
     """Predicts the noise in latents of a window of frames."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: one of `LAYOUTS`, or the `model` section of a LatentSync config. Raises ValueError if it does not fit."""
+        """config: one of `LAYOUTS`, or the `model` section of a LatentSync config.
+
+        Raises ValueError that names each setting that does not fit.
+        """
         super().__init__()
         settings = read_config(config)
         self.config: dict[str, Any] = settings.model_dump(mode="json")
@@ -40,6 +50,7 @@ class UNet3D(nn.Module):
         self.down_blocks = nn.ModuleList([DownBlock(settings, level) for level in levels])
         self.up_blocks = nn.ModuleList([UpBlock(settings, level) for level in reversed(levels)])
         self.mid_block = MidBlock(settings)
+        self._num_skips = settings.layers_per_block + 1  # outputs of the encoder that each block of the decoder takes
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], settings.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], settings.out_channels, 3, padding=1)
         motion = settings.motion_module_kwargs
@@ -49,8 +60,9 @@ class UNet3D(nn.Module):
     def forward(self, sample: Tensor, timesteps: Tensor | int, audio: Tensor) -> Tensor:
         """Predicted noise [B, 4, T, h, w].
 
-        sample: float [B, 13, T, h, w]: noisy latents (4 channels), mask (1; 1 where the picture is kept), masked frame (4),
-        reference frame (4); timesteps: 0..999, one for all or [B]; audio: float [B, T, K, D], features around each frame.
+        sample: float [B, 13, T, h, w]: noisy latents (4 channels), mask (1; 1 where the picture is kept), masked frame
+        (4), reference frame (4); timesteps: 0..999, one for all or [B]; audio: float [B, T, K, D], features around each
+        frame.
         Raises ValueError for a window that is too long or audio that does not fit it.
         """
         batch, _, num_frames, height, width = sample.shape
@@ -66,8 +78,7 @@ class UNet3D(nn.Module):
             skips += more
         frames = self.mid_block(frames, time, audio)
         for block in self.up_blocks:
-            num = len(block.resnets)
-            own, skips = skips[: -num - 1 : -1], skips[:-num]
+            own, skips = skips[: -self._num_skips - 1 : -1], skips[: -self._num_skips]
             size = list(skips[-1].shape[2:]) if skips else [height, width]
             frames = block(frames, own, time, audio, size)
 
@@ -85,11 +96,11 @@ class UNet3D(nn.Module):
 
         settings: for torch.compile, such as `mode`.
         """
+        # Layers of one shape share what was compiled; torch gives up at 8 shapes of one function, and a U-Net has more.
+        dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MAX_COMPILED_SHAPES)
         for module in self.modules():
-            if isinstance(module, Block):
-                for layer in (layer for layers in module.layers() for layer in layers):
-                    if layer is not None:
-                        layer.compile(fullgraph=True, **settings)
+            if isinstance(module, (Resnet, SpatialAttention, MotionModule)):
+                module.compile(fullgraph=True, dynamic=False, **settings)
 
     def _check(self, sample: Tensor, audio: Tensor) -> None:
         num_frames = sample.shape[2]

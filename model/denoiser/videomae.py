@@ -70,8 +70,8 @@ class VideoMae(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Features [B, D] of a video.
 
-        video: float [B, 3, T, S, S] RGB in 0..1, not normalised (so LatentSync feeds it); S = `side_px`; T: a multiple of
-        `tubelet_size`, up to `max_frames`, which it was trained with. Raises ValueError for other shapes.
+        video: float [B, 3, T, S, S] RGB in 0..1, not normalised (so LatentSync feeds it); S = `side_px`; T: a multiple
+        of `tubelet_size`, up to `max_frames`, which it was trained with. Raises ValueError for other shapes.
         """
         num_frames = video.shape[2]
         if video.shape[1] != 3 or video.shape[3:] != (self.side_px, self.side_px):
