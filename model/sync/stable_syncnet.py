@@ -8,10 +8,12 @@ layers come from diffusers, whose keys the published file has.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recomputed
 
 _NORM_GROUPS = 32
 _NORM_EPS = 1e-6
@@ -134,11 +136,16 @@ class Encoder(nn.Module):
                 self.down_blocks.append(AttentionBlock(out_width, dropout))
             width = out_width
         self.norm_out = nn.GroupNorm(_NORM_GROUPS, width, _NORM_EPS)
+        self.gradient_checkpointing = False
+        """Compute activations of the blocks twice instead of keeping them."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.conv_in(inputs)
         for block in self.down_blocks:
-            hidden = block(hidden)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = recomputed(block, hidden, use_reentrant=False)
+            else:
+                hidden = block(hidden)
         return functional.relu(self.norm_out(hidden))
 
 
