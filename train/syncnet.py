@@ -53,7 +53,7 @@ def train(config: SyncNetConfig, together: Together) -> None:
         return Validated(losses, pairs.valid)
 
     def conclude() -> dict[str, float]:
-        found = gather_object(heard)
+        found = gather_object(list(heard))
         heard.clear()
         if not found:
             return {}

@@ -37,7 +37,7 @@ class SyncNetInput:
             shrinks = flat.shape[-1] > self.side
             flat = functional.interpolate(flat, (self.side, self.side), mode="bicubic", antialias=shrinks)
         if self.sees == "pixels":
-            flat = flat[..., self.side // 2 :, :]
+            flat = flat[..., self.side // 2 :, :].clamp(-1, 1)  # bicubic goes beyond at edges
         return flat.unflatten(0, whole.shape[:2]).flatten(1, 2)
 
 
