@@ -8,10 +8,12 @@ layers come from diffusers, whose keys the published file has.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recomputed
 
 _NORM_GROUPS = 32
 _NORM_EPS = 1e-6
@@ -34,6 +36,15 @@ _AUDIO_WIDTHS = [32, 64, 128, 256, 512, 1024, 2048]
 _AUDIO_FACTORS: list[int | list[int]] = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
 _PIXEL_WIDTHS = [64, 128, 256, 256, 512, 1024, 2048, 2048]
 _PIXEL_FACTORS: list[int | list[int]] = [[1, 2], 2, 2, 2, 2, 2, 2, 2]
+_LATENT_WIDTHS = [64, 128, 256, 256, 512, 1024]
+_LATENT_FACTORS: list[int | list[int]] = [2, 2, 2, 1, 2, 2]
+
+_TINY_WIDTHS = [32, 64, 128, 256]
+"""The norms have 32 groups, and those of the last one should have several channels: 256 at least."""
+_TINY_PIXEL_FACTORS: list[int | list[int]] = [2, [2, 4], 4, 2]
+_TINY_LATENT_FACTORS: list[int | list[int]] = [2, 4, 2, 2]
+_TINY_AUDIO_16_FACTORS: list[int | list[int]] = [4, 4, 2, [2, 1]]
+_TINY_AUDIO_5_FACTORS: list[int | list[int]] = [4, [4, 2], 2, [2, 1]]
 
 LAYOUTS: dict[str, dict[str, dict[str, Any]]] = {
     # The published weights: 16 frames [48, 128, 256] and mel [1, 80, 52], 2048 numbers out.
@@ -48,15 +59,37 @@ LAYOUTS: dict[str, dict[str, dict[str, Any]]] = {
     # 16 whole latents of the VAE [64, 32, 32] and mel [1, 80, 52], 1024 numbers out.
     "syncnet_16_latent": {
         "audio_encoder": _encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]]),
-        "visual_encoder": _encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
+        "visual_encoder": _encoder(64, _LATENT_WIDTHS, _LATENT_FACTORS),
     },
     # 25 frames [75, 128, 256] and mel [1, 80, 80], 1024 numbers out.
     "syncnet_25_pixel": {
         "audio_encoder": _encoder(1, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 2, 2, 2]),
         "visual_encoder": _encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], _PIXEL_FACTORS),
     },
+    # Ours, for windows of 5 frames: [15, 128, 256] or latents [20, 32, 32], mel [1, 80, 16]. No weights are published.
+    "syncnet_5_pixel_attn": {
+        "audio_encoder": _encoder(1, _AUDIO_WIDTHS, [[2, 1], 2, 2, 1, 2, [2, 1], 2], [0, 0, 0, 1, 1, 0, 0]),
+        "visual_encoder": _encoder(15, _PIXEL_WIDTHS, _PIXEL_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
+    },
+    "syncnet_5_latent": {
+        "audio_encoder": _encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, [2, 1], 2]),
+        "visual_encoder": _encoder(20, _LATENT_WIDTHS, _LATENT_FACTORS),
+    },
+    # Ours, for a CPU: faces of 64 px ([48, 32, 64] or [15, 32, 64]), or latents [64, 32, 32]; 256 numbers out.
+    "tiny_16_pixel": {
+        "audio_encoder": _encoder(1, _TINY_WIDTHS, _TINY_AUDIO_16_FACTORS),
+        "visual_encoder": _encoder(48, _TINY_WIDTHS, _TINY_PIXEL_FACTORS),
+    },
+    "tiny_5_pixel": {
+        "audio_encoder": _encoder(1, _TINY_WIDTHS, _TINY_AUDIO_5_FACTORS),
+        "visual_encoder": _encoder(15, _TINY_WIDTHS, _TINY_PIXEL_FACTORS),
+    },
+    "tiny_16_latent": {
+        "audio_encoder": _encoder(1, _TINY_WIDTHS, _TINY_AUDIO_16_FACTORS),
+        "visual_encoder": _encoder(64, _TINY_WIDTHS, _TINY_LATENT_FACTORS),
+    },
 }
-"""The model sections of LatentSync's `configs/syncnet/*.yaml`, by file name."""
+"""By name. Those without another word are the model sections of LatentSync's `configs/syncnet/*.yaml`, by file name."""
 
 
 class StableSyncNet(nn.Module):
@@ -103,11 +136,16 @@ class Encoder(nn.Module):
                 self.down_blocks.append(AttentionBlock(out_width, dropout))
             width = out_width
         self.norm_out = nn.GroupNorm(_NORM_GROUPS, width, _NORM_EPS)
+        self.gradient_checkpointing = False
+        """Compute activations of the blocks twice instead of keeping them."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.conv_in(inputs)
         for block in self.down_blocks:
-            hidden = block(hidden)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = recomputed(block, hidden, use_reentrant=False)
+            else:
+                hidden = block(hidden)
         return functional.relu(self.norm_out(hidden))
 
 

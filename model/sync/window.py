@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lipforge.model.sync.stable_syncnet import Encoder
+from lipforge.model.sync.stable_syncnet import LAYOUTS, Encoder
 
 _MEL_BANDS = 80
 _CHANNELS: dict[Literal["pixels", "latents"], int] = {"pixels": 3, "latents": 4}
-_SIDES = {"pixels": (256, 512, 192, 128, 96, 64), "latents": (32, 64, 24, 16, 12, 8)}
+_SIDES = {"pixels": (256, 512, 128, 64, 192, 96), "latents": (32, 64, 16, 8, 24, 12)}
 """Sides of whole frames that are tried, the usual ones first."""
 
 
@@ -49,29 +49,48 @@ def mel_columns_of(num_frames: int) -> int:
 def syncnet_input(name: str, layout: Mapping[str, Mapping[str, Any]], num_frames: int) -> SyncNetInput:
     """What the layout sees in windows of `num_frames`. name: for the message.
 
-    Raises ValueError when it takes other windows, naming those that fit.
+    Raises ValueError when it takes other windows, naming those that fit, and layouts that fit num_frames.
     """
-    text = json.dumps({part: dict(layout[part]) for part in ("audio_encoder", "visual_encoder")}, sort_keys=True)
+    text = _as_text(layout)
     found = _input(text, num_frames)
     if found is None:
         others = [count for count in range(1, 33) if _input(text, count) is not None]
         takes = f"takes windows of {' or '.join(map(str, others))} frames" if others else "takes no window"
-        raise ValueError(
-            f"num_frames={num_frames}: the SyncNet {name} {takes}: set num_frames so, or take another SyncNet"
-        )
+        fitting = [name for name in LAYOUTS if _input(_as_text(LAYOUTS[name]), num_frames) is not None]
+        or_take = f"layouts for {num_frames}: {', '.join(fitting)}" if fitting else f"no layout takes {num_frames}"
+        raise ValueError(f"num_frames={num_frames}: the SyncNet {name} {takes}: set num_frames so; {or_take}")
     return found
+
+
+def layout_for(name: str, num_frames: int) -> dict[str, dict[str, Any]]:
+    """The named layout for a network that is trained anew: its channels follow num_frames, if its sound does.
+
+    Raises ValueError for an unknown name, and when the audio encoder does not take the mel columns of num_frames.
+    """
+    if name not in LAYOUTS:
+        raise ValueError(f"syncnet={name}: no such layout; known: {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[name]
+    made_for = next(count for count in range(1, 33) if _input(_as_text(layout), count) is not None)
+    channels = layout["visual_encoder"]["in_channels"] // made_for * num_frames
+    followed = {**layout, "visual_encoder": {**layout["visual_encoder"], "in_channels": channels}}
+    if _input(_as_text(followed), num_frames) is None:
+        syncnet_input(name, layout, num_frames)
+    return followed
+
+
+def _as_text(layout: Mapping[str, Mapping[str, Any]]) -> str:
+    return json.dumps({part: dict(layout[part]) for part in ("audio_encoder", "visual_encoder")}, sort_keys=True)
 
 
 @functools.cache
 def _input(layout: str, num_frames: int) -> SyncNetInput | None:
     settings = json.loads(layout)
     channels = settings["visual_encoder"]["in_channels"]
-    audio = _width(settings["audio_encoder"], 1, _MEL_BANDS, mel_columns_of(num_frames))
+    kinds = [sees for sees, per_frame in _CHANNELS.items() if channels == per_frame * num_frames]
+    audio = _width(settings["audio_encoder"], 1, _MEL_BANDS, mel_columns_of(num_frames)) if kinds else None
     if audio is None:
         return None
-    for sees, per_frame in _CHANNELS.items():
-        if channels != per_frame * num_frames:
-            continue
+    for sees in kinds:
         for side in _SIDES[sees]:
             rows = side // 2 if sees == "pixels" else side
             if _width(settings["visual_encoder"], channels, rows, side) == audio:

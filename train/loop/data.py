@@ -21,7 +21,12 @@ class Data:
     """Streams of the selection for one rank. Made before networks are moved to a GPU: bad input is refused early."""
 
     def __init__(
-        self, config: TrainerConfig, together: Together, models: dict[str, str], vae_sha256: str | None, **settings: Any
+        self,
+        config: TrainerConfig,
+        together: Together,
+        models: dict[str, str],
+        vae_sha256: str | None = None,
+        **settings: Any,
     ) -> None:
         """models: the model that must have made each kind of cached feature that the trainer can use, by kind;
         vae_sha256: of the VAE, if it can use moments; settings: of StreamConfig, what the trainer needs besides.

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from lipforge.model.denoiser.vae import open_vae
-from lipforge.train.config import DiffusionConfig
+from lipforge.train.config import DiffusionConfig, TrainerConfig
 from lipforge.train.loop import run_folder
 from lipforge.train.loop.audio import open_audio_encoder
 from lipforge.train.loop.data import Data
@@ -31,7 +31,7 @@ def open_diffusion(
         config,
         together,
         {audio_encoder.kind: audio_encoder.sha256},
-        vae.sha256,
+        vae_sha256=vae.sha256,
         task="diffusion",
         decode_target=decode_target,
     )
@@ -46,21 +46,23 @@ def open_diffusion(
         "vae": config.vae,
         "audio_encoder": config.audio_encoder,
     }
-    together.do(lambda: _write_papers(config, together, models, data), OSError)
+    together.do(lambda: write_papers(config, together, models, data), OSError)
     if accelerator.is_main_process:
-        for line in (*lines, _data_line(data)):
+        for line in (*lines, data_line(data)):
             log.info("%s", line)
     return Trained("unet", network, about, models, lambda tensors: merged(tensors, config.lora)), data, inputs
 
 
-def _write_papers(config: DiffusionConfig, together: Together, models: dict[str, str], data: Data) -> None:
+def write_papers(config: TrainerConfig, together: Together, models: dict[str, str], data: Data) -> None:
+    """RUN/config.yaml and RUN/facts.json, by rank 0. Raises OSError."""
     if together.accelerator.is_main_process:
         run_folder.write_config(config.run_dir, config)
         about = {"selection": data.train.fingerprint, "processes": together.accelerator.num_processes}
         run_folder.write_facts(config.run_dir, models, about)
 
 
-def _data_line(data: Data) -> str:
+def data_line(data: Data) -> str:
+    """What a run trains on, in words."""
     cached = f"cached: {', '.join(sorted(data.cached_kinds))}" if data.cached_kinds else "nothing is cached"
     validation = (
         "" if data.has_validation else "; no val split, so no validation: `lipforge select --val-hours` makes one"

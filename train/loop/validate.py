@@ -28,12 +28,16 @@ NUM_DRAWN = 2
 
 
 def validate(
-    run: Run, data: Data, weights: Mapping[str, float], look: Callable[[Batch, Tensor, bool], Validated]
+    run: Run,
+    data: Data,
+    weights: Mapping[str, float],
+    look: Callable[[Batch, Tensor, bool], Validated],
+    conclude: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
     """Log the mean of each loss over the val split, and draw. Collective.
 
     look: from a batch, the timesteps [B] as shares in 0..1, and whether to draw it. The network has its averages then,
-    where they are on.
+    where they are on. conclude: called on all ranks after the last batch, for other numbers to log.
     """
     if not data.has_validation:
         return
@@ -66,7 +70,7 @@ def validate(
     totals = dict(zip(names, run.together.total(torch.stack([sums[name] for name in names])).tolist(), strict=True))
     count = max(1.0, totals.pop(_COUNT))
     losses = {name: value / count for name, value in totals.items()}
-    run.validated(losses, int(count), drawn)
+    run.validated({**losses, **conclude()}, int(count), drawn)
 
 
 _COUNT = "samples"
