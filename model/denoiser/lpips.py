@@ -75,5 +75,5 @@ class Judgement(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Unit length over channels. The small number is inside of the root, so that a point of zeros has a gradient."""
+    """Unit length over channels. The small number is inside of the root, so that points of zeros have a gradient."""
     return features * (features.square().sum(dim=1, keepdim=True) + _SMALL).rsqrt()

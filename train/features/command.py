@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from lipforge.train.features.extract import ComputeUnit, FeatureReport, FeatureUnit, ModelFiles
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -38,6 +40,10 @@ def features(
             "taesd once fetched, a diffusers folder or its .safetensors, or blocks, which needs no file (and blurs)."
         ),
     ] = None,
+    shrink_to_px: Annotated[
+        int | None,
+        typer.Option(min=32, help="Shrink frames to this side for the VAE: for training with `resize` at 128 px, say."),
+    ] = None,
     executor: Annotated[
         Literal["ray", "local"], typer.Option(help="`local`: everything in this process, for debugging.")
     ] = "ray",
@@ -58,7 +64,7 @@ def features(
     from lipforge.train.features.index import FeatureError
 
     try:
-        files = _read_models(whisper, mel, vae)
+        files = _read_models(whisper, mel, vae, shrink_to_px)
         total = compute_features(selection, out, files, executor, workers)
     except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
@@ -84,17 +90,20 @@ def features(
         raise typer.Exit(1)
 
 
-def _read_models(whisper: str | None, mel: bool, vae: str | None) -> "ModelFiles":
+def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: int | None) -> "ModelFiles":
     from lipforge.model.audio.language import read_whisper_file
-    from lipforge.model.denoiser.vae import read_vae_files
+    from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, read_vae_files
     from lipforge.train.features.extract import ModelFiles
 
+    if shrink_to_px is not None and (vae is None or shrink_to_px % PIXELS_PER_LATENT):
+        raise ValueError(f"--shrink-to-px takes a multiple of {PIXELS_PER_LATENT}, and goes with --vae")
     if whisper is None and not mel and vae is None:
         raise ValueError("nothing to compute: give --whisper, --mel or --vae")
     return ModelFiles(
         whisper=None if whisper is None else read_whisper_file(whisper),
         mel=mel,
         vae=None if vae is None else (vae, *read_vae_files(vae)),
+        shrink_to_px=shrink_to_px,
     )
 
 
@@ -121,11 +130,18 @@ def compute_features(
     with writing(store):
         stored = finished_shards(store)
         check_models(out, models_of(stored), files.by_kind())
+        _refuse_enlarging(clips, files.shrink_to_px)
         units = plan(clips, stored, tuple(files.by_kind()))
         console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
         total = _run(ComputeUnit(store, files), units, executor, workers)
         write_index(store, finished_shards(store))
     return total
+
+
+def _refuse_enlarging(clips: "pa.Table", shrink_to_px: int | None) -> None:
+    smallest = min(clips["crop_px"].unique().to_pylist(), default=0)
+    if shrink_to_px is not None and smallest < shrink_to_px:
+        raise ValueError(f"--shrink-to-px {shrink_to_px}: the selection has frames of {smallest} px")
 
 
 def _run(

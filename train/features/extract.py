@@ -111,6 +111,8 @@ class ModelFiles:
     mel: bool = False
     vae: tuple[str, bytes, bytes] | None = None
     """(name, weights, config)"""
+    shrink_to_px: int | None = None
+    """Side of the frames that the VAE sees; None: as they are stored."""
 
     def by_kind(self) -> dict[str, str]:
         """The model that makes each kind, as the index names it."""
@@ -120,8 +122,14 @@ class ModelFiles:
         if self.mel:
             found["mel"] = MEL_RECIPE
         if self.vae is not None:
-            found["vae_target"] = found["vae_masked"] = hashlib.sha256(self.vae[1]).hexdigest()
+            sha256 = hashlib.sha256(self.vae[1]).hexdigest()
+            found["vae_target"] = found["vae_masked"] = vae_model(sha256, self.shrink_to_px)
         return found
+
+
+def vae_model(sha256: str, shrink_to_px: int | None) -> str:
+    """How the index names what made moments: the VAE's weights, and the side of the frames if they were shrunk."""
+    return sha256 if shrink_to_px is None else f"{sha256}@{shrink_to_px}px"
 
 
 @dataclass
@@ -226,7 +234,8 @@ class ComputeUnit:
             for kind in ("vae_target", "vae_masked"):
                 if kind in kinds:
                     with report.timed(kind):
-                        arrays[kind] = vae_moments(self._vae, frames, mouth_hidden=kind == "vae_masked")
+                        side = self.files.shrink_to_px or clip.crop_px
+                        arrays[kind] = vae_moments(self._vae, frames, kind == "vae_masked", side)
         return {kind: _half(array, kind) for kind, array in arrays.items()}
 
     @cached_property
@@ -244,12 +253,12 @@ class ComputeUnit:
         return FrozenVae(weights, config, name, f"cuda:{os.getpid() % num_devices}" if num_devices else "cpu")
 
 
-def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool) -> np.ndarray:
+def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool, resolution: int) -> np.ndarray:
     """Posterior moments of frames, not scaled: float32 [T, 8, R / 8, R / 8], mean before log-variance.
 
-    frames: uint8 [T, R, R, 3] RGB. Runs on one CPU thread, or on the accelerator that holds the VAE.
+    frames: uint8 [T, H, H, 3] RGB, shrunk to R = `resolution`. Runs on one CPU thread, or on the accelerator that holds
+    the VAE.
     """
-    resolution = frames.shape[1]
     mask = mouth_mask(resolution)
     moments = []
     with one_thread():

@@ -1,33 +1,47 @@
 """The streams of a run: what is cached and what is decoded, which split, which resolution."""
 
-import logging
 from typing import Any
+
+import pyarrow as pa
 
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.train.config import TrainerConfig
+from lipforge.train.features.extract import vae_model
 from lipforge.train.features.index import INDEX, models_of, read_index
 from lipforge.train.loop.together import Together
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.stream import SampleStream
 
-log = logging.getLogger(__name__)
+_VAE_KINDS = {"vae_target", "vae_masked"}
 
 
 class Data:
     """Streams of the selection for one rank. Made before networks are moved to a GPU: bad input is refused early."""
 
-    def __init__(self, config: TrainerConfig, together: Together, models: dict[str, str], **settings: Any) -> None:
-        """models: the model that must have made each kind of cached feature that the trainer can use, by kind.
-        settings: of StreamConfig, what the trainer needs besides.
+    def __init__(
+        self,
+        config: TrainerConfig,
+        together: Together,
+        models: dict[str, str],
+        vae_sha256: str | None = None,
+        **settings: Any,
+    ) -> None:
+        """models: the model that must have made each kind of cached feature that the trainer can use, by kind;
+        vae_sha256: of the VAE, if it can use moments; settings: of StreamConfig, what the trainer needs besides.
 
         Raises ValueError, FeatureError, FileNotFoundError, UnreadableError when the selection or features cannot be
         used.
         """
         self._config = config
         self._rank, self._num_ranks = together.accelerator.process_index, together.accelerator.num_processes
-        cached = _cached(config.features, {**models, "mel": MEL_RECIPE})
+        selection = read_selection(config.selection)
+        self.resolution, shrinks = _resolution(config, selection)
+        wanted = {**models, "mel": MEL_RECIPE}
+        if vae_sha256 is not None:
+            wanted |= dict.fromkeys(_VAE_KINDS, vae_model(vae_sha256, self.resolution if shrinks else None))
+        cached = _cached(config.features, wanted)
         self.cached_kinds = set(cached)
         self._settings = {
             "selection": config.selection,
@@ -41,8 +55,7 @@ class Data:
             **settings,
         }
         self.train = self._stream("train", config.batch_size, None)
-        self.resolution = self._resolution()
-        self.has_validation = len(read_selection(config.selection, "val")) > 0
+        self.has_validation = "val" in selection["split"].to_pylist()
 
     def validation(self) -> SampleStream:
         """One pass over the val split, the same samples each time."""
@@ -52,22 +65,19 @@ class Data:
         config = StreamConfig.model_validate({**self._settings, "split": split, "batch_size": batch_size})
         return SampleStream(config, self._rank, self._num_ranks, num_epochs)
 
-    def _resolution(self) -> int:
-        config, stored = self._config, self.train.crop_px
-        wanted = config.resolution or stored
-        if wanted == stored:
-            return wanted
-        if "vae_target" in self.cached_kinds:
-            raise ValueError(
-                f"the cached latents are of frames of {stored} px, resolution is {wanted}: set it to {stored}"
-            )
-        if not config.resize or wanted > stored:
-            shrink = ", let resize=true shrink them" if wanted < stored else ""
-            raise ValueError(
-                f"{config.selection} has frames of {stored} px, but resolution is {wanted}: set resolution={stored}"
-                f"{shrink}, or select from a dataset of that size"
-            )
-        return wanted
+
+def _resolution(config: TrainerConfig, selection: pa.Table) -> tuple[int, bool]:
+    """(side of the frames that networks see, whether stored ones are larger)."""
+    sides = selection["crop_px"].unique().to_pylist()
+    stored = sides[0] if len(sides) == 1 else config.resolution or 0  # the stream refuses several, and none
+    wanted = config.resolution or stored
+    if wanted > stored or (wanted < stored and not config.resize):
+        shrink = ", let resize=true shrink them" if wanted < stored else ""
+        raise ValueError(
+            f"{config.selection} has frames of {stored} px, but resolution is {wanted}: set resolution={stored}"
+            f"{shrink}, or select from a dataset of that size"
+        )
+    return wanted, wanted < stored
 
 
 def _cached(folder: str | None, models: dict[str, str]) -> dict[str, str]:
@@ -81,8 +91,8 @@ def _cached(folder: str | None, models: dict[str, str]) -> dict[str, str]:
             f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it"
         ) from error
     found = {kind: model for kind, model in models.items() if kind in there}
-    if not {"vae_target", "vae_masked"} <= found.keys():
-        found = {kind: model for kind, model in found.items() if not kind.startswith("vae_")}
+    if not found.keys() >= _VAE_KINDS:
+        found = {kind: model for kind, model in found.items() if kind not in _VAE_KINDS}
     if not found:
         raise ValueError(
             f"{folder} has features {', '.join(sorted(there))}, none of which this run can use: leave `features` "

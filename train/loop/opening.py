@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def open_diffusion(
     config: DiffusionConfig, together: Together, decode_target: bool, judges: Mapping[str, str] | None = None
 ) -> tuple[Trained, Data, InputMaker]:
-    """decode_target: losses compare pixels. judges: hash by name of the networks that do.
+    """decode_target: losses compare pixels. judges: hash of each network that does, by name.
 
     Raises ValueError, ModelFileError and what streams raise.
     """
@@ -27,8 +27,14 @@ def open_diffusion(
     run_folder.check_config(config.run_dir, config)
     audio_encoder = open_audio_encoder(config.audio_encoder)
     vae = open_vae(config.vae, str(accelerator.device))
-    caching = {audio_encoder.kind: audio_encoder.sha256, "vae_target": vae.sha256, "vae_masked": vae.sha256}
-    data = Data(config, together, caching, task="diffusion", decode_target=decode_target)
+    data = Data(
+        config,
+        together,
+        {audio_encoder.kind: audio_encoder.sha256},
+        vae_sha256=vae.sha256,
+        task="diffusion",
+        decode_target=decode_target,
+    )
     network, layout, lines = build_denoiser(config, audio_encoder.width)
     models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256, **(judges or {})}
     run_folder.check_facts(config.run_dir, models)

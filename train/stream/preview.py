@@ -15,16 +15,13 @@ import numpy as np
 from lipforge.datasets_manifest.storage.files import open_place, publish
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
+from lipforge.train.drawing import BLACK, GAP_PX, SIDE_PX, TEXT_PX, WHITE, caption, encode_png, strip, write
 from lipforge.train.stream.batches import Batch
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.decode import MEL_COLUMNS_PER_S, DamagedSampleError
 from lipforge.train.stream.stream import SampleStream
 
-SIDE_PX = 128
 NUM_SHOWN = 4
-GAP_PX = 8
-TEXT_PX = 18
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def draw_sheet(selection: str, num_samples: int, split: str | None = None, seed: int = 0) -> np.ndarray:
@@ -42,7 +39,7 @@ def _captions(width: int) -> np.ndarray:
     row = np.full((TEXT_PX, width, 3), 255, np.uint8)
     strip_px = NUM_SHOWN * SIDE_PX + GAP_PX
     for number, text in enumerate(("target", "target, mouth hidden", "reference", "mel of the target")):
-        _write(row, text, (number * strip_px + 2, 13), _BLACK)
+        write(row, text, (number * strip_px + 2, 13), BLACK)
     return row
 
 
@@ -55,22 +52,13 @@ def _line(batch: Batch) -> np.ndarray:
     start, reference_start = int(batch["start"]), int(batch["reference_start"])
     gap = np.full((SIDE_PX, GAP_PX, 3), 255, np.uint8)
     strips = (
-        _strip(target[shown].numpy(), shown + start),
-        _strip(((masked.movedim(1, -1).numpy() + 1) * 127.5).round().astype(np.uint8), shown + start),
-        _strip(reference[shown].numpy(), shown + reference_start),
+        strip(target[shown].numpy(), shown + start),
+        strip(((masked.movedim(1, -1).numpy() + 1) * 127.5).round().astype(np.uint8), shown + start),
+        strip(reference[shown].numpy(), shown + reference_start),
         _mel_image(batch["mel"][0].numpy(), shown, start),
     )
-    row = np.concatenate([image for strip in strips for image in (strip, gap)], axis=1)
-    text = np.full((TEXT_PX, row.shape[1], 3), 255, np.uint8)
-    _write(text, batch["key"][0], (2, 13), _BLACK)
-    return np.concatenate([text, row])
-
-
-def _strip(frames: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    images = [cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for frame in frames]
-    for image, number in zip(images, numbers, strict=True):
-        _write(image, str(number), (3, 13), _WHITE)
-    return np.concatenate(images, axis=1)
+    row = np.concatenate([image for drawn in strips for image in (drawn, gap)], axis=1)
+    return np.concatenate([caption(batch["key"][0], row.shape[1]), row])
 
 
 def _mel_image(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
@@ -81,18 +69,9 @@ def _mel_image(mel: np.ndarray, shown: np.ndarray, start: int) -> np.ndarray:
     image = np.ascontiguousarray(image[:, :, ::-1])
     for frame in shown:
         middle_px = round((frame + 0.5) * MEL_COLUMNS_PER_S / FPS / mel.shape[1] * width)
-        cv2.line(image, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), _WHITE, 1)
-        _write(image, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), _WHITE)
+        cv2.line(image, (middle_px, SIDE_PX - 6), (middle_px, SIDE_PX - 1), WHITE, 1)
+        write(image, str(start + frame), (min(middle_px - 6, width - 24), SIDE_PX - 9), WHITE)
     return image
-
-
-def _write(image: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """White text gets a black background, to be legible on any image."""
-    if colour == _WHITE:
-        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-        x, y = place
-        cv2.rectangle(image, (x - 2, y - height - 2), (x + width + 1, y + 2), _BLACK, cv2.FILLED)
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 
 def main() -> None:
@@ -109,8 +88,7 @@ def main() -> None:
         parser.error(f"{arguments.out}: expected a name that ends in .png")
     try:
         sheet = draw_sheet(arguments.selection, arguments.samples, arguments.split, arguments.seed)
-        _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-        publish(*open_place(str(arguments.out)), encoded.tobytes())
+        publish(*open_place(str(arguments.out)), encode_png(sheet))
         print(arguments.out)  # noqa: T201
     except (OSError, ValueError, DamagedSampleError) as error:
         sys.exit(str(error))
