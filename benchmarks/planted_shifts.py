@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.audio.mel import mel_spectrogram
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.model.denoiser.mask import to_pixels
+from lipforge.model.sync.stable_syncnet import StableSyncNet
 from lipforge.model.sync.window import mel_columns_of, syncnet_input
 from lipforge.model.trained import load_trained
 from lipforge.train.stream.decode import decode_fields, mel_columns
@@ -45,6 +46,7 @@ class Found:
 def find_planted(model: str, selection: str, planted: Sequence[int] = PLANTED) -> list[Found]:
     """model: RUN/model of a SyncNet that sees pixels."""
     network, about = load_trained(model)
+    assert isinstance(network, StableSyncNet)
     sees = syncnet_input(model, about["layout"], about["num_frames"])
     rows = read_selection(selection, "val")
     stored = StoredSamples(rows.select(COLUMNS))
@@ -78,7 +80,7 @@ def _moved(audio: np.ndarray, early_frames: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _best_shift(network: nn.Module, pixels: Tensor, mel: Tensor, num_frames: int) -> int:
+def _best_shift(network: StableSyncNet, pixels: Tensor, mel: Tensor, num_frames: int) -> int:
     """pixels: [N, 3, S, S]; mel: [80, M]."""
     last = len(pixels) - num_frames
     starts = range(SEARCHED_FRAMES, last - SEARCHED_FRAMES, _STRIDE_FRAMES)

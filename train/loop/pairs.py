@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class PairMaker:
         sees: SyncNetInput,
         vae: FrozenVae | None,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[None]],
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         """vae: for networks that see latents."""
         self.seed, self.resolution, self.sees, self.vae = seed, resolution, sees, vae
