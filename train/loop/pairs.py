@@ -54,7 +54,7 @@ class PairMaker:
         sees: SyncNetInput,
         vae: FrozenVae | None,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        autocast: Callable[..., AbstractContextManager[Any]],
     ) -> None:
         """vae: for networks that see latents."""
         self.seed, self.resolution, self.sees, self.vae = seed, resolution, sees, vae
