@@ -39,6 +39,8 @@ def program(kind: type[D], train: Callable[[D, Together], None], about: str | No
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="torch|accelerate|diffusers")
+    for chatty in ("DeepSpeed", "bitsandbytes", "torch.distributed"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     sys.exit(_guarded(lambda: _run(load_preset(kind, arguments.config, arguments.set), train)))
 
 

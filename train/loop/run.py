@@ -100,6 +100,9 @@ class Run:
         self._step_sums: dict[str, Tensor] = {}
         self._position = 0
         self._waited_s = self._started_s = 0.0
+        if self._newest is not None and accelerator.is_main_process:
+            then = "all steps are made: raise num_steps to train on" if self.is_done else "goes on from there"
+            log.info("%s", f"{self._newest.name} of {config.num_steps} steps: {then}")
         self.metrics = MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step)
 
     def _find_checkpoint(self) -> Any:

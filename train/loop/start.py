@@ -38,8 +38,7 @@ def start(config: TrainerConfig) -> Accelerator:
         if wanted is DistributedType.FSDP:
             # accelerate offers FSDP where its processes are MULTI_GPU alone; on a CPU it would run DDP in silence.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-        if wanted is DistributedType.DEEPSPEED:
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed where it is installed
     accelerator = Accelerator(
         cpu=on_cpu and wanted is None,
         mixed_precision=config.mixed_precision,
