@@ -25,7 +25,8 @@ from lipforge.train.loop import pictures, run_folder
 
 log = logging.getLogger(__name__)
 
-GB = 1e9
+GB = 2**30
+"""As GPUs are sold, as nvidia-smi counts, and as `lipforge train plan` does."""
 NOT_LOSSES = {
     *("step", "learning_rate", "grad_norm", "samples_per_s", "data_wait_share", "memory_gb"),
     *("seconds_per_step", "seconds_left", "time"),
@@ -224,7 +225,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def peak_memory_gb() -> tuple[float, str]:
-    """(most memory this process has had, in 10^9 bytes, and where): of the GPU, or the main memory without one."""
+    """(most memory this process has had, in GB of 2^30 bytes, and where): of the GPU, where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GB, "of the GPU"
     unit = 1 if sys.platform == "darwin" else 1024
