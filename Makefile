@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check lint types test demo bench sync-results fmt clean
+.PHONY: help setup check lint types test demo train-demo bench sync-results fmt clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ demo: setup      ## make a talking video from a photograph and run the main job 
 	$(BIN)/python -m tests.talking_photo demo/videos/en/astronaut/talking.mp4 --duration-s 14 --offset 3
 	$(BIN)/lipforge prepare demo/videos --out demo/dataset --path-template '{language}/{speaker}/'
 	@echo; echo "Look at the report above, and at: $(BIN)/lipforge explain demo/dataset talking.mp4"
+
+train-demo: setup ## train a small SyncNet, stage 1 and stage 2 on made talking videos, on a CPU
+	$(BIN)/python -m benchmarks.train_demo demo/train
 
 bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.prepare

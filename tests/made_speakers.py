@@ -11,7 +11,9 @@ lips is the same for all, as with people. Languages are labels only: all babble 
 
 import argparse
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -84,14 +86,15 @@ def make_clip(
 def make_videos(
     folder: Path, num_speakers: int, clips_each: int = 3, duration_s: float = 12.0, size_px: int = 320
 ) -> list[Path]:
-    """Write LANGUAGE/SPEAKER/N.mp4 for speakers 0 .. num_speakers - 1. No two clips say the same."""
-    paths = []
+    """Write LANGUAGE/SPEAKER/N.mp4 for speakers 0 .. num_speakers - 1, on all cores. No two clips say the same."""
+    jobs = []
     for number in range(num_speakers):
         speaker = make_speaker(number)
         for clip in range(clips_each):
             path = folder / speaker.language / speaker.name / f"{clip}.mp4"
-            paths.append(make_clip(path, speaker, 1000 * number + clip, duration_s, size_px=size_px))
-    return paths
+            jobs.append((path, speaker, 1000 * number + clip, duration_s, 0, size_px))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+        return list(workers.map(make_clip, *zip(*jobs, strict=True)))
 
 
 def _dress(frames: Iterator[np.ndarray], look: Look, size_px: int) -> Iterator[np.ndarray]:

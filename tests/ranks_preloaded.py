@@ -6,6 +6,7 @@ import torch
 import torch.distributed.tensor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: F401
 
-import lipforge.train.stage1  # noqa: F401
+import lipforge.train.stage1
+import lipforge.train.syncnet  # noqa: F401
 
 torch.set_num_threads(1)

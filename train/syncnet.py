@@ -53,7 +53,7 @@ def train(config: SyncNetConfig, together: Together) -> None:
         return Validated(losses, pairs.valid)
 
     def conclude() -> dict[str, float]:
-        found = gather_object(heard)
+        found = gather_object(list(heard))
         heard.clear()
         if not found:
             return {}
@@ -68,6 +68,7 @@ def train(config: SyncNetConfig, together: Together) -> None:
             log.info("%s", f"held-out speakers: {report.words()}")
         return report.values()
 
+    grad_norm = 0.0
     for batch in run.batches():
         with accelerator.accumulate(run.network):
             pairs = maker.make(batch)

@@ -13,8 +13,12 @@ from torch.nn import functional
 from lipforge.model.sync.stable_syncnet import LAYOUTS, Encoder
 
 _MEL_BANDS = 80
-_CHANNELS: dict[Literal["pixels", "latents"], int] = {"pixels": 3, "latents": 4}
-_SIDES = {"pixels": (256, 512, 128, 64, 192, 96), "latents": (32, 64, 16, 8, 24, 12)}
+_Sees = Literal["pixels", "latents"]
+_CHANNELS: dict[_Sees, int] = {"pixels": 3, "latents": 4}
+_SIDES: dict[_Sees, tuple[int, ...]] = {
+    "pixels": (256, 512, 128, 64, 192, 96),
+    "latents": (32, 64, 16, 8, 24, 12),
+}
 """Sides of whole frames that are tried, the usual ones first."""
 
 
@@ -22,7 +26,7 @@ _SIDES = {"pixels": (256, 512, 128, 64, 192, 96), "latents": (32, 64, 16, 8, 24,
 class SyncNetInput:
     """The visual input of a network: channels of the frames side by side, as [B, T * C, rows, columns]."""
 
-    sees: Literal["pixels", "latents"]
+    sees: _Sees
     """pixels: lower halves of RGB faces; latents: whole latents of the VAE."""
     num_frames: int
     side: int
@@ -37,7 +41,7 @@ class SyncNetInput:
             shrinks = flat.shape[-1] > self.side
             flat = functional.interpolate(flat, (self.side, self.side), mode="bicubic", antialias=shrinks)
         if self.sees == "pixels":
-            flat = flat[..., self.side // 2 :, :]
+            flat = flat[..., self.side // 2 :, :].clamp(-1, 1)  # bicubic goes beyond at edges
         return flat.unflatten(0, whole.shape[:2]).flatten(1, 2)
 
 

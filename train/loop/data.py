@@ -55,11 +55,12 @@ class Data:
             **settings,
         }
         self.train = self._stream("train", config.batch_size, None)
-        self.has_validation = "val" in selection["split"].to_pylist()
+        self._num_val_clips = selection["split"].to_pylist().count("val")
+        self.has_validation = self._num_val_clips > 0
 
     def validation(self) -> SampleStream:
-        """One pass over the val split, the same samples each time."""
-        return self._stream("val", 1, 1)
+        """At least `num_validation_samples` of the val split, the same each time; few clips show several windows."""
+        return self._stream("val", 1, -(-self._config.num_validation_samples // self._num_val_clips))
 
     def _stream(self, split: str, batch_size: int, num_epochs: int | None) -> SampleStream:
         config = StreamConfig.model_validate({**self._settings, "split": split, "batch_size": batch_size})

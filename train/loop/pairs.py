@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class PairMaker:
         sees: SyncNetInput,
         vae: FrozenVae | None,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[None]],
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         """vae: for networks that see latents."""
         self.seed, self.resolution, self.sees, self.vae = seed, resolution, sees, vae
@@ -62,7 +63,9 @@ class PairMaker:
     @torch.no_grad()
     def make(self, batch: Batch, purpose: str = "train") -> Pairs:
         """purpose: training and validation draw different latents for one position."""
-        pixels = to_pixels(batch["target"].to(self.device), self.resolution)
+        # Frames that the network sees in another size are resized once, as bytes.
+        side = self.sees.side if self.vae is None else self.resolution
+        pixels = to_pixels(batch["target"].to(self.device), side)
         latents = None if self.vae is None else self._latents(self.vae, pixels, purpose, batch["position"].tolist())
         return Pairs(
             keys=batch["key"],
@@ -101,7 +104,7 @@ def open_syncnet(config: SyncNetConfig, together: Together) -> tuple[Trained, Da
     if accelerator.is_main_process:
         total = sum(parameter.numel() for parameter in network.parameters())
         log.info(
-            "%s", f"SyncNet {config.syncnet}: {total / 1e6:,.3f} M parameters; it sees {sees.sees} of {sees.side} px"
+            "%s", f"SyncNet {config.syncnet}: {total / 1e6:,.3f} M parameters; it sees {sees.sees} of side {sees.side}"
         )
         log.info("%s", data_line(data))
     about = {"layout": layout, "num_frames": config.num_frames, "sees": sees.sees, "side": sees.side}
