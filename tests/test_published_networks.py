@@ -23,8 +23,13 @@ INPUTS = {
     "syncnet_16_pixel": ((48, 128, 256), (1, 80, 52), 2048),
     "syncnet_16_latent": ((64, 32, 32), (1, 80, 52), 1024),
     "syncnet_25_pixel": ((75, 128, 256), (1, 80, 80), 1024),
+    "syncnet_5_pixel_attn": ((15, 128, 256), (1, 80, 16), 2048),
+    "syncnet_5_latent": ((20, 32, 32), (1, 80, 16), 1024),
+    "tiny_16_pixel": ((48, 32, 64), (1, 80, 52), 256),
+    "tiny_5_pixel": ((15, 32, 64), (1, 80, 16), 256),
+    "tiny_16_latent": ((64, 32, 32), (1, 80, 52), 256),
 }
-"""Shapes of frames and mel of one sample, and numbers out, as LatentSync's configs state them."""
+"""Shapes of frames and mel of one sample, and numbers out: as LatentSync's configs state them; the last five are ours."""
 
 
 def empty(config: dict[str, Any]) -> StableSyncNet:

@@ -90,7 +90,7 @@ def _as_text(layout: Mapping[str, Mapping[str, Any]]) -> str:
 def _input(layout: str, num_frames: int) -> SyncNetInput | None:
     settings = json.loads(layout)
     channels = settings["visual_encoder"]["in_channels"]
-    kinds = [sees for sees, per_frame in _CHANNELS.items() if channels == per_frame * num_frames]
+    kinds: list[_Sees] = [sees for sees, per_frame in _CHANNELS.items() if channels == per_frame * num_frames]
     audio = _width(settings["audio_encoder"], 1, _MEL_BANDS, mel_columns_of(num_frames)) if kinds else None
     if audio is None:
         return None
