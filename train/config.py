@@ -98,7 +98,8 @@ class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2021; the package peft) in the place of trained weights."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, ge=1)
+    """The adapter's share of a layer is alpha / rank."""
     modules: tuple[str, ...] = Field(default=("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
     """Ends of the names of the layers that get one."""
 

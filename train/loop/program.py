@@ -51,7 +51,7 @@ docs/training.md lists all settings."""
 
 
 def _run(config: D, train: Callable[[D, Together], None]) -> None:
-    together = Together(start(config))
+    together = Together(start(config), config.mixed_precision)
     lock = run_folder.locked(config.run_dir) if together.accelerator.is_main_process else nullcontext()
     together.do(lock.__enter__, ValueError, OSError)
     try:

@@ -87,8 +87,9 @@ class Run:
         self.step = progress.step
         self.validation_losses = dict(progress.validation_losses)
         optimizer = make_optimizer(config.optimizer, tensors.trainable(trained.network).values())
-        self.network, self.optimizer = accelerator.prepare(trained.network, optimizer)
-        self.parameters = tensors.trainable(accelerator.unwrap_model(self.network))
+        prepared: tuple[Any, Any] = accelerator.prepare(trained.network, optimizer)
+        self.network, self.optimizer = prepared
+        self.parameters = tensors.trainable(tensors.plain_network(accelerator, self.network))
         self.ema = Ema(config.ema, self.parameters)
         tensors.load_optimizer(accelerator, self.optimizer, self.parameters, saved.optimizer)
         if self._newest is not None:
@@ -176,7 +177,9 @@ class Run:
         self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(summed)) + summed
 
     def clip_gradients(self) -> float:
-        """Scale gradients down to the largest norm allowed; returns the norm they had."""
+        """Scale gradients down to the largest norm allowed; returns the norm they had, 0 while they accumulate."""
+        if not self.accelerator.sync_gradients:
+            return 0.0
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
         return float(tensors.whole(norm)) if isinstance(norm, Tensor) else float(norm or 0.0)
 
