@@ -48,7 +48,7 @@ def plan(
     ] = None,
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="More settings after `--set`.", show_default=False),
+        typer.Argument(metavar="[KEY=VALUE]", help="More settings after `--set`."),
     ] = None,
     gpu_memory_gb: Annotated[float | None, typer.Option(min=0.1, help="Memory of one GPU.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that train together, each with its own batch.")] = 1,

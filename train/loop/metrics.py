@@ -179,11 +179,12 @@ class _Writers:
 
     def film(self, step: int, name: str, gif: bytes) -> None:
         """As an image: TensorBoard plays GIFs, while `add_video` writes nothing with moviepy 2."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto import summary_pb2
 
+        made: Any = summary_pb2  # its classes are made when it is imported
         board: Any = self._board.file_writer
-        image: Any = Summary.Image(encoded_image_string=gif, colorspace=3)
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        image = made.Summary.Image(encoded_image_string=gif, colorspace=3)
+        summary = made.Summary(value=[made.Summary.Value(tag=name, image=image)])
         self._guarded(lambda: board.add_summary(summary, step))
 
     def _guarded(self, write: Callable[[], object]) -> None:

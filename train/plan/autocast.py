@@ -19,7 +19,8 @@ _HALF = (torch.float16, torch.bfloat16)
 @contextmanager
 def norms_in_float32() -> Iterator[None]:
     """Within it, norms under `torch.autocast("cpu", ...)` take and give float32."""
-    hook = register_module_forward_pre_hook(_widen)
+    widen: Any = _widen  # torch's annotation forgets that a hook may return other inputs
+    hook = register_module_forward_pre_hook(widen)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ and AdamW over all parameters at once.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,6 @@ class Rehearser:
         with ExitStack() as stack:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True) if self._fake else nullcontext())
             stack.enter_context(norms_in_float32())
-            stack.enter_context(_adapters_stay(self._config))
             stack.enter_context(self._tracker)
             if isinstance(self._config, SyncNetConfig):
                 network = self._rehearse_syncnet(self._config)
@@ -96,7 +96,8 @@ class Rehearser:
         for name, judge in zip(FROZEN[1:], (judges.lpips, judges.videomae, judges.syncnet), strict=True):
             if judge is not None:
                 tracker.mark([*judge.parameters(), *judge.buffers()], name)
-        network, _, _ = build_denoiser(config, tokens[1])
+        with _modules_stay():
+            network, _, _ = build_denoiser(config, tokens[1])
         weights = config.losses.model_dump() if isinstance(config, Stage2Config) else {"noise": 1.0}
 
         def make(batch_size: int, draws: bool = False) -> DiffusionInputs:
@@ -171,7 +172,7 @@ class Rehearser:
             tracker.mark(ema.averages.values(), EMA)
         else:
             ema.averages.clear()
-        state = _optimizer_state(config.optimizer.name, list(parameters.values()))
+        state = optimizer_state(config.optimizer.name, list(parameters.values()))
         tracker.mark(state, OPTIMIZER)
         buckets = [torch.empty_like(value) for value in parameters.values()] if self._gpus > 1 else []
         tracker.mark(buckets, BUCKETS)
@@ -185,7 +186,7 @@ class Rehearser:
             loss.backward()
         del loss
         with tracker.phase("optimizer", TEMPORARY):
-            temporary = _optimizer_temporary(config.optimizer.name, list(parameters.values()))
+            temporary = optimizer_temporary(config.optimizer.name, list(parameters.values()))
             del temporary
         for parameter in parameters.values():
             parameter.grad = None
@@ -213,7 +214,7 @@ class Rehearser:
         assert parameter.grad is not None
         self._tracker.mark([parameter.grad], GRADIENTS)
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._half is None else torch.autocast("cpu", self._half)
 
 
@@ -227,7 +228,7 @@ def _inputs(
     vae: PlannedVae,
     see_pixels: bool,
     tokens: tuple[int, int],
-    autocast: Callable[[], AbstractContextManager[None]],
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> DiffusionInputs:
     """What `InputMaker.make` puts on the GPU, in its order. With cached features, latents come as they are."""
     num_frames, side = config.num_frames, resolution // PIXELS_PER_LATENT
@@ -268,7 +269,7 @@ def _total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weights[name] * values.float() for name, values in losses.items()]).sum(0).mean()
 
 
-def _optimizer_state(name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
+def optimizer_state(name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
     """Two moments of each parameter; in 8 bits with scales of blocks, where the tensor is large enough."""
     state = []
     for parameter in parameters:
@@ -281,25 +282,20 @@ def _optimizer_state(name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
     return state
 
 
-def _optimizer_temporary(name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
+def optimizer_temporary(name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
     """AdamW on a GPU handles all parameters at once, and holds the root of all second moments for a moment."""
     return [torch.empty_like(parameter) for parameter in parameters] if name == "adamw" else []
 
 
 @contextmanager
-def _adapters_stay(config: TrainerConfig) -> Iterator[None]:
-    """peft moves new adapters to the device of their layer, where they are already: tensors without memory cannot move."""
-    if not isinstance(config, DiffusionConfig) or config.lora is None:
-        yield
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    moves = BaseTunerLayer._move_adapter_to_device_of_base_layer
-    BaseTunerLayer._move_adapter_to_device_of_base_layer = lambda *_, **__: None
+def _modules_stay() -> Iterator[None]:
+    """peft moves adapters to the device and precision of their layer, which they have; fake tensors refuse to move."""
+    moves = nn.Module.to
+    nn.Module.to = lambda self, *_, **__: self
     try:
         yield
     finally:
-        BaseTunerLayer._move_adapter_to_device_of_base_layer = moves
+        nn.Module.to = moves
 
 
 def _lora_numbers(network: nn.Module, lora: LoraConfig) -> int:

@@ -96,6 +96,6 @@ class StorageTracker(TorchDispatchMode):
         if not self._phase:
             return
         peak = self.peaks.setdefault(self._phase, Peak())
-        if self._total > peak.bytes:
+        if self._total >= peak.bytes:
             peak.bytes = self._total
             peak.parts = {part: size for part, size in self._parts.items() if size}
