@@ -41,6 +41,11 @@ def start(config: TrainerConfig) -> Accelerator:
             # accelerate offers FSDP where its processes are MULTI_GPU alone; on a CPU it would run DDP in silence.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed where it is installed
+        if wanted is DistributedType.DEEPSPEED:
+            from deepspeed import ops
+
+            # Otherwise it compiles a kernel for shared memory first, for a minute; gloo does without.
+            ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = Accelerator(
         cpu=on_cpu and wanted is None,
         # With a precision, DeepSpeed would turn the weights themselves into it; ours stay float32 (Together.autocast).
