@@ -109,7 +109,6 @@ class Rehearser:
                 seen = made.network_input(noisy)
                 with self._autocast():
                     prediction = network(seen, made.timesteps, made.audio)
-                prediction = prediction.float()
                 losses = {"noise": noise_loss(prediction, made.noise)}
                 estimate = clean_latents(noisy, prediction, made.timesteps)
             if judges.see_pixels:
@@ -156,8 +155,7 @@ class Rehearser:
             with self._phase("forward"):
                 with self._autocast():
                     vision, audio = network(frames, mel)
-                labels = torch.zeros(2 * batch_size)
-                return sync_loss(vision.float().repeat(2, 1), audio.float(), labels).mean()
+                return sync_loss(vision.repeat(2, 1), audio, torch.zeros(2 * batch_size)).mean()
 
         self._go(network, lambda: losses_of(config.batch_size), lambda: losses_of(1))
         return network
