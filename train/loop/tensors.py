@@ -17,7 +17,8 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
 
 def plain_network(accelerator: Accelerator, network: Any) -> nn.Module:
     """The network inside accelerate's wrappers."""
-    return accelerator.unwrap_model(network)
+    plain: Any = accelerator.unwrap_model(network)
+    return plain
 
 
 def whole_network(accelerator: Accelerator, network: nn.Module) -> dict[str, Tensor]:
