@@ -178,7 +178,7 @@ def config_of(preset: str, selection: str, run_dir: Path, num_steps: int, *more:
 
 
 def train_once(config: Stage1Config) -> None:
-    train(config, Together(start(config)))
+    train(config, Together(start(config), config.mixed_precision))
 
 
 def measure_loop(preset: str, selection: str, features: str, vae: str, steps: int, folder: Path) -> dict[str, Cost]:

@@ -131,3 +131,11 @@ def test_fp16_on_a_gpu_saves_its_scaler_and_goes_on(selection: str, tmp_path: Pa
     assert state["scaler"]["scale"] > 0
     for step, values in losses(tmp_path / "b" / "run").items():  # kernels of a GPU may round differently
         assert values == pytest.approx(losses(straight)[step], rel=1e-3)
+
+
+def test_bare_no_of_yaml_is_a_precision(tmp_path: Path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("mixed_precision: no\n")
+    places = ["selection=s.parquet", "run_dir=run"]
+    assert load_preset(Stage1Config, str(preset), places).mixed_precision == "no"
+    assert load_preset(Stage1Config, "stage1", [*places, "mixed_precision=no"]).mixed_precision == "no"

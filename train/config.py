@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lipforge.pipeline.config_loader import Config, load_config
 
@@ -92,6 +92,12 @@ class TrainerConfig(Config):
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_in_yaml(cls, value: object) -> object:
+        """YAML reads a bare `no` as false."""
+        return "no" if value is False else value
 
 
 class LoraConfig(Config):
