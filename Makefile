@@ -46,6 +46,7 @@ bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.scorers
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.manifest
+	$(BIN)/python -m benchmarks.training
 
 sync-results: setup ## the page on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
 	$(BIN)/python -m benchmarks.lip_sync $(or $(CLIPS),$(error name a folder of videos with a clips.csv: make sync-results CLIPS=FOLDER)) --out docs/models/lip_sync_results.md

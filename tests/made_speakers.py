@@ -93,7 +93,7 @@ def make_videos(
         for clip in range(clips_each):
             path = folder / speaker.language / speaker.name / f"{clip}.mp4"
             jobs.append((path, speaker, 1000 * number + clip, duration_s, 0, size_px))
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as workers:
         return list(workers.map(make_clip, *zip(*jobs, strict=True)))
 
 

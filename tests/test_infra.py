@@ -99,7 +99,7 @@ def test_commands_in_the_text_have_the_options_that_are_named(path: Path):
         for line in block.replace("\\\n", " ").splitlines():
             for rest in re.findall(r"(?:^|-- |-m )(?:lipforge|pipeline) ([a-z].*)", line):
                 first, *others = shlex.split(rest, comments=True)
-                command = (first, others[0]) if first == "models" else (first,)
+                command = (first, others[0]) if first in ("models", "train") else (first,)
                 assert {word for word in others if word.startswith("--")} <= options_of(*command), line
 
 
@@ -153,6 +153,7 @@ def test_image_gets_every_package_that_is_installed():
 
 
 PACKAGE_OF = {
+    "PIL": "pillow",
     "ai_edge_litert": "ai-edge-litert",
     "cv2": "opencv-python",
     "ffmpeg": "ffmpeg-python",
@@ -177,7 +178,11 @@ def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], extras:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *(r for extra in extras for r in project["optional-dependencies"][extra])]
     declared = {re.split(r"[\[<>=!~ ]", requirement)[0] for requirement in requirements}
-    optional = {"torchcodec", "whisper"}  # measured where it is installed; asked for by name where it is needed
+    optional = {
+        "deepspeed",
+        "torchcodec",
+        "whisper",
+    }  # measured where it is installed; asked for by name where it is needed
     imported = {name for folder in folders for path in (ROOT / folder).rglob("*.py") for name in imports_of(path)}
     ours = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"lipforge"}
     foreign = imported - ours - set(sys.stdlib_module_names) - optional

@@ -29,7 +29,7 @@ INPUTS = {
     "tiny_5_pixel": ((15, 32, 64), (1, 80, 16), 256),
     "tiny_16_latent": ((64, 32, 32), (1, 80, 52), 256),
 }
-"""Shapes of frames and mel of one sample, and numbers out: as LatentSync's configs state them; the last five: ours."""
+"""Shapes of frames and mel of one sample, and numbers out: as in LatentSync's configs; the last five are ours."""
 
 
 def empty(config: dict[str, Any]) -> StableSyncNet:

@@ -12,6 +12,7 @@ from lipforge.train.config import OptimizerConfig, Stage1Config, load_preset
 from lipforge.train.loop.denoiser import build_denoiser, merged
 from lipforge.train.loop.optimizer import learning_rate
 from tests.ranks import run_ranks
+from tests.test_train_runs import KilledAfter
 from tests.train_runs import coded_selection, largest_difference, losses, model_hash, model_tensors, settings
 
 pytest.importorskip("accelerate", reason="the package accelerate is not installed")
@@ -29,6 +30,7 @@ def plain(selection: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(selection: str, folder: Path, *more: str, steps: int = 4) -> Path:
+    """The folder of a finished run."""
     ended = run_ranks("stage1", settings(selection, folder / "run", f"num_steps={steps}", *more), folder)
     assert ended.exit_codes == [0], ended.words
     return folder / "run"
@@ -45,12 +47,9 @@ def trained(selection: str, folder: Path, *more: str, steps: int = 4) -> Path:
     ids=["8-bit AdamW", "LoRA and EMA", "schedule, dropout, min-SNR", "bf16, checkpointing, channels last"],
 )
 def test_option_resumes_to_the_same_bits(selection: str, plain: Path, tmp_path: Path, options: list[str]):
-    (tmp_path / "a").mkdir()
     straight = trained(selection, tmp_path / "a", *options)
     num_steps = "num_steps=4"  # a cosine ends there
     command = settings(selection, tmp_path / "b" / "run", *options, num_steps, "save_every=2")
-    from tests.test_train_runs import KilledAfter
-
     assert run_ranks("stage1", command, tmp_path / "b", before=KilledAfter(3)).exit_codes != [0]
     ended = run_ranks("stage1", command, tmp_path / "b")
     assert ended.exit_codes == [0], ended.words
@@ -120,3 +119,23 @@ def test_stage_2_begins_with_the_weights_of_a_stage_1(selection: str, plain: Pat
 def test_learning_rate_of_each_step(settings: dict, expected: list[float]):
     config = OptimizerConfig(learning_rate=1.0, **settings)
     assert [learning_rate(config, step, 4) for step in (1, 2, 3, 4)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.gpu
+def test_fp16_on_a_gpu_saves_its_scaler_and_goes_on(selection: str, tmp_path: Path):
+    options = ["device=cuda", "mixed_precision=fp16"]
+    straight = trained(selection, tmp_path / "a", *options)
+    for num_steps in (2, 4):
+        trained(selection, tmp_path / "b", *options, steps=num_steps)
+    state = json.loads((tmp_path / "b" / "run" / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert state["scaler"]["scale"] > 0
+    for step, values in losses(tmp_path / "b" / "run").items():  # kernels of a GPU may round differently
+        assert values == pytest.approx(losses(straight)[step], rel=1e-3)
+
+
+def test_bare_no_of_yaml_is_a_precision(tmp_path: Path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("mixed_precision: no\n")
+    places = ["selection=s.parquet", "run_dir=run"]
+    assert load_preset(Stage1Config, str(preset), places).mixed_precision == "no"
+    assert load_preset(Stage1Config, "stage1", [*places, "mixed_precision=no"]).mixed_precision == "no"

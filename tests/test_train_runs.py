@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lipforge.train.loop import checkpoint
 from tests.ranks import Ranks, run_ranks
 from tests.train_runs import (
     coded_selection,
@@ -209,3 +210,23 @@ def test_second_process_in_a_folder_is_refused(selection: str, tmp_path: Path):
     first.wait()
     assert second.exit_codes == [1]
     assert "another process trains in" in second.words
+
+
+def test_newest_and_best_checkpoints_are_kept(tmp_path: Path):
+    for step in (1, 2, 3, 4, 5):
+        folder = checkpoint.folder_of(tmp_path, step)
+        folder.mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".tmp-step-00000006").mkdir()
+    checkpoint.rotate(tmp_path, keep_last=2, keep_best=1, validation_losses={1: 0.5, 2: 0.1, 3: 0.3, 9: 0.0})
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_steps(selection: str, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    for _ in range(2):
+        ended = run_ranks("stage1", settings(selection, run_dir, "num_steps=1"), tmp_path)
+        assert ended.exit_codes == [0], ended.words
+    assert "all steps are made: raise num_steps" in ended.words
+    assert run_ranks("stage1", settings(selection, run_dir, "num_steps=2"), tmp_path).exit_codes == [0]
+    assert list(losses(run_dir)) == [1, 2]

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lipforge.pipeline.config_loader import Config, load_config
 
@@ -93,12 +93,19 @@ class TrainerConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
 
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_in_yaml(cls, value: object) -> object:
+        """YAML reads a bare `no` as false."""
+        return "no" if value is False else value
+
 
 class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2021; the package peft) in the place of trained weights."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, ge=1)
+    """The adapter's share of a layer is alpha / rank."""
     modules: tuple[str, ...] = Field(default=("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
     """Ends of the names of the layers that get one."""
 

@@ -30,11 +30,12 @@ def train(config: Stage2Config, together: Together) -> None:
 
     def losses_of(made: DiffusionInputs) -> tuple[dict[str, Tensor], Tensor]:
         noisy = add_noise(made.latents, made.noise, made.timesteps)
-        prediction = run.network(made.network_input(noisy), made.timesteps, made.audio)
+        with together.autocast():
+            prediction = run.network(made.network_input(noisy), made.timesteps, made.audio)
         losses = {"noise": noise_loss(prediction, made.noise, min_snr_weights(made.timesteps, config.min_snr_gamma))}
         estimate = clean_latents(noisy, prediction, made.timesteps)
         if judges.see_pixels:
-            with accelerator.autocast():
+            with together.autocast():
                 pixels = inputs.vae.decode(estimate.transpose(1, 2), checkpoint=config.gradient_checkpointing)
                 losses |= judges.losses(made, estimate, pixels)
         return losses, estimate
@@ -49,8 +50,7 @@ def train(config: Stage2Config, together: Together) -> None:
             made = inputs.make(batch)
             losses, _ = losses_of(made)
             accelerator.backward(run.loss(losses, weights, made.valid, made.keys))
-            if accelerator.sync_gradients:
-                grad_norm = run.clip_gradients()
+            grad_norm = run.clip_gradients()
             run.optimizer.step()
             run.optimizer.zero_grad()
         if not accelerator.sync_gradients:

@@ -1,6 +1,7 @@
 """How a run stands, from its files alone: `lipforge train status RUN`. Nothing is written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def read_status(run_dir: Path) -> Status:
     validated = [(row["step"], _validation_losses(row)) for row in metrics if "val_loss" in row]
     return Status(
         run_dir=run_dir,
-        trainer="stage2" if "losses" in config else "stage1" if "unet" in config else "syncnet",
+        trainer=trainer_of(config),
         num_steps=config["num_steps"],
         num_processes=facts.get("processes", 1),
         is_training=run_folder.is_training(run_dir),
@@ -76,6 +77,14 @@ def read_status(run_dir: Path) -> Status:
         pictures=sorted((run_dir / run_folder.PICTURES).glob("*.png")),
         has_model=any((run_dir / run_folder.MODEL).glob("*.safetensors")),
     )
+
+
+def trainer_of(settings: Mapping[str, Any]) -> str:
+    """Which trainer settings are for: stage1, stage2 or syncnet."""
+    if "unet" not in settings and "syncnet" in settings:
+        return "syncnet"
+    judged = {"losses", "lpips", "videomae", "syncnet"} & settings.keys()
+    return "stage2" if judged or "stage2" in str(settings.get("unet")) else "stage1"
 
 
 def status_lines(status: Status) -> list[str]:

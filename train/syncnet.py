@@ -38,7 +38,8 @@ def train(config: SyncNetConfig, together: Together) -> None:
     recent: deque[float] = deque(maxlen=PLATEAU_SAMPLES)  # losses of this rank's batches
 
     def losses_of(pairs: Pairs) -> tuple[dict[str, Tensor], Tensor]:
-        vision, audio = run.network(pairs.frames, pairs.mel)
+        with together.autocast():
+            vision, audio = run.network(pairs.frames, pairs.mel)
         vision = vision.repeat(2, 1)
         losses = sync_loss(vision, audio, pairs.labels).unflatten(0, (2, -1)).mean(0)
         cosines = functional.cosine_similarity(vision.float(), audio.float()).unflatten(0, (2, -1))
@@ -68,15 +69,13 @@ def train(config: SyncNetConfig, together: Together) -> None:
             log.info("%s", f"held-out speakers: {report.words()}")
         return report.values()
 
-    grad_norm = 0.0
     for batch in run.batches():
         with accelerator.accumulate(run.network):
             pairs = maker.make(batch)
             losses, _ = losses_of(pairs)
             loss = run.loss(losses, weights, pairs.valid, pairs.keys)
             accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                grad_norm = run.clip_gradients()
+            grad_norm = run.clip_gradients()
             run.optimizer.step()
             run.optimizer.zero_grad()
         recent.append(float(loss.detach()))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class InputMaker:
         vae: FrozenVae,
         audio_encoder: AudioEncoder,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[None]],
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.config, self.resolution, self.vae, self.audio_encoder = config, resolution, vae, audio_encoder
         self.device, self.autocast = device, autocast
@@ -112,8 +113,8 @@ class InputMaker:
         assert target is not None
         reference = to_pixels(batch["reference"].to(self.device), self.resolution)
         with self.autocast():
-            moments = tuple(self.vae.moments(pixels) for pixels in (target, hide_mouth(target, mask), reference))
-        return target, moments
+            encode = self.vae.moments
+            return target, (encode(target), encode(hide_mouth(target, mask)), encode(reference))
 
     @torch.no_grad()
     def pictures(self, made: DiffusionInputs, estimate: Tensor) -> dict[str, Tensor]:

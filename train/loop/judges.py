@@ -52,7 +52,8 @@ class Judges:
             found["trepa"] = trepa_loss(self.videomae, pixels.transpose(1, 2), made.target.transpose(1, 2))
         if self.syncnet is not None and self.syncnet_sees is not None:
             frames = self.syncnet_sees.frames(pixels, estimate.transpose(1, 2))
-            found["sync"] = sync_loss(*self.syncnet(frames, made.mel), torch.ones_like(made.valid))
+            vision, audio = self.syncnet(frames, made.mel)
+            found["sync"] = sync_loss(vision, audio, torch.ones_like(made.valid))
         return found
 
 

@@ -25,7 +25,8 @@ from lipforge.train.loop import pictures, run_folder
 
 log = logging.getLogger(__name__)
 
-GB = 1e9
+GB = 2**30
+"""As GPUs are sold, as nvidia-smi counts, and as `lipforge train plan` does."""
 NOT_LOSSES = {
     *("step", "learning_rate", "grad_norm", "samples_per_s", "data_wait_share", "memory_gb"),
     *("seconds_per_step", "seconds_left", "time"),
@@ -178,11 +179,12 @@ class _Writers:
 
     def film(self, step: int, name: str, gif: bytes) -> None:
         """As an image: TensorBoard plays GIFs, while `add_video` writes nothing with moviepy 2."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto import summary_pb2
 
+        made: Any = summary_pb2  # its classes are made when it is imported
         board: Any = self._board.file_writer
-        image: Any = Summary.Image(encoded_image_string=gif, colorspace=3)
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        image = made.Summary.Image(encoded_image_string=gif, colorspace=3)
+        summary = made.Summary(value=[made.Summary.Value(tag=name, image=image)])
         self._guarded(lambda: board.add_summary(summary, step))
 
     def _guarded(self, write: Callable[[], object]) -> None:
@@ -224,7 +226,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def peak_memory_gb() -> tuple[float, str]:
-    """(most memory this process has had, in 10^9 bytes, and where): of the GPU, or the main memory without one."""
+    """(most memory this process has had, in GB of 2^30 bytes, and where): of the GPU, where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GB, "of the GPU"
     unit = 1 if sys.platform == "darwin" else 1024

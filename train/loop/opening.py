@@ -38,7 +38,7 @@ def open_diffusion(
     network, layout, lines = build_denoiser(config, audio_encoder.width)
     models = {"vae": vae.sha256, "audio_encoder": audio_encoder.sha256, **(judges or {})}
     run_folder.check_facts(config.run_dir, models)
-    inputs = InputMaker(config, data.resolution, vae, audio_encoder, accelerator.device, accelerator.autocast)
+    inputs = InputMaker(config, data.resolution, vae, audio_encoder, accelerator.device, together.autocast)
     about = {
         "layout": layout,
         "resolution": data.resolution,

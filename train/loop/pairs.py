@@ -110,5 +110,5 @@ def open_syncnet(config: SyncNetConfig, together: Together) -> tuple[Trained, Da
     about = {"layout": layout, "num_frames": config.num_frames, "sees": sees.sees, "side": sees.side}
     if vae is not None:
         about["vae"] = config.vae
-    maker = PairMaker(config.seed, data.resolution, sees, vae, accelerator.device, accelerator.autocast)
+    maker = PairMaker(config.seed, data.resolution, sees, vae, accelerator.device, together.autocast)
     return Trained("syncnet", network, about, models), data, maker

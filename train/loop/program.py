@@ -39,6 +39,8 @@ def program(kind: type[D], train: Callable[[D, Together], None], about: str | No
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore", module="torch|accelerate|diffusers")
+    for chatty in ("DeepSpeed", "bitsandbytes", "torch.distributed"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     sys.exit(_guarded(lambda: _run(load_preset(kind, arguments.config, arguments.set), train)))
 
 
@@ -49,7 +51,7 @@ docs/training.md lists all settings."""
 
 
 def _run(config: D, train: Callable[[D, Together], None]) -> None:
-    together = Together(start(config))
+    together = Together(start(config), config.mixed_precision)
     lock = run_folder.locked(config.run_dir) if together.accelerator.is_main_process else nullcontext()
     together.do(lock.__enter__, ValueError, OSError)
     try:

@@ -87,8 +87,9 @@ class Run:
         self.step = progress.step
         self.validation_losses = dict(progress.validation_losses)
         optimizer = make_optimizer(config.optimizer, tensors.trainable(trained.network).values())
-        self.network, self.optimizer = accelerator.prepare(trained.network, optimizer)
-        self.parameters = tensors.trainable(accelerator.unwrap_model(self.network))
+        prepared: tuple[Any, Any] = accelerator.prepare(trained.network, optimizer)
+        self.network, self.optimizer = prepared
+        self.parameters = tensors.trainable(tensors.plain_network(accelerator, self.network))
         self.ema = Ema(config.ema, self.parameters)
         tensors.load_optimizer(accelerator, self.optimizer, self.parameters, saved.optimizer)
         if self._newest is not None:
@@ -100,6 +101,9 @@ class Run:
         self._step_sums: dict[str, Tensor] = {}
         self._position = 0
         self._waited_s = self._started_s = 0.0
+        if self._newest is not None and accelerator.is_main_process:
+            then = "all steps are made: raise num_steps to train on" if self.is_done else "goes on from there"
+            log.info("%s", f"{self._newest.name} of {config.num_steps} steps: {then}")
         self.metrics = MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step)
 
     def _find_checkpoint(self) -> Any:
@@ -173,7 +177,9 @@ class Run:
         self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(summed)) + summed
 
     def clip_gradients(self) -> float:
-        """Scale gradients down to the largest norm allowed; returns the norm they had."""
+        """Scale gradients down to the largest norm allowed; returns the norm they had, 0 while they accumulate."""
+        if not self.accelerator.sync_gradients:
+            return 0.0
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
         return float(tensors.whole(norm)) if isinstance(norm, Tensor) else float(norm or 0.0)
 

@@ -28,6 +28,8 @@ def start(config: TrainerConfig) -> Accelerator:
             f"{wanted.value} was asked for, but this is the only process: it shares a network out among several. Set "
             "num_processes, or launch without that file"
         )
+    if wanted is DistributedType.DEEPSPEED and config.mixed_precision == "fp16":
+        raise ValueError("mixed_precision=fp16 does not go with DeepSpeed here: take bf16")
     on_cpu = _on_cpu(config)
     if on_cpu:
         if config.mixed_precision == "fp16":
@@ -38,11 +40,16 @@ def start(config: TrainerConfig) -> Accelerator:
         if wanted is DistributedType.FSDP:
             # accelerate offers FSDP where its processes are MULTI_GPU alone; on a CPU it would run DDP in silence.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed where it is installed
         if wanted is DistributedType.DEEPSPEED:
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            from deepspeed import ops
+
+            # Otherwise it compiles a kernel for shared memory first, for a minute; gloo does without.
+            ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = Accelerator(
         cpu=on_cpu and wanted is None,
-        mixed_precision=config.mixed_precision,
+        # With a precision, DeepSpeed would turn the weights themselves into it; ours stay float32 (Together.autocast).
+        mixed_precision="no" if wanted is DistributedType.DEEPSPEED else config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
     if wanted is DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin is not None:

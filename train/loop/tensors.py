@@ -15,9 +15,15 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
+def plain_network(accelerator: Accelerator, network: Any) -> nn.Module:
+    """The network inside accelerate's wrappers."""
+    plain: Any = accelerator.unwrap_model(network)
+    return plain
+
+
 def whole_network(accelerator: Accelerator, network: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the network's state, on the CPU. Collective; empty on ranks other than 0."""
-    plain = accelerator.unwrap_model(network)
+    plain = plain_network(accelerator, network)
     tensors = plain.state_dict()
     if _is_zero(accelerator):
         from deepspeed.utils import safe_get_full_fp32_param

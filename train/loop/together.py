@@ -7,8 +7,9 @@ are not finite are exchanged, and all ranks act on them at the same place.
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,8 +26,10 @@ class TrainingError(Exception):
 class Together:
     """One per process. Collective: all ranks call the same methods in the same order."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, mixed_precision: str = "no") -> None:
+        """mixed_precision: no, bf16 or fp16."""
         self.accelerator = accelerator
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
         self.signal: int | None = None
         """A signal that asked this process to save and exit."""
 
@@ -39,6 +42,10 @@ class Together:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Half precision where it is safe, as the run was told; the same for every strategy."""
+        return nullcontext() if self._half is None else torch.autocast(self.accelerator.device.type, self._half)
 
     def leave(self) -> None:
         """End together: a rank that left early would make the others fail."""
