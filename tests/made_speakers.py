@@ -70,7 +70,7 @@ def make_speaker(number: int, languages: Sequence[str] = LANGUAGES) -> Speaker:
         blur_px=float(rng.uniform(0, 0.9)),
         widest_opening_px=WIDEST_OPENING_PX * float(rng.uniform(0.8, 1.2)),
     )
-    return Speaker(f"speaker_{number:03d}", languages[number % len(languages)], voice, look)
+    return Speaker(f"speaker_{number:03d}", languages[number // 4 % len(languages)], voice, look)
 
 
 def make_clip(
