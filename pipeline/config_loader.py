@@ -40,7 +40,9 @@ def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
             raise ValueError(f"config {path}: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
-        tree = {name: {} if section is None else section for name, section in (loaded or {}).items()}
+        tree = {
+            name: {} if value is None and _is_section(kind, name) else value for name, value in (loaded or {}).items()
+        }
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
@@ -48,11 +50,18 @@ def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
         *sections, field = name.split(".")
         node = tree
         for section in sections:
-            node = node.setdefault(section, {})
+            if node.get(section) is None:
+                node[section] = {}
+            node = node[section]
             if not isinstance(node, dict):
                 raise ValueError(f"--set {override}: {section} is a value, not a section")
         node[field] = parse_value(value, override)
     return validated(kind, tree)
+
+
+def _is_section(kind: type[Config], name: str) -> bool:
+    """Whether nothing below that name means its defaults, not null."""
+    return name in kind.model_fields and isinstance(kind.model_fields[name].default, Config)
 
 
 def validated(kind: type[C], tree: dict[str, Any]) -> C:
@@ -67,6 +76,8 @@ def _words(kind: type[Config], problem: Any) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{name}: no such setting{_nearest(kind, name)}"
+    if problem["type"] == "missing":
+        return f"{name}: not set, and it has no default"
     return f"{name}: {problem['msg']} (given: {problem['input']!r})"
 
 

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from lipforge.model.trained import load_trained
-from lipforge.train.config import OptimizerConfig, Stage1Config, load_preset
+from lipforge.train.config import LoraConfig, OptimizerConfig, Stage1Config, load_preset
 from lipforge.train.loop.denoiser import build_denoiser, merged
 from lipforge.train.loop.optimizer import learning_rate
+from lipforge.train.loop.run_folder import CONFIG, write_config
 from tests.ranks import run_ranks
 from tests.test_train_runs import KilledAfter
 from tests.train_runs import coded_selection, largest_difference, losses, model_hash, model_tensors, settings
@@ -139,3 +140,16 @@ def test_bare_no_of_yaml_is_a_precision(tmp_path: Path):
     places = ["selection=s.parquet", "run_dir=run"]
     assert load_preset(Stage1Config, str(preset), places).mixed_precision == "no"
     assert load_preset(Stage1Config, "stage1", [*places, "mixed_precision=no"]).mixed_precision == "no"
+
+
+def test_settings_that_a_run_wrote_are_read_again(tmp_path: Path):
+    config = load_preset(Stage1Config, "tiny_stage1", ["selection=s.parquet", f"run_dir={tmp_path}"])
+    write_config(tmp_path, config)
+    again = str(tmp_path / CONFIG)
+    assert load_preset(Stage1Config, again, []) == config
+    assert load_preset(Stage1Config, again, ["lora.rank=3"]).lora == LoraConfig(rank=3)
+
+
+def test_what_must_be_set_is_named():
+    with pytest.raises(ValueError, match="run_dir: not set, and it has no default"):
+        load_preset(Stage1Config, "tiny_stage1", ["selection=s.parquet"])
