@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--selection")
     parser.add_argument("--presets", nargs="+", default=["tiny_stage1", "faces_stage1"])
     parser.add_argument("--vae")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
