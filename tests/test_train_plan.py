@@ -19,12 +19,14 @@ from lipforge.train.config import DiffusionConfig, OptimizerConfig, TrainerConfi
 from lipforge.train.loop.optimizer import make_optimizer, set_learning_rate
 from lipforge.train.plan import plan as planner
 from lipforge.train.plan import step
-from lipforge.train.plan.autocast import norms_in_float32
+from lipforge.train.plan.allocator import CachingAllocator
+from lipforge.train.plan.kernels import convolution_workspace, norms_in_float32
 from lipforge.train.plan.plan import ALLOWANCE_BYTES, GB, KNOBS, Plan, advise, make_plan, read_config
 from lipforge.train.plan.show import advice_lines
 from lipforge.train.plan.step import Rehearsal
-from lipforge.train.plan.tracker import StorageTracker
+from lipforge.train.plan.tracker import WORKSPACE, StorageTracker
 
+MIB = 2**20
 SMALL = ["num_frames=2", "resolution=64"]
 
 
@@ -47,12 +49,13 @@ def stage1() -> Plan:
     ],
 )
 def test_peaks_are_those_of_the_same_step_on_real_tensors(preset: str, overrides: list[str]):
-    without_memory = planned(preset, *overrides)
-    real = planned(preset, *overrides, fake=False)
+    without_memory = planned(preset, *overrides, gpus=2)
+    real = planned(preset, *overrides, gpus=2, fake=False)
+    assert without_memory.rehearsal.reserved_bytes == pytest.approx(real.rehearsal.reserved_bytes, rel=0.01)
     assert without_memory.moments.keys() == real.moments.keys()
     for name, parts in real.moments.items():
         assert sum(without_memory.moments[name].values()) == pytest.approx(sum(parts.values()), rel=0.01)
-        for part in (step.PARAMETERS, step.OPTIMIZER, step.GRADIENTS, step.EMA):
+        for part in (step.PARAMETERS, step.OPTIMIZER, step.GRADIENTS, step.EMA, step.BUCKETS):
             if part in parts and name in ("optimizer", "validation"):
                 assert without_memory.moments[name].get(part) == parts[part]
 
@@ -115,6 +118,47 @@ def test_attention_keeps_no_matrix_of_all_pairs():
     assert tracker.peaks["forward"].bytes < 2048 * 2048
 
 
+def test_convolutions_need_copies_with_channels_last_while_they_run():
+    tracker = StorageTracker(convolution_workspace)
+    frames, weight = torch.zeros(1, 4, 16, 16), torch.zeros(8, 4, 3, 3)
+    with tracker, tracker.phase("forward", "activations"):
+        found = nn.functional.conv2d(frames, weight, padding=1)
+    result = found.nbytes
+    assert tracker.peaks["forward"].parts == {"activations": result, WORKSPACE: frames.nbytes + weight.nbytes + result}
+
+
+def test_allocator_takes_small_tensors_from_segments_and_large_ones_as_they_are():
+    allocator = CachingAllocator()
+    for _ in range(3):
+        allocator.allocate(1000)
+    assert allocator.reserved_bytes == 2 * MIB
+    allocator.allocate(2 * MIB)
+    assert allocator.reserved_bytes == 22 * MIB
+    allocator.allocate(33 * MIB)
+    assert allocator.reserved_bytes == 56 * MIB
+
+
+def test_allocator_takes_free_blocks_again_and_joins_neighbours():
+    allocator = CachingAllocator()
+    blocks = [allocator.allocate(5 * MIB) for _ in range(4)]
+    assert allocator.reserved_bytes == 20 * MIB
+    for number in (0, 2, 1):  # the one between them joins both
+        allocator.free(blocks[number])
+    allocator.allocate(15 * MIB)
+    assert allocator.reserved_bytes == 20 * MIB
+    allocator.allocate(4 * MIB)
+    assert allocator.reserved_bytes == 40 * MIB
+
+
+def test_allocator_leaves_gaps_that_are_too_small():
+    allocator = CachingAllocator()
+    blocks = [allocator.allocate(10 * MIB) for _ in range(4)]
+    for block in blocks[::2]:
+        allocator.free(block)
+    allocator.allocate(20 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+
+
 def test_storage_counts_once_and_until_it_is_freed():
     tracker = StorageTracker()
     with tracker:
@@ -150,7 +194,7 @@ def made_up(config: TrainerConfig, gpus: int = 1) -> Plan:
     if gpus > 1:
         moments = {name: {**parts, step.BUCKETS: 4} for name, parts in moments.items()}
     sizes = {name: {part: size * GB for part, size in parts.items()} for name, parts in moments.items()}
-    return Plan(config, 256, gpus, Rehearsal({}, GB, GB, GB // 1000, GB // 4), sizes)
+    return Plan(config, 256, gpus, Rehearsal({}, 0, GB, GB, GB // 1000, GB // 4), sizes, 3 * GB)
 
 
 @pytest.fixture
@@ -165,6 +209,7 @@ UNTURNED = ["batch_size=2", "ema.decay=0.9"]
 def test_knobs_come_in_the_order_of_least_harm_and_say_what_each_saves():
     advice = advise(read_config("tiny_stage2", UNTURNED), 2, None)
     assert [(knob.setting, round(knob.saves_bytes / GB, 1)) for knob in advice.turned] == [
+        ("PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True", 3),
         ("gradient_checkpointing=true", 14),  # from 68 in the backward pass to 54 while frames are encoded
         ("mixed_precision=bf16", 0),
         ("features=FOLDER", 22),
@@ -197,8 +242,7 @@ def test_knobs_end_where_the_plan_fits():
 def test_knobs_that_are_turned_already_are_not_offered():
     more = ["gradient_checkpointing=true", "mixed_precision=bf16", "features=f", "losses.trepa=0", "lora.rank=4"]
     advice = advise(read_config("tiny_stage2", ["optimizer.name=adamw8bit", *more]), 1, None)
-    assert advice.turned == []
-    assert advice_lines(advice)[-1] == "No setting is left that would save memory."
+    assert [knob.setting for knob in advice.turned] == ["PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"]
 
 
 @pytest.mark.slow
@@ -228,6 +272,7 @@ def test_each_preset_is_planned_without_its_memory(preset: str):
     assert plan.total_bytes > 1.5 * GB
 
 
+@pytest.mark.slow
 def test_stage_2_on_two_gpus_counts_frozen_networks_buckets_and_averages():
     plan = planned("tiny_stage2", *SMALL, "losses.sync=0", "losses.lpips=0", "features=f", "ema.decay=0.9", gpus=2)
     parts = plan.moments["optimizer"]
@@ -249,7 +294,8 @@ def test_command_needs_neither_data_nor_folder_and_prints_a_table_or_json(
         assert words in ended.output
     values = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert values["fits"] is True
-    assert values["total_bytes"] == max(found["bytes"] for found in values["phases"].values()) + ALLOWANCE_BYTES
+    fullest = max(found["bytes"] for found in values["phases"].values())
+    assert values["total_bytes"] == fullest + values["gaps_bytes"] + ALLOWANCE_BYTES
     for found in values["phases"].values():
         assert sum(found["parts"].values()) == found["bytes"]
 

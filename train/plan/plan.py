@@ -23,7 +23,7 @@ from lipforge.train.status import trainer_of
 GB = 2**30
 """As GPUs are sold and as nvidia-smi counts."""
 ALLOWANCE_BYTES = GB
-"""What is not tensors: CUDA's context, workspaces of cuDNN and cuBLAS, gaps between blocks. Assumed, not computed."""
+"""CUDA's context, and workspaces of its libraries that are not computed. Assumed."""
 DEFAULT_RESOLUTION = 256
 _KINDS: dict[str, type[TrainerConfig]] = {"stage1": Stage1Config, "stage2": Stage2Config, "syncnet": SyncNetConfig}
 
@@ -39,6 +39,8 @@ class Plan:
     rehearsal: Rehearsal
     moments: Mapping[str, Parts]
     """The fullest moment of each phase, in order."""
+    gaps_bytes: int
+    """What torch's allocator holds besides tensors."""
 
     @property
     def peak_phase(self) -> str:
@@ -51,7 +53,7 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         """Of one GPU."""
-        return sum(self.peak.values()) + ALLOWANCE_BYTES
+        return sum(self.peak.values()) + self.gaps_bytes + ALLOWANCE_BYTES
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Knob:
     """A setting that saves memory."""
 
     setting: str
-    """What to write after `--set`, or the launch file to take."""
+    """What to write after `--set`, the launch file to take, or the environment variable to set."""
     costs: str
     applies: Callable[[TrainerConfig, int], bool]
     """To a configuration on that many GPUs."""
@@ -69,6 +71,7 @@ class Knob:
     """What it makes of each moment; where that is enough."""
     drops: str = ""
     """Phase that it removes."""
+    closes_gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,9 @@ def make_plan(config: TrainerConfig, gpus: int = 1, fake: bool = True) -> Plan:
     """
     resolution = config.resolution or DEFAULT_RESOLUTION
     found = Rehearser(config, resolution, gpus, fake).rehearse()
-    return Plan(config, resolution, gpus, found, {name: dict(peak.parts) for name, peak in found.peaks.items()})
+    moments = {name: dict(peak.parts) for name, peak in found.peaks.items()}
+    gaps_bytes = max(0, found.reserved_bytes - max(peak.bytes for peak in found.peaks.values()))
+    return Plan(config, resolution, gpus, found, moments, gaps_bytes)
 
 
 def advise(config: TrainerConfig, gpus: int, limit_bytes: int | None) -> Advice:
@@ -150,7 +155,7 @@ def _turn(plan: Plan, knob: Knob) -> Plan:
         for name, parts in plan.moments.items()
         if name != knob.drops
     }
-    return replace(plan, moments=moments)
+    return replace(plan, moments=moments, gaps_bytes=0 if knob.closes_gaps else plan.gaps_bytes)
 
 
 def _without(*names: str) -> Callable[[Plan, Parts], Parts]:
@@ -201,6 +206,12 @@ def _has(**settings: object) -> Callable[[TrainerConfig], TrainerConfig]:
 
 
 KNOBS = (
+    Knob(
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+        "nothing: an environment variable",
+        lambda *_: True,
+        closes_gaps=True,
+    ),
     Knob(
         "gradient_checkpointing=true",
         "a third more time",

@@ -31,6 +31,7 @@ def advice_values(advice: Advice) -> dict[str, Any]:
         "trainable_parameters": plan.rehearsal.trainable_numbers,
         "phases": {name: {"bytes": sum(parts.values()), "parts": parts} for name, parts in plan.moments.items()},
         "peak_phase": plan.peak_phase,
+        "gaps_bytes": plan.gaps_bytes,
         "allowance_bytes": ALLOWANCE_BYTES,
         "total_bytes": plan.total_bytes,
         "limit_bytes": advice.limit_bytes,
@@ -83,7 +84,8 @@ def _table(plan: Plan) -> list[str]:
         most = max(parts.get(name, 0) for parts in plan.moments.values())
         if most >= GB / 1000:
             rows.append(f"{letter} {name:28}{plan.peak.get(name, 0) / GB:14.2f}{most / GB:10.2f}")
-    rows.append(f"  {'CUDA, workspaces (assumed)':28}{ALLOWANCE_BYTES / GB:14.2f}")
+    rows.append(f"  {'gaps between blocks':28}{plan.gaps_bytes / GB:14.2f}")
+    rows.append(f"  {'CUDA (assumed)':28}{ALLOWANCE_BYTES / GB:14.2f}")
     rows.append(f"  {'in all':28}{plan.total_bytes / GB:14.2f}   ({_WORDS[plan.peak_phase]})")
     return rows
 

@@ -25,7 +25,7 @@ from lipforge.train.loop.ema import Ema
 from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.judges import Judges
 from lipforge.train.loop.tensors import trainable
-from lipforge.train.plan.autocast import norms_in_float32
+from lipforge.train.plan.kernels import convolution_workspace, norms_in_float32
 from lipforge.train.plan.networks import PlannedVae, audio_shape, planned_judges
 from lipforge.train.plan.tracker import Peak, StorageTracker
 
@@ -46,6 +46,8 @@ _SMALLEST_8BIT = 4096
 class Rehearsal:
     peaks: dict[str, Peak]
     """By phase, in order: of a step in the middle of a run, and of a validation."""
+    reserved_bytes: int
+    """What torch's allocator takes for the tensors, with gaps between them."""
     trainable_numbers: int
     parameter_numbers: int
     lora_numbers: int
@@ -61,7 +63,7 @@ class Rehearser:
         """fake: False takes real tensors, to prove that the numbers are the same."""
         self._config, self._resolution, self._gpus = config, resolution, gpus
         self._fake = fake
-        self._tracker = StorageTracker()
+        self._tracker = StorageTracker(convolution_workspace)
         self._half = _HALF.get(config.mixed_precision)
 
     def rehearse(self) -> Rehearsal:
@@ -79,6 +81,7 @@ class Rehearser:
             parameters = list(network.parameters())
             return Rehearsal(
                 peaks=self._tracker.peaks,
+                reserved_bytes=self._tracker.allocator.reserved_bytes,
                 trainable_numbers=sum(value.numel() for value in parameters if value.requires_grad),
                 parameter_numbers=sum(value.numel() for value in parameters),
                 lora_numbers=_lora_numbers(network, LoraConfig()),

@@ -5,7 +5,7 @@ Works on fake tensors, which have sizes and no memory, and on real ones: the sam
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from lipforge.train.plan.allocator import Block, CachingAllocator
+
+WORKSPACE = "workspace of a kernel"
 
 
 @dataclass
@@ -27,11 +31,15 @@ class Peak:
 class StorageTracker(TorchDispatchMode):
     """While entered, each new storage counts until it is freed, as what the phase says, or `mark` does.
 
-    A storage that several tensors share counts once.
+    A storage that several tensors share counts once. `allocator` says what a GPU would reserve for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Callable[[Any, Any, Any], int] | None = None) -> None:
+        """workspace: (operation, its inputs, its results) -> bytes that it needs besides, until it is done."""
         super().__init__()
+        self._workspace = workspace
+        self.allocator = CachingAllocator()
+        self._blocks: dict[int, Block] = {}
         self.peaks: dict[str, Peak] = {}
         """By phase, in order."""
         self._live: dict[int, tuple[weakref.ref, int, str]] = {}
@@ -58,16 +66,18 @@ class StorageTracker(TorchDispatchMode):
         for tensor in tensors:
             self._count(tensor, part)
 
-    def part_of(self, tensors: Iterable[Tensor]) -> int:
-        """Bytes of their storages, each once."""
-        storages = {id(storage): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
-        return sum(storages.values())
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor):
                 self._count(tensor, None)
+        if self._workspace is not None and (needed := self._workspace(func, args, found)):
+            self._total += needed
+            self._parts[WORKSPACE] += needed
+            self._look()
+            self.allocator.free(self.allocator.allocate(needed))
+            self._total -= needed
+            self._parts[WORKSPACE] -= needed
         return found
 
     def _count(self, tensor: Tensor, part: str | None) -> None:
@@ -82,6 +92,8 @@ class StorageTracker(TorchDispatchMode):
                 self._look()
             return
         size = storage.nbytes()
+        if size:
+            self._blocks[key] = self.allocator.allocate(size)
         self._live[key] = (weakref.ref(storage, lambda _, key=key: self._freed(key)), size, part or self._part)
         self._parts[part or self._part] += size
         self._total += size
@@ -89,6 +101,8 @@ class StorageTracker(TorchDispatchMode):
 
     def _freed(self, key: int) -> None:
         _, size, part = self._live.pop(key)
+        if size:
+            self.allocator.free(self._blocks.pop(key))
         self._parts[part] -= size
         self._total -= size
 
