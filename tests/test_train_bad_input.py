@@ -59,7 +59,7 @@ def refused(arguments: list[str], folder: Path, words: str, num_ranks: int = 1) 
         ("vae=nowhere", "nowhere"),
         ("audio_encoder=nowhere.pt", "no Whisper checkpoint nowhere.pt"),
         ("trainable=[nothing.]", "trainable=['nothing.']: no weight of unet=tiny_stage1 has such a name"),
-        ("lora.modules=[nothing]", "lora.modules=['nothing']: no layer's name ends like that"),
+        ("lora.rank=4", "lora adapts weights that are there already: set init"),
         ("device=cuda", "device=cuda, but torch sees no GPU here"),
         ("mixed_precision=fp16", "mixed_precision=fp16 needs a GPU"),
         ("num_step=3", "num_step: no such setting; did you mean num_steps?"),

@@ -41,13 +41,14 @@ def trained(selection: str, folder: Path, *more: str, steps: int = 4) -> Path:
     "options",
     [
         ["optimizer.name=adamw8bit"],
-        ["lora.rank=2", "ema.decay=0.9", "ema.on_cpu=true"],
+        ["lora.rank=2", "ema.decay=0.9", "ema.on_cpu=true", "init=PLAIN"],
         ["optimizer.schedule=cosine", "optimizer.warmup_steps=2", "audio_dropout=0.5", "min_snr_gamma=5"],
         ["mixed_precision=bf16", "gradient_checkpointing=true", "channels_last=true"],
     ],
     ids=["8-bit AdamW", "LoRA and EMA", "schedule, dropout, min-SNR", "bf16, checkpointing, channels last"],
 )
 def test_option_resumes_to_the_same_bits(selection: str, plain: Path, tmp_path: Path, options: list[str]):
+    options = [option.replace("PLAIN", str(plain / "model")) for option in options]
     straight = trained(selection, tmp_path / "a", *options)
     num_steps = "num_steps=4"  # a cosine ends there
     command = settings(selection, tmp_path / "b" / "run", *options, num_steps, "save_every=2")
@@ -97,6 +98,24 @@ def test_lora_trains_adapters_alone_and_merges_them():
         network_of_merged = build_denoiser(config.model_copy(update={"lora": None}), 80)[0]
         network_of_merged.load_state_dict(merged(network.state_dict(), config.lora), strict=True)
         assert torch.allclose(network_of_merged(sample, 7, audio), expected, atol=1e-5)
+
+
+def test_lora_trains_what_begins_anew_whole(plain: Path):
+    more = ["selection=s", "run_dir=r", "unet=tiny_stage2", f"init={plain / 'model'}", "lora.rank=2"]
+    config = load_preset(Stage1Config, "tiny_stage1", [*more, "init_differences=[adds_motion_modules]"])
+    network, _, _ = build_denoiser(config, 80)
+    trained_names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    for name, _ in network.named_parameters():
+        assert (name in trained_names) == (".lora_" in name or "motion_modules." in name), name
+
+
+def test_lora_needs_linear_layers_of_that_name():
+    config = load_preset(Stage1Config, "tiny_stage1", ["selection=s", "run_dir=r", "lora.modules=[o_q]"])
+    with pytest.raises(ValueError, match="no layer's name ends like that"):
+        build_denoiser(config, 80)
+    config = load_preset(Stage1Config, "tiny_stage1", ["selection=s", "run_dir=r", "lora.modules=[conv_in]"])
+    with pytest.raises(ValueError, match="takes linear layers only"):
+        build_denoiser(config, 80)
 
 
 def test_stage_2_begins_with_the_weights_of_a_stage_1(selection: str, plain: Path, tmp_path: Path):

@@ -28,7 +28,7 @@ def mel_rows(num_frames: int) -> np.ndarray:
     """Mel columns of the frames of a window: int64 [num_frames, 16].
 
     They count from the window's first column. A window has ceil(num_frames / 5 * 16) of them; beyond its ends the first
-    or last one repeats. The 16 columns are those of the frame, two before and two after, within half a column.
+    or last one repeats. The 16 columns are those of the frame, two before and two after, within one column.
     """
     first = -(-NUM_MEL_COLUMNS * (np.arange(num_frames) - HALF_WINDOW_FRAMES) // 5)
     last = -(-NUM_MEL_COLUMNS * num_frames // 5) - 1

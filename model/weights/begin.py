@@ -46,10 +46,19 @@ def begin(network: nn.Module, tensors: Mapping[str, Tensor], differences: Collec
     return [f"{name}: {unchanged} of {len(own)} tensors loaded", *notes]
 
 
+_MOTION = "motion_modules."
+_SD_CHANNELS = 4
+"""Noisy latents. The U-Net for inpainting has 9, whose mask has the opposite meaning of ours."""
+
+
 def _adds_motion_modules(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Stage 1 to stage 2: motion modules keep their initial values, with which they change nothing."""
-    made = {key: tensor for key, tensor in own.items() if "motion_modules." in key and key not in given}
-    return made, "motion modules that begin anew"
+    """Stage 1 to stage 2: motion modules keep their initial values, with which they change nothing.
+
+    For a file without any: one that has some of them is of another layout, or lacks tensors.
+    """
+    if any(_MOTION in key for key in given):
+        return {}, ""
+    return {key: tensor for key, tensor in own.items() if _MOTION in key}, "motion modules that begin anew"
 
 
 def _stable_diffusion_1_5(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -62,9 +71,9 @@ def _stable_diffusion_1_5(own: Mapping[str, Tensor], given: Mapping[str, Tensor]
     for key, tensor in own.items():
         if key not in given or given[key].shape == tensor.shape or given[key].ndim != tensor.ndim:
             continue
-        if key == "conv_in.weight" and _equal_but_for(1, given[key], tensor) and given[key].shape[1] < tensor.shape[1]:
+        if key == "conv_in.weight" and _equal_but_for(1, given[key], tensor) and given[key].shape[1] == _SD_CHANNELS:
             made[key] = torch.zeros_like(tensor, device="cpu")
-            made[key][:, : given[key].shape[1]] = given[key]
+            made[key][:, :_SD_CHANNELS] = given[key]
         elif key.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) and _equal_but_for(1, given[key], tensor):
             made[key] = tensor
     return made, "keys and values of attention to audio, which begin anew, and new input channels, whose weights are 0"

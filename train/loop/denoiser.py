@@ -50,13 +50,21 @@ def build_denoiser(config: DiffusionConfig, audio_width: int) -> tuple[UNet3D, d
     torch.manual_seed(config.seed)
     network = UNet3D(layout)
     lines = []
+    fresh: set[str] = set()
     if config.init is not None:
         tensors, name = read_weights(config.init, "unet")
+        fresh = {
+            key for key, own in network.state_dict().items() if key not in tensors or tensors[key].shape != own.shape
+        }
         lines += begin(network, tensors, config.init_differences, name)
     network.train()
     network.requires_grad_(False)
     if config.lora is not None:
         add_lora(network, config.lora)
+        # What begins anew has nothing to adapt: it is trained itself. A new motion module's last layer is 0, and so
+        # would be the gradients of all adapters behind it.
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(".lora_" in name or name.replace(".base_layer.", ".") in fresh)
     else:
         names = set(trainable_names(network, config.trainable))
         for name, parameter in network.named_parameters():
@@ -83,7 +91,8 @@ def add_lora(network: nn.Module, config: LoraConfig) -> None:
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
-    found = [layer for name, layer in network.named_modules() if name.endswith(config.modules)]
+    ends = tuple(f".{end}" for end in config.modules)
+    found = [layer for name, layer in network.named_modules() if f".{name}".endswith(ends)]
     if not found:
         raise ValueError(f"lora.modules={list(config.modules)}: no layer's name ends like that")
     if other := {type(layer).__name__ for layer in found if not isinstance(layer, nn.Linear)}:

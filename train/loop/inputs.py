@@ -119,5 +119,6 @@ class InputMaker:
     @torch.no_grad()
     def pictures(self, made: DiffusionInputs, estimate: Tensor) -> dict[str, Tensor]:
         """Frames to draw, by label: [B, T, 3, R, R]. estimate: clean latents [B, 4, T, r, r], in one step."""
-        latents = {"target": made.latents, "masked": made.masked, "estimate": estimate, "reference": made.reference}
+        seen = f"estimate in one step, t = {int(made.timesteps[0])}"
+        latents = {"target": made.latents, "masked": made.masked, seen: estimate, "reference": made.reference}
         return {label: self.vae.decode(values.float().transpose(1, 2)) for label, values in latents.items()}

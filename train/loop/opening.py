@@ -24,6 +24,8 @@ def open_diffusion(
     Raises ValueError, ModelFileError and what streams raise.
     """
     accelerator = together.accelerator
+    if config.lora is not None and config.init is None:
+        raise ValueError("lora adapts weights that are there already: set init, or train without lora")
     run_folder.check_config(config.run_dir, config)
     audio_encoder = open_audio_encoder(config.audio_encoder)
     vae = open_vae(config.vae, str(accelerator.device))

@@ -154,14 +154,15 @@ class Run:
         Samples that only fill the batch count as 0, so the gradient does not depend on how samples are dealt out.
         Raises TrainingError on all ranks, with step and keys, when a loss is not finite.
         """
-        total = torch.zeros_like(valid)
+        total, finite = torch.zeros_like(valid), torch.ones_like(valid, dtype=torch.bool)
         for name, values in losses.items():
             kept = torch.where(valid > 0, values.float(), 0.0)
             total = total + weights[name] * kept
+            finite &= values.detach().isfinite()  # also of what does not count: its gradient would not be 0
             self._add(name, kept)
         self._add("loss", total)
         self._add(_SAMPLES, valid)
-        bad = [key for key, value in zip(keys, total.detach().isfinite().tolist(), strict=True) if not value]
+        bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
         values = ", ".join(f"{name} {values.detach().tolist()}" for name, values in losses.items()) if bad else ""
         self.together.agree(
             f"step {self.step + 1}: the loss is not finite for {', '.join(bad)} ({values}). Nothing of this step was "

@@ -17,8 +17,8 @@ from lipforge.model.denoiser.diffusion import add_noise, clean_latents, signal_t
 from lipforge.model.denoiser.losses import noise_loss, sync_loss
 from lipforge.model.denoiser.mask import hide_mouth, to_pixels
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT
-from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
-from lipforge.model.sync.window import mel_columns_of, syncnet_input
+from lipforge.model.sync.stable_syncnet import StableSyncNet
+from lipforge.model.sync.window import layout_for, mel_columns_of, syncnet_input
 from lipforge.train.config import DiffusionConfig, LoraConfig, Stage2Config, SyncNetConfig, TrainerConfig
 from lipforge.train.loop.denoiser import build_denoiser
 from lipforge.train.loop.ema import Ema
@@ -136,9 +136,7 @@ class Rehearser:
         return network
 
     def _rehearse_syncnet(self, config: SyncNetConfig) -> nn.Module:
-        if config.syncnet not in LAYOUTS:
-            raise ValueError(f"syncnet={config.syncnet}: no such layout; known: {', '.join(LAYOUTS)}")
-        layout = LAYOUTS[config.syncnet]
+        layout = layout_for(config.syncnet, config.num_frames)
         sees = syncnet_input(config.syncnet, layout, config.num_frames)
         vae = PlannedVae(config.vae) if sees.sees == "latents" else None
         if vae is not None:
