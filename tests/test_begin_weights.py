@@ -121,3 +121,15 @@ def test_missing_extra_and_broken_tensors_are_named() -> None:
     ):
         with pytest.raises(ModelFileError, match=f"a.pt: .*{words}"):
             begin(Net(), tensors, [MOTION, IMAGES], "a.pt")
+
+
+def test_a_lost_tensor_is_no_difference_that_is_meant() -> None:
+    tensors = weights(Net(has_motion=True))
+    del tensors["motion_modules.0.bias"]
+    with pytest.raises(ValueError, match=r"1 missing: motion_modules\.0\.bias"):
+        begin(Net(has_motion=True), tensors, [MOTION], "stage2.pt")
+
+
+def test_weights_for_inpainting_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"of another shape.*conv_in.weight \[8, 9, 3, 3\]"):
+        begin(Net(), weights(Net(9, 12)), [IMAGES], "inpainting.safetensors")
