@@ -45,7 +45,7 @@ class StorageTracker(TorchDispatchMode):
         self._live: dict[int, tuple[weakref.ref, int, str]] = {}
         self._parts: dict[str, int] = defaultdict(int)
         self._total = 0
-        self._phase, self._part = "", ""
+        self._phase, self._part = "", "other"
         self.only_phase: str | None = None
         """Where it is set, phases that begin do not count as such."""
 
