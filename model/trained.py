@@ -70,8 +70,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 def read_weights(place: str, kind: str) -> tuple[dict[str, Tensor], str]:
     """(tensors by name, name for messages) from a file of weights, a run's model folder, or a file of the table.
 
-    place: a path, or the name of a fetched file, with or without its suffix, or of a bundle of one file. Tensors stay in the file until they are
-    used. Raises ModelFileError when there is none, or it is damaged, unsafe, or of another kind of model.
+    place: a path, or the name of a fetched file, with or without its suffix, or of a bundle of one file. Tensors stay
+    in the file until they are used. Raises ModelFileError when there is none, or it is damaged, unsafe, or of another kind of model.
     """
     files = list_models()
     alone = [file for file in files if sum(other.bundle == file.bundle for other in files) == 1]
