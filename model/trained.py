@@ -27,6 +27,14 @@ def weights_name(kind: str) -> str:
     return f"{kind}.safetensors"
 
 
+def step_of_model(path: Path) -> int | None:
+    """Optimizer steps that made a model's file of weights; None when there is none, or it cannot be read."""
+    try:
+        return read_checkpoint_file(path).global_step
+    except ModelFileError:
+        return None
+
+
 def load_trained(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """(network in evaluation mode, config.json) of a run's model folder. Raises ModelFileError."""
     about = read_about(Path(folder))
@@ -71,7 +79,8 @@ def read_weights(place: str, kind: str) -> tuple[dict[str, Tensor], str]:
     """(tensors by name, name for messages) from a file of weights, a run's model folder, or a file of the table.
 
     place: a path, or the name of a fetched file, with or without its suffix, or of a bundle of one file. Tensors stay
-    in the file until they are used. Raises ModelFileError when there is none, or it is damaged, unsafe, or of another kind of model.
+    in the file until they are used. Raises ModelFileError when there is none, or it is damaged, unsafe, or of another
+    kind of model.
     """
     files = list_models()
     alone = [file for file in files if sum(other.bundle == file.bundle for other in files) == 1]

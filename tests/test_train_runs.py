@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lipforge.train.loop import checkpoint
@@ -99,7 +100,7 @@ def test_another_number_of_ranks_goes_on_with_the_right_samples(selection: str, 
 def test_sigterm_saves_and_the_same_command_goes_on(selection: str, tmp_path: Path):
     straight = settings(selection, tmp_path / "straight", "save_every=100")
     assert run_ranks("stage1", straight, tmp_path, 2).exit_codes == [0, 0]
-    stopped = settings(selection, tmp_path / "stopped", "save_every=100")
+    stopped = settings(selection, tmp_path / "stopped", "save_every=100", "num_workers=1")
     run = Ranks("stage1", stopped, tmp_path, 2, before=TermAfter(3))
     ended = run.wait()
     assert ended.exit_codes == [128 + signal.SIGTERM] * 2, ended.words
@@ -123,8 +124,9 @@ class TermAfter:
 
         def done_and_signalled(self: Run, grad_norm: float) -> None:
             done(self, grad_norm)
-            if self.step == at and rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if self.step == at and rank == 1:  # as a scheduler does, to all processes
+                for process in (*psutil.Process().children(), psutil.Process()):
+                    process.terminate()
 
         Run.step_done = done_and_signalled
 
@@ -230,3 +232,19 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(selection: str, tmp_
     assert "all steps are made: raise num_steps" in ended.words
     assert run_ranks("stage1", settings(selection, run_dir, "num_steps=2"), tmp_path).exit_codes == [0]
     assert list(losses(run_dir)) == [1, 2]
+
+
+def test_model_that_an_interrupted_save_left_behind_is_brought_up_to_date(selection: str, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    command = settings(selection, run_dir, "num_steps=2", "save_every=1", "ema.decay=0.5")
+    assert run_ranks("stage1", command, tmp_path).exit_codes == [0]
+    expected = model_hash(run_dir)
+    (run_dir / "model" / "unet.safetensors").write_bytes(b"half")
+    assert run_ranks("stage1", command, tmp_path).exit_codes == [0]
+    assert model_hash(run_dir) == expected
+
+
+def test_a_copy_of_a_checkpoint_is_not_taken_for_one(tmp_path: Path):
+    for name in ("step-00000002", "step-00000002.bak", "step-3", ".tmp-step-00000004"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-00000002"]

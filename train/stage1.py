@@ -13,7 +13,7 @@ from lipforge.train.config import Stage1Config
 from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.opening import open_diffusion
 from lipforge.train.loop.program import program
-from lipforge.train.loop.run import Run
+from lipforge.train.loop.run import OPENING_ERRORS, Run
 from lipforge.train.loop.together import Together
 from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
@@ -22,7 +22,7 @@ from lipforge.train.stream.batches import Batch
 def train(config: Stage1Config, together: Together) -> None:
     """Train until `num_steps`. Raises what opening raises, and TrainingError."""
     accelerator = together.accelerator
-    trained, data, inputs = open_diffusion(config, together, decode_target=False)
+    trained, data, inputs = together.do(lambda: open_diffusion(config, together, decode_target=False), *OPENING_ERRORS)
     run = Run(config, together, trained, data.train)
     weights = {"noise": 1.0}
 

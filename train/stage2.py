@@ -14,7 +14,7 @@ from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.judges import open_judges
 from lipforge.train.loop.opening import open_diffusion
 from lipforge.train.loop.program import program
-from lipforge.train.loop.run import Run
+from lipforge.train.loop.run import OPENING_ERRORS, Run
 from lipforge.train.loop.together import Together
 from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
@@ -23,8 +23,10 @@ from lipforge.train.stream.batches import Batch
 def train(config: Stage2Config, together: Together) -> None:
     """Train until `num_steps`. Raises what opening raises, and TrainingError."""
     accelerator = together.accelerator
-    judges = open_judges(config, accelerator.device)
-    trained, data, inputs = open_diffusion(config, together, judges.see_pixels, judges.sha256)
+    judges = together.do(lambda: open_judges(config, accelerator.device), *OPENING_ERRORS)
+    trained, data, inputs = together.do(
+        lambda: open_diffusion(config, together, judges.see_pixels, judges.sha256), *OPENING_ERRORS
+    )
     run = Run(config, together, trained, data.train)
     weights = config.losses.model_dump()
 

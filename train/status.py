@@ -111,10 +111,10 @@ def status_lines(status: Status) -> list[str]:
 
 def _speed(status: Status) -> list[str]:
     last = status.last
-    words = [f"{last['samples_per_s']:.3g} samples/s", f"{last['memory_gb']:.1f} GB"]
+    words = [f"{last.get('samples_per_s', 0.0):.3g} samples/s", f"{last.get('memory_gb', 0.0):.1f} GB"]
     if not status.is_done:
         words.append(f"{duration(last['seconds_left'])} left at that speed")
-    waits = last["data_wait_share"]
+    waits = last.get("data_wait_share", 0.0)
     lines = [f"speed        {', '.join([*words, f'{waits:.0%} of the time waiting for data'])}"]
     if waits > _WAITS_MUCH:
         lines.append("             more num_workers, cached `features` or a `cache_dir` on a local disk make it faster")

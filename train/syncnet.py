@@ -18,7 +18,7 @@ from lipforge.model.denoiser.losses import sync_loss
 from lipforge.train.config import SyncNetConfig
 from lipforge.train.loop.pairs import Pairs, open_syncnet
 from lipforge.train.loop.program import program
-from lipforge.train.loop.run import Run
+from lipforge.train.loop.run import OPENING_ERRORS, Run
 from lipforge.train.loop.together import Together
 from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def train(config: SyncNetConfig, together: Together) -> None:
     """Train until `num_steps`. Raises what opening raises, and TrainingError."""
     accelerator = together.accelerator
-    trained, data, maker = open_syncnet(config, together)
+    trained, data, maker = together.do(lambda: open_syncnet(config, together), *OPENING_ERRORS)
     run = Run(config, together, trained, data.train)
     weights = {"sync": 1.0}
     held_out = _labels_of(config.selection)

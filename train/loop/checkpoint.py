@@ -13,6 +13,7 @@ goes on in one process. Nothing is pickled. Random numbers need no state (random
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from lipforge.model.weights.convert import apart
 from lipforge.train.loop.run_folder import CHECKPOINTS
 
 _PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}\d{{8}}")
 _TEMPORARY = ".tmp-"
 _STATE = "state.json"
 _NETWORK, _OPTIMIZER, _EMA = "network.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -67,7 +69,8 @@ def step_of(folder: Path) -> int:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Folders of complete checkpoints, oldest first."""
-    return sorted(path for path in (run_dir / CHECKPOINTS).glob(f"{_PREFIX}*") if path.is_dir())
+    folders = (run_dir / CHECKPOINTS).glob(f"{_PREFIX}*")
+    return sorted(path for path in folders if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def save(run_dir: Path, progress: Progress, tensors: Tensors) -> Path:
@@ -84,7 +87,6 @@ def save(run_dir: Path, progress: Progress, tensors: Tensors) -> Path:
         state = json.dumps({**asdict(progress), "sizes": sizes}, indent=2)
         (temporary / _STATE).write_text(state + "\n")
         _flush(temporary / _STATE)
-        shutil.rmtree(folder, ignore_errors=True)  # of the same step: a run that was sent back to an earlier one
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -125,6 +127,8 @@ def load_progress(folder: Path) -> Progress:
         sizes = state.pop("sizes")
         losses = {int(step): loss for step, loss in state.pop("validation_losses").items()}
         progress = Progress(**state, validation_losses=losses)
+        if not isinstance(progress.step, int) or progress.step < 0 or not isinstance(sizes, dict):
+            raise ValueError(f"step {progress.step!r}, sizes {sizes!r}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(_damaged(folder, f"{_STATE}: {error}")) from error
     for name, size in sizes.items():

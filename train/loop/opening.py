@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from lipforge.model.denoiser.vae import open_vae
-from lipforge.train.config import DiffusionConfig, TrainerConfig
+from lipforge.train.config import DiffusionConfig
 from lipforge.train.loop import run_folder
 from lipforge.train.loop.audio import open_audio_encoder
 from lipforge.train.loop.data import Data
@@ -48,19 +48,10 @@ def open_diffusion(
         "vae": config.vae,
         "audio_encoder": config.audio_encoder,
     }
-    together.do(lambda: write_papers(config, together, models, data), OSError)
     if accelerator.is_main_process:
         for line in (*lines, data_line(data)):
             log.info("%s", line)
     return Trained("unet", network, about, models, lambda tensors: merged(tensors, config.lora)), data, inputs
-
-
-def write_papers(config: TrainerConfig, together: Together, models: dict[str, str], data: Data) -> None:
-    """RUN/config.yaml and RUN/facts.json, by rank 0. Raises OSError."""
-    if together.accelerator.is_main_process:
-        run_folder.write_config(config.run_dir, config)
-        about = {"selection": data.train.fingerprint, "processes": together.accelerator.num_processes}
-        run_folder.write_facts(config.run_dir, models, about)
 
 
 def data_line(data: Data) -> str:

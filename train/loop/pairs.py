@@ -18,7 +18,7 @@ from lipforge.model.weights.state_dicts import load_strict
 from lipforge.train.config import SyncNetConfig
 from lipforge.train.loop import randomness, run_folder
 from lipforge.train.loop.data import Data
-from lipforge.train.loop.opening import data_line, write_papers
+from lipforge.train.loop.opening import data_line
 from lipforge.train.loop.run import Trained
 from lipforge.train.loop.together import Together
 from lipforge.train.stream.batches import Batch
@@ -100,7 +100,6 @@ def open_syncnet(config: SyncNetConfig, together: Together) -> tuple[Trained, Da
     network.train().requires_grad_(True)
     for encoder in (network.audio_encoder, network.visual_encoder):
         encoder.gradient_checkpointing = config.gradient_checkpointing
-    together.do(lambda: write_papers(config, together, models, data), OSError)
     if accelerator.is_main_process:
         total = sum(parameter.numel() for parameter in network.parameters())
         log.info(

@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
-from lipforge.model.trained import CONFIG_NAME, weights_name
+from lipforge.model.trained import CONFIG_NAME, step_of_model, weights_name
 from lipforge.train.config import TrainerConfig
 from lipforge.train.features.index import FeatureError
 from lipforge.train.loop import checkpoint, run_folder, tensors
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 DATA_ERRORS = (DamagedSampleError, FeatureError, FileNotFoundError, UnreadableError, ValueError)
 """What a stream raises when data or storage are at fault."""
+OPENING_ERRORS = (*DATA_ERRORS, OSError)
+"""What opening a run raises for wrong settings, files and folders (ModelFileError is a ValueError)."""
 
 
 class Stopped(TrainingError):
@@ -101,12 +104,28 @@ class Run:
         self._step_sums: dict[str, Tensor] = {}
         self._position = 0
         self._waited_s = self._started_s = 0.0
+        together.do(lambda: self._write_papers(saved), OSError)
         if self._newest is not None and accelerator.is_main_process:
             then = "all steps are made: raise num_steps to train on" if self.is_done else "goes on from there"
             log.info("%s", f"{self._newest.name} of {config.num_steps} steps: {then}")
         self.metrics = MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step)
 
-    def _find_checkpoint(self) -> Any:
+    def _write_papers(self, saved: checkpoint.Tensors) -> None:
+        """Settings and hashes, once they are known to fit; RUN/model, if a save was interrupted before that."""
+        if not self.accelerator.is_main_process:
+            return
+        config = self.config
+        run_folder.write_config(config.run_dir, config)
+        about = {"selection": self.stream.fingerprint, "processes": self.accelerator.num_processes}
+        run_folder.write_facts(config.run_dir, self._trained.models, about)
+        if self._newest is not None and step_of_model(self._model_file) != self.step:
+            self._write_model({**saved.network, **saved.ema})
+
+    @property
+    def _model_file(self) -> Path:
+        return self.config.run_dir / run_folder.MODEL / weights_name(self._trained.kind)
+
+    def _find_checkpoint(self) -> Path | None:
         found = checkpoint.checkpoints(self.config.run_dir)
         if found and self.config.resume == "never":
             raise ValueError(
@@ -140,7 +159,7 @@ class Run:
             set_learning_rate(self.optimizer, rate)
             for _ in range(self.config.gradient_accumulation_steps):
                 asked_s = time.perf_counter()
-                batch = self.together.do(lambda: next(source), *DATA_ERRORS)
+                batch = self.together.do(lambda: _next(source), *DATA_ERRORS, TrainingError)
                 self._waited_s += time.perf_counter() - asked_s
                 self._position = int(batch["position"][0])
                 seed_layers(self.config.seed, self._position, self.accelerator.process_index)
@@ -224,6 +243,8 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint and RUN/model. Raises TrainingError on all ranks when that fails."""
         config, accelerator = self.config, self.accelerator
+        if self._newest == checkpoint.folder_of(config.run_dir, self.step):
+            return  # a signal came right after a save
         network = tensors.whole_network(accelerator, self.network)
         optimizer = tensors.whole_optimizer(accelerator, self.optimizer, self.parameters)
         ema = tensors.whole_tensors(accelerator, self.ema.averages)
@@ -239,7 +260,7 @@ class Run:
                 self._write_model({**network, **ema})
                 checkpoint.rotate(config.run_dir, config.keep_last, config.keep_best, self.validation_losses)
             except OSError as error:
-                newest = self._find_checkpoint()
+                newest = next(reversed(checkpoint.checkpoints(config.run_dir)), None)
                 kept = (
                     f"the checkpoint of step {checkpoint.step_of(newest)} is whole" if newest else "none is there yet"
                 )
@@ -258,13 +279,24 @@ class Run:
         folder = self.config.run_dir / run_folder.MODEL
         about = {"kind": self._trained.kind, **self._trained.about, "models": self._trained.models}
         run_folder.write_whole(folder / CONFIG_NAME, (json.dumps(about, indent=2) + "\n").encode())
-        name = weights_name(self._trained.kind)
-        temporary = folder / f".tmp-{name}"
+        temporary = folder / f".tmp-{self._model_file.name}"
         checkpoint.write_tensors(temporary, self._trained.publish(network), {"global_step": str(self.step)})
-        os.replace(temporary, folder / name)
+        os.replace(temporary, self._model_file)
 
 
 _SAMPLES = "samples"
+
+
+def _next(source: Iterator[Batch]) -> Batch:
+    try:
+        return next(source)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that reads data was killed, probably for memory: set num_workers lower. The same command goes "
+            "on after the newest checkpoint"
+        ) from error
 
 
 def _load_network(network: nn.Module, saved: Mapping[str, Tensor], place: str) -> None:

@@ -9,7 +9,7 @@ RUN/checkpoints/        step-00000100/ ...            RUN/model/   the newest we
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -76,9 +76,8 @@ def write_config(run_dir: Path, config: TrainerConfig) -> None:
 
 def check_config(run_dir: Path, config: TrainerConfig) -> None:
     """Raises ValueError when a run cannot go on with these settings. A new run: nothing to compare."""
-    try:
-        before = yaml.safe_load((run_dir / CONFIG).read_text())
-    except FileNotFoundError:
+    before = _papers(run_dir / CONFIG, yaml.safe_load)
+    if before is None:
         return
     now = config.model_dump(mode="json")
     changed = [
@@ -91,6 +90,22 @@ def check_config(run_dir: Path, config: TrainerConfig) -> None:
         raise ValueError(f"{run_dir} cannot go on with another {words}: set it as it was, or take another run_dir")
 
 
+def _papers(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+    """A mapping from a file of the run; None for a new run. Raises ValueError when it is damaged, or gone."""
+    try:
+        found = parse(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"expected a mapping, found {type(found).__name__}")
+        return found
+    except FileNotFoundError:
+        if not (path.parent / CHECKPOINTS).exists():
+            return None
+        detail = "gone"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        detail = f"damaged ({str(error).splitlines()[0]})"
+    raise ValueError(f"{path} is {detail}: put it back from a copy, or take another run_dir")
+
+
 def _value(tree: dict[str, Any], name: str) -> Any:
     section, _, leaf = name.rpartition(".")
     return (tree.get(section) or {}).get(leaf) if section else tree.get(leaf)
@@ -98,10 +113,8 @@ def _value(tree: dict[str, Any], name: str) -> Any:
 
 def check_facts(run_dir: Path, facts: dict[str, str]) -> None:
     """Raises ValueError when models of a resumed run are other files than before. facts: hash by name."""
-    try:
-        before = json.loads((run_dir / FACTS).read_text())["models"]
-    except FileNotFoundError:
-        return
+    found = _papers(run_dir / FACTS, json.loads)
+    before = {} if found is None else found.get("models", {})
     for name, sha256 in facts.items():
         if before.get(name, sha256) != sha256:
             raise ValueError(

@@ -30,6 +30,10 @@ def start(config: TrainerConfig) -> Accelerator:
         )
     if wanted is DistributedType.DEEPSPEED and config.mixed_precision == "fp16":
         raise ValueError("mixed_precision=fp16 does not go with DeepSpeed here: take bf16")
+    if wanted is not None and config.optimizer.name == "adamw8bit":
+        raise ValueError(
+            f"optimizer.name=adamw8bit does not go with {wanted.value}, which shares the optimizer out itself"
+        )
     on_cpu = _on_cpu(config)
     if on_cpu:
         if config.mixed_precision == "fp16":

@@ -115,7 +115,9 @@ _ZERO_KEYS = ("exp_avg", "exp_avg_sq")
 def _zero_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
+    if not _inner(optimizer).state:  # before the first step
+        return tensors
     for name, parameter in parameters.items():
         tensors |= {f"{name}/{key}": safe_get_full_optimizer_state(parameter, key) for key in _ZERO_KEYS}
         tensors[f"{name}/step"] = _zero_steps(optimizer)

@@ -34,14 +34,18 @@ class Together:
         """A signal that asked this process to save and exit."""
 
     def listen(self) -> None:
-        """Take SIGTERM (Slurm, spot machines) and Ctrl-C as a request to save and exit; a second one ends at once."""
+        """Take SIGTERM (Slurm, spot machines) and Ctrl-C as a request to save and exit; a second Ctrl-C ends at once.
+
+        SIGTERM may come twice, from a launcher and from a scheduler.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Half precision where it is safe, as the run was told; the same for every strategy."""
@@ -58,13 +62,21 @@ class Together:
         return found or None
 
     def do(self, work: Callable[[], T], *expected: type[Exception]) -> T:
-        """What `work` returns on this rank. If it raises one of `expected` on any rank, all raise TrainingError."""
-        problem, result = "", None
+        """What `work` returns on this rank. If it raises one of `expected` on any rank, all ranks raise.
+
+        That one raises its own error, the others TrainingError with the same words.
+        """
+        caught, result = None, None
         try:
             result = work()
         except expected as error:
-            problem = str(error)
-        self.agree(problem)
+            caught = error
+        try:
+            self.agree("" if caught is None else _own_words(caught))
+        except TrainingError:
+            if caught is not None:
+                raise caught from None
+            raise
         return result  # type: ignore[return-value]
 
     def agree(self, problem: str) -> None:
@@ -83,3 +95,11 @@ class Together:
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
         return values
+
+
+def _own_words(error: Exception) -> str:
+    """An error that a DataLoader worker raised comes with its traceback as text: the last line is its own."""
+    words = str(error)
+    if not words.startswith("Caught "):
+        return words
+    return words.strip().splitlines()[-1].partition(": ")[2]

@@ -12,6 +12,7 @@ features). config.py has the settings. Each rank makes its own stream, so the lo
 """
 
 import logging
+import signal
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -156,7 +157,14 @@ class SampleStream:
             # A loader draws a seed for its workers, which use none. Drawn from torch's own generator, it would make the
             # trainer's noise after a resume differ from that of an uninterrupted run.
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """A scheduler signals all processes: workers go on until the trainer, which saves first, ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _refuse_short_clips(stored: StoredSamples, num_frames: int, min_distance_frames: int) -> None:
