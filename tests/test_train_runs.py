@@ -248,3 +248,18 @@ def test_a_copy_of_a_checkpoint_is_not_taken_for_one(tmp_path: Path):
     for name in ("step-00000002", "step-00000002.bak", "step-3", ".tmp-step-00000004"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-00000002"]
+
+
+def nothing_on_rank_1(rank: int) -> None:
+    """Rank 1 does not see the selection, as on a machine without the shared folder."""
+    from lipforge.train.loop import data
+
+    read = data.read_selection
+    data.read_selection = lambda place, *split: read("nowhere.parquet" if rank == 1 else place, *split)
+
+
+def test_fault_of_one_rank_while_opening_is_said(selection: str, tmp_path: Path):
+    ended = run_ranks("stage1", settings(selection, tmp_path / "run"), tmp_path, 2, before=nothing_on_rank_1)
+    assert ended.exit_codes == [1, 1], ended.words
+    assert "nowhere.parquet" in ended.words
+    assert "Traceback" not in ended.words

@@ -58,8 +58,9 @@ def _run(config: D, train: Callable[[D, Together], None]) -> None:
         together.listen()
         train(config, together)
         together.leave()
-    except TrainingError:  # all ranks are here
-        together.leave()
+    except Exception:
+        if together.is_ending:
+            together.leave()
         raise
     finally:
         lock.__exit__(None, None, None)

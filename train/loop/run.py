@@ -154,6 +154,7 @@ class Run:
             number = self.together.stop_requested()
             if number is not None:
                 self.save()
+                self.together.is_ending = True
                 raise Stopped(number, self.step)
             rate = learning_rate(self.config.optimizer, self.step + 1, self.config.num_steps)
             set_learning_rate(self.optimizer, rate)

@@ -32,6 +32,8 @@ class Together:
         self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
         self.signal: int | None = None
         """A signal that asked this process to save and exit."""
+        self.is_ending = False
+        """All ranks know that the run ends here."""
 
     def listen(self) -> None:
         """Take SIGTERM (Slurm, spot machines) and Ctrl-C as a request to save and exit; a second Ctrl-C ends at once.
@@ -84,6 +86,7 @@ class Together:
         if not self._maximum(torch.tensor([int(bool(problem))])).item():
             return
         problems = [words for words in gather_object([problem]) if words]
+        self.is_ending = True
         raise TrainingError("; ".join(dict.fromkeys(problems)))
 
     def total(self, values: Tensor) -> Tensor:
