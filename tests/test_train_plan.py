@@ -159,6 +159,13 @@ def test_allocator_leaves_gaps_that_are_too_small():
     assert allocator.reserved_bytes == 60 * MIB
 
 
+def test_tensors_that_try_shapes_do_not_count():
+    tracker = StorageTracker(convolution_workspace)
+    with tracker, tracker.phase("build", "parameters"), torch.device("meta"):
+        found = nn.Conv2d(3, 64, 3)(torch.zeros(1, 3, 128, 128))
+    assert tracker.allocator.reserved_bytes == 0 and found.shape == (1, 64, 126, 126)
+
+
 def test_storage_counts_once_and_until_it_is_freed():
     tracker = StorageTracker()
     with tracker:

@@ -68,10 +68,11 @@ class StorageTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                self._count(tensor, None)
-        if self._workspace is not None and (needed := self._workspace(func, args, found)):
+        made = [value for value in tree_leaves(found) if isinstance(value, Tensor)]
+        made = [tensor for tensor in made if tensor.device.type != "meta"]  # those are for trying shapes
+        for tensor in made:
+            self._count(tensor, None)
+        if made and self._workspace is not None and (needed := self._workspace(func, args, found)):
             self._total += needed
             self._parts[WORKSPACE] += needed
             self._look()
