@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lipforge.datasets_manifest.selection import read_selection
+from lipforge.train.features.command import compute_features
+from lipforge.train.features.extract import ModelFiles
 from tests.ranks import run_ranks
 from tests.stream_clips import select
 from tests.train_runs import coded_selection, losses, settings
@@ -157,3 +159,12 @@ def test_run_without_val_split_says_so_and_trains(selection: str, tmp_path: Path
     assert table.num_rows > pq.read_table(alone).num_rows
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert not any("val_loss" in json.loads(line) for line in lines)
+
+
+def test_features_that_the_val_split_lacks_are_missed_before_the_first_step(selection: str, tmp_path: Path):
+    files = ModelFiles(mel=True)
+    train_only = select(tmp_path / "train.parquet", read_selection(selection, "train"))
+    compute_features(train_only, str(tmp_path / "features"), files, "local", None)
+    command = settings(selection, tmp_path / "run", f"features={tmp_path / 'features'}")
+    refused(command, tmp_path, "clips have no mel features")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

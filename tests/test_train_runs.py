@@ -210,7 +210,7 @@ def test_second_process_in_a_folder_is_refused(selection: str, tmp_path: Path):
     second = run_ranks("stage1", settings(selection, run_dir), tmp_path / "second")
     first.signal(signal.SIGKILL)
     first.wait()
-    assert second.exit_codes == [1]
+    assert second.exit_codes == [2]
     assert "another process trains in" in second.words
 
 

@@ -98,6 +98,7 @@ def write_tensors(path: Path, values: Mapping[str, Tensor], metadata: dict[str, 
     """Write a file of safetensors and flush it to disk; returns its size in bytes. Raises OSError."""
     try:
         save_file(apart(values), path, metadata)
+        path.chmod(0o644)  # the library's files are for their owner alone
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     return _flush(path)

@@ -56,6 +56,8 @@ class Data:
         }
         self.train = self._stream("train", config.batch_size, None)
         self._num_val_clips = selection["split"].to_pylist().count("val")
+        if self._num_val_clips:
+            self.validation()  # what its clips lack is said now, and not after the first thousand steps
         self.has_validation = self._num_val_clips > 0
 
     def validation(self) -> SampleStream:
