@@ -115,7 +115,7 @@ _ZERO_KEYS = ("exp_avg", "exp_avg_sq")
 def _zero_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Any] = {}
     if not _inner(optimizer).state:  # before the first step
         return tensors
     for name, parameter in parameters.items():
