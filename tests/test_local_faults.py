@@ -138,7 +138,9 @@ def reasons(folder: Path) -> dict[str, tuple[str, str]]:
     return {os.path.basename(row["source_uri"]): (row["reason"], row["detail"]) for row in rows}
 
 
-@pytest.mark.parametrize("act", FAULTS, ids=lambda act: act.__name__)
+@pytest.mark.parametrize(
+    "act", [pytest.param(act, marks=[pytest.mark.slow] * (act is hang), id=act.__name__) for act in FAULTS]
+)
 @pytest.mark.parametrize("where", [pytest.param("probe", marks=pytest.mark.slow), "cut"])
 def test_a_fault_is_the_row_of_its_source(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_fault(where, act, folder, monkeypatch)
