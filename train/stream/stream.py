@@ -12,7 +12,9 @@ features). config.py has the settings. Each rank makes its own stream, so the lo
 """
 
 import logging
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -157,14 +159,23 @@ class SampleStream:
             # A loader draws a seed for its workers, which use none. Drawn from torch's own generator, it would make the
             # trainer's noise after a resume differ from that of an uninterrupted run.
             generator=torch.Generator(),
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_obey_the_trainer_alone,
         )
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """A scheduler signals all processes: workers go on until the trainer, which saves first, ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _obey_the_trainer_alone(_worker: int) -> None:
+    """In a worker: SIGTERM ends it when its own process sends it.
+
+    A scheduler signals all processes. The trainer then saves, for which it needs its workers until the step is made.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
+
+
+def _end_when_the_parent_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _refuse_short_clips(stored: StoredSamples, num_frames: int, min_distance_frames: int) -> None:
