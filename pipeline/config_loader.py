@@ -39,7 +39,7 @@ def load_config(kind: type[C], path: Path | None, overrides: list[str]) -> C:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"config {path}: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"config {path}: expected sections such as `align:`, found {type(loaded).__name__}")
+            raise ValueError(f"config {path}: expected settings by name, found {type(loaded).__name__}")
         tree = {
             name: {} if value is None and _is_section(kind, name) else value for name, value in (loaded or {}).items()
         }

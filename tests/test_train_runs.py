@@ -145,6 +145,19 @@ def nan_on_rank_1(rank: int) -> None:
     Run.loss = poisoned
 
 
+def overflow_on_rank_1(rank: int) -> None:
+    """The loss of rank 1 is finite in its third step, and its gradient is not."""
+    from lipforge.train.loop.run import Run
+
+    loss = Run.loss
+
+    def steep(self: Run, *rest: object) -> object:
+        found = loss(self, *rest)
+        return found * float("inf") if rank == 1 and self.step == 2 else found
+
+    Run.loss = steep
+
+
 def full_disk(rank: int) -> None:
     """No space for the second checkpoint."""
     from lipforge.train.loop import checkpoint
@@ -187,7 +200,11 @@ def test_out_of_memory_names_what_helps_and_leaves_no_rank_hanging(selection: st
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [(nan_on_rank_1, "step 3: the loss is not finite for "), (full_disk, "cannot save step 4")],
+    [
+        (nan_on_rank_1, "step 3: the loss is not finite for "),
+        (overflow_on_rank_1, "step 3: the gradient is not finite"),
+        (full_disk, "cannot save step 4"),
+    ],
 )
 def test_fault_on_one_rank_stops_all_in_words(selection: str, tmp_path: Path, fault: object, words: str):
     run_dir = tmp_path / "run"

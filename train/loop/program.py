@@ -47,7 +47,7 @@ def program(kind: type[D], train: Callable[[D, Together], None], about: str | No
 _EPILOG = """\
 Every run needs `selection` (from `lipforge select`) and `run_dir`. The same command goes on where it stopped.
 `lipforge train status RUN` shows how it stands; `lipforge train plan --config ...` how much memory it takes.
-docs/training.md lists all settings."""
+docs/training.md explains the settings; train/config.py has them all."""
 
 
 def _run(config: D, train: Callable[[D, Together], None]) -> None:
@@ -109,8 +109,8 @@ def _say(words: str, anyone: bool = False) -> None:
 
 def _out_of_memory(error: torch.OutOfMemoryError) -> str:
     return (
-        f"out of GPU memory ({str(error).splitlines()[0]}). Set, in this order, what is not set yet: "
-        "gradient_checkpointing=true, mixed_precision=bf16, batch_size=1 with more gradient_accumulation_steps, "
-        "`features` with cached latents, optimizer.name=adamw8bit; `lipforge train plan` says what each saves. The "
-        "newest checkpoint is whole"
+        f"out of GPU memory ({str(error).splitlines()[0]}). Set, in this order, what is not set yet: the variable "
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, gradient_checkpointing=true, mixed_precision=bf16, "
+        "batch_size=1 with more gradient_accumulation_steps, `features` with cached latents, optimizer.name=adamw8bit; "
+        "`lipforge train plan` says what each saves. The newest checkpoint is whole"
     )

@@ -5,6 +5,7 @@ The loops are in the trainers' files; networks and losses are in `model/`.
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,13 +103,14 @@ class Run:
                 accelerator.scaler.load_state_dict(progress.scaler)
         self._totals = _Totals(**progress.unlogged)
         self._step_sums: dict[str, Tensor] = {}
-        self._position = 0
         self._waited_s = self._started_s = 0.0
         together.do(lambda: self._write_papers(saved), OSError)
         if self._newest is not None and accelerator.is_main_process:
             then = "all steps are made: raise num_steps to train on" if self.is_done else "goes on from there"
             log.info("%s", f"{self._newest.name} of {config.num_steps} steps: {then}")
-        self.metrics = MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step)
+        self.metrics = together.do(
+            lambda: MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step), OSError
+        )
 
     def _write_papers(self, saved: checkpoint.Tensors) -> None:
         """Settings and hashes, once they are known to fit; RUN/model, if a save was interrupted before that."""
@@ -135,10 +137,6 @@ class Run:
         return found[-1] if found else None
 
     @property
-    def is_resumed(self) -> bool:
-        return self._newest is not None
-
-    @property
     def is_done(self) -> bool:
         return self.step >= self.config.num_steps
 
@@ -162,8 +160,7 @@ class Run:
                 asked_s = time.perf_counter()
                 batch = self.together.do(lambda: _next(source), *DATA_ERRORS, TrainingError)
                 self._waited_s += time.perf_counter() - asked_s
-                self._position = int(batch["position"][0])
-                seed_layers(self.config.seed, self._position, self.accelerator.process_index)
+                seed_layers(self.config.seed, int(batch["position"][0]), self.accelerator.process_index)
                 yield batch
 
     def loss(
@@ -186,8 +183,7 @@ class Run:
         values = ", ".join(f"{name} {values.detach().tolist()}" for name, values in losses.items()) if bad else ""
         self.together.agree(
             f"step {self.step + 1}: the loss is not finite for {', '.join(bad)} ({values}). Nothing of this step was "
-            "kept; the newest checkpoint is good. A lower learning rate, bf16 in the place of fp16, or a look at these "
-            "clips (`lipforge explain`) helps"
+            f"kept. {_DIVERGED}; or look at these clips (`lipforge explain`)"
             if bad
             else ""
         )
@@ -198,11 +194,19 @@ class Run:
         self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(summed)) + summed
 
     def clip_gradients(self) -> float:
-        """Scale gradients down to the largest norm allowed; returns the norm they had, 0 while they accumulate."""
+        """Scale gradients down to the largest norm allowed; returns the norm they had, 0 while they accumulate.
+
+        Raises TrainingError on all ranks when the norm is not finite: a step would ruin the weights. The scaler of fp16
+        leaves such steps out by itself.
+        """
         if not self.accelerator.sync_gradients:
             return 0.0
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
-        return float(tensors.whole(norm)) if isinstance(norm, Tensor) else float(norm or 0.0)
+        value = float(tensors.whole(norm)) if isinstance(norm, Tensor) else float(norm or 0.0)
+        if self.accelerator.scaler is None:
+            words = f"step {self.step + 1}: the gradient is not finite. Nothing of this step was kept. {_DIVERGED}"
+            self.together.agree("" if math.isfinite(value) else words)
+        return value
 
     def step_done(self, grad_norm: float) -> None:
         """After an optimizer step: count it, update the averages, write the log when it is due."""
@@ -286,6 +290,7 @@ class Run:
 
 
 _SAMPLES = "samples"
+_DIVERGED = "Go on from the newest checkpoint with a lower learning rate, or bf16 in the place of fp16"
 
 
 def _next(source: Iterator[Batch]) -> Batch:
