@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lipforge.datasets_manifest.selection import read_selection
+from lipforge.train.config import Stage1Config, load_preset
 from lipforge.train.features.command import compute_features
 from lipforge.train.features.extract import ModelFiles
 from tests.ranks import run_ranks
@@ -74,6 +75,11 @@ def test_wrong_setting_is_one_sentence(selection: str, tmp_path: Path, setting: 
     run_dir = tmp_path / "run"
     refused(settings(selection, run_dir, setting), tmp_path, words, num_ranks)
     assert not (run_dir / "checkpoints").exists()
+
+
+def test_preset_of_another_trainer_is_named_as_that(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"tiny_stage2 is a preset of another trainer; those of train\.stage1: "):
+        load_preset(Stage1Config, "tiny_stage2", ["selection=s", f"run_dir={tmp_path}"])
 
 
 def test_empty_selection_is_one_sentence(selection: str, tmp_path: Path):

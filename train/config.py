@@ -194,6 +194,10 @@ def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
     Raises ValueError naming each wrong setting, what was given and what is expected.
     """
     path = Path(preset)
+    trainer = kind.__name__.removesuffix("Config").lower()
+    if path.stem in presets() and trainer not in path.stem:
+        fitting = [name for name in presets() if trainer in name]
+        raise ValueError(f"{path.stem} is a preset of another trainer; those of train.{trainer}: {', '.join(fitting)}")
     if len(path.parts) == 1 and not path.suffix:
         if preset not in presets():
             raise ValueError(f"no preset {preset!r}; known: {', '.join(presets())}. Or give the path of a YAML file")

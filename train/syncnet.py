@@ -94,9 +94,9 @@ def train(config: SyncNetConfig, together: Together) -> None:
 
 
 def _labels_of(selection: str) -> dict[str, tuple[str | None, str | None]]:
-    """Language and speaker of each held-out clip, by key."""
-    rows = read_selection(selection, "val").select(["key", "language", "speaker"]).to_pylist()
-    return {row["key"]: (row["language"], row["speaker"]) for row in rows}
+    """Language and speaker of each held-out clip, by key. Without a label, a source is a speaker, as in `select`."""
+    rows = read_selection(selection, "val").select(["key", "language", "speaker", "source_id"]).to_pylist()
+    return {row["key"]: (row["language"], row["speaker"] or row["source_id"]) for row in rows}
 
 
 if __name__ == "__main__":

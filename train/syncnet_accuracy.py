@@ -59,7 +59,7 @@ class Report:
     def words(self) -> str:
         whole = self.whole
         parts = [
-            f"{_in_words(whole)} right of {whole.num_pairs} pairs of {whole.num_speakers} speakers at 0.5; "
+            f"{_in_words(whole)} right of {whole.num_pairs} pairs of {_speakers(whole.num_speakers)} at 0.5; "
             f"{whole.at_best:.1%} at {whole.best_threshold:.2f}, the best threshold for these pairs"
         ]
         if len(self.languages) > 1:
@@ -125,3 +125,7 @@ def _accuracy(cosines: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> 
 
 def _in_words(accuracy: Accuracy) -> str:
     return f"{accuracy.at_half:.1%}"
+
+
+def _speakers(count: int) -> str:
+    return "1 speaker" if count == 1 else f"{count} speakers"

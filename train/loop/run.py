@@ -86,7 +86,13 @@ class Run:
         saved = checkpoint.Tensors({}, {}, {})
         if self._newest is not None:
             progress, saved = checkpoint.load_progress(self._newest), checkpoint.load_tensors(self._newest)
-            stream.load_state_dict(progress.stream)
+            try:
+                stream.load_state_dict(progress.stream)
+            except ValueError as error:
+                raise ValueError(
+                    f"{config.run_dir} was not begun with {config.selection}: {error}. Set the selection and the "
+                    "seed that it was begun with, or take another run_dir"
+                ) from error
             _load_network(trained.network, saved.network, str(self._newest))
         self.step = progress.step
         self.validation_losses = dict(progress.validation_losses)
