@@ -183,9 +183,10 @@ class SyncNetConfig(TrainerConfig):
 D = TypeVar("D", bound=TrainerConfig)
 
 
-def presets() -> list[str]:
-    """Names of the presets that come with this package."""
-    return sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+def presets(kind: type[TrainerConfig] | None = None) -> list[str]:
+    """Names of the presets that come with this package: of one trainer, or of all."""
+    names = sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+    return names if kind is None else [name for name in names if _trainer(kind) in name]
 
 
 def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
@@ -194,15 +195,21 @@ def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
     Raises ValueError naming each wrong setting, what was given and what is expected.
     """
     path = Path(preset)
-    trainer = kind.__name__.removesuffix("Config").lower()
-    if path.stem in presets() and trainer not in path.stem:
-        fitting = [name for name in presets() if trainer in name]
-        raise ValueError(f"{path.stem} is a preset of another trainer; those of train.{trainer}: {', '.join(fitting)}")
+    own = presets(kind)
+    if path.stem in presets() and path.stem not in own:
+        raise ValueError(
+            f"{path.stem} is a preset of another trainer; those of train.{_trainer(kind)}: {', '.join(own)}"
+        )
     if len(path.parts) == 1 and not path.suffix:
-        if preset not in presets():
-            raise ValueError(f"no preset {preset!r}; known: {', '.join(presets())}. Or give the path of a YAML file")
+        if preset not in own:
+            raise ValueError(f"no preset {preset!r}; known: {', '.join(own)}. Or give the path of a YAML file")
         path = Path(str(_folder() / f"{preset}.yaml"))
     return load_config(kind, path, overrides)
+
+
+def _trainer(kind: type[TrainerConfig]) -> str:
+    """stage1, stage2 or syncnet."""
+    return kind.__name__.removesuffix("Config").lower()
 
 
 def _folder() -> Any:

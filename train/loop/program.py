@@ -32,7 +32,8 @@ def program(kind: type[D], train: Callable[[D, Together], None], about: str | No
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG
     )
-    parser.add_argument("--config", required=True, help=f"a preset ({', '.join(presets())}) or the path of a YAML file")
+    known = ", ".join(presets(kind))
+    parser.add_argument("--config", required=True, help=f"a preset ({known}) or the path of a YAML file")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings, over those of the file"
     )
