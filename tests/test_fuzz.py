@@ -60,7 +60,6 @@ def fuzz(folder: Path, count: int, seed: int, **run: object) -> Counter[str]:
     return counts
 
 
-@pytest.mark.slow
 def test_mutated_files_get_rows(tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "Child", child.Child)
     counts = fuzz(tmp_path, 60, seed=1, executor="local")

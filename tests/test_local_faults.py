@@ -138,15 +138,13 @@ def reasons(folder: Path) -> dict[str, tuple[str, str]]:
     return {os.path.basename(row["source_uri"]): (row["reason"], row["detail"]) for row in rows}
 
 
-@pytest.mark.parametrize(
-    "act", [pytest.param(act, marks=[pytest.mark.slow] * (act is hang), id=act.__name__) for act in FAULTS]
-)
-@pytest.mark.parametrize("where", [pytest.param("probe", marks=pytest.mark.slow), "cut"])
+@pytest.mark.parametrize("act", FAULTS, ids=lambda act: act.__name__)
+@pytest.mark.parametrize("where", ["probe", "cut"])
 def test_a_fault_is_the_row_of_its_source(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_fault(where, act, folder, monkeypatch)
 
 
-@pytest.mark.parametrize("act", [pytest.param(crash, marks=pytest.mark.slow), bug], ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", [crash, bug], ids=lambda act: act.__name__)
 def test_a_fault_in_scoring_is_too(act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_fault("score", act, folder, monkeypatch)
 
@@ -189,7 +187,7 @@ def stuck(make: Any, job: workers.Job) -> Any:
     return make(job)
 
 
-@pytest.mark.parametrize("worker", [pytest.param("ProbeWorker", marks=pytest.mark.slow), "UnitWorker"])
+@pytest.mark.parametrize("worker", ["ProbeWorker", "UnitWorker"])
 def test_a_read_that_never_returns_leaves_its_source_undone(
     worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,6 @@ def settings(weights: Path, *more: str) -> PrepareConfig:
     return load_config(PrepareConfig, None, ["run.executor=local", f"sync.weights={weights}", *more])
 
 
-@pytest.mark.slow
 def test_they_score_under_their_own_name(tmp_path: Path, own: Path) -> None:
     make_talking_photo(tmp_path / "someone.mp4", duration_s=6.0)
     config = settings(own, "thresholds.min_sync_confidence=-1", "thresholds.max_av_offset_frames=15")

@@ -111,7 +111,6 @@ print(lipforge.__file__, command, lipforge.__version__)
     assert "prepare" in run(installed, "-m", "lipforge", "--help", cwd=project)
 
 
-@pytest.mark.slow
 def test_from_video_to_batch_with_the_installed_package(
     installed: Path, project: Path, models: dict[str, bytes]
 ) -> None:

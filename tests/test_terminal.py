@@ -36,7 +36,6 @@ def run_at_terminal(*command: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
 
 
-@pytest.mark.slow
 def test_prepare_on_ray_finishes_at_a_terminal(talking_clip, tmp_path):
     code, text = run_at_terminal(
         "-m", "pipeline", "prepare", str(talking_clip), "--out", str(tmp_path / "out"), "--workers", "1"

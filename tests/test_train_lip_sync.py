@@ -227,7 +227,6 @@ def test_offsets_of_clips_are_found_by_networks_that_did_not_see_them(talkers) -
     assert np.corrcoef(np.array(found, float), planted)[0, 1] > 0.5
 
 
-@pytest.mark.slow
 def test_clips_of_a_dataset_are_taken_out(tmp_path: Path, models: dict[str, bytes]) -> None:
     make_talking_photo(tmp_path / "someone.mp4", duration_s=6.0, av_offset_frames=2)
     config = load_config(

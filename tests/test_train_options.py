@@ -40,15 +40,10 @@ def trained(selection: str, folder: Path, *more: str, steps: int = 4) -> Path:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(["optimizer.name=adamw8bit"], marks=pytest.mark.slow),
+        ["optimizer.name=adamw8bit"],
         ["lora.rank=2", "ema.decay=0.9", "ema.on_cpu=true", "init=PLAIN"],
-        pytest.param(
-            ["optimizer.schedule=cosine", "optimizer.warmup_steps=2", "audio_dropout=0.5", "min_snr_gamma=5"],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["mixed_precision=bf16", "gradient_checkpointing=true", "channels_last=true"], marks=pytest.mark.slow
-        ),
+        ["optimizer.schedule=cosine", "optimizer.warmup_steps=2", "audio_dropout=0.5", "min_snr_gamma=5"],
+        ["mixed_precision=bf16", "gradient_checkpointing=true", "channels_last=true"],
     ],
     ids=["8-bit AdamW", "LoRA and EMA", "schedule, dropout, min-SNR", "bf16, checkpointing, channels last"],
 )
