@@ -20,6 +20,8 @@ HLG_PEAK_NITS = 1000.0
 DEFAULT_PEAK_NITS = 1000.0
 """Brightest light of a PQ source that does not say."""
 PQ_PEAK_NITS = 10_000.0
+_ROLL_POINTS = 4096
+"""Of the table that undoes the roll-off."""
 TABLE_POINTS = 33
 """Along each colour. PQ and HLG are spaced as the eye sees, so few are enough."""
 
@@ -88,6 +90,29 @@ def to_sdr(rgb: np.ndarray, light: Light) -> np.ndarray:
     if light.wide_gamut:
         nits = nits @ _BT2020_TO_BT709.T
     return np.clip(nits / WHITE_NITS, 0, 1) ** (1 / _SDR_GAMMA)
+
+
+def from_sdr(rgb: np.ndarray, light: Light) -> np.ndarray:
+    """Undoes `to_sdr`: SDR colours as a picture of this light has them. rgb: float [..., 3] in 0..1; so is the result.
+
+    Light that `to_sdr` cut off is lost: white stays the white of SDR, rolled back to the brightest light.
+    """
+    nits = WHITE_NITS * np.asarray(rgb, np.float64) ** _SDR_GAMMA
+    if light.wide_gamut:
+        nits = np.maximum(nits @ np.linalg.inv(_BT2020_TO_BT709).T, 0)
+    if light.transfer == "sdr":
+        return np.clip(nits / WHITE_NITS, 0, 1) ** (1 / _SDR_GAMMA)
+    peak_nits = light.peak_nits if light.transfer == "pq" else HLG_PEAK_NITS
+    bright = pq_to_nits(np.linspace(0, nits_to_pq(peak_nits), _ROLL_POINTS))
+    nits = np.interp(nits, roll_off(bright, peak_nits), bright)
+    return np.clip(nits_to_pq(nits) if light.transfer == "pq" else _nits_to_hlg(nits), 0, 1)
+
+
+def _nits_to_hlg(nits: np.ndarray) -> np.ndarray:
+    """Undoes `hlg_to_nits`."""
+    luma = np.maximum((nits @ _BT2020_LUMA)[..., None] / HLG_PEAK_NITS, 1e-9) ** (1 / 1.2)
+    scene = nits / (HLG_PEAK_NITS * luma**0.2)
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), _A * np.log(np.maximum(12 * scene - _B, 1e-9)) + _C)
 
 
 def pq_to_nits(signal: np.ndarray) -> np.ndarray:
