@@ -1,0 +1,100 @@
+"""Pass two: walk through the result, draw what is to be drawn, and hand each finished frame on, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import av
+
+from lipforge.pipeline.infer.blend import Blender
+from lipforge.pipeline.infer.crop import Cropper, stored_to_shown
+from lipforge.pipeline.infer.paint import OpenStream, RunPainter
+from lipforge.pipeline.infer.pictures import SourceFrames, copy_of, pictures
+from lipforge.pipeline.infer.plan import Grid, Matrices, Run, Stretch, runs_of
+from lipforge.pipeline.infer.planes import colours_of
+from lipforge.pipeline.infer.timeline import Shown, Timeline
+from lipforge.pipeline.media.probe import VideoInfo
+from lipforge.pipeline.media.video import SourceFrame
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is drawn where."""
+
+    uri: str
+    info: VideoInfo
+    frames: SourceFrames
+    timeline: Timeline
+    stretches: Sequence[Stretch]
+    smoothing_frames: float
+    to_output: Callable[[SourceFrame], av.VideoFrame]
+    """A decoded picture in the size and pixel format of the result."""
+
+
+@dataclass
+class _Waiting:
+    shown: Shown
+    frame: SourceFrame
+    image: av.VideoFrame
+    painters: list[RunPainter]
+
+
+class Drawing:
+    """Frames of the result from any one on: the same bytes wherever it begins."""
+
+    def __init__(self, scene: Scene, resolution: int, open_stream: OpenStream, blender: Blender) -> None:
+        self.scene, self.resolution, self.open_stream, self.blender = scene, resolution, open_stream, blender
+        self.runs = runs_of(scene.stretches, scene.timeline)
+        self.cropper = Cropper(resolution)
+        self._matrices: dict[int, Matrices] = {}
+
+    def frames(self, first: int = 0) -> Iterator[tuple[Shown, av.VideoFrame, bool]]:
+        """(what it shows, picture, whether anything was drawn) for each frame of the result from `first` on."""
+        coming = deque(run for run in self.runs if run.end > first)
+        painters: list[RunPainter] = []
+        begin = first
+        while coming and coming[0].first < first:
+            painter = self._painter(coming.popleft())
+            painters.append(painter)
+            begin = min(begin, painter.begin_at(first))
+        waiting: deque[_Waiting] = deque()
+        shows = pictures(self.scene.frames, self.scene.uri, self.scene.info, self.scene.timeline, begin)
+        for shown, frame in shows:
+            while coming and coming[0].first == shown.number:
+                painter = self._painter(coming.popleft())
+                painter.begin_at(shown.number)
+                painters.append(painter)
+            painters = [painter for painter in painters if painter.run.end > shown.number]
+            here = [painter for painter in painters if painter.run.first <= shown.number]
+            entry = _Waiting(shown, frame, self.scene.to_output(frame), here)
+            for painter in here:
+                painter.see(shown.number, entry.image, *self._geometry(entry))
+            if shown.number >= first:
+                waiting.append(entry)
+            while waiting and all(painter.can_paint(waiting[0].shown.number) for painter in waiting[0].painters):
+                yield self._painted(waiting.popleft())
+        assert not waiting
+
+    def _painter(self, run: Run) -> RunPainter:
+        if run.stretch not in self._matrices:
+            self._matrices.clear()
+            stretch = self.scene.stretches[run.stretch]
+            fps = self.scene.info.mean_fps
+            self._matrices[run.stretch] = Matrices(stretch, self.resolution, fps, self.scene.smoothing_frames)
+        grid = Grid(run, self.scene.timeline)
+        matrices = self._matrices[run.stretch]
+        return RunPainter(run, grid, matrices, self.open_stream, self.cropper, self.blender)
+
+    def _geometry(self, entry: _Waiting):
+        image, shape = entry.image, entry.frame.shape
+        assert shape is not None
+        to_shown = stored_to_shown(shape, image.width, image.height)
+        return entry.shown.source, to_shown, colours_of(image, self.scene.info.peak_nits)
+
+    def _painted(self, entry: _Waiting) -> tuple[Shown, av.VideoFrame, bool]:
+        if not entry.painters:
+            return entry.shown, entry.image, False
+        image = copy_of(entry.image)
+        for painter in entry.painters:
+            painter.paint(entry.shown.number, image, *self._geometry(entry))
+        return entry.shown, image, True
