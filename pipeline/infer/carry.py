@@ -8,7 +8,7 @@ _FLOW_PX = 128
 
 
 class Carrier:
-    """Finds motion between two faces and shows what is on the way. Keeps the motion of the last two. Not thread-safe."""
+    """Finds motion between two faces and shows what is on the way. Keeps the last motion. Not thread-safe."""
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)

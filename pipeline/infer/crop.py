@@ -107,5 +107,3 @@ def paste(image: av.VideoFrame, to_crop: np.ndarray, face: np.ndarray, alpha: np
     share = cv2.warpAffine(alpha, from_region, size_px, flags=cv2.INTER_LINEAR | inverse)
     share[share < _MIN_ALPHA] = 0
     blend_into(image, left, top, np.clip(shown, 0, 255), share, colours)
-
-

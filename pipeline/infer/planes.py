@@ -28,6 +28,10 @@ _LUMA_WEIGHTS = {  # of red and blue, by matrix coefficients (H.273)
 }
 
 
+Region = tuple[int, int, int, int]
+"""left, top, right, bottom"""
+
+
 @dataclass(frozen=True)
 class Colours:
     """How the numbers of a picture mean colours."""
@@ -76,7 +80,9 @@ def colours_of(image: av.VideoFrame, peak_nits: float) -> Colours:
     elif matrix == _UNSPECIFIED:
         wide = not light.is_plain
         matrix = 9 if wide else 1 if image.height >= HD_HEIGHT_PX else 6
-    is_full = int(image.color_range) == _FULL_RANGE or image.format.name.startswith("yuvj")
+    # swscale, with which crops are taken, knows gray as full range only.
+    always_full = image.format.name.startswith(("yuvj", "gray")) or image.format.is_rgb
+    is_full = always_full or int(image.color_range) == _FULL_RANGE
     return Colours(image.format.components[0].bits, is_full, matrix, light)
 
 
@@ -115,8 +121,10 @@ def region_of(image: av.VideoFrame, left: int, top: int, right: int, bottom: int
     return part
 
 
-def even_region(image: av.VideoFrame, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int]:
-    """The smallest region (left, top, right, bottom) around a box that lies in the picture and cuts no chroma sample.
+def even_region(
+    image: av.VideoFrame, left: float, top: float, right: float, bottom: float
+) -> tuple[int, int, int, int]:
+    """The smallest region around a box that lies in the picture and cuts no chroma sample.
 
     May be empty: right <= left or bottom <= top.
     """
@@ -131,9 +139,7 @@ def _shared_by(image: av.VideoFrame, plane: np.ndarray) -> tuple[int, int]:
     return round(image.width / plane.shape[1]), round(image.height / plane.shape[0])
 
 
-def blend_into(
-    image: av.VideoFrame, left: int, top: int, rgb: np.ndarray, alpha: np.ndarray, colours: Colours
-) -> None:
+def blend_into(image: av.VideoFrame, left: int, top: int, rgb: np.ndarray, alpha: np.ndarray, colours: Colours) -> None:
     """Mix colours into a picture, in its own numbers. Where alpha is 0 it stays as it is, to the bit.
 
     image: writable. rgb: float32 [h, w, 3] in 0..255; alpha: float32 [h, w] in 0..1; both for the region that begins at
@@ -141,13 +147,14 @@ def blend_into(
     """
     arrays = plane_arrays(image)
     height, width = alpha.shape
-    for plane, code in zip(arrays, colours.codes(rgb, len(arrays) == 1), strict=True):
+    codes = colours.codes(rgb, len(arrays) == 1)
+    for plane, full_size in zip(arrays, codes, strict=True):
         across, down = _shared_by(image, plane)
         x0, y0 = left // across, top // down
         size = min(-(-width // across), plane.shape[1] - x0), min(-(-height // down), plane.shape[0] - y0)
-        share = alpha
+        code, share = full_size, alpha
         if (across, down) != (1, 1):
-            code = cv2.resize(code, size, interpolation=cv2.INTER_AREA)
+            code = cv2.resize(full_size, size, interpolation=cv2.INTER_AREA)
             share = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
         part = plane[y0 : y0 + size[1], x0 : x0 + size[0]]
         mixed = part + share * (code - part)

@@ -31,7 +31,9 @@ class Timeline:
     as it does forward.
     """
 
-    def __init__(self, pts: np.ndarray, durations: np.ndarray, time_base: Fraction, length_s: float, hold: bool) -> None:
+    def __init__(
+        self, pts: np.ndarray, durations: np.ndarray, time_base: Fraction, length_s: float, hold: bool
+    ) -> None:
         """pts, durations: int64 [N] of the video's frames, the first at 0; ascending, positive.
 
         length_s: of the result; hold: the last frame is held where the video is too short, in steps of its usual
