@@ -1,6 +1,7 @@
 """Which frame is shown when, which runs are drawn, and for which moment each face is drawn."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_the_result_is_as_long_as_asked_within_half_a_frame_and_has_no_gap(fps: 
     made = timeline(fps, 1.0, length_s, hold)
     shown = list(made.frames())
     assert len(shown) == made.num_frames
-    for before, after in zip(shown, shown[1:], strict=False):
+    for before, after in pairwise(shown):
         assert before.pts + before.duration == after.pts
     assert abs(made.length_s - length_s) <= 0.5 / fps + 1e-4
 

@@ -13,8 +13,8 @@ from lipforge.pipeline.infer.pictures import SourceFrames, copy_of, pictures
 from lipforge.pipeline.infer.plan import Grid, Matrices, Run, Stretch, runs_of
 from lipforge.pipeline.infer.planes import colours_of
 from lipforge.pipeline.infer.timeline import Shown, Timeline
+from lipforge.pipeline.media.geometry import PictureShape
 from lipforge.pipeline.media.probe import VideoInfo
-from lipforge.pipeline.media.video import SourceFrame
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class Scene:
     timeline: Timeline
     stretches: Sequence[Stretch]
     smoothing_frames: float
-    to_output: Callable[[SourceFrame], av.VideoFrame]
+    to_output: Callable[[av.VideoFrame], av.VideoFrame]
     """A decoded picture in the size and pixel format of the result."""
+    shape: PictureShape
+    """How the pictures of the result are shown."""
 
 
 @dataclass
 class _Waiting:
     shown: Shown
-    frame: SourceFrame
     image: av.VideoFrame
     painters: list[RunPainter]
 
@@ -66,7 +67,8 @@ class Drawing:
                 painters.append(painter)
             painters = [painter for painter in painters if painter.run.end > shown.number]
             here = [painter for painter in painters if painter.run.first <= shown.number]
-            entry = _Waiting(shown, frame, self.scene.to_output(frame), here)
+            assert frame.image is not None
+            entry = _Waiting(shown, self.scene.to_output(frame.image), here)
             for painter in here:
                 painter.see(shown.number, entry.image, *self._geometry(entry))
             if shown.number >= first:
@@ -86,10 +88,8 @@ class Drawing:
         return RunPainter(run, grid, matrices, self.open_stream, self.cropper, self.blender)
 
     def _geometry(self, entry: _Waiting):
-        image, shape = entry.image, entry.frame.shape
-        assert shape is not None
-        to_shown = stored_to_shown(shape, image.width, image.height)
-        return entry.shown.source, to_shown, colours_of(image, self.scene.info.peak_nits)
+        to_shown = stored_to_shown(self.scene.shape, entry.image.width, entry.image.height)
+        return entry.shown.source, to_shown, colours_of(entry.image, self.scene.info.peak_nits)
 
     def _painted(self, entry: _Waiting) -> tuple[Shown, av.VideoFrame, bool]:
         if not entry.painters:

@@ -1,0 +1,179 @@
+"""The command `lipforge infer`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from lipforge.pipeline.cli import console, errors, plain_errors, say
+from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
+from lipforge.pipeline.infer.request import SamplingConfig as Sampling
+
+_SAMPLING, _ALL = Sampling(), InferConfig()
+_ABOUT = {
+    **{name: field.description or "" for name, field in InferConfig.model_fields.items()},
+    **{name: field.description or "" for name, field in Sampling.model_fields.items()},
+}
+
+
+def _help(name: str) -> str:
+    return " ".join(_ABOUT[name].split())
+
+
+app = typer.Typer()
+
+
+@app.command()
+def infer(
+    video: Annotated[str | None, typer.Option(help="The video that gets new lips. It is only read.")] = None,
+    audio: Annotated[
+        str | None,
+        typer.Option(
+            help="The sound that it shall speak: any sound file, or a video with one. `-`: live, raw PCM on standard "
+            "input (16 bit, little endian, 16 kHz, mono); `mic`: live, from the microphone."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(help="The result: .mp4, .mov, .mkv, .webm, ...; with --pairs, a folder; live, also `-`.")
+    ] = "",
+    model: Annotated[str | None, typer.Option(help=_help("model"))] = None,
+    steps: Annotated[int, typer.Option(min=1, help=_help("steps"))] = _SAMPLING.steps,
+    guidance: Annotated[float, typer.Option(min=1, help=_help("guidance"))] = _SAMPLING.guidance,
+    guidance_band: Annotated[
+        tuple[int, int], typer.Option(metavar="FROM BELOW", help=_help("guidance_band"))
+    ] = _SAMPLING.guidance_band,
+    solver: Annotated[str, typer.Option(help=_help("solver"))] = _SAMPLING.solver,
+    seed: Annotated[int, typer.Option(min=0, help=_help("seed"))] = _SAMPLING.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = _ALL.device,
+    dtype: Annotated[str, typer.Option(help=f"auto, fp32, fp16, bf16 or int8. {_help('dtype')}")] = _ALL.dtype,
+    offload: Annotated[bool, typer.Option("--offload", help=_help("offload"))] = False,
+    vae: Annotated[str | None, typer.Option(help=_help("vae"))] = None,
+    audio_encoder: Annotated[str | None, typer.Option(help=_help("audio_encoder"))] = None,
+    face: Annotated[str, typer.Option(help=_help("face"))] = _ALL.face,
+    list_faces: Annotated[
+        bool, typer.Option("--list-faces", help="Number the faces, draw them into OUT.faces.jpg, and stop.")
+    ] = False,
+    face_points: Annotated[Path | None, typer.Option(help=_help("face_points"))] = None,
+    face_models: Annotated[str, typer.Option(help=f"builtin or latentsync. {_help('face_models')}")] = _ALL.face_models,
+    max_yaw_deg: Annotated[float, typer.Option(min=1, max=90, help=_help("max_yaw_deg"))] = _ALL.max_yaw_deg,
+    extend: Annotated[str, typer.Option(help=_help("extend"))] = _ALL.extend,
+    audio_end: Annotated[str, typer.Option(help=_help("audio_end"))] = _ALL.audio_end,
+    sharpen: Annotated[float, typer.Option(min=0, max=2, help=_help("sharpen"))] = _ALL.sharpen,
+    lossless: Annotated[bool, typer.Option("--lossless", help=_help("lossless"))] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Make the first 2 s first, as OUT.preview.mp4, then all of it.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_help("overwrite"))] = False,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="Many at once: a list (.csv, .jsonl, .parquet) with `video`, `audio` and optionally `out` and any "
+            "setting, or a folder of videos with a sound of the same name beside each."
+        ),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="With --pairs: `local`, one after the other, or `ray`.")] = "local",
+) -> None:
+    """Give a video new lips, so that it speaks a sound.
+
+    Everything but the mouth stays as it is: frame rate, size, colours, rotation, other tracks, chapters. Frames without
+    a usable face pass unchanged and are listed. Stop it at any time: the same command goes on from there.
+
+    Examples:
+
+        lipforge infer --video talk.mp4 --audio german.wav --out talk-de.mp4 --model runs/a/model
+
+        lipforge infer --video talk.mp4 --audio german.wav --out talk-de.mp4 --model identity   # all but the network
+
+        lipforge infer --video panel.mp4 --audio new.wav --out panel-new.mp4 --list-faces
+
+        lipforge infer --pairs pairs.csv --out results --model latentsync-unet-1.6
+    """
+    from lipforge.pipeline.config_loader import validated
+    from lipforge.pipeline.infer.run import infer as run_infer
+    from lipforge.pipeline.infer.run import list_faces as run_list_faces
+
+    with plain_errors(), _infer_errors():
+        given: dict[str, Any] = {
+            "model": model,
+            "sampling": {
+                "steps": steps,
+                "guidance": guidance,
+                "guidance_band": guidance_band,
+                "solver": solver,
+                "seed": seed,
+            },
+            "device": device,
+            "dtype": dtype,
+            "offload": offload,
+            "vae": vae,
+            "audio_encoder": audio_encoder,
+            "face": face,
+            "face_points": face_points,
+            "face_models": face_models,
+            "max_yaw_deg": max_yaw_deg,
+            "extend": extend,
+            "audio_end": audio_end,
+            "sharpen": sharpen,
+            "lossless": lossless,
+            "overwrite": overwrite,
+        }
+        config = validated(InferConfig, given)
+        if not out:
+            raise ValueError("name the result with --out")
+        if pairs is not None:
+            _run_pairs(pairs, out, config, executor)
+            return
+        if video is None:
+            raise ValueError("name the video with --video, or many with --pairs")
+        if list_faces:
+            with _Bars() as bars:
+                picture, lines = run_list_faces(video, out, config, bars)
+            for line in lines:
+                say(line)
+            say(f"picture: {picture}")
+            return
+        if audio is None:
+            raise ValueError("name the sound with --audio")
+        if audio in ("-", "mic"):
+            from lipforge.pipeline.infer.live import run_live
+
+            run_live(video, audio, out, config)
+            return
+        if preview:
+            first = str(Path(out).with_suffix(f".preview{Path(out).suffix}"))
+            with _Bars() as bars:
+                made = run_infer(video, audio, first, config.model_copy(update={"overwrite": True}), bars, limit_s=2.0)
+            say(f"preview: {made.out}")
+        with _Bars() as bars:
+            result = run_infer(video, audio, out, config, bars)
+        _print_result(result)
+
+
+class _Bars:
+    """A line with the step, how far it is, and the time left; on a terminal only."""
+
+    def __enter__(self) -> "_Bars":
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        )
+        self._task = self._bars.add_task("begin", total=None, left="")
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, progress) -> None:
+        from lipforge.datasets_manifest.durations import human_time
+
+        left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left"
+        self._bars.update(
+            self._task, description=progress.step, completed=progress.done_s, total=progress.total_s, left=left
+        )

@@ -1,0 +1,156 @@
+"""Give one video new lips: look, choose, draw, finish. This file is the order of the work; each part has its own."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lipforge.model.clock import FPS
+from lipforge.pipeline.infer.blend import Blender
+from lipforge.pipeline.infer.draw import Drawing, Scene
+from lipforge.pipeline.infer.drawable import passed_spans
+from lipforge.pipeline.infer.lips import open_lip_model
+from lipforge.pipeline.infer.plan import runs_of
+from lipforge.pipeline.infer.progress import Steps
+from lipforge.pipeline.infer.protocols import Cancelled, LipModel, OnProgress, Stopped, Voice
+from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
+from lipforge.pipeline.infer.source import Chosen, Source, open_source
+from lipforge.pipeline.infer.timeline import Timeline, length_of_result
+from lipforge.pipeline.infer.voice import open_voice
+from lipforge.pipeline.infer.windows import MouthStream
+from lipforge.pipeline.infer.work import identity_of, open_work, remove_work
+from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole
+from lipforge.pipeline.media.output.sound_track import SoundTrack
+from lipforge.pipeline.media.output.write import check_container, write_file
+
+SEGMENT_S = 10.0
+"""Of the result, in one file while it is made: what a run that is killed loses at most."""
+LOOK, DRAW, FINISH = "find faces", "draw", "write the file"
+
+
+def infer(
+    video: str,
+    audio: str,
+    out: str,
+    config: InferConfig,
+    on_progress: OnProgress = lambda progress: None,
+    stopped: Stopped = lambda: False,
+    limit_s: float | None = None,
+) -> InferResult:
+    """Make `out`: the video with new lips and the sound. Goes on with what an earlier call for the same left.
+
+    limit_s: use the first seconds of the video only.
+    Raises InferError for what cannot be done; MediaError, NotThereError, StorageError, ModelFileError for files that
+    cannot be used; ValueError for settings; Cancelled when `stopped` said so. `out` is whole or not there.
+    """
+    began_s = time.monotonic()
+    clock = _CpuClock()
+    path = check_out(out, [video, audio], config.overwrite)
+    source = open_source(video, config, limit_s)
+    model = open_lip_model(config)
+    voice = open_voice(audio, model.audio_encoder)
+    request = {
+        "config": config.model_dump(mode="json", exclude={"overwrite"}),
+        "model": model.sha256,
+        "video": identity_of(video),
+        "audio": identity_of(audio),
+        "limit_s": limit_s,
+    }
+    steps = Steps(on_progress, [LOOK, DRAW, FINISH])
+    with open_work(path, request) as folder:
+        with clock.part(LOOK):
+            chosen = source.choose(folder, config, path, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped)
+        timeline = chosen.timeline(voice.duration_s, config)
+        with clock.part(DRAW):
+            segments = _draw(folder, source, chosen, timeline, model, voice, config, steps, stopped)
+        with clock.part(FINISH):
+            steps.show(FINISH, 0, timeline.length_s)
+            ...
+        remove_work(folder)
+    spans, num_drawn = passed_spans(chosen.drawable, runs_of(chosen.drawable.stretches, timeline), timeline)
+    return InferResult(
+        out=str(path),
+        num_frames=timeline.num_frames,
+        duration_s=timeline.length_s,
+        num_drawn=num_drawn,
+        passed=spans,
+        model=model.name,
+        model_sha256=model.sha256,
+        cpu_s=clock.cpu_s,
+        wall_s=time.monotonic() - began_s,
+        notes=chosen.notes,
+    )
+
+
+def _draw(
+    folder: Path,
+    source: Source,
+    chosen: Chosen,
+    timeline: Timeline,
+    model: LipModel,
+    voice: Voice,
+    config: InferConfig,
+    steps: Steps,
+    stopped: Stopped,
+) -> list[Path]:
+    """The result in segments, each a file; those that are there from before are kept."""
+    drawing = Drawing(
+        source.scene(chosen, timeline),
+        model.resolution,
+        lambda wanted, num_frames: MouthStream(model, voice, wanted, num_frames),
+        Blender(model.resolution, config.sharpen),
+    )
+    per_segment = max(1, round(SEGMENT_S * source.info.mean_fps))
+    starts = range(0, timeline.num_frames, per_segment)
+    paths = [folder / f"segment-{number:05d}.mkv" for number in range(len(starts))]
+    missing = next((number for number, path in enumerate(paths) if not is_whole(path)), None)
+    if missing is None:
+        return paths
+    frames = drawing.frames(starts[missing])
+    for number in range(missing, len(paths)):
+        end = min(starts[number] + per_segment, timeline.num_frames)
+        with SegmentWriter(paths[number], source.format, config.lossless) as writer:
+            for _ in range(starts[number], end):
+                if stopped():
+                    raise Cancelled
+                shown, image, _ = next(frames)
+                writer.write(image, shown.pts, shown.duration)
+                steps.show(DRAW, shown.time_s, timeline.length_s)
+    return paths
+
+
+def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:
+    """The output's path, when it can be written. Raises InferError, before any work."""
+    path = Path(out)
+    check_container(path)
+    for given in inputs:
+        if path.exists() and os.path.exists(given) and os.path.samefile(path, given):
+            raise InferError(f"{out} is an input: name another output; inputs are never changed")
+    if path.is_dir():
+        raise InferError(f"{out} is a folder: name a file in it, such as {path / 'result.mp4'}")
+    if path.exists() and not overwrite:
+        raise InferError(f"{out} exists: name another output, or replace it with --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InferError(f"{path.parent} cannot be made: {error.strerror}: name an output elsewhere") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InferError(f"{path.parent} cannot be written to: name an output elsewhere, or change its permissions")
+    return path
+
+
+class _CpuClock:
+    """CPU seconds of this process, by part of the work."""
+
+    def __init__(self) -> None:
+        self.cpu_s: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        began_s = time.process_time()
+        try:
+            yield
+        finally:
+            self.cpu_s[name] = time.process_time() - began_s
