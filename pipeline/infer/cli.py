@@ -1,13 +1,15 @@
 """The command `lipforge infer`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lipforge.pipeline.cli import console, errors, plain_errors, say
-from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
+from lipforge.pipeline.cli import errors, plain_errors, say
+from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
 
 _SAMPLING, _ALL = Sampling(), InferConfig()
@@ -20,6 +22,9 @@ _ABOUT = {
 def _help(name: str) -> str:
     return " ".join(_ABOUT[name].split())
 
+
+_MOST_SPANS = 12
+"""Spans that are listed in the terminal."""
 
 app = typer.Typer()
 
@@ -177,3 +182,49 @@ class _Bars:
         self._bars.update(
             self._task, description=progress.step, completed=progress.done_s, total=progress.total_s, left=left
         )
+
+
+@contextmanager
+def _infer_errors() -> Iterator[None]:
+    """What inputs, outputs and models cannot do becomes one sentence and exit code 1."""
+    from lipforge.pipeline.infer.request import InferError
+    from lipforge.pipeline.media.container import MediaError
+    from lipforge.pipeline.media.source_file import NotThereError, StorageError
+
+    try:
+        yield
+    except (InferError, MediaError, NotThereError, StorageError) as error:
+        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _print_result(result: InferResult) -> None:
+    from lipforge.datasets_manifest.durations import human_time
+
+    share = result.num_drawn / result.num_frames
+    say(f"{result.out}: {human_time(result.duration_s)}, {result.num_frames} frames, {share:.0%} with a new mouth")
+    for span in result.passed[:_MOST_SPANS]:
+        say(f"  {span.start_s:.2f} to {span.end_s:.2f} s unchanged: {PASSED_WORDS[span.reason]}")
+    if len(result.passed) > _MOST_SPANS:
+        say(f"  ... and {len(result.passed) - _MOST_SPANS} more: see {result.report}")
+    for note in result.notes:
+        say(note, style="yellow")
+    speed = result.duration_s / max(result.wall_s, 1e-9)
+    say(f"took {human_time(result.wall_s)}, {speed:.2f} times real time; report: {result.report}")
+
+
+def _run_pairs(place: str, out: str, config: InferConfig, executor: str) -> None:
+    from lipforge.pipeline.infer.batch import RESULTS_NAME, Row, read_pairs, run_pairs
+
+    if executor not in ("local", "ray"):
+        raise ValueError(f"--executor {executor}: expected local or ray")
+
+    def show(row: Row, done: int, total: int) -> None:
+        words = f"{row.drawn_ratio:.0%} with a new mouth" if row.status == "made" else row.detail
+        say(f"{done} of {total}  {row.status}  {row.out}: {words}")
+
+    rows = run_pairs(read_pairs(place, out, config), out, executor, config.overwrite, show)
+    failed = sum(row.status != "made" for row in rows)
+    say(f"{len(rows) - failed} made, {failed} failed: {Path(out) / RESULTS_NAME}")
+    if failed:
+        raise typer.Exit(1)

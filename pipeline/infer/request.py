@@ -88,7 +88,20 @@ class PassReason(StrEnum):
     SIDE_FACE = "side_face"
     MOUTH_COVERED = "mouth_covered"
     TOO_SHORT = "too_short"
+    FACE_TOO_SMALL = "face_too_small"
     DECODE_ERROR = "decode_error"
+
+
+PASSED_WORDS = {
+    PassReason.NO_FACE: "no face",
+    PassReason.NOT_CHOSEN: "another face than the chosen one",
+    PassReason.FACE_CUT_OFF: "the picture's edge cuts the face off",
+    PassReason.SIDE_FACE: "the face is turned to the side",
+    PassReason.MOUTH_COVERED: "something covers the mouth",
+    PassReason.TOO_SHORT: "the face is usable for too short a time",
+    PassReason.FACE_TOO_SMALL: "the face is too small",
+    PassReason.DECODE_ERROR: "these frames cannot be decoded",
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,8 @@ class InferResult:
     wall_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     """What else a person should know."""
+    report: str = ""
+    """Where all this is written down, as JSON."""
 
 
 class InferError(Exception):

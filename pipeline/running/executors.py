@@ -53,8 +53,8 @@ class _SharedJob:
 class Executor(Protocol):
     num_workers: int
 
-    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
-        """Results of function(item), in any order."""
+    def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
+        """Results of function(item), in any order. num_gpus: that one call needs."""
         ...
 
     def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
@@ -76,7 +76,7 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._child = Child()
 
-    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
         yield from map(function, items)
 
     def probe(self, job: Job, sources: list[Source]) -> Iterator[Probed]:
@@ -148,13 +148,15 @@ class RayExecutor:
         context.max_errored_blocks = 0  # an error that a worker does not handle is a bug, and ends the run
         context.print_on_execution_start = False
 
-    def map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
-        return self._tasks(function, items, max_retries=5)
+    def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
+        return self._tasks(function, items, 5, num_gpus)
 
-    def _tasks(self, function: Callable[[Any], Any], items: list[Any], max_retries: int) -> Iterator[Any]:
+    def _tasks(
+        self, function: Callable[[Any], Any], items: list[Any], max_retries: int, num_gpus: float = 0
+    ) -> Iterator[Any]:
         import ray
 
-        remote: Any = ray.remote(num_cpus=1, max_retries=max_retries)(_attempt)
+        remote: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=max_retries)(_attempt)
         shared = ray.put(function)
         waiting = list(reversed(items))
         running: list[Any] = []
