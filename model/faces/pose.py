@@ -61,8 +61,9 @@ def _from_depth(points: np.ndarray) -> HeadPose:
 
 
 def pose_of_parts(parts: np.ndarray) -> HeadPose:
-    """parts: float [4, 2], image-left eye, image-right eye, nose, mouth. The pose in which a mean head looks most like it.
+    """The pose in which a mean head looks most like this one.
 
+    parts: float [4, 2], image-left eye, image-right eye, nose, mouth.
     Seen from afar, a turned head and the picture differ by a similarity only; of all poses in steps of 2 degrees, the
     one is taken whose similarity leaves the least. On real faces, by FaceMesh: 1 to 2 degrees of yaw from `head_pose`.
     """
@@ -76,7 +77,7 @@ def pose_of_parts(parts: np.ndarray) -> HeadPose:
 
 @cache
 def _looks() -> tuple[np.ndarray, np.ndarray]:
-    """(float [P, 2] yaw and pitch in degrees, complex [P, 4]: the parts of the mean head as seen then, of unit norm)."""
+    """(float [P, 2] yaw and pitch in degrees, complex [P, 4]: the mean head's parts as seen then, of unit norm)."""
     yaws, pitches = np.arange(-90, 90 + _STEP_DEG, _STEP_DEG), np.arange(-50, 50 + _STEP_DEG, _STEP_DEG)
     poses = np.stack(np.meshgrid(yaws, pitches, indexing="ij"), axis=-1).reshape(-1, 2)
     yaw, pitch = np.radians(poses).T[:, :, None]
