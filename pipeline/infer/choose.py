@@ -11,13 +11,12 @@ from lipforge.pipeline.infer.usable import TrackMeasures
 
 SAME_OFFSET = 1
 """Frames at 25 fps. Stretches of one video in which the right face is scored agree on the offset within this."""
-LISTENS_BELOW = 1.3
-"""A stretch of 3 s or more at the video's own offset reads higher than this wherever the face speaks
-(docs/inference_faces.md); for the built-in scorer, whose matches begin at 2.2. Other scorers: in that proportion."""
-_MATCH = 2.2
-_JUDGED_FRAMES = 75
-_SPEAKS = 0.5
-"""A stretch shows who listens if at least this share of it is speech."""
+LISTENS_BELOW = 0.6
+"""A face that speaks reads higher than this share of a match's confidence at the video's own offset; one that reads
+lower there, and is no match at another offset, listens."""
+JUDGED_FRAMES, JUDGED_SPEECH, JUDGED_HEIGHT_PX = 75, 0.5, 100.0
+"""Only a stretch of at least 3 s, half of it speech, of a face of this height shows that somebody listens: below that,
+faces that speak may read like chance (docs/inference_faces.md)."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,9 @@ Scores = Mapping[int, Sequence[StretchScore]]
 def choose_faces(
     how: str, tracks: Sequence[TrackMeasures], scores: Scores, min_confidence: float, picture: Path | None = None
 ) -> Choice:
-    """how: speaker, largest, all or track:N. scores: from `SyncStretches`; empty without an old sound.
+    """how: speaker, largest, all or track:N; or track:N,M,..., as a number is one face in one shot.
 
+    scores: from `SyncStretches`; empty without an old sound.
     min_confidence: of a match, the profile's `min_sync_confidence`. Raises ValueError for another `how` or N, naming
     those that fit and the picture that shows the numbers.
     """
@@ -64,15 +64,17 @@ def choose_faces(
         return Choice({shot: [_largest(those).number] for shot, those in shots.items()}, [])
     if how == "speaker":
         return _speakers(shots, scores, min_confidence)
-    found = re.fullmatch(r"track:(\d{1,9})", how)
+    found = re.fullmatch(r"track:(\d{1,9}(?:,\d{1,9})*)", how)
     if found is None:
         raise ValueError(f"face={how}: expected speaker, largest, all or track:N, with N the number of a face")
-    number = int(found[1])
-    chosen = next((track for track in tracks if track.number == number), None)
-    if chosen is None:
-        where = f"; {picture} shows them" if picture else ""
-        raise ValueError(f"face={how}: no face has this number; there {_there_are(len(tracks))}{where}")
-    return Choice({chosen.shot_index: [number]}, [])
+    shot_of = {track.number: track.shot_index for track in tracks}
+    chosen: dict[int, list[int]] = {shot: [] for shot in shots}
+    for number in dict.fromkeys(map(int, found[1].split(","))):
+        if number not in shot_of:
+            where = f"; {picture} shows them" if picture else ""
+            raise ValueError(f"face={how}: no face has the number {number}; there {_there_are(len(tracks))}{where}")
+        chosen[shot_of[number]].append(number)
+    return Choice(chosen, [])
 
 
 def common_offset(scores: Scores, min_confidence: float) -> int | None:
@@ -91,28 +93,26 @@ def _speakers(shots: Mapping[int, list[TrackMeasures]], scores: Scores, min_conf
     offset = common_offset(scores, min_confidence)
     evidence = {track: _evidence(those, offset) for track, those in scores.items()}
     matched = {
-        shot
-        for shot, those in shots.items()
-        if any(_matches(one, offset, min_confidence) for track in those for one in scores.get(track.number, ()))
+        shot for shot, those in shots.items() if any(_speaks(one, scores, offset, min_confidence) for one in those)
     }
     chosen: dict[int, list[int]] = {}
-    num_listening = num_by_size = 0
+    num_listening = num_by_size = num_in_turn = 0
     for shot, those in shots.items():
-        listening = all(_listens(scores.get(track.number, ()), offset, min_confidence) for track in those)
-        if matched - {shot} and listening:
+        if matched - {shot} and all(_listens(track, scores, offset, min_confidence) for track in those):
             chosen[shot] = []
             num_listening += 1
-            continue
-        best = max(those, key=lambda track: (evidence.get(track.number, 0.0), _area(track), -track.number))
-        if len(those) > 1 and shot not in matched:
-            best = _largest(those)
-            num_by_size += 1
-        chosen[shot] = [best.number]
-    return Choice(chosen, _notes(scores, matched, num_listening, num_by_size))
+        elif shot in matched:
+            best = max(those, key=lambda track: (evidence.get(track.number, 0.0), _area(track), -track.number))
+            chosen[shot] = [best.number]
+            num_in_turn += any(_speaks(track, scores, offset, min_confidence) for track in those if track is not best)
+        else:
+            chosen[shot] = [_largest(those).number]
+            num_by_size += len(those) > 1
+    return Choice(chosen, _notes(scores, matched, num_listening, num_by_size, num_in_turn))
 
 
 def _evidence(scores: Sequence[StretchScore], offset: int | None) -> float:
-    """Confidence times frames, of the stretches in which somebody speaks and the offset is the video's own."""
+    """Confidence times frames of speech, of the stretches whose offset is the video's own."""
     return sum(
         one.confidence * one.num_frames * one.speech_ratio
         for one in scores
@@ -120,31 +120,36 @@ def _evidence(scores: Sequence[StretchScore], offset: int | None) -> float:
     )
 
 
-def _matches(one: StretchScore, offset: int | None, min_confidence: float) -> bool:
-    at_offset = offset is None or abs(one.offset_frames - offset) <= SAME_OFFSET
-    return at_offset and one.confidence >= min_confidence
+def _at_offset(one: StretchScore, offset: int | None) -> bool:
+    return offset is None or abs(one.offset_frames - offset) <= SAME_OFFSET
 
 
-def _listens(scores: Sequence[StretchScore], offset: int | None, min_confidence: float) -> bool:
+def _speaks(track: TrackMeasures, scores: Scores, offset: int | None, min_confidence: float) -> bool:
+    """In one stretch at least, the face matches the old sound."""
+    return any(one.confidence >= min_confidence and _at_offset(one, offset) for one in scores.get(track.number, ()))
+
+
+def _listens(track: TrackMeasures, scores: Scores, offset: int | None, min_confidence: float) -> bool:
     """Somebody else speaks while this face is seen: it was judged, and fits nowhere."""
-    judged = [one for one in scores if one.num_frames >= _JUDGED_FRAMES and one.speech_ratio >= _SPEAKS]
-    limit = LISTENS_BELOW * min_confidence / _MATCH
-    fits = (
-        one.confidence >= (limit if offset is None or abs(one.offset_frames - offset) <= SAME_OFFSET else min_confidence)
-        for one in scores
-    )
-    return bool(judged) and not any(fits)
+    own = scores.get(track.number, ())
+    judged = any(one.num_frames >= JUDGED_FRAMES and one.speech_ratio >= JUDGED_SPEECH for one in own)
+    fits = any(one.confidence >= min_confidence * (LISTENS_BELOW if _at_offset(one, offset) else 1) for one in own)
+    return judged and not fits and track.height_px >= JUDGED_HEIGHT_PX
 
 
-def _notes(scores: Scores, matched: set[int], num_listening: int, num_by_size: int) -> list[str]:
+def _notes(scores: Scores, matched: set[int], num_listening: int, num_by_size: int, num_in_turn: int) -> list[str]:
     notes = []
-    if not matched and num_by_size:
+    if num_by_size and not matched:
         why = "no face fits the old sound" if scores else "there is no old sound to tell who speaks"
         notes.append(f"The largest face of each shot gets new lips, because {why}; choose with --face track:N.")
     elif num_by_size:
         notes.append(f"In {_shots(num_by_size)} nobody fits the old sound: the largest face gets new lips there.")
     if num_listening:
-        notes.append(f"In {_shots(num_listening)} the face that is seen listens while another speaks: it stays as it is.")
+        notes.append(f"In {_shots(num_listening)} whoever is seen listens while another speaks, and stays as they are.")
+    if num_in_turn:
+        notes.append(
+            f"In {_shots(num_in_turn)} several people speak; who speaks most gets new lips; choose with --face track:N."
+        )
     return notes
 
 

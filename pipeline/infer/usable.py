@@ -37,8 +37,8 @@ MEASURES = np.dtype(
 BATCH = 64
 """Patches of mouths are scored together, this many at once."""
 COVERED_ENTER, COVERED_LEAVE = 3.0, 1.0
-"""A mouth counts as covered from where the mean logit of 0.2 s rises above the first, both ways as far as it stays above
-the second."""
+"""A mouth counts as covered where the mean logit of 0.2 s rises above the first, and around that as far as it stays
+above the second."""
 COVERED_MEAN_S = 0.2
 COVERED_MARGIN_S = 0.08
 """What covers a mouth is on its way there before most of the mouth is hidden."""
@@ -158,7 +158,7 @@ def usable_frames(track: TrackMeasures, config: UsableConfig) -> tuple[np.ndarra
     ):
         reasons[bad] = reason
     for first, end in _runs(reasons == ""):
-        if 0 < first and end < len(rows) and time_s[end] - time_s[first] < MIN_USED_S:
+        if first > 0 and end < len(rows) and time_s[end] - time_s[first] < MIN_USED_S:
             reasons[first:end] = reasons[first - 1]
     return reasons == "", [reason or None for reason in reasons]
 
