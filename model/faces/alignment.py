@@ -85,3 +85,18 @@ def crop_corners(matrix: np.ndarray, resolution: int) -> np.ndarray:
     low, high = -0.5, resolution - 0.5
     corners = np.array([[low, low], [high, low], [high, high], [low, high]])
     return (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+
+
+def outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
+    """Share of a parallelogram [4, 2] that lies outside a frame of that size, sampled at 16 x 16 points."""
+    grid = (np.arange(16) + 0.5) / 16
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down
+    inside = (points >= -0.5).all(axis=-1) & (points[..., 0] <= width - 0.5) & (points[..., 1] <= height - 0.5)
+    return float(1 - inside.mean())
+
+
+def hidden_ratio(points: np.ndarray, width: int, height: int) -> float:
+    """Share of landmarks [K, 2 or 3] that lie outside a frame of that size."""
+    x, y = points[:, 0], points[:, 1]
+    return float(((x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)).mean())

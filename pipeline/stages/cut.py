@@ -9,7 +9,7 @@ import numpy as np
 
 from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.clock import FPS
-from lipforge.model.faces.alignment import align, crop_corners, to_square
+from lipforge.model.faces.alignment import align, crop_corners, hidden_ratio, outside_ratio, to_square
 from lipforge.model.faces.face import FaceBackend
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
@@ -82,14 +82,12 @@ class CutRuns:
     def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
         """The area of a frame that the aligned crop needs; None when too much of the crop or the face lies outside."""
         height, width = rgb.shape[:2]
-        x, y = landmarks[:, 0], landmarks[:, 1]
-        outside = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
-        if outside.mean() > self.crop.max_hidden_ratio:
+        if hidden_ratio(landmarks, width, height) > self.crop.max_hidden_ratio:
             return None
         points = self.backend.alignment_points(landmarks)
         matrix = to_square(align(points[None], self.crop.resolution), self.crop.resolution)[0]
         corners = crop_corners(matrix, self.crop.resolution)
-        if _outside_ratio(corners, width, height) > self.crop.max_outside_ratio:
+        if outside_ratio(corners, width, height) > self.crop.max_outside_ratio:
             return None
         step = max(1, int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
         margin = PIECE_MARGIN * (corners.max(axis=0) - corners.min(axis=0))
@@ -107,15 +105,6 @@ def _take(
     area = rgb[top : top + rows * step, left : left + columns * step]
     small = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
     return FacePiece(small, left, top, step, landmarks)
-
-
-def _outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
-    """Share of a parallelogram [4, 2] that lies outside the frame, sampled at 16 x 16 points."""
-    grid = (np.arange(16) + 0.5) / 16
-    across, down = corners[1] - corners[0], corners[3] - corners[0]
-    points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down
-    inside = (points >= -0.5).all(axis=-1) & (points[..., 0] <= width - 0.5) & (points[..., 1] <= height - 0.5)
-    return float(1 - inside.mean())
 
 
 class _Cutter:
