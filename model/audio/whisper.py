@@ -48,6 +48,20 @@ class WhisperFeatures:
             states = torch.cat([self._encode_chunk(chunk) for chunk in mel.split(CHUNK_COLUMNS, dim=1)])
         return states.numpy()
 
+    def log_mel(self, samples: np.ndarray) -> Tensor:
+        """float32 [bands, N // 160]: log10 of Whisper's mel spectrogram, at least -10, not yet scaled."""
+        from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
+
+        waves = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+        spectrum = torch.stft(waves, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        return torch.clamp(mel_filters("cpu", self._mel_bands) @ power, min=1e-10).log10()
+
+    def encode_scaled(self, log_mel: Tensor, loudest: float) -> Tensor:
+        """States [M // 2, S, D] of up to 30 s. log_mel: [bands, M <= 3000]; loudest: the maximum over all of a sound."""
+        with one_thread(), torch.inference_mode():
+            return self._encode_chunk((torch.clamp(log_mel, min=loudest - 8.0) + 4.0) / 4.0)
+
     def _encode_chunk(self, mel: Tensor) -> Tensor:
         """mel: [bands, M <= 3000]. Returns [M // 2, S, D]."""
         encoder, num_columns = self._encoder, mel.shape[1]

@@ -95,6 +95,7 @@ def sample(
     guidance: float,
     solver: str = "ddim",
     generator: torch.Generator | None = None,
+    guidance_band: tuple[int, int] = (0, NUM_TIMESTEPS),
 ) -> Tensor:
     """Generates latents, float32 [B, 4, T, h, w], from noise.
 
@@ -102,6 +103,8 @@ def sample(
     reference: as for `network_input`. audio: [B, T, K, D].
     guidance: 1 asks the network once a step; otherwise it is asked with silence (zeros), too, and its answer is moved
     from there towards the one with sound and beyond (Ho and Salimans 2022). LatentSync uses 1.5.
+    guidance_band: (lowest, beyond) timesteps at which it is guided; at others it is asked once (Kynkaanniemi et al.
+    2024, arXiv 2404.07724).
     solver: `ddim` (as published), `dpm++` (second order, multistep), `euler`, or `lcm`, which only suits weights that
     were distilled for it. generator: of the noise that `lcm` adds between its steps.
     Raises ValueError for an unknown solver or a number of steps that it cannot take.
@@ -111,7 +114,8 @@ def sample(
     extra = {"generator": generator} if solver == "lcm" else {}
     for timestep in scheduler.timesteps:
         seen = network_input(scheduler.scale_model_input(latents, timestep), mask, masked, reference)
-        noise = _guided(unet, seen, timestep.long().expand(len(seen)), audio, guidance)
+        strength = guidance if guidance_band[0] <= int(timestep) < guidance_band[1] else 1.0
+        noise = _guided(unet, seen, timestep.long().expand(len(seen)), audio, strength)
         latents = scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
     return latents
 

@@ -107,6 +107,10 @@ class FrozenVae:
         self._network: Any = _network(weights, config, name).to(device)  # diffusers' annotations are wrong
         self._has_deviations = type(self._network).__name__ == _KL
 
+    def to(self, device: torch.device | str) -> None:
+        self.device = str(device)
+        self._network.to(device)
+
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Tensor:
         """Unscaled posterior of the latents: float32 [..., 8, r, r], mean (4 channels) and log-variance (-30..20).

@@ -7,8 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from lipforge.pipeline.infer.choose import Choice
-from lipforge.pipeline.infer.plan import Run, Stretch, spans_of
-from lipforge.pipeline.infer.points_file import FacePoints
+from lipforge.pipeline.infer.plan import Run, Stretch
 from lipforge.pipeline.infer.request import PassedSpan, PassReason
 from lipforge.pipeline.infer.timeline import Timeline
 from lipforge.pipeline.infer.usable import TrackMeasures, UsableConfig, usable_frames
@@ -51,19 +50,6 @@ def find_drawable(
             else:
                 stretches.append(made)
     return Drawable(sorted(stretches, key=lambda stretch: (stretch.first, stretch.track)), reasons)
-
-
-def drawable_from_points(times_s: np.ndarray, shots: np.ndarray, points: FacePoints) -> Drawable:
-    """One face whose place comes from outside. times_s: from the first frame on."""
-    places = [points.at(float(time_s)) for time_s in times_s]
-    stretches = []
-    for start, stop in spans_of(np.array([place is not None for place in places])):
-        edges = [start, *(start + 1 + np.flatnonzero(np.diff(shots[start:stop]))), stop]
-        for first, end in pairwise(edges):
-            made = _stretch(1, int(first), np.array(places[first:end], np.float64), times_s, shots)
-            if made is not None:
-                stretches.append(made)
-    return Drawable(stretches, [PassReason.NO_FACE] * len(times_s))
 
 
 def passed_spans(drawable: Drawable, runs: Sequence[Run], timeline: Timeline) -> tuple[list[PassedSpan], int]:

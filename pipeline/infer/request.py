@@ -85,7 +85,6 @@ class PassReason(StrEnum):
     NO_FACE = "no_face"
     NOT_CHOSEN = "not_chosen"
     FACE_CUT_OFF = "face_cut_off"
-    FACE_TOO_SMALL = "face_too_small"
     SIDE_FACE = "side_face"
     MOUTH_COVERED = "mouth_covered"
     TOO_SHORT = "too_short"

@@ -1,14 +1,16 @@
 """The video that gets new lips: opened, looked at, and with the faces that are to be drawn."""
 
+import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
 from lipforge.model.clock import FPS
+from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.weights.load import load
 from lipforge.pipeline.clip import Frame, Unit, Video
 from lipforge.pipeline.clip import Source as SourceEntry
@@ -16,20 +18,21 @@ from lipforge.pipeline.config import AlignConfig
 from lipforge.pipeline.infer.analyse import Looked, Looker
 from lipforge.pipeline.infer.choose import Choice, choose_faces
 from lipforge.pipeline.infer.draw import Scene
-from lipforge.pipeline.infer.drawable import Drawable, drawable_from_points, find_drawable
+from lipforge.pipeline.infer.drawable import Drawable, find_drawable
 from lipforge.pipeline.infer.faces_picture import ShotPictures, save_faces_picture
 from lipforge.pipeline.infer.pictures import SourceFrames
 from lipforge.pipeline.infer.points_file import NO_FACE_HINT, read_face_points
 from lipforge.pipeline.infer.protocols import Stopped
-from lipforge.pipeline.infer.request import InferConfig, InferError
+from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferError, PassReason
 from lipforge.pipeline.infer.stretches import SyncStretches
 from lipforge.pipeline.infer.timeline import Timeline, length_of_result
-from lipforge.pipeline.infer.usable import UsableConfig
+from lipforge.pipeline.infer.usable import TrackMeasures, UsableConfig
 from lipforge.pipeline.media.audio import read_audio
+from lipforge.pipeline.media.geometry import PictureShape, picture_shape
 from lipforge.pipeline.media.output.picture_format import PictureFormat, read_picture_format
+from lipforge.pipeline.media.output.to_format import ToFormat
 from lipforge.pipeline.media.picture import ToRgb
 from lipforge.pipeline.media.probe import VideoInfo, probe
-from lipforge.pipeline.media.video import SourceFrame, decode_video
 from lipforge.pipeline.profiles import PROFILES
 
 
@@ -58,9 +61,11 @@ class Chosen:
 class Source:
     """A video that can be used."""
 
-    def __init__(self, uri: str, info: VideoInfo, config: InferConfig) -> None:
+    def __init__(self, uri: str, info: VideoInfo, out: str, config: InferConfig) -> None:
         self.uri, self.info = uri, info
-        self.format: PictureFormat = read_picture_format(uri, info)
+        self.format = read_picture_format(uri, info, out)
+        self.shape = shape_of(self.format)
+        self.to_format = ToFormat(self.format)
         self.profile = PROFILES[config.face_models]
         self.models = load(config.face_models)
         self.backend = self.profile.faces(self.models)
@@ -79,18 +84,20 @@ class Source:
             raise InferError(f"{self.uri}: no frame can be decoded")
         notes = list(self.format.notes)
         if points is not None:
-            drawable = drawable_from_points(looked.times_s, looked.shots, points)
+            frames = zip(range(len(looked.times_s)), looked.times_s.tolist(), looked.shots.tolist(), strict=True)
+            tracks = points.tracks(frames, (self.shape.width_px, self.shape.height_px), config.face_points)
+            choice = choose_faces("all", tracks, {}, 0.0)
         else:
-            picture = faces_picture_path(out)
-            choice = choose_faces(
-                config.face, looked.tracks, looked.scores, self.profile.min_sync_confidence, picture
-            )
+            tracks = looked.tracks
+            least = self.profile.min_sync_confidence
+            choice = choose_faces(config.face, tracks, looked.scores, least, faces_picture_path(out))
             notes += choice.notes
-            usable = UsableConfig(max_yaw_deg=config.max_yaw_deg)
-            drawable = find_drawable(looked.times_s, looked.shots, looked.tracks, choice, usable)
+        usable = UsableConfig(max_yaw_deg=config.max_yaw_deg)
+        drawable = find_drawable(looked.times_s, looked.shots, tracks, choice, usable)
         if not drawable.stretches:
-            seen = "no face was found" if not looked.tracks else "no face can be drawn: " + _why(drawable)
-            raise InferError(f"{self.uri}: {seen}; {NO_FACE_HINT}")
+            raise InferError(f"{self.uri}: {_why_none(drawable) if tracks else NO_FACE_HINT}")
+        if len(looked.lost_s):
+            notes.append(f"{len(looked.lost_s)} frames cannot be decoded: the frame before each stands in its place")
         pts, durations = self._ticks(looked)
         return Chosen(
             frames=SourceFrames(looked.times_s),
@@ -126,12 +133,12 @@ class Source:
             timeline=timeline,
             stretches=chosen.drawable.stretches,
             smoothing_frames=AlignConfig().smoothing_frames,
-            to_output=self.format.convert,
-            shape=self.format.shape,
+            to_output=self.to_format.convert,
+            shape=self.shape,
         )
 
     def _looker(self) -> Looker:
-        return Looker(self.uri, self.info, self.backend, self.format.convert, self.format.shape, self._open_sync)
+        return Looker(self.uri, self.info, self.backend, self.to_format.convert, self.shape, self._open_sync)
 
     def _open_sync(self, first: int, end: int) -> SyncStretches | None:
         if not self.info.has_audio:
@@ -149,23 +156,58 @@ class Source:
         pts = np.rint((looked.times_s - looked.times_s[0]) / float(self.format.time_base)).astype(np.int64)
         steps = np.diff(pts)
         usual = int(np.median(steps)) if len(steps) else round(1 / FPS / float(self.format.time_base))
-        last = self.format.last_duration or usual
-        return pts, np.append(steps, max(1, last))
+        return pts, np.append(steps, max(1, usual))
 
     def _save_picture(self, path: Path, looked: Looked, choice: Choice) -> None:
-        """One frame of each shot that has faces: the one that shows most of them."""
+        """From one frame for each face: the one of its track in which most faces are seen."""
         pictures = ShotPictures()
-        to_rgb = ToRgb(self.info)
-        frames = SourceFrames(looked.times_s)
-        ...
+        frames, to_rgb = SourceFrames(looked.times_s), ToRgb(self.info)
+        for number in sorted({_best_frame(track, looked.tracks) for track in looked.tracks}):
+            _, decoded = next(frames.decode(self.uri, self.info, number, number + 1))
+            assert decoded.image is not None
+            shown = replace(decoded, image=self.to_format.convert(decoded.image), shape=self.shape)
+            here = Frame(number, to_rgb.convert(shown), int(looked.shots[number]))
+            for track in looked.tracks:
+                row = _row_of(track, number)
+                if row is not None:
+                    box = tuple(map(float, row["box"]))
+                    here.faces[track.number - 1] = FaceLandmarks(row["points"], float(row["score"]), box)
+            pictures.add(here, decoded.time_s)
+        save_faces_picture(path, pictures, looked.tracks, choice)
 
 
-def open_source(uri: str, config: InferConfig, limit_s: float | None = None) -> Source:
-    """Raises MediaError, NotThereError, StorageError; ModelFileError for the face models."""
+def _row_of(track: TrackMeasures, frame: int) -> np.ndarray | None:
+    at = int(np.searchsorted(track.rows["frame"], frame))
+    return track.rows[at] if at < len(track.rows) and track.rows["frame"][at] == frame else None
+
+
+def _best_frame(track: TrackMeasures, tracks: list[TrackMeasures]) -> int:
+    middle = track.rows["frame"][len(track.rows) // 2]
+    near = track.rows["frame"][:: max(1, len(track.rows) // 20)].tolist()
+    counts = {frame: sum(_row_of(other, frame) is not None for other in tracks) for frame in near}
+    return max(counts, key=lambda frame: (counts[frame], -abs(frame - int(middle))))
+
+
+def _why_none(drawable: Drawable) -> str:
+    counts = Counter(reason for reason in drawable.reasons if reason is not PassReason.NO_FACE)
+    reason = counts.most_common(1)[0][0]
+    return f"no face can be drawn: most often, {PASSED_WORDS[reason]}"
+
+
+def shape_of(picture_format: PictureFormat) -> PictureShape:
+    """How the pictures of a result are shown."""
+    matrix = picture_format.display_matrix
+    packed = None if matrix is None else struct.pack("=9i", *matrix)
+    ratio = picture_format.pixel_ratio or Fraction(1)
+    return picture_shape(picture_format.width_px, picture_format.height_px, ratio, packed)
+
+
+def open_source(uri: str, out: str, config: InferConfig, limit_s: float | None = None) -> Source:
+    """out: the result, whose suffix says what it can hold. Raises MediaError, NotThereError, StorageError; ModelFileError for the face models."""
     info = probe(uri)
     if limit_s is not None:
         info = replace(info, num_frames=min(info.num_frames, max(1, round(limit_s * FPS))))
-    return Source(uri, info, config)
+    return Source(uri, info, out, config)
 
 
 def faces_picture_path(out: Path) -> Path:

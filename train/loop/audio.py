@@ -7,12 +7,9 @@ from torch import Tensor
 
 from lipforge.model.audio.language import read_whisper_file
 from lipforge.model.audio.mel import MEL_RECIPE
-from lipforge.model.audio.windows import mel_rows
+from lipforge.model.audio.tokens import MEL_WIDTH, mel_tokens, whisper_tokens
 from lipforge.train.stream.batches import Batch
 from lipforge.train.stream.config import FeatureKind
-
-_MEL_RANGE = 4.0
-_MEL_BANDS = 80
 
 
 class AudioEncoder(Protocol):
@@ -48,8 +45,7 @@ class WhisperTokens:
             states = batch["audio_features"].float()
         else:
             states = [torch.from_numpy(self._whisper.encode(audio.numpy())) for audio in batch["audio"]]
-        windows = [clip[rows].flatten(1, 2) for clip, rows in zip(states, batch["audio_rows"], strict=True)]
-        return torch.stack(windows)
+        return torch.stack([whisper_tokens(*both) for both in zip(states, batch["audio_rows"], strict=True)])
 
 
 class MelTokens:
@@ -57,12 +53,10 @@ class MelTokens:
 
     kind: FeatureKind = "mel"
     sha256 = MEL_RECIPE
-    width = _MEL_BANDS
+    width = MEL_WIDTH
 
     def tokens(self, batch: Batch) -> Tensor:
-        mel = batch["mel"]
-        num_frames = batch["audio_rows"].shape[1]
-        return (mel / _MEL_RANGE).transpose(1, 2)[:, mel_rows(num_frames)]
+        return mel_tokens(batch["mel"])
 
 
 def open_audio_encoder(name: str) -> AudioEncoder:
