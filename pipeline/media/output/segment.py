@@ -119,3 +119,12 @@ def read_segment(path: Path) -> Iterator[Any]:
                     yield packet
     except (av.error.FFmpegError, IndexError) as error:
         raise MediaError(Reason.DECODE_ERROR, f"the segment {path.name}: {error_text(error)}") from error
+
+
+def segment_headers(path: Path) -> bytes:
+    """What a decoder needs before a segment's packets. Raises MediaError when it is damaged."""
+    try:
+        with av.open(f"file:{path.absolute()}", format="nut") as container:
+            return container.streams.video[0].codec_context.extradata or b""
+    except (av.error.FFmpegError, IndexError) as error:
+        raise MediaError(Reason.DECODE_ERROR, f"the segment {path.name}: {error_text(error)}") from error
