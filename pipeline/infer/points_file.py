@@ -1,8 +1,8 @@
 """Points of a face from outside, for drawn faces that no detector finds: `--face-points FILE`.
 
-A CSV with the columns below: a moment, then the middle of the eye on the picture's left, of the eye on its right, and of
-the mouth, in pixels of the video as it is shown. Between rows the points move evenly; one row is a face that keeps still.
-A row with a time alone: from then on there is no face, until the next row.
+A CSV with the columns below: a moment, then the middle of the eye on the picture's left, of the eye on its right, and
+of the mouth, in pixels of the video as it is shown. Between rows the points move evenly; one row is a face that keeps
+still. A row with a time alone: from then on there is no face, until the next row.
 """
 
 import csv
