@@ -14,9 +14,10 @@ import numpy as np
 
 from lipforge.model.clock import FPS
 from lipforge.model.faces.boxes import iou
+from lipforge.model.faces.covered import CoveredMouths
 from lipforge.model.faces.face import FaceBackend
 from lipforge.pipeline.clip import Frame
-from lipforge.pipeline.config import AlignConfig, FacesConfig, ShotsConfig
+from lipforge.pipeline.config import FacesConfig, ShotsConfig
 from lipforge.pipeline.infer.choose import StretchScore
 from lipforge.pipeline.infer.protocols import Cancelled, Stopped
 from lipforge.pipeline.infer.stretches import SyncStretches
@@ -85,6 +86,7 @@ class Looker:
         uri: str,
         info: VideoInfo,
         backend: FaceBackend,
+        covered: CoveredMouths,
         to_output: Callable[[av.VideoFrame], av.VideoFrame],
         shape: PictureShape,
         open_sync: Callable[[int, int], SyncStretches | None],
@@ -93,7 +95,7 @@ class Looker:
 
         open_sync: from a span on the 25 fps grid, what scores its faces against the old sound; None without one.
         """
-        self.uri, self.info, self.backend = uri, info, backend
+        self.uri, self.info, self.backend, self.covered = uri, info, backend, covered
         self.to_output, self.shape, self.open_sync = to_output, shape, open_sync
 
     def look(self, folder: Path, on_second: Callable[[float], None], stopped: Stopped) -> Looked:
@@ -110,7 +112,7 @@ class Looker:
         return _joined(units)
 
     def _look_at(self, start_s: float, end_s: float, on_second: Callable[[float], None], stopped: Stopped) -> _Unit:
-        log = FaceLog(self.backend, AlignConfig())
+        log = FaceLog(self.backend, self.covered)
         times_s: list[float] = []
         shots: list[int] = []
         lost_s: list[float] = []

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich import progress as rich_progress
 
 from lipforge.pipeline.cli import errors, plain_errors, say
+from lipforge.pipeline.infer.protocols import Progress
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
 
@@ -96,7 +97,7 @@ def infer(
     """
     from lipforge.pipeline.config_loader import validated
     from lipforge.pipeline.infer.run import infer as run_infer
-    from lipforge.pipeline.infer.run import list_faces as run_list_faces
+    from lipforge.pipeline.infer.run import number_faces
 
     with plain_errors(), _infer_errors():
         given: dict[str, Any] = {
@@ -133,7 +134,7 @@ def infer(
             raise ValueError("name the video with --video, or many with --pairs")
         if list_faces:
             with _Bars() as bars:
-                picture, lines = run_list_faces(video, out, config, bars)
+                picture, lines = number_faces(video, out, config, bars)
             for line in lines:
                 say(line)
             say(f"picture: {picture}")
@@ -159,11 +160,11 @@ class _Bars:
     """A line with the step, how far it is, and the time left; on a terminal only."""
 
     def __enter__(self) -> "_Bars":
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
+        self._bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TextColumn("{task.fields[left]}"),
             console=errors,
             transient=True,
             disable=not errors.is_terminal,
@@ -175,7 +176,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def __call__(self, progress) -> None:
+    def __call__(self, progress: Progress) -> None:
         from lipforge.datasets_manifest.durations import human_time
 
         left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left"

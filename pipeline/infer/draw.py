@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import av
+import numpy as np
 
+from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.crop import Cropper, stored_to_shown
 from lipforge.pipeline.infer.paint import OpenStream, RunPainter
 from lipforge.pipeline.infer.pictures import SourceFrames, copy_of, pictures
 from lipforge.pipeline.infer.plan import Grid, Matrices, Run, Stretch, runs_of
-from lipforge.pipeline.infer.planes import colours_of
+from lipforge.pipeline.infer.planes import Colours, colours_of
+from lipforge.pipeline.infer.report import SIDE_PX, Looks
 from lipforge.pipeline.infer.timeline import Shown, Timeline
+from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.geometry import PictureShape
 from lipforge.pipeline.media.probe import VideoInfo
 
@@ -43,14 +47,15 @@ class _Waiting:
 class Drawing:
     """Frames of the result from any one on: the same bytes wherever it begins."""
 
-    def __init__(self, scene: Scene, resolution: int, open_stream: OpenStream, blender: Blender) -> None:
+    def __init__(self, scene: Scene, resolution: int, open_stream: OpenStream, blender: Blender, looks: Looks) -> None:
         self.scene, self.resolution, self.open_stream, self.blender = scene, resolution, open_stream, blender
+        self.looks = looks
         self.runs = runs_of(scene.stretches, scene.timeline)
         self.cropper = Cropper(resolution)
         self._matrices: dict[int, Matrices] = {}
 
-    def frames(self, first: int = 0) -> Iterator[tuple[Shown, av.VideoFrame, bool]]:
-        """(what it shows, picture, whether anything was drawn) for each frame of the result from `first` on."""
+    def frames(self, first: int = 0) -> Iterator[tuple[Shown, av.VideoFrame]]:
+        """(what it shows, picture) for each frame of the result from `first` on."""
         coming = deque(run for run in self.runs if run.end > first)
         painters: list[RunPainter] = []
         begin = first
@@ -75,7 +80,8 @@ class Drawing:
                 waiting.append(entry)
             while waiting and all(painter.can_paint(waiting[0].shown.number) for painter in waiting[0].painters):
                 yield self._painted(waiting.popleft())
-        assert not waiting
+        if waiting:
+            raise MediaError(Reason.DECODE_ERROR, "the video ends earlier than when it was looked at: was it changed?")
 
     def _painter(self, run: Run) -> RunPainter:
         if run.stretch not in self._matrices:
@@ -87,14 +93,20 @@ class Drawing:
         matrices = self._matrices[run.stretch]
         return RunPainter(run, grid, matrices, self.open_stream, self.cropper, self.blender)
 
-    def _geometry(self, entry: _Waiting):
+    def _geometry(self, entry: _Waiting) -> tuple[int, np.ndarray, Colours]:
         to_shown = stored_to_shown(self.scene.shape, entry.image.width, entry.image.height)
         return entry.shown.source, to_shown, colours_of(entry.image, self.scene.info.peak_nits)
 
-    def _painted(self, entry: _Waiting) -> tuple[Shown, av.VideoFrame, bool]:
+    def _painted(self, entry: _Waiting) -> tuple[Shown, av.VideoFrame]:
         if not entry.painters:
-            return entry.shown, entry.image, False
+            return entry.shown, entry.image
         image = copy_of(entry.image)
         for painter in entry.painters:
             painter.paint(entry.shown.number, image, *self._geometry(entry))
-        return entry.shown, image, True
+        if entry.shown.number in self.looks.wanted:
+            source, to_shown, colours = self._geometry(entry)
+            to_crop = entry.painters[0].to_crop(source, to_shown)
+            scale = SIDE_PX / self.resolution
+            small = np.column_stack([to_crop[:, :2] * scale, (to_crop[:, 2] + 0.5) * scale - 0.5])
+            self.looks.keep(entry.shown.number, entry.shown.time_s, entry.image, image, small, colours)
+        return entry.shown, image

@@ -146,9 +146,7 @@ def open_lip_model(config: InferConfig) -> LipModel:
     if not path.exists():
         raise MissingModelError(f"no file of weights at {path}")
     version = path.stat().st_size, path.stat().st_mtime_ns
-    networks = _load(
-        place, version, str(device), dtype, config.offload, config.vae or "", config.audio_encoder or ""
-    )
+    networks = _load(place, version, str(device), dtype, config.offload, config.vae or "", config.audio_encoder or "")
     return DiffusionLips(networks, config.sampling)
 
 

@@ -64,7 +64,7 @@ class RunPainter:
         crop: np.ndarray | None = None
         while self._next_grid < self.grid.num_frames and self.grid.shown[self._next_grid] == index:
             if crop is None:
-                crop = self.cropper.take(image, self._to_crop(source, to_shown), colours)
+                crop = self.cropper.take(image, self.to_crop(source, to_shown), colours)
             self._crops[self._next_grid] = crop
             self._stream.push(crop, float(self.grid.heard_s[self._next_grid]))
             self._next_grid += 1
@@ -89,8 +89,9 @@ class RunPainter:
         if share:
             face = self.carrier.between(self._faces[before], face, share, (before, after))
         alpha = self.blender.alpha * np.float32(opacity(self.run, self.grid, index))
-        paste(image, self._to_crop(source, to_shown), face, alpha, colours)
+        paste(image, self.to_crop(source, to_shown), face, alpha, colours)
 
-    def _to_crop(self, source: int, to_shown: np.ndarray) -> np.ndarray:
+    def to_crop(self, source: int, to_shown: np.ndarray) -> np.ndarray:
+        """float64 [2, 3]: stored pixels of a frame to those of the crop."""
         matrix = self.matrices.at(source)
         return np.column_stack([matrix[:, :2] @ to_shown[:, :2], matrix[:, :2] @ to_shown[:, 2] + matrix[:, 2]])

@@ -7,6 +7,7 @@ import av
 import numpy as np
 
 from lipforge.model.clock import FPS
+from lipforge.pipeline.infer.planes import region_of
 from lipforge.pipeline.infer.timeline import Shown, Timeline
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.media.video import SourceFrame, decode_video
@@ -77,6 +78,4 @@ def _backward(
 
 def copy_of(image: av.VideoFrame) -> av.VideoFrame:
     """A picture of its own memory, to draw on: the decoder, or a later frame of the result, may need the original."""
-    from lipforge.pipeline.infer.planes import region_of
-
     return region_of(image, 0, 0, image.width, image.height)

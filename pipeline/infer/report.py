@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 
 from lipforge.pipeline.infer.crop import Cropper
 from lipforge.pipeline.infer.plan import Run
+from lipforge.pipeline.infer.planes import Colours
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.work import write_whole
 
@@ -41,9 +41,16 @@ class Looks:
         self.wanted = set(looks_at(runs))
         self._cropper = Cropper(SIDE_PX)
 
-    def keep(self, number: int, time_s: float, before: av.VideoFrame, after: av.VideoFrame, geometry: Any) -> None:
-        """geometry: (matrix to a crop of SIDE_PX, colours)"""
-        to_crop, colours = geometry
+    def keep(
+        self,
+        number: int,
+        time_s: float,
+        before: av.VideoFrame,
+        after: av.VideoFrame,
+        to_crop: np.ndarray,
+        colours: Colours,
+    ) -> None:
+        """to_crop: [2, 3], stored pixels to those of a crop of SIDE_PX."""
         pair = [self._cropper.take(image, to_crop, colours) for image in (before, after)]
         picture = np.concatenate(pair)
         bar = np.full((_BAR_PX, SIDE_PX, 3), 255, np.uint8)

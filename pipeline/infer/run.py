@@ -7,23 +7,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lipforge.model.clock import FPS
 from lipforge.pipeline.infer.blend import Blender
-from lipforge.pipeline.infer.draw import Drawing, Scene
+from lipforge.pipeline.infer.draw import Drawing
 from lipforge.pipeline.infer.drawable import passed_spans
 from lipforge.pipeline.infer.lips import open_lip_model
 from lipforge.pipeline.infer.plan import runs_of
 from lipforge.pipeline.infer.progress import Steps
 from lipforge.pipeline.infer.protocols import Cancelled, LipModel, OnProgress, Stopped, Voice
+from lipforge.pipeline.infer.report import Looks, write_report
 from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
-from lipforge.pipeline.infer.source import Chosen, Source, open_source
-from lipforge.pipeline.infer.timeline import Timeline, length_of_result
+from lipforge.pipeline.infer.source import Chosen, Source, faces_picture_path, open_source
+from lipforge.pipeline.infer.timeline import Timeline
 from lipforge.pipeline.infer.voice import open_voice
 from lipforge.pipeline.infer.windows import MouthStream
 from lipforge.pipeline.infer.work import identity_of, open_work, remove_work
+from lipforge.pipeline.media.output.containers import file_kind
 from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole
-from lipforge.pipeline.media.output.sound_track import SoundTrack
-from lipforge.pipeline.media.output.write import check_container, write_file
+from lipforge.pipeline.media.output.sound import open_sound
+from lipforge.pipeline.media.output.write import write_file
 
 SEGMENT_S = 10.0
 """Of the result, in one file while it is made: what a run that is killed loses at most."""
@@ -48,9 +49,9 @@ def infer(
     began_s = time.monotonic()
     clock = _CpuClock()
     path = check_out(out, [video, audio], config.overwrite)
-    source = open_source(video, config, limit_s)
+    source = open_source(video, out, config, limit_s)
+    sound = open_sound(audio)
     model = open_lip_model(config)
-    voice = open_voice(audio, model.audio_encoder)
     request = {
         "config": config.model_dump(mode="json", exclude={"overwrite"}),
         "model": model.sha256,
@@ -61,14 +62,49 @@ def infer(
     steps = Steps(on_progress, [LOOK, DRAW, FINISH])
     with open_work(path, request) as folder:
         with clock.part(LOOK):
-            chosen = source.choose(folder, config, path, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped)
-        timeline = chosen.timeline(voice.duration_s, config)
+            chosen = source.choose(
+                folder, config, path, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped
+            )
+        timeline = chosen.timeline(min(sound.duration_s, limit_s or sound.duration_s), config)
         with clock.part(DRAW):
+            voice = open_voice(sound, model.audio_encoder, timeline.length_s)
             segments = _draw(folder, source, chosen, timeline, model, voice, config, steps, stopped)
         with clock.part(FINISH):
             steps.show(FINISH, 0, timeline.length_s)
-            ...
+            begins = replace(source.info, origin_s=source.info.origin_s + chosen.begins_s)
+            lost = write_file(out, segments, source.format, video, begins, sound, timeline.length_s)
+        result = _result(path, chosen, timeline, model, [*chosen.notes, *sound.notes, *lost], clock, began_s)
+        write_report(result, config, video, audio, Looks(folder, runs_of(chosen.drawable.stretches, timeline)).sheet())
         remove_work(folder)
+    return result
+
+
+def number_faces(
+    video: str,
+    out: str,
+    config: InferConfig,
+    on_progress: OnProgress = lambda progress: None,
+    stopped: Stopped = lambda: False,
+) -> tuple[Path, list[str]]:
+    """Draw the faces of a video with their numbers: (picture beside `out`, a line about each). Raises as `infer`."""
+    source = open_source(video, out, config)
+    steps = Steps(on_progress, [LOOK])
+    picture = faces_picture_path(Path(out))
+    with open_work(Path(out), {"faces of": identity_of(video), "by": config.face_models}) as folder:
+        lines = source.number_faces(folder, picture, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped)
+        remove_work(folder)
+    return picture, lines
+
+
+def _result(
+    path: Path,
+    chosen: Chosen,
+    timeline: Timeline,
+    model: LipModel,
+    notes: list[str],
+    clock: "_CpuClock",
+    began_s: float,
+) -> InferResult:
     spans, num_drawn = passed_spans(chosen.drawable, runs_of(chosen.drawable.stretches, timeline), timeline)
     return InferResult(
         out=str(path),
@@ -80,7 +116,8 @@ def infer(
         model_sha256=model.sha256,
         cpu_s=clock.cpu_s,
         wall_s=time.monotonic() - began_s,
-        notes=chosen.notes,
+        notes=list(dict.fromkeys(notes)),
+        report=str(path.with_name(f"{path.stem}.report.json")),
     )
 
 
@@ -101,22 +138,24 @@ def _draw(
         model.resolution,
         lambda wanted, num_frames: MouthStream(model, voice, wanted, num_frames),
         Blender(model.resolution, config.sharpen),
+        Looks(folder, runs_of(chosen.drawable.stretches, timeline)),
     )
     per_segment = max(1, round(SEGMENT_S * source.info.mean_fps))
     starts = range(0, timeline.num_frames, per_segment)
-    paths = [folder / f"segment-{number:05d}.mkv" for number in range(len(starts))]
+    paths = [folder / f"segment-{number:05d}.nut" for number in range(len(starts))]
     missing = next((number for number, path in enumerate(paths) if not is_whole(path)), None)
     if missing is None:
         return paths
     frames = drawing.frames(starts[missing])
     for number in range(missing, len(paths)):
         end = min(starts[number] + per_segment, timeline.num_frames)
-        with SegmentWriter(paths[number], source.format, config.lossless) as writer:
-            for _ in range(starts[number], end):
+        with SegmentWriter(paths[number], source.format) as writer:
+            for wanted in range(starts[number], end):
                 if stopped():
                     raise Cancelled
-                shown, image, _ = next(frames)
-                writer.write(image, shown.pts, shown.duration)
+                shown, image = next(frames)
+                assert shown.number == wanted
+                writer.write(image, shown.pts)
                 steps.show(DRAW, shown.time_s, timeline.length_s)
     return paths
 
@@ -124,7 +163,7 @@ def _draw(
 def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:
     """The output's path, when it can be written. Raises InferError, before any work."""
     path = Path(out)
-    check_container(path)
+    file_kind(out)
     for given in inputs:
         if path.exists() and os.path.exists(given) and os.path.samefile(path, given):
             raise InferError(f"{out} is an input: name another output; inputs are never changed")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lipforge.model.clock import FPS
+from lipforge.model.faces.covered import CoveredMouths
 from lipforge.model.faces.face import FaceLandmarks
-from lipforge.model.weights.load import load
+from lipforge.model.weights.load import load, load_file
 from lipforge.pipeline.clip import Frame, Unit, Video
 from lipforge.pipeline.clip import Source as SourceEntry
 from lipforge.pipeline.config import AlignConfig
@@ -63,12 +64,13 @@ class Source:
 
     def __init__(self, uri: str, info: VideoInfo, out: str, config: InferConfig) -> None:
         self.uri, self.info = uri, info
-        self.format = read_picture_format(uri, info, out)
+        self.format = read_picture_format(uri, info, out, lossless=config.lossless)
         self.shape = shape_of(self.format)
         self.to_format = ToFormat(self.format)
         self.profile = PROFILES[config.face_models]
         self.models = load(config.face_models)
         self.backend = self.profile.faces(self.models)
+        self.covered = CoveredMouths(open("/tmp/mouth_cover.safetensors", "rb").read())
 
     @property
     def length_s(self) -> float:
@@ -77,7 +79,7 @@ class Source:
     def choose(
         self, folder: Path, config: InferConfig, out: Path, on_second: Callable[[float], None], stopped: Stopped
     ) -> Chosen:
-        """Look at the whole video, or at what an earlier run saw of it, and choose. Raises InferError without a face."""
+        """Look at all of the video, or at what an earlier run saw of it, and choose. Raises InferError without a face."""
         points = read_face_points(config.face_points) if config.face_points is not None else None
         looked = self._looker().look(folder, on_second, stopped)
         if not len(looked.times_s):
@@ -110,7 +112,7 @@ class Source:
         )
 
     def number_faces(
-        self, folder: Path, config: InferConfig, picture: Path, on_second: Callable[[float], None], stopped: Stopped
+        self, folder: Path, picture: Path, on_second: Callable[[float], None], stopped: Stopped
     ) -> list[str]:
         """Draw the numbered faces; returns a line about each. Raises InferError without a face."""
         looked = self._looker().look(folder, on_second, stopped)
@@ -138,7 +140,9 @@ class Source:
         )
 
     def _looker(self) -> Looker:
-        return Looker(self.uri, self.info, self.backend, self.to_format.convert, self.shape, self._open_sync)
+        return Looker(
+            self.uri, self.info, self.backend, self.covered, self.to_format.convert, self.shape, self._open_sync
+        )
 
     def _open_sync(self, first: int, end: int) -> SyncStretches | None:
         if not self.info.has_audio:
@@ -203,7 +207,10 @@ def shape_of(picture_format: PictureFormat) -> PictureShape:
 
 
 def open_source(uri: str, out: str, config: InferConfig, limit_s: float | None = None) -> Source:
-    """out: the result, whose suffix says what it can hold. Raises MediaError, NotThereError, StorageError; ModelFileError for the face models."""
+    """out: the result, whose suffix says what it can hold.
+
+    Raises MediaError, NotThereError, StorageError; ModelFileError for the face models; ValueError for the suffix.
+    """
     info = probe(uri)
     if limit_s is not None:
         info = replace(info, num_frames=min(info.num_frames, max(1, round(limit_s * FPS))))

@@ -1,7 +1,5 @@
 """What a model hears around any moment of the new sound, in bounded memory however long it is."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,10 +11,9 @@ from lipforge.model.audio.whisper import SAMPLES_PER_ROW, WhisperFeatures
 from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, NUM_ROWS, ROWS_PER_FRAME
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.pipeline.infer.protocols import Voice
-from lipforge.pipeline.infer.sound import Spans, open_sound
+from lipforge.pipeline.infer.sound import ReadSamples, reader_of
+from lipforge.pipeline.media.output.sound import SoundTrack
 
-ReadSamples = Callable[[int, int], np.ndarray]
-"""(first, end) -> float32 [end - first], mono at 16 kHz; zeros where the sound has none."""
 MEL = "mel"
 _MEL_MARGIN_COLUMNS = 3
 """A mel column depends on 401 samples to each side: less than 3 hops of 200."""
@@ -115,15 +112,13 @@ def _window_rows(num_rows: int) -> list[int]:
     return starts
 
 
-def open_voice(uri: str, audio_encoder: str, until_s: float = 0.0) -> Voice:
+def open_voice(sound: SoundTrack, audio_encoder: str, until_s: float = 0.0) -> Voice:
     """A sound, for a model that hears by `audio_encoder`: mel, or a Whisper checkpoint; empty: it hears nothing.
 
-    until_s: how long it is to be heard, at least; after its end is silence.
-    Raises as `open_sound`, and ModelFileError for Whisper's file.
+    until_s: how long it is to be heard, at least; after its end is silence. Raises ModelFileError for Whisper's file.
     """
-    sound = open_sound(uri)
-    spans = Spans(sound.read)
+    read = reader_of(sound)
     if audio_encoder in ("", MEL):
-        return MelVoice(spans.samples, sound.duration_s)
+        return MelVoice(read, sound.duration_s)
     name, content = read_whisper_file(audio_encoder)
-    return WhisperVoice(WhisperFeatures(content, name), spans.samples, max(sound.duration_s, until_s))
+    return WhisperVoice(WhisperFeatures(content, name), read, max(sound.duration_s, until_s))
