@@ -15,11 +15,11 @@ from lipforge.model.weights.table import DEFAULT_BUNDLE, bundles
 app = typer.Typer(no_args_is_help=True, help="Model files: which exist, where they lie, how to get them.")
 
 _BUNDLES = (
-    "`builtin`: for `lipforge prepare`; ships with Lipforge. `latentsync`: the published models of "
-    "`lipforge prepare --models latentsync`. `whisper`: identifies the spoken language, and what the U-Net hears "
-    "(0.7 GB). For training: `sd-vae-ft-mse` (0.3 GB) or `taesd` (5 MB), `stable-syncnet` (1.6 GB), `videomae` (2 GB), "
-    "`lpips` (0.6 GB); and to begin with: `latentsync-unet-1.5`, `latentsync-unet-1.6` (5.1 GB each), "
-    "`stable-diffusion-1.5` (3.4 GB)."
+    "`builtin`: for `lipforge prepare`, `mouth-cover`: for `lipforge infer`; both ship with Lipforge. `latentsync`: "
+    "the published models of `lipforge prepare --models latentsync`. `whisper`: identifies the spoken language, and "
+    "what the U-Net hears (0.7 GB). For training: `sd-vae-ft-mse` (0.3 GB) or `taesd` (5 MB), `stable-syncnet` "
+    "(1.6 GB), `videomae` (2 GB), `lpips` (0.6 GB); and to begin with: `latentsync-unet-1.5`, "
+    "`latentsync-unet-1.6` (5.1 GB each), `stable-diffusion-1.5` (3.4 GB)."
 )
 Bundle = Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=f"{_BUNDLES} Default: all.")]
 

@@ -21,7 +21,7 @@ from lipforge.pipeline.infer.usable import (
     covered_frames,
     usable_frames,
 )
-from tests.scripted_faces import LEFT_BOX, RIGHT_BOX, everywhere, make_unit, track
+from tests.scripted_faces import LEFT_BOX, RIGHT_BOX, FakeFaces, everywhere, make_unit, track
 
 
 @pytest.fixture(scope="module")
@@ -209,19 +209,20 @@ def test_a_blink_of_use_between_two_covers_passes_too() -> None:
 # --- the log --------------------------------------------------------------------------------------------
 
 
-class _Never:
+class _FirstValue(CoveredMouths):
     """In the place of the network: the score is the patch's first value."""
+
+    def __init__(self) -> None:
+        pass
 
     def scores(self, patches: np.ndarray) -> np.ndarray:
         return patches[:, 0, 0, 2].astype(np.float32) / 10
 
 
-def test_the_log_keeps_each_face_of_each_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_keeps_each_face_of_each_shot() -> None:
     unit = make_unit(90)
     frames = track(everywhere(90, LEFT_BOX, RIGHT_BOX), unit, cuts=(30,))
-    from tests.scripted_faces import FakeFaces
-
-    log = FaceLog(FakeFaces({}), _Never())  # type: ignore[arg-type]
+    log = FaceLog(FakeFaces({}), _FirstValue())
     for frame in frames:
         log.add(frame, frame.index / 25)
     tracks = log.finish()
@@ -238,12 +239,12 @@ def test_the_log_keeps_each_face_of_each_shot(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_face_at_the_edge_is_measured_as_cut_off(
-    faces: MediaPipeFaces, photo: np.ndarray, face: FaceLandmarks
+    faces: MediaPipeFaces, covered: CoveredMouths, photo: np.ndarray, face: FaceLandmarks
 ) -> None:
     x0 = int(face.points[:, 0].mean())
     half = np.ascontiguousarray(photo[:, x0:])
     moved = FaceLandmarks(face.points - np.array([x0, 0, 0], np.float32), face.score)
-    log = FaceLog(faces, _Never())  # type: ignore[arg-type]
+    log = FaceLog(faces, covered)
     log.add(Frame(0, photo, faces={0: face}), 0.0)
     log.add(Frame(0, half, faces={1: moved}), 0.0)
     whole, cut = log.finish()

@@ -101,6 +101,7 @@ def test_tensors_are_taken_from_where_the_table_says(monkeypatch: pytest.MonkeyP
 def test_published_files_are_pinned_and_reached_by_tls() -> None:
     assert table.bundles() == (
         "builtin",
+        "mouth-cover",
         "latentsync",
         "stable-syncnet",
         "latentsync-unet-1.5",

@@ -194,6 +194,16 @@ MODEL_FILES = (
         origin=None,
     ),
     ModelFile(
+        name="mouth_cover.safetensors",
+        bundle="mouth-cover",
+        purpose="tells covered mouths, which `lipforge infer` leaves as they are",
+        source="this project: train/scorers/covered.py",
+        licence="Apache-2.0",
+        sha256="9563a7ac05f903116e731de550f64ae7e6dff4210756d8b789c8eb317ecd9709",
+        size_bytes=62_850,
+        origin=None,
+    ),
+    ModelFile(
         name="syncnet_v2.model",
         bundle="latentsync",
         purpose="SyncNet v2: AV offset and confidence",

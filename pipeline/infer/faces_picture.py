@@ -128,6 +128,7 @@ def _panel(
 ) -> np.ndarray:
     """One frame with its faces, and under it when each is seen."""
     bgr = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
     scale = min(width / picture.size_px[0], 1.25 * width / picture.size_px[1])
     size = max(1, round(picture.size_px[0] * scale)), max(1, round(picture.size_px[1] * scale))
     image = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), size, interpolation=cv2.INTER_AREA)

@@ -2,7 +2,7 @@
 
 A CSV with the columns below: a moment, then the middle of the eye on the picture's left, of the eye on its right, and
 of the mouth, in pixels of the video as it is shown. Between rows the points move evenly; one row is a face that keeps
-still. A row with a time alone: from then on there is no face, until the next row.
+still. A row with a time alone: from then on there is no face, until the next row. Each shot has rows of its own.
 """
 
 import csv
@@ -45,11 +45,9 @@ class FacePoints:
     def at(self, time_s: float, shot_s: tuple[float, float] = (-math.inf, math.inf)) -> np.ndarray | None:
         """float64 [3, 2]: the eyes and the mouth; None: no face there.
 
-        shot_s: start and end of the shot. Only its own rows count, so a face does not glide across a cut; a shot
-        without rows has no face, unless the file has a single row.
+        shot_s: start and end of the shot. Only its own rows count, so a face does not glide across a cut, and a shot
+        without rows has no face.
         """
-        if len(self.times_s) == 1:
-            return self.clicked[0]
         after = bisect_right(self.times_s, time_s + 1e-6)
         before = after - 1
         has_before = before >= 0 and self.times_s[before] >= shot_s[0] - 1e-3

@@ -36,7 +36,7 @@ MEASURES = np.dtype(
 
 BATCH = 64
 """Patches of mouths are scored together, this many at once."""
-COVERED_ENTER, COVERED_LEAVE = 3.0, 1.0
+COVERED_ENTER, COVERED_LEAVE = 2.5, 1.0
 """A mouth counts as covered where the mean logit of 0.2 s rises above the first, and around that as far as it stays
 above the second."""
 COVERED_MEAN_S = 0.2

@@ -219,7 +219,9 @@ class Covers:
         if kind < 0.6:
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))]
             stored = cv2.imencode(".jpg", np.clip(face, 0, 255).astype(np.uint8), quality)[1]
-            return cv2.imdecode(stored, cv2.IMREAD_COLOR).astype(np.float32)
+            read = cv2.imdecode(stored, cv2.IMREAD_COLOR)
+            assert read is not None
+            return read.astype(np.float32)
         if kind < 0.7:
             path = np.zeros((9, 9), np.float32)
             cv2.line(path, (4, 4), tuple(rng.integers(0, 9, 2).tolist()), (1.0,))
