@@ -70,7 +70,7 @@ class Source:
         self.profile = PROFILES[config.face_models]
         self.models = load(config.face_models)
         self.backend = self.profile.faces(self.models)
-        self.covered = CoveredMouths(open("/tmp/mouth_cover.safetensors", "rb").read())
+        self.covered = CoveredMouths(load_file("mouth_cover.safetensors"))
 
     @property
     def length_s(self) -> float:
