@@ -36,6 +36,8 @@ class Voice(Protocol):
     """The new sound as a model hears it. Streams: memory does not grow with its length."""
 
     duration_s: float
+    looks_ahead_s: float
+    """How far beyond the last moment of a window it listens."""
 
     def tokens(self, times_s: np.ndarray) -> Tensor:
         """float32 [T, K, D]: what is heard around each moment. times_s: ascending, on the sound's clock.

@@ -25,8 +25,13 @@ _MARGIN_COLUMNS = 2
 """A column of Whisper's spectrogram depends on 200 samples to each side."""
 
 
+_LIVE_ROWS = 8 * _ROWS_PER_S
+
+
 class MelVoice:
     """For models that need no file: mel columns."""
+
+    looks_ahead_s = _MEL_MARGIN_COLUMNS * HOP / SAMPLE_RATE_HZ
 
     def __init__(self, read: ReadSamples, duration_s: float) -> None:
         self._read, self.duration_s = read, duration_s
@@ -50,6 +55,8 @@ class WhisperVoice:
     Published code encodes 30 s after 30 s, each without its neighbours, so that what is heard jumps. Here two windows
     share 5 s and one goes over into the other. A sound of up to 30 s gives the published states.
     """
+
+    looks_ahead_s = HALF_WINDOW_FRAMES / FPS
 
     def __init__(self, features: WhisperFeatures, read: ReadSamples, duration_s: float) -> None:
         """duration_s: to be heard; where the sound ends before, silence is."""
@@ -106,6 +113,31 @@ class WhisperVoice:
         return self._features.log_mel(samples)[:, before : before + end - first]
 
 
+class LiveWhisperVoice:
+    """Whisper's states of sound that is still coming: the encoder hears the last seconds, anew for each window."""
+
+    looks_ahead_s = HALF_WINDOW_FRAMES / FPS + _MARGIN_COLUMNS * _SAMPLES_PER_COLUMN / SAMPLE_RATE_HZ
+    duration_s = float("inf")
+
+    def __init__(self, features: WhisperFeatures, read: ReadSamples) -> None:
+        self._features, self._read = features, read
+        self._loudest = -10.0
+
+    def tokens(self, times_s: np.ndarray) -> Tensor:
+        """As `WhisperVoice.tokens`, from the 8 s before, the length of a training clip."""
+        first = np.rint(times_s * _ROWS_PER_S).astype(np.int64) - ROWS_PER_FRAME * HALF_WINDOW_FRAMES
+        rows = np.maximum(first[:, None] + np.arange(NUM_ROWS), 0)
+        end = int(rows.max()) + 1
+        begin = max(0, end - _LIVE_ROWS)
+        margin = _MARGIN_COLUMNS if begin else 0
+        low, high = 2 * begin - margin, 2 * end + _MARGIN_COLUMNS
+        mel = self._features.log_mel(self._read(low * _SAMPLES_PER_COLUMN, high * _SAMPLES_PER_COLUMN))
+        mel = mel[:, margin : margin + 2 * (end - begin)]
+        self._loudest = max(self._loudest, float(mel.max()))
+        states = self._features.encode_scaled(mel, self._loudest)
+        return whisper_tokens(states, torch.from_numpy(np.maximum(rows - begin, 0)))
+
+
 def _window_rows(num_rows: int) -> list[int]:
     """First rows of the windows: each shares OVERLAP_ROWS with the next; the last ends with the sound."""
     starts = list(range(0, max(1, num_rows - OVERLAP_ROWS), WINDOW_ROWS - OVERLAP_ROWS))
@@ -122,3 +154,11 @@ def open_voice(sound: SoundTrack, audio_encoder: str, until_s: float = 0.0) -> V
         return MelVoice(read, sound.duration_s)
     name, content = read_whisper_file(audio_encoder)
     return WhisperVoice(WhisperFeatures(content, name), read, max(sound.duration_s, until_s))
+
+
+def open_live_voice(read: ReadSamples, audio_encoder: str) -> Voice:
+    """Sound that is still coming. read: waits until samples are there. Raises ModelFileError for Whisper's file."""
+    if audio_encoder in ("", MEL):
+        return MelVoice(read, float("inf"))
+    name, content = read_whisper_file(audio_encoder)
+    return LiveWhisperVoice(WhisperFeatures(content, name), read)
