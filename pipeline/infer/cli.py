@@ -144,7 +144,7 @@ def infer(
         if audio in ("-", "mic"):
             from lipforge.pipeline.infer.live import run_live
 
-            run_live(video, audio, out, config)
+            run_live(video, audio, out, config, lambda text: errors.print(f"lipforge: {text}", markup=False))
             return
         if preview:
             first = str(Path(out).with_suffix(f".preview{Path(out).suffix}"))

@@ -1,8 +1,8 @@
 """Live: sound comes in as it is spoken, frames with new lips go out.
 
 The video is looked at first, then plays forward and back for as long as sound comes. The engine is that of files
-(draw.py); only the windows differ: each ends at the newest frame and shows its last few, so nothing waits for sound that
-is not spoken yet, but for that which the model hears beyond a frame.
+(draw.py); only the windows differ: each ends at the newest frame and shows its last few, so a frame waits for little
+more than the sound that the model hears beyond it.
 """
 
 import os
@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -146,10 +146,11 @@ def delay_s(voice: Voice) -> float:
     return STEP_FRAMES / FPS + voice.looks_ahead_s
 
 
-def run_live(video: str, audio: str, out: str, config: InferConfig) -> LiveResult:
+def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callable[[str], None]) -> LiveResult:
     """audio: `-`, raw PCM on standard input, or `mic`. out: a file (.mkv), or `-`, standard output.
 
-    The stream is Matroska: H.264 that is encoded without delay, and the sound as it came. Raises InferError, MediaError.
+    say: told the delay, and what was made. The stream is Matroska: H.264 that is encoded without delay, and the sound as
+    it came. Raises InferError, MediaError.
     """
     if out != "-" and Path(out).suffix.lower() != ".mkv":
         raise InferError(f"--out {out}: a live result is a Matroska file, .mkv, or - for standard output")
@@ -166,12 +167,10 @@ def run_live(video: str, audio: str, out: str, config: InferConfig) -> LiveResul
     voice = open_live_voice(feed.read, model.audio_encoder)
     spoken = _microphone() if audio == "mic" else _pipe(sys.stdin.buffer)
     threading.Thread(target=_fill, args=(feed, spoken), daemon=True).start()
-    print(f"lipforge: listening; frames come {delay_s(voice) * 1000:.0f} ms after their sound", file=sys.stderr)
+    say(f"listening; frames come {delay_s(voice) * 1000:.0f} ms after their sound")
     result = stream_live(source, chosen, model, voice, feed, target)
-    words = (
-        f"{result.duration_s:.1f} s, {result.num_frames} frames; they came {result.mean_delay_s * 1000:.0f} ms after"
-    )
-    print(f"lipforge: {words} their sound, {result.worst_delay_s * 1000:.0f} ms at most", file=sys.stderr)
+    delays = f"{result.mean_delay_s * 1000:.0f} ms after their sound, {result.worst_delay_s * 1000:.0f} ms at most"
+    say(f"{result.duration_s:.1f} s, {result.num_frames} frames, which came {delays}")
     return result
 
 

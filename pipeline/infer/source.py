@@ -79,7 +79,7 @@ class Source:
     def choose(
         self, folder: Path, config: InferConfig, out: Path, on_second: Callable[[float], None], stopped: Stopped
     ) -> Chosen:
-        """Look at all of the video, or at what an earlier run saw of it, and choose. Raises InferError without a face."""
+        """Look at the video, or at what an earlier run saw of it, and choose. Raises InferError without a face."""
         points = read_face_points(config.face_points) if config.face_points is not None else None
         looked = self._looker().look(folder, on_second, stopped)
         if not len(looked.times_s):
