@@ -35,7 +35,9 @@ def test_a_folder_gives_a_pair_for_each_video_with_a_sound_of_its_name(videos: P
 
 
 def test_a_list_has_paths_relative_to_it_and_settings_of_each_pair(videos: Path):
-    place = write_list(videos, "video,audio,out,steps,face,lossless\na.mp4,a.wav,x.mkv,7,largest,true\nb.mov,b.mp3,,,,\n")
+    place = write_list(
+        videos, "video,audio,out,steps,face,lossless\na.mp4,a.wav,x.mkv,7,largest,true\nb.mov,b.mp3,,,,\n"
+    )
     first, second = read_pairs(place, str(videos / "out"), InferConfig(sharpen=0.5))
     assert first.video == str(videos / "a.mp4") and Path(first.out).name == "x.mkv"
     assert (first.config.sampling.steps, first.config.face, first.config.lossless) == (7, "largest", True)

@@ -90,13 +90,15 @@ class Looker:
         to_output: Callable[[av.VideoFrame], av.VideoFrame],
         shape: PictureShape,
         open_sync: Callable[[int, int], SyncStretches | None],
+        end_s: float = np.inf,
     ) -> None:
         """to_output: a decoded picture as the result stores it; shape: how that is shown.
 
         open_sync: from a span on the 25 fps grid, what scores its faces against the old sound; None without one.
+        end_s: frames from here on do not count.
         """
         self.uri, self.info, self.backend, self.covered = uri, info, backend, covered
-        self.to_output, self.shape, self.open_sync = to_output, shape, open_sync
+        self.to_output, self.shape, self.open_sync, self.end_s = to_output, shape, open_sync, end_s
 
     def look(self, folder: Path, on_second: Callable[[float], None], stopped: Stopped) -> Looked:
         """folder: keeps finished units. on_second: told how far it is, in seconds of the video."""
@@ -105,7 +107,7 @@ class Looker:
             path = folder / f"faces-{number:05d}.npz"
             unit = _read(path)
             if unit is None:
-                unit = self._look_at(start_s, end_s, on_second, stopped)
+                unit = self._look_at(start_s, min(end_s, self.end_s), on_second, stopped)
                 _write(path, unit)
             on_second(min(end_s, self.info.num_frames / FPS))
             units.append(unit)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.crop import Cropper, stored_to_shown
 from lipforge.pipeline.infer.paint import OpenStream, RunPainter
@@ -16,7 +15,6 @@ from lipforge.pipeline.infer.plan import Grid, Matrices, Run, Stretch, runs_of
 from lipforge.pipeline.infer.planes import Colours, colours_of
 from lipforge.pipeline.infer.report import SIDE_PX, Looks
 from lipforge.pipeline.infer.timeline import Shown, Timeline
-from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.geometry import PictureShape
 from lipforge.pipeline.media.probe import VideoInfo
 
@@ -80,8 +78,6 @@ class Drawing:
                 waiting.append(entry)
             while waiting and all(painter.can_paint(waiting[0].shown.number) for painter in waiting[0].painters):
                 yield self._painted(waiting.popleft())
-        if waiting:
-            raise MediaError(Reason.DECODE_ERROR, "the video ends earlier than when it was looked at: was it changed?")
 
     def _painter(self, run: Run) -> RunPainter:
         if run.stretch not in self._matrices:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.draw import Drawing
 from lipforge.pipeline.infer.drawable import passed_spans
@@ -21,6 +22,7 @@ from lipforge.pipeline.infer.timeline import Timeline
 from lipforge.pipeline.infer.voice import open_voice
 from lipforge.pipeline.infer.windows import MouthStream
 from lipforge.pipeline.infer.work import identity_of, open_work, remove_work
+from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.output.containers import file_kind
 from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole
 from lipforge.pipeline.media.output.sound import open_sound
@@ -153,7 +155,9 @@ def _draw(
             for wanted in range(starts[number], end):
                 if stopped():
                     raise Cancelled
-                shown, image = next(frames)
+                shown, image = next(frames, (None, None))
+                if shown is None or image is None:
+                    raise MediaError(Reason.DECODE_ERROR, f"{source.uri} ends earlier than before: was it changed?")
                 assert shown.number == wanted
                 writer.write(image, shown.pts)
                 steps.show(DRAW, shown.time_s, timeline.length_s)
@@ -163,12 +167,12 @@ def _draw(
 def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:
     """The output's path, when it can be written. Raises InferError, before any work."""
     path = Path(out)
+    if path.is_dir():
+        raise InferError(f"{out} is a folder: name a file in it, such as {path / 'result.mp4'}")
     file_kind(out)
     for given in inputs:
         if path.exists() and os.path.exists(given) and os.path.samefile(path, given):
             raise InferError(f"{out} is an input: name another output; inputs are never changed")
-    if path.is_dir():
-        raise InferError(f"{out} is a folder: name a file in it, such as {path / 'result.mp4'}")
     if path.exists() and not overwrite:
         raise InferError(f"{out} exists: name another output, or replace it with --overwrite")
     try:

@@ -62,8 +62,8 @@ class Chosen:
 class Source:
     """A video that can be used."""
 
-    def __init__(self, uri: str, info: VideoInfo, out: str, config: InferConfig) -> None:
-        self.uri, self.info = uri, info
+    def __init__(self, uri: str, info: VideoInfo, out: str, config: InferConfig, end_s: float) -> None:
+        self.uri, self.info, self.end_s = uri, info, end_s
         self.format = read_picture_format(uri, info, out, lossless=config.lossless)
         self.shape = shape_of(self.format)
         self.to_format = ToFormat(self.format)
@@ -140,9 +140,8 @@ class Source:
         )
 
     def _looker(self) -> Looker:
-        return Looker(
-            self.uri, self.info, self.backend, self.covered, self.to_format.convert, self.shape, self._open_sync
-        )
+        convert = self.to_format.convert
+        return Looker(self.uri, self.info, self.backend, self.covered, convert, self.shape, self._open_sync, self.end_s)
 
     def _open_sync(self, first: int, end: int) -> SyncStretches | None:
         if not self.info.has_audio:
@@ -214,7 +213,7 @@ def open_source(uri: str, out: str, config: InferConfig, limit_s: float | None =
     info = probe(uri)
     if limit_s is not None:
         info = replace(info, num_frames=min(info.num_frames, max(1, round(limit_s * FPS))))
-    return Source(uri, info, out, config)
+    return Source(uri, info, out, config, np.inf if limit_s is None else limit_s)
 
 
 def faces_picture_path(out: Path) -> Path:
