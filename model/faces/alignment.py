@@ -89,6 +89,8 @@ def crop_corners(matrix: np.ndarray, resolution: int) -> np.ndarray:
 
 def outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
     """Share of a parallelogram [4, 2] that lies outside a frame of that size, sampled at 16 x 16 points."""
+    if (corners >= -0.5).all() and (corners <= (width - 0.5, height - 0.5)).all():
+        return 0.0
     grid = (np.arange(16) + 0.5) / 16
     across, down = corners[1] - corners[0], corners[3] - corners[0]
     points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down

@@ -73,9 +73,11 @@ def _layer(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Modul
 
 def normalised(patches: np.ndarray) -> Tensor:
     """uint8 [B, 40, 40, 3] -> float32 [B, 3, 40, 40], each patch with mean 0 and deviation 1: light does not matter."""
-    values = torch.from_numpy(np.ascontiguousarray(patches)).float().permute(0, 3, 1, 2)
-    spread = values.std(dim=(1, 2, 3), correction=0, keepdim=True)
-    return (values - values.mean(dim=(1, 2, 3), keepdim=True)) / (spread + 6)
+    flat = patches.reshape(len(patches), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.sqrt(np.einsum("bn,bn->b", flat, flat) / flat.shape[1])[:, None] + 6
+    channels_first = flat.reshape(patches.shape).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(channels_first))
 
 
 class CoveredMouths:

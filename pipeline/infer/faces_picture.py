@@ -13,7 +13,7 @@ from lipforge.pipeline.infer.choose import Choice
 from lipforge.pipeline.infer.usable import TrackMeasures
 
 MAX_PICTURES = 120
-"""Frames that are kept: 5 MB in all, and as much as one can look through."""
+"""Frames that are kept: some 10 MB in all, and as much as one can look through."""
 _KEPT_PX = 960
 """Longer side of a frame that is kept."""
 _BETTER = 1.3

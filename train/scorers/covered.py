@@ -44,6 +44,8 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 _MIN_HEIGHT_PX = 60
 _KEPT = 60_000
 """Examples in memory; the oldest are dropped."""
+_FIRST, _MORE, _CHECKED = 4000, 1500, 4000
+"""Examples at the start, every 40 steps, and at the end, to see what was learned."""
 _BATCH = 128
 _SOFT = 0.02
 """Labels are 0.02 and 0.98, so that no example counts for everything."""
@@ -129,14 +131,14 @@ def train(
     """Train the network, with new examples all the while."""
     torch.manual_seed(seed)
     examples = Examples(faces, seed)
-    patches, labels = examples.draw(4000)
+    patches, labels = examples.draw(_FIRST)
     network = CoverNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps, pct_start=0.05)
     began_s = time.monotonic()
     for step in range(num_steps):
         if step % 40 == 0:
-            more, their = examples.draw(1500)
+            more, their = examples.draw(_MORE)
             patches, labels = np.concatenate([patches, more])[-_KEPT:], np.concatenate([labels, their])[-_KEPT:]
         chosen = examples.rng.integers(0, len(patches), _BATCH)
         wanted = torch.from_numpy(labels[chosen]) * (1 - 2 * _SOFT) + _SOFT
@@ -150,7 +152,7 @@ def train(
     tensors = {key: value.half() for key, value in network.state_dict().items() if value.is_floating_point()}
     content = save_safetensors(tensors)
     scores = CoveredMouths(content)
-    patches, labels = Examples(faces, seed + 1).draw(4000)
+    patches, labels = Examples(faces, seed + 1).draw(_CHECKED)
     found = np.concatenate([scores.scores(patches[at : at + 500]) for at in range(0, len(patches), 500)])
     log.info("of new examples of these faces, %.3f are told right", np.mean((found > 0) == (labels > 0)))
     out.write_bytes(content)
