@@ -106,12 +106,14 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
 
 
 def sound_of(path: Path, number: int = 0) -> tuple[np.ndarray, int, float]:
-    """(samples [C, N] as stored, rate in Hz, time of the first after the first picture in seconds)."""
+    """(samples [C, N] as stored, rate in Hz, seconds from the first picture to the first)."""
     with av.open(str(path)) as container:
         stream: Any = container.streams.audio[number]
         frames = list(container.decode(stream))
         rate_hz, start_s = stream.rate, frames[0].pts * stream.time_base
+        has_pictures, is_avi = bool(container.streams.video), container.format.name == "avi"
         samples = np.concatenate([channels_of(frame) for frame in frames], axis=1)
-    first = decoded(path, 1)
-    origin_s = first[0].pts * first[0].time_base if first else 0  # type: ignore[operator]
-    return samples, rate_hz, float(start_s - origin_s)
+    if not has_pictures or is_avi:  # whose pictures begin at 0; decoders guess when
+        return samples, rate_hz, float(start_s) if is_avi else 0.0
+    first = decoded(path, 1)[0]
+    return samples, rate_hz, float(start_s - first.pts * first.time_base)  # type: ignore[operator]

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import av.error
+import av.filter
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.media.container import (
@@ -24,9 +25,6 @@ _BT601, _LIMITED_RANGE = 6, 1
 """What RGB becomes where a kind of file has no place for it."""
 _HDR_TRANSFERS = (16, 18)
 """PQ and HLG (ITU-T H.273)."""
-_TOP_FIRST = (2, 5)
-"""FFmpeg's field orders whose top field is shown first."""
-_UNKNOWN_ORDER = 0
 _DEFAULT_RATE = Fraction(25)
 HIGHEST_GRID_RATE = 240
 
@@ -86,13 +84,11 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
         if stream is None:
             raise MediaError(Reason.NO_VIDEO, "no video stream")
         frame = _first_frame(container, stream)
-        order = stream.codec_context.field_order
         ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
         time_base = Fraction(stream.time_base)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
         grid_rate = Fraction(stream.base_rate or rate)
     interlaced = bool(frame.interlaced_frame)
-    top_first = order in _TOP_FIRST or (order == _UNKNOWN_ORDER and frame.height != 480)
     hdr = frame.color_trc in _HDR_TRANSFERS
     size_px = frame.width, frame.height
     encoder, pix_fmt, notes = choose_encoder(kind, frame.format.name, size_px, interlaced=interlaced, hdr=hdr)
@@ -120,7 +116,7 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
         pixel_ratio=ratio or None,
         display_matrix=turned,
         interlaced=interlaced,
-        top_field_first=top_first,
+        top_field_first=interlaced and _is_top_first(frame),
         mastering=mastering,
         light_level=light_level,
         time_base=time_base,
@@ -167,6 +163,7 @@ def choose_encoder(
         return "libx264", "yuv444p10le", notes
     if _is_odd(chroma, size_px):
         if not wide:
+            notes.append("an odd size is stored as VP9, which some players lack")
             return "libvpx-vp9", _name(chroma, 8), notes
         chroma = "444"
         notes.append("an odd size needs 4:4:4 with more than 8 bits")
@@ -221,6 +218,23 @@ def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
         if packet is None:
             break
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
+
+
+def _is_top_first(frame: av.VideoFrame) -> bool:
+    """Whether the upper field of a frame is the earlier one. Only filters are told."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(frame.time_base or 1)
+    )
+    select = graph.add("select", "eq(interlace_type,TOPFIRST)")
+    graph.link_nodes(source, select, graph.add("buffersink")).configure()
+    graph.push(frame)
+    try:
+        graph.vpull()
+    except av.error.BlockingIOError:
+        return False
+    return True
 
 
 def _mastering(frame: av.VideoFrame) -> str | None:

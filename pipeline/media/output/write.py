@@ -61,6 +61,8 @@ def write_file(
             sources.append(_in_order(others.packets()))
             container.start_encoding()
             for _, packet in heapq.merge(*sources, key=lambda timed: timed[0]):
+                later = round(Fraction(others.lead_s) / packet.time_base)
+                packet.pts, packet.dts = packet.pts + later, packet.dts + later
                 container.mux_one(packet)
         file.keep()
     except BaseException:
