@@ -239,7 +239,8 @@ def test_a_timecode_stays(tmp_path: Path) -> None:
 
 def test_what_starts_apart_stays_apart(tmp_path: Path) -> None:
     source = ffmpeg(
-        tmp_path / "in.mkv", "-itsoffset", "0.2", *MOVING, "-itsoffset", "0.5", *TONE, *TONE, "-map", "0", "-map", "1", "-map", "2", *X264, "-c:a", "flac",
+        tmp_path / "in.mkv", "-itsoffset", "0.2", *MOVING, "-itsoffset", "0.5", *TONE, *TONE,
+        "-map", "0", "-map", "1", "-map", "2", *X264, "-c:a", "flac",
     )  # fmt: skip
     for path in (source, tmp_path / "out.mkv", tmp_path / "out.mp4"):
         if path != source:

@@ -109,8 +109,8 @@ def sound_of_wav(path: Path) -> tuple[np.ndarray, int]:
 
 @pytest.mark.parametrize(
     ("name", "encoder", "suffix"),
-    [("in.m4a", "aac", "mp4"), ("in.mp3", "libmp3lame", "mp4"), ("in.flac", "flac", "mkv"), ("in.ogg", "libopus", "webm"),
-     ("in.m4a", "aac", "ts"), ("in.ogg", "libvorbis", "mkv"), ("in.m4a", "aac", "mkv")],
+    [("in.m4a", "aac", "mp4"), ("in.mp3", "libmp3lame", "mp4"), ("in.flac", "flac", "mkv"),
+     ("in.ogg", "libopus", "webm"), ("in.m4a", "aac", "ts"), ("in.ogg", "libvorbis", "mkv"), ("in.m4a", "aac", "mkv")],
 )  # fmt: skip
 def test_a_sound_of_the_right_length_is_taken_over(
     tmp_path: Path, video: Path, name: str, encoder: str, suffix: str

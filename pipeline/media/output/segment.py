@@ -49,7 +49,9 @@ class SegmentWriter:
         frame.pts, frame.time_base, frame.pict_type = pts, wanted.time_base, 0
         with self._file.errors():
             self._container.mux(self._stream.encode(frame))
-        frame.pts, frame.time_base, frame.pict_type = kept
+        frame.pts, frame.pict_type = kept[0], kept[2]
+        if kept[1] is not None:
+            frame.time_base = kept[1]
         self.num_frames += 1
 
     def close(self) -> None:

@@ -116,8 +116,7 @@ def read_samples(track: SoundTrack, num_samples: int) -> Iterator[np.ndarray]:
     """
     line = _Line(track, num_samples)
     for heard in _decode(track.uri, _Damage()):
-        for piece in line.put(heard):
-            yield piece
+        yield from line.put(heard)
         if line.num_put >= num_samples:
             return
     yield from line.silence(num_samples)

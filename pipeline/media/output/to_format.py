@@ -79,7 +79,9 @@ class ToFormat:
 
 
 def _is_full(frame: av.VideoFrame) -> bool:
-    """True where values fill the whole range, as RGB does, and grey that says nothing else."""
+    """True where values fill the whole range, as RGB does; and for grey, which is never taken for anything else."""
+    if frame.format.name.startswith("gray"):
+        return True
     if frame.color_range in (_LIMITED, _FULL):
         return frame.color_range == _FULL
     return is_rgb(frame.format) or frame.format.name.startswith("yuvj")
