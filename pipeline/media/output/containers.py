@@ -62,7 +62,7 @@ KINDS = {
         "avi",
         frozenset({"mp3", "ac3", "pcm"}),
         "pcm_s16le",
-        frozenset({"libx264", "libx265", "libvpx-vp9"}),
+        frozenset({"libx264", "libvpx-vp9"}),
         keeps_rotation=False,
         any_rate=False,
         headers_in_stream=True,

@@ -17,9 +17,24 @@ from lipforge.pipeline.media.container import (
 )
 from lipforge.pipeline.media.output.containers import FileKind
 
-_STALE = ("encoder", "duration", "bps", "number_of_", "_statistics", "major_brand", "minor_version", "compatible_brands")
+_STALE = (
+    "encoder",
+    "duration",
+    "bps",
+    "number_of_",
+    "_statistics",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+)
 """Beginnings of names of tags that say what a muxer found or was, not what the file is."""
 _COVER_SUFFIXES = {"mjpeg": "jpg", "png": "png", "bmp": "bmp", "gif": "gif", "webp": "webp"}
+_IN_TS = frozenset(
+    {
+        *("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "aac", "mp2", "mp3float", "mp3", "ac3", "eac3", "opus"),
+        *("libopus", "dca", "aac_latm", "dvbsub", "dvb_subtitle", "dvb_teletext", "klv", "scte_35"),
+    }
+)
 _TIMECODE = ("mp4", "mov", "matroska", "webm")
 """Kinds of file that keep a timecode: as a track or as a tag."""
 
@@ -36,6 +51,8 @@ class OtherStreams:
         self.uri, self.origin_s, self.length_s = uri, origin_s, length_s
         self.with_sound = with_sound
         self.notes: list[str] = []
+        self.lead_s = 0.0
+        """How long before the first picture one of them begins: files have no times below 0, so all moves by this."""
         self._kind = kind
         self._targets: dict[int, Any] = {}
         """Number of a stream in the source -> stream of the output."""
@@ -53,7 +70,6 @@ class OtherStreams:
             pictures.metadata.update(kept_tags(chosen.metadata))
             pictures.disposition = chosen.disposition
             chapters = source.chapters()
-            self._add_chapters(container, chapters)
             for stream in source.streams:
                 if stream is chosen or (stream is sound and not self.with_sound):
                     continue
@@ -65,6 +81,7 @@ class OtherStreams:
                     self._attach(container, stream.name or "attachment", stream.mimetype or "", stream.data)
                 else:
                     self._add(container, stream)
+            self._add_chapters(container, chapters)
 
     def packets(self) -> Iterator[tuple[float, Any]]:
         """(decoding time in seconds, packet), in the order of the source. What comes after the end stays away."""
@@ -72,15 +89,15 @@ class OtherStreams:
             return
         last: dict[int, int] = {}
         for stream, packet in self._read():
+            still = bool(stream.disposition & av.stream.Disposition.attached_pic)
+            if still:
+                packet.pts = packet.dts = round(self.origin_s / stream.time_base)
             if packet.pts is None and packet.dts is None:
                 continue
             shift = round(self.origin_s / stream.time_base)
             packet.pts = (packet.dts if packet.pts is None else packet.pts) - shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            still = bool(stream.disposition & av.stream.Disposition.attached_pic)
-            if still:
-                packet.pts = packet.dts = 0
-            elif float(packet.pts * stream.time_base) >= self.length_s:
+            if float(packet.pts * stream.time_base) >= self.length_s:
                 continue
             if packet.dts <= last.get(stream.index, packet.dts - 1):  # muxers refuse times that do not grow
                 packet.dts = last[stream.index] + 1
@@ -128,6 +145,8 @@ class OtherStreams:
             disposition &= ~av.stream.Disposition.default  # the new sound is
         target.disposition = disposition
         self._targets[stream.index] = target
+        if stream.start_time is not None and stream.type in ("audio", "video") and not cover:
+            self.lead_s = max(self.lead_s, self.origin_s - float(stream.start_time * stream.time_base))
 
     def _attach(self, container: av.container.OutputContainer, name: str, mimetype: str, data: bytes) -> None:
         if self._kind.attachments:
@@ -144,11 +163,12 @@ class OtherStreams:
     def _add_chapters(self, container: av.container.OutputContainer, chapters: list[Any]) -> None:
         kept = []
         for chapter in chapters:
-            shift = round(self.origin_s / chapter["time_base"])
-            last = int(self.length_s / chapter["time_base"])
-            start, end = max(chapter["start"] - shift, 0), min(chapter["end"] - shift, last)
+            shift, last, later = (
+                round(seconds / chapter["time_base"]) for seconds in (self.origin_s, self.length_s, self.lead_s)
+            )
+            start, end = max(chapter["start"] - shift, -later), min(chapter["end"] - shift, last)
             if start < end:
-                kept.append({**chapter, "start": start, "end": end})
+                kept.append({**chapter, "start": start + later, "end": end + later})
         if kept and self._kind.muxer in ("avi", "mpegts"):
             self.notes.append(f"{self._kind.muxer} cannot hold chapters: left out")
         elif kept:
@@ -157,6 +177,8 @@ class OtherStreams:
 
 def _can_hold(kind: FileKind, stream: Any) -> bool:
     """Whether a file with this stream alone can be begun: FFmpeg's tables of what fits do not tell all."""
+    if kind.muxer == "mpegts" and _name(stream) not in _IN_TS:
+        return False  # its muxer takes anything, as data that no player knows
     try:
         with av.open(io.BytesIO(), "w", format=kind.muxer) as trial:
             trial.add_stream_from_template(stream, opaque=True)
@@ -183,4 +205,3 @@ def _words(stream: Any) -> str:
 def _name(stream: Any) -> str:
     context = stream.codec_context
     return context.name if context is not None else (stream.name or "unknown")
-

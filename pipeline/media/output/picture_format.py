@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import av.error
+import av.filter
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.media.container import (
@@ -20,13 +21,12 @@ from lipforge.pipeline.media.container import (
 from lipforge.pipeline.media.output.containers import FileKind, file_kind
 from lipforge.pipeline.media.probe import VideoInfo
 
+_BT601, _LIMITED_RANGE = 6, 1
+"""What RGB becomes where a kind of file has no place for it."""
 _HDR_TRANSFERS = (16, 18)
 """PQ and HLG (ITU-T H.273)."""
-_TOP_FIRST = (2, 5)
-"""FFmpeg's field orders whose top field is shown first."""
-_UNKNOWN_ORDER = 0
 _DEFAULT_RATE = Fraction(25)
-_FULL_RANGE = 2
+HIGHEST_GRID_RATE = 240
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class PictureFormat:
     """Of the source's first frame, in time_base. Here and in the output it is shown at 0."""
     rate: Fraction
     """Frames per second, on average."""
+    grid_rate: Fraction
+    """The lowest at which all frames lie on a grid, as far as FFmpeg can tell; else the average."""
     notes: tuple[str, ...] = ()
     """What could not be kept, in words."""
 
@@ -82,16 +84,16 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
         if stream is None:
             raise MediaError(Reason.NO_VIDEO, "no video stream")
         frame = _first_frame(container, stream)
-        order = stream.codec_context.field_order
         ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
         time_base = Fraction(stream.time_base)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
+        grid_rate = Fraction(stream.base_rate or rate)
     interlaced = bool(frame.interlaced_frame)
-    top_first = order in _TOP_FIRST or (order == _UNKNOWN_ORDER and frame.height != 480)
     hdr = frame.color_trc in _HDR_TRANSFERS
     size_px = frame.width, frame.height
     encoder, pix_fmt, notes = choose_encoder(kind, frame.format.name, size_px, interlaced=interlaced, hdr=hdr)
-    if lossless and encoder == "libsvtav1":
+    changes_model = is_rgb(frame.format) and not pix_fmt.startswith("gbr")
+    if lossless and (encoder == "libsvtav1" or changes_model):
         raise ValueError(f"{out}: {kind.muxer} cannot hold {frame.format.name} without loss: write .mkv or .mp4")
     mastering, light_level = _mastering(frame), _light_level(frame)
     if encoder == "libvpx-vp9" and (interlaced or mastering or light_level):
@@ -107,19 +109,20 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
         pix_fmt=pix_fmt,
         encoder=encoder,
         lossless=lossless,
-        color_range=int(frame.color_range),
-        matrix=int(frame.colorspace),
+        color_range=_LIMITED_RANGE if changes_model else int(frame.color_range),
+        matrix=_BT601 if changes_model else int(frame.colorspace),
         primaries=int(frame.color_primaries),
         transfer=int(frame.color_trc),
         pixel_ratio=ratio or None,
         display_matrix=turned,
         interlaced=interlaced,
-        top_field_first=top_first,
+        top_field_first=interlaced and _is_top_first(frame),
         mastering=mastering,
         light_level=light_level,
         time_base=time_base,
         first_pts=round(Fraction(info.origin_s) / time_base),
         rate=rate,
+        grid_rate=grid_rate if rate <= grid_rate <= HIGHEST_GRID_RATE else rate,
         notes=tuple(notes),
     )
 
@@ -134,7 +137,7 @@ def choose_encoder(
     """
     source = av.VideoFormat(pix_fmt, 16, 16)
     bits = 8 if source.has_palette else max(component.bits for component in source.components)
-    rgb = source.is_rgb or source.has_palette or pix_fmt.startswith("xyz")
+    rgb = is_rgb(source)
     notes = []
     if any(component.is_alpha for component in source.components):
         notes.append("pictures are stored without their transparency")
@@ -145,32 +148,43 @@ def choose_encoder(
     if chroma not in ("rgb", "444") and "libvpx-vp9" not in kind.video and _is_odd(chroma, size_px):
         notes.append(f"an odd size needs 4:4:4 instead of 4:{chroma[1]}:{chroma[2]} in {kind.muxer}")
         chroma = "444"
+    wide = depth > 8 or hdr
     if "libx264" not in kind.video:
-        if depth == 8:
+        if not wide:
             return "libvpx-vp9", _name(chroma, 8), notes
-        if (chroma, depth) != ("420", 10):
+        if chroma != "420" or bits > 10:
             notes.append(f"pictures of format {pix_fmt} are stored as yuv420p10le: {kind.muxer} has nothing nearer")
         return "libsvtav1", "yuv420p10le", notes
-    if chroma == "rgb":
+    if chroma == "rgb" and "libx265" in kind.video:
         notes.append("pictures are stored as HEVC in RGB, which few players show")
         return "libx265", _name(chroma, depth), notes
+    if chroma == "rgb":
+        notes.append(f"pictures of format {pix_fmt} are stored as yuv444p10le: {kind.muxer} has nothing nearer")
+        return "libx264", "yuv444p10le", notes
     if _is_odd(chroma, size_px):
-        if depth == 8:
+        if not wide:
+            notes.append("an odd size is stored as VP9, which some players lack")
             return "libvpx-vp9", _name(chroma, 8), notes
         chroma = "444"
         notes.append("an odd size needs 4:4:4 with more than 8 bits")
-    if interlaced and depth <= 10:
-        return "libx264", _name(chroma, depth), notes
-    if interlaced:
-        notes.append("frames are stored as whole pictures: HEVC of 12 bits is not interlaced")
-    if depth == 8 and not hdr:
+    if "libx265" not in kind.video or (interlaced and depth <= 10):
+        if depth > 10:
+            notes.append(f"pictures of {depth} bits are stored with 10: {kind.muxer} has nothing nearer")
+        return "libx264", _name(chroma, min(depth, 10)), notes
+    if interlaced and wide:
+        notes.append("frames are stored as whole pictures: HEVC is not interlaced")
+    if not wide:
         return "libx264", pix_fmt if pix_fmt.startswith("yuvj4") and source.is_planar else _name(chroma, 8), notes
     return "libx265", _name(chroma, depth), notes
 
 
+def is_rgb(pix_fmt: av.VideoFormat) -> bool:
+    return pix_fmt.is_rgb or pix_fmt.has_palette or pix_fmt.name.startswith("xyz")
+
+
 def _chroma(source: av.VideoFormat) -> str:
     """420, 422 or 444: the least that holds all chroma of a format."""
-    if not any(component.is_chroma for component in source.components):
+    if sum(not component.is_alpha for component in source.components) == 1:
         return "420"  # grey, which every player shows with neutral chroma
     across, down = 16 // source.chroma_width(16), 16 // source.chroma_height(16)
     if down == 1:
@@ -204,6 +218,23 @@ def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
         if packet is None:
             break
     raise MediaError(Reason.DECODE_ERROR, "no frame of the video stream can be decoded")
+
+
+def _is_top_first(frame: av.VideoFrame) -> bool:
+    """Whether the upper field of a frame is the earlier one. Only filters are told."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(frame.time_base or 1)
+    )
+    select = graph.add("select", "eq(interlace_type,TOPFIRST)")
+    graph.link_nodes(source, select, graph.add("buffersink")).configure()
+    graph.push(frame)
+    try:
+        graph.vpull()
+    except av.error.BlockingIOError:
+        return False
+    return True
 
 
 def _mastering(frame: av.VideoFrame) -> str | None:

@@ -46,6 +46,8 @@ class SoundTrack:
     """Of the first sample. Below 0: it begins before the first frame of its video."""
     duration_s: float
     """End of the last sample."""
+    lead_s: float
+    """How long before `start_s` its packets begin: what a decoder drops (AAC, MP3)."""
     is_even: bool
     """One stretch of one kind, without a gap or damage."""
     language: str | None = None
@@ -68,20 +70,23 @@ def open_sound(uri: str) -> SoundTrack:
         in_video = video_stream(container) is not None
         codec = stream.codec_context.codec.canonical_name
         language = stream.language
+        packet = next(read_packets(container, stream))
+        first_packet_s = None if packet is None else timestamp_s(packet, stream.time_base)
     origin_s = _first_picture_s(uri) if in_video else None
     first: _Heard | None = None
-    end_s, is_even, damage = 0.0, True, _Damage()
+    stretch_s, num_samples, is_even, damage = 0.0, 0, True, _Damage()
+    rate_hz = 1
     for heard in _decode(uri, damage):
         if first is None:
-            first = heard
+            first, stretch_s = heard, heard.time_s
             origin_s = heard.time_s if origin_s is None else origin_s
-        elif heard.kind != first.kind or abs(heard.time_s - end_s) >= AUDIO_JUMP_S:
-            is_even = False
-        else:
-            heard.time_s = end_s  # time stamps are often rounded to milliseconds
-        end_s = heard.time_s + heard.frame.samples / heard.frame.sample_rate
+        elif heard.kind != first.kind or abs(heard.time_s - stretch_s - num_samples / rate_hz) >= AUDIO_JUMP_S:
+            stretch_s, num_samples, is_even = heard.time_s, 0, False
+        rate_hz = heard.frame.sample_rate
+        num_samples += heard.frame.samples
     if first is None or origin_s is None:
         raise MediaError(Reason.UNREADABLE, "the sound has no samples, or none that can be decoded")
+    end_s = stretch_s + num_samples / rate_hz
     if damage.bad > MOST_DAMAGE * damage.packets:
         raise MediaError(Reason.DECODE_ERROR, f"the sound is damaged: {damage.bad} of {damage.packets} packets")
     if end_s <= origin_s:
@@ -97,6 +102,7 @@ def open_sound(uri: str) -> SoundTrack:
         origin_s=origin_s,
         start_s=first.time_s - origin_s,
         duration_s=end_s - origin_s,
+        lead_s=max(0.0, first.time_s - (first.time_s if first_packet_s is None else first_packet_s)),
         is_even=is_even and not damage.bad,
         language=language,
         notes=tuple(notes),
@@ -110,8 +116,7 @@ def read_samples(track: SoundTrack, num_samples: int) -> Iterator[np.ndarray]:
     """
     line = _Line(track, num_samples)
     for heard in _decode(track.uri, _Damage()):
-        for piece in line.put(heard):
-            yield piece
+        yield from line.put(heard)
         if line.num_put >= num_samples:
             return
     yield from line.silence(num_samples)

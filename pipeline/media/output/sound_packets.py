@@ -41,6 +41,7 @@ class SoundPackets:
             family in kind.copied_audio
             and track.is_even
             and abs(track.start_s) < SAME_START_S
+            and (kind.any_rate or track.lead_s < SAME_START_S)  # AVI would move the pictures to make room for it
             and abs(track.duration_s - length_s) <= frame_s
         )
         self.notes = list(track.notes)

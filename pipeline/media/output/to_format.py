@@ -3,11 +3,11 @@
 import av
 import av.error
 import av.filter
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.media.container import MediaError, error_text
-from lipforge.pipeline.media.output.picture_format import PictureFormat
+from lipforge.pipeline.media.output.picture_format import PictureFormat, is_rgb
 
 _LIMITED, _FULL = 1, 2
 
@@ -47,11 +47,13 @@ class ToFormat:
             return frame
         interlaced = bool(frame.interlaced_frame)
         used = ColorRange.JPEG if _is_full(frame) else ColorRange.MPEG
+        to_yuv = is_rgb(frame.format) and not wanted.pix_fmt.startswith("gbr")
         converted = self._reformatter.reformat(
             frame,
             format=wanted.pix_fmt,
             src_color_range=used,
-            dst_color_range=used,
+            dst_color_range=ColorRange.MPEG if to_yuv else used,
+            dst_colorspace=Colorspace.ITU601 if to_yuv else None,
             interpolation=None if interlaced else Interpolation.BICUBIC,
         )
         converted.pts, converted.time_base = frame.pts, frame.time_base
@@ -77,7 +79,9 @@ class ToFormat:
 
 
 def _is_full(frame: av.VideoFrame) -> bool:
-    """True where values fill the whole range, as RGB does, and grey that says nothing else."""
+    """True where values fill the whole range, as RGB does; and for grey, which is never taken for anything else."""
+    if frame.format.name.startswith("gray"):
+        return True
     if frame.color_range in (_LIMITED, _FULL):
         return frame.color_range == _FULL
-    return frame.format.is_rgb or frame.format.has_palette or frame.format.name.startswith("yuvj")
+    return is_rgb(frame.format) or frame.format.name.startswith("yuvj")

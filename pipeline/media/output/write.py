@@ -22,7 +22,6 @@ from lipforge.pipeline.media.probe import VideoInfo
 
 INTERLEAVE_US = 2_000_000
 """FFmpeg keeps packets back at most this long for a stream that says nothing."""
-_MILLISECOND = Fraction(1, 1000)
 
 
 def write_file(
@@ -52,7 +51,8 @@ def write_file(
     try:
         with file.errors(), av.open(file.url, "w", format=kind.muxer, options=_options(kind, others)) as container:
             pictures = _add_pictures(container, kind, picture_format, segments)
-            sources = [_pictures(segments, picture_format, kind, pictures, length_s)]
+            shown = _Pictures(segments, picture_format, kind, pictures, length_s)
+            sources = [shown.packets()]
             if heard is not None:
                 stream = heard.add_to(container)
                 stream.disposition = av.stream.Disposition.default
@@ -61,15 +61,14 @@ def write_file(
             sources.append(_in_order(others.packets()))
             container.start_encoding()
             for _, packet in heapq.merge(*sources, key=lambda timed: timed[0]):
+                later = round(Fraction(others.lead_s) / packet.time_base)
+                packet.pts, packet.dts = packet.pts + later, packet.dts + later
                 container.mux_one(packet)
         file.keep()
     except BaseException:
         file.discard()
         raise
-    notes = list(picture_format.notes) + (heard.notes if heard is not None else []) + others.notes
-    if kind.muxer in ("matroska", "webm") and (picture_format.time_base / _MILLISECOND).denominator != 1:
-        notes.append(f"{kind.muxer} holds times in milliseconds: those of pictures are rounded to them")
-    return notes
+    return [*picture_format.notes, *(heard.notes if heard is not None else ()), *others.notes, *shown.note()]
 
 
 def _options(kind: FileKind, others: OtherStreams) -> dict[str, str]:
@@ -88,7 +87,7 @@ def _add_pictures(
     if picture_format.display_matrix is not None and kind.keeps_rotation:
         stream.set_display_matrix(picture_format.display_matrix)
     if not kind.any_rate:
-        stream.time_base = 1 / _steady(picture_format)
+        stream.time_base = _grid(picture_format)
     headers = {segment_headers(path) for path in segments}
     if len(headers) != 1:
         raise ValueError("the segments were encoded by different versions of the encoder: delete them and begin anew")
@@ -97,32 +96,52 @@ def _add_pictures(
     return stream
 
 
-def _steady(picture_format: PictureFormat) -> Fraction:
-    return picture_format.rate.limit_denominator(1001)
+class _Pictures:
+    """The packets of all segments."""
+
+    def __init__(
+        self, segments: Sequence[Path], picture_format: PictureFormat, kind: FileKind, stream: Any, length_s: float
+    ) -> None:
+        self.segments, self.kind, self.stream, self.length_s = segments, kind, stream, length_s
+        self.time_base = picture_format.time_base if kind.any_rate else _grid(picture_format)
+        self.num_rounded = 0
+        """Packets whose time is not exactly that of the frame."""
+        steps = {"matroska": Fraction(1, 1000), "webm": Fraction(1, 1000), "mpegts": Fraction(1, 90_000)}
+        self._step = steps.get(kind.muxer, self.time_base)
+
+    def packets(self) -> Iterator[tuple[float, Any]]:
+        """(time, packet). Each is shown until the next; the last until length_s."""
+        waiting: Any = None
+        for path in self.segments:
+            headers = segment_headers(path) if self.kind.headers_in_stream else b""
+            for packet in read_segment(path):
+                time_s = packet.pts * packet.time_base
+                pts = round(time_s / self.time_base)
+                if waiting is not None:
+                    pts = max(pts, waiting.pts + 1)  # on a grid of one rate, two may fall together
+                    yield self._shown_until(waiting, pts)
+                self.num_rounded += pts * self.time_base != time_s or (time_s / self._step).denominator != 1
+                waiting = _with_headers(packet, headers)
+                waiting.stream = self.stream
+                waiting.time_base = self.time_base
+                waiting.pts = waiting.dts = pts
+        if waiting is None:
+            raise MediaError(Reason.DECODE_ERROR, "the segments hold no pictures")
+        yield self._shown_until(waiting, round(Fraction(self.length_s) / self.time_base))
+
+    def _shown_until(self, packet: Any, pts: int) -> tuple[float, Any]:
+        packet.duration = max(1, pts - packet.pts)
+        return float(packet.pts * self.time_base), packet
+
+    def note(self) -> list[str]:
+        if not self.num_rounded:
+            return []
+        grid = f"steps of {self._step} s"
+        return [f"{self.kind.muxer} holds times in {grid}: those of {self.num_rounded} pictures are rounded to them"]
 
 
-def _pictures(
-    segments: Sequence[Path], picture_format: PictureFormat, kind: FileKind, stream: Any, length_s: float
-) -> Iterator[tuple[float, Any]]:
-    """(time, packet) of all segments. Each packet is shown until the next; the last until length_s."""
-    time_base = picture_format.time_base if kind.any_rate else 1 / _steady(picture_format)
-    waiting: Any = None
-    for path in segments:
-        headers = segment_headers(path) if kind.headers_in_stream else b""
-        for packet in read_segment(path):
-            pts = round(packet.pts * packet.time_base / time_base)
-            if waiting is not None:
-                pts = max(pts, waiting.pts + 1)  # on a grid of one rate, two may fall together
-                waiting.duration = pts - waiting.pts
-                yield float(waiting.pts * time_base), waiting
-            waiting = _with_headers(packet, headers)
-            waiting.stream = stream
-            waiting.time_base = time_base
-            waiting.pts = waiting.dts = pts
-    if waiting is None:
-        raise MediaError(Reason.DECODE_ERROR, "the segments hold no pictures")
-    waiting.duration = max(1, round(Fraction(length_s) / time_base) - waiting.pts)
-    yield float(waiting.pts * time_base), waiting
+def _grid(picture_format: PictureFormat) -> Fraction:
+    return 1 / picture_format.grid_rate.limit_denominator(1001)
 
 
 def _with_headers(packet: Any, headers: bytes) -> Any:
