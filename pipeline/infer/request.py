@@ -65,7 +65,7 @@ class InferConfig(Config):
     """speaker: in each shot, who fits the old sound best; largest; all; or track:N."""
     face_points: Path | None = None
     """Points of a face, from outside, for drawn faces that no detector finds."""
-    max_yaw_deg: float = Field(default=60.0, gt=0, le=90)
+    max_yaw_deg: float = Field(default=50.0, gt=0, le=90)
     """Faces turned further to the side pass unchanged."""
     extend: Literal["loop", "hold", "trim"] = "loop"
     """When the sound is longer. loop: play the video forward and back; hold its last frame; trim the sound."""

@@ -51,7 +51,7 @@ MIN_USED_S = 0.2
 class UsableConfig(Config):
     """Which frames of a face are drawn."""
 
-    max_yaw_deg: float = Field(default=60.0, gt=0, le=90)
+    max_yaw_deg: float = Field(default=50.0, gt=0, le=90)
     """As in `InferConfig`."""
     min_height_px: float = Field(default=32.0, ge=0)
     """Lower faces pass unchanged: their mouths are some 8 px wide."""

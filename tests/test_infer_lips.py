@@ -1,0 +1,157 @@
+"""The models that draw lips: opened from a run, from a published file, or none at all; and what decides their result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lipforge.model.audio.tokens import MEL_WIDTH
+from lipforge.model.denoiser.layouts import LAYOUTS
+from lipforge.model.denoiser.unet import UNet3D
+from lipforge.model.weights.load import ModelFileError
+from lipforge.pipeline.infer import lips
+from lipforge.pipeline.infer.lips import DiffusionLips, Identity, layout_of, open_lip_model
+from lipforge.pipeline.infer.request import InferConfig, InferError, SamplingConfig
+from tests.golden import golden_json
+
+SIDE, FRAMES = 64, 4
+
+
+@pytest.fixture(scope="module")
+def run_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN/model of a tiny U-Net with random weights."""
+    folder = tmp_path_factory.mktemp("run") / "model"
+    folder.mkdir()
+    torch.manual_seed(0)
+    network = UNet3D(LAYOUTS["tiny_stage1"])
+    save_file(network.state_dict(), folder / "unet.safetensors")
+    about = {
+        "kind": "unet",
+        "layout": LAYOUTS["tiny_stage1"],
+        "resolution": SIDE,
+        "num_frames": FRAMES,
+        "vae": "blocks",
+        "audio_encoder": "mel",
+    }
+    (folder / "config.json").write_text(json.dumps(about))
+    return folder
+
+
+def open_(run_model: Path, **changes) -> DiffusionLips:
+    sampling = {name: changes.pop(name) for name in list(changes) if name in SamplingConfig.model_fields}
+    config = InferConfig(
+        model=str(run_model), device="cpu", sampling=SamplingConfig(**{"steps": 2, **sampling}), **changes
+    )
+    model = open_lip_model(config)
+    assert isinstance(model, DiffusionLips)
+    return model
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[np.ndarray, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    faces = rng.integers(0, 255, (FRAMES, SIDE, SIDE, 3)).astype(np.uint8)
+    return faces, torch.from_numpy(rng.normal(size=(FRAMES, 16, MEL_WIDTH)).astype(np.float32))
+
+
+def test_a_run_names_its_resolution_window_autoencoder_and_hearing(run_model: Path, seen):
+    model = open_(run_model)
+    assert (model.resolution, model.window_frames, model.audio_encoder) == (SIDE, FRAMES, "mel")
+    drawn = model.draw(*seen)
+    assert drawn.shape == (FRAMES, 4, SIDE // 8, SIDE // 8)
+    shown = model.show(drawn)
+    assert shown.shape == (FRAMES, SIDE, SIDE, 3) and shown.dtype == np.float32
+    assert shown.min() >= 0 and shown.max() <= 255
+
+
+def test_the_same_seed_draws_the_same_bits_and_sound_and_seed_matter(run_model: Path, seen):
+    faces, tokens = seen
+    first = open_(run_model).draw(faces, tokens)
+    assert torch.equal(first, open_(run_model).draw(faces, tokens))
+    assert not torch.equal(first, open_(run_model).draw(faces, -tokens))
+    assert not torch.equal(first, open_(run_model, seed=3).draw(faces, tokens))
+
+
+def test_guidance_counts_inside_its_band_alone(run_model: Path, seen):
+    plain = open_(run_model, guidance=1).draw(*seen)
+    guided = open_(run_model, guidance=3).draw(*seen)
+    assert torch.equal(open_(run_model, guidance=3, guidance_band=(0, 1000)).draw(*seen), guided)
+    assert torch.equal(open_(run_model, guidance=3, guidance_band=(998, 1000)).draw(*seen), plain)
+    assert not torch.equal(guided, plain)
+
+
+def test_networks_are_loaded_once_whatever_is_asked_of_them(run_model: Path):
+    first, second = open_(run_model, guidance=1), open_(run_model, steps=9)
+    assert first.networks is second.networks
+
+
+def test_offloading_changes_nothing_but_places(run_model: Path, seen):
+    assert torch.equal(open_(run_model, offload=True).draw(*seen), open_(run_model).draw(*seen))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.05), ("int8", 0.05)])
+def test_lower_precision_stays_near_full(run_model: Path, seen, dtype: str, most: float):
+    full = open_(run_model).draw(*seen)
+    other = open_(run_model, dtype=dtype).draw(*seen)
+    assert 0 < (other - full).abs().mean() < most * full.abs().mean()
+
+
+def test_what_this_machine_lacks_is_said(run_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InferError, match="--device cuda"):
+        open_lip_model(InferConfig(model=str(run_model), device="cuda"))
+    with pytest.raises(InferError, match="needs a GPU"):
+        open_lip_model(InferConfig(model=str(run_model), device="cpu", dtype="fp16"))
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_efficient"])
+def test_the_layout_of_a_published_file_is_found_from_its_keys(name: str):
+    keys = golden_json(f"unet_{name}.keys.json")
+    assert layout_of({key: torch.empty(0) for key in keys}) == name
+
+
+def test_a_published_file_takes_the_published_companions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    monkeypatch.setitem(lips.LAYOUTS, "stage1", {**LAYOUTS["tiny_stage1"], "cross_attention_dim": 384})
+    torch.save(UNet3D(lips.LAYOUTS["stage1"]).state_dict(), tmp_path / "latentsync_unet.pt")
+    model = open_lip_model(InferConfig(model=str(tmp_path / "latentsync_unet.pt"), device="cpu", vae="blocks"))
+    assert (model.resolution, model.window_frames, model.audio_encoder) == (256, 16, "tiny")
+
+
+def test_identity_draws_what_it_sees():
+    model = open_lip_model(InferConfig(model="identity"))
+    assert isinstance(model, Identity)
+    faces = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(model.show(model.draw(faces, None)), faces)
+
+
+def test_nothing_at_hand_says_what_to_fetch_or_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
+    with pytest.raises(InferError, match=r"RUN/model.*models fetch latentsync-unet-1\.6.*identity"):
+        open_lip_model(InferConfig())
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        ("nowhere", InferError, "no such file"),
+        ("taesd", InferError, "not a U-Net"),
+        ("text", ModelFileError, "text"),
+        ("syncnet", InferError, "is a syncnet"),
+        ("empty", ModelFileError, "no model in"),
+        ("half", ModelFileError, "tensors|missing"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path: Path, run_model: Path, place: str, error: type[Exception], words: str):
+    (tmp_path / "text").write_text("not weights")
+    for name in ("syncnet", "empty", "half"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "syncnet" / "config.json").write_text(json.dumps({"kind": "syncnet", "layout": {}}))
+    (tmp_path / "half" / "config.json").write_bytes((run_model / "config.json").read_bytes())
+    save_file({"conv_in.weight": torch.zeros(1)}, tmp_path / "half" / "unet.safetensors")
+    given = place if place in ("nowhere", "taesd") else str(tmp_path / place)
+    with pytest.raises(error, match=words):
+        open_lip_model(InferConfig(model=given, device="cpu"))
