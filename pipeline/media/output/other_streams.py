@@ -70,7 +70,8 @@ class OtherStreams:
             pictures.metadata.update(kept_tags(chosen.metadata))
             pictures.disposition = chosen.disposition
             chapters = source.chapters()
-            for stream in source.streams:
+            streams: list[Any] = list(source.streams)
+            for stream in streams:
                 if stream is chosen or (stream is sound and not self.with_sound):
                     continue
                 if "timecode" in stream.metadata and stream.type == "data":

@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 import av.container
+import av.error
 import numpy as np
 
 from lipforge.pipeline.media.channels import one_channel
