@@ -51,6 +51,7 @@ class OtherStreams:
         self.uri, self.origin_s, self.length_s = uri, origin_s, length_s
         self.with_sound = with_sound
         self.notes: list[str] = []
+        self._lost_attachments: list[str] = []
         self.lead_s = 0.0
         """How long before the first picture one of them begins: files have no times below 0, so all moves by this."""
         self._kind = kind
@@ -83,6 +84,9 @@ class OtherStreams:
                 else:
                     self._add(container, stream)
             self._add_chapters(container, chapters)
+        if self._lost_attachments:
+            names = ", ".join(self._lost_attachments)
+            self.notes.append(f"{self._kind.muxer} cannot hold attachments: {names} left out")
 
     def packets(self) -> Iterator[tuple[float, Any]]:
         """(decoding time in seconds, packet), in the order of the source. What comes after the end stays away."""
@@ -153,7 +157,7 @@ class OtherStreams:
         if self._kind.attachments:
             container.add_attachment(name, mimetype or "application/octet-stream", data)
         else:
-            self.notes.append(f"{self._kind.muxer} cannot hold the attachment {name}: left out")
+            self._lost_attachments.append(name)
 
     def _keep_timecode(self, pictures: Any, timecode: str) -> None:
         if self._kind.muxer in _TIMECODE:

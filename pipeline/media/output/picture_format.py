@@ -71,6 +71,10 @@ class PictureFormat:
     def bits(self) -> int:
         return av.VideoFormat(self.pix_fmt).components[0].bits
 
+    def pts_at(self, time_s: float) -> int:
+        """The time stamp of a moment on our clock, in time_base. Exact for times of the source's own frames."""
+        return round(Fraction(time_s) / self.time_base)
+
 
 def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool = False) -> PictureFormat:
     """Of the first picture of a video, as a file named `out` can hold it.
