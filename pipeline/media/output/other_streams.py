@@ -139,7 +139,7 @@ class OtherStreams:
             mimetype = f"image/{'jpeg' if suffix == 'jpg' else suffix}"
             self._attach(container, f"cover.{suffix}", mimetype, picture)
             return
-        if not _can_hold(self._kind, stream):
+        if not can_hold(self._kind, stream):
             self.notes.append(f"{self._kind.muxer} cannot hold {_words(stream)}: left out")
             return
         target = container.add_stream_from_template(stream, opaque=True)
@@ -180,7 +180,7 @@ class OtherStreams:
             container.set_chapters(kept)
 
 
-def _can_hold(kind: FileKind, stream: Any) -> bool:
+def can_hold(kind: FileKind, stream: Any) -> bool:
     """Whether a file with this stream alone can be begun: FFmpeg's tables of what fits do not tell all."""
     if kind.muxer == "mpegts" and _name(stream) not in _IN_TS:
         return False  # its muxer takes anything, as data that no player knows
