@@ -13,7 +13,9 @@ import pytest
 
 from lipforge.pipeline.media.geometry import orientation_of
 from lipforge.pipeline.media.output.segment import SegmentWriter
+from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.media.source_file import StorageError
+from lipforge.pipeline.media.video import decode_video
 from tests.odd_pictures import ORIENTATIONS, as_hdr, interlace, write_pictures
 from tests.passed_through import decoded, pass_through, psnr_db, times_s
 
@@ -95,6 +97,15 @@ def test_a_variable_rate_and_the_last_frame_keep_their_times(tmp_path: Path, suf
     assert len({b - a for a, b in zip(times_s(passed.out), times_s(passed.out)[1:], strict=False)}) == 2
     last = passed.out[-1]
     assert last.duration * Fraction(last.time_base) + times_s(passed.out)[-1] == Fraction(5, 4)
+
+
+def test_a_variable_rate_lies_on_the_grid_of_avi(tmp_path: Path) -> None:
+    select = "testsrc2=s=64x48:r=30:d=1,select='not(mod(n\\,3))+lt(n\\,10)'"
+    source = ffmpeg(tmp_path / "in.mp4", "-f", "lavfi", "-i", select, "-fps_mode", "vfr", *X264)
+    passed = pass_through(source, tmp_path / "out.avi")
+    info = probe(str(tmp_path / "out.avi"))
+    found = [frame.time_s for frame in decode_video(str(tmp_path / "out.avi"), info, 0, info.num_frames)]
+    assert found == pytest.approx([float(time_s) for time_s in times_s(passed.source)])
 
 
 @pytest.mark.parametrize("suffix", ["webm", "mkv", "avi", "ts"])

@@ -45,7 +45,7 @@ def add_encoder(container: av.container.OutputContainer, picture_format: Picture
 def _x264(wanted: PictureFormat) -> dict[str, str]:
     # Each bit more adds 6 steps below those of 8 bit. 0 is without loss.
     step = 0 if wanted.lossless else X264_QP + 6 * (wanted.bits - 8)
-    options = {"preset": "veryfast", "tune": "psnr", "qp": str(step), "bf": "0"}
+    options = {"preset": "superfast", "tune": "psnr", "qp": str(step), "bf": "0"}
     if wanted.interlaced and not wanted.top_field_first:
         options["x264-params"] = "bff=1"  # else it is told at the first frame, and is no longer without loss
     return options
