@@ -22,9 +22,9 @@ from lipforge.pipeline.media.probe import probe
 class Passed:
     """What went in and what came out."""
 
-    source: list[av.VideoFrame]
+    source: list[Any]
     """Decoded, in the format that was encoded."""
-    out: list[av.VideoFrame]
+    out: list[Any]
     format: PictureFormat
     notes: list[str]
     length_s: float
@@ -67,7 +67,7 @@ def pass_through(
     return Passed(frames, decoded(out, most_frames), picture_format, notes, length_s)
 
 
-def decoded(path: Path, most_frames: int = 10_000) -> list[av.VideoFrame]:
+def decoded(path: Path, most_frames: int = 10_000) -> list[Any]:
     frames = []
     with av.open(str(path)) as container:
         stream = video_stream(container)
@@ -79,13 +79,13 @@ def decoded(path: Path, most_frames: int = 10_000) -> list[av.VideoFrame]:
     return frames
 
 
-def times_s(frames: list[av.VideoFrame]) -> list[Fraction]:
+def times_s(frames: list[Any]) -> list[Fraction]:
     """From the first on, exact."""
-    stamps = [frame.pts * Fraction(frame.time_base) for frame in frames]  # type: ignore[operator]
+    stamps = [frame.pts * Fraction(frame.time_base) for frame in frames]
     return [stamp - stamps[0] for stamp in stamps]
 
 
-def psnr_db(left: list[av.VideoFrame], right: list[av.VideoFrame]) -> float:
+def psnr_db(left: list[Any], right: list[Any]) -> float:
     """Over all values of all planes; infinity when all are equal."""
     assert len(left) == len(right)
     squares, count = 0.0, 0
@@ -97,12 +97,9 @@ def psnr_db(left: list[av.VideoFrame], right: list[av.VideoFrame]) -> float:
     return float("inf") if squares == 0 else 10 * np.log10(peak**2 * count / squares)
 
 
-def planes(frame: av.VideoFrame) -> list[np.ndarray]:
+def planes(frame: Any) -> list[np.ndarray]:
     kind = np.uint8 if frame.format.components[0].bits <= 8 else np.uint16
-    return [
-        np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]  # pyright: ignore[reportArgumentType]
-        for plane in frame.planes
-    ]
+    return [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
 
 
 def sound_of(path: Path, number: int = 0) -> tuple[np.ndarray, int, float]:
@@ -116,4 +113,4 @@ def sound_of(path: Path, number: int = 0) -> tuple[np.ndarray, int, float]:
     if not has_pictures or is_avi:  # whose pictures begin at 0; decoders guess when
         return samples, rate_hz, float(start_s) if is_avi else 0.0
     first = decoded(path, 1)[0]
-    return samples, rate_hz, float(start_s - first.pts * first.time_base)  # type: ignore[operator]
+    return samples, rate_hz, float(start_s - first.pts * first.time_base)

@@ -2,6 +2,7 @@
 
 import wave
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -69,6 +70,28 @@ def test_a_wav_file_is_cut_or_filled_to_the_sample(tmp_path: Path, video: Path, 
         assert not found[:, count:].any()
 
 
+def test_a_codec_that_a_kind_of_file_lacks_is_encoded_anew(tmp_path: Path, video: Path) -> None:
+    wav = write_wav(tmp_path / "in.wav", clicks(8_000), 8_000)
+    telephone = ffmpeg(tmp_path / "law.wav", "-i", str(wav), "-c:a", "pcm_mulaw")
+    pass_through(video, tmp_path / "out.mkv", telephone)
+    assert np.array_equal(sound_of(tmp_path / "out.mkv")[0], sound_of(telephone)[0])
+
+
+@pytest.mark.parametrize(("suffix", "rate_hz"), [("mp4", 192_000), ("mp4", 12_345), ("webm", 22_050)])
+def test_a_rate_that_a_codec_lacks_becomes_a_higher_one_or_the_highest(
+    tmp_path: Path, video: Path, suffix: str, rate_hz: int
+) -> None:
+    wav = ffmpeg(tmp_path / "in.wav", "-f", "lavfi", "-i", f"aevalsrc={voice(1)}:s={rate_hz}:d=1")
+    passed = pass_through(video, tmp_path / f"out.{suffix}", wav)
+    found, found_hz, start_s = sound_of(tmp_path / f"out.{suffix}")
+    assert found_hz == {192_000: 96_000, 12_345: 16_000, 22_050: 48_000}[rate_hz]
+    assert start_s == 0
+    assert any(f"{rate_hz} Hz" in note for note in passed.notes)
+    expected = sound_of_wav(wav)[0][0]
+    resampled = np.interp(np.arange(found_hz) / found_hz, np.arange(rate_hz) / rate_hz, expected)
+    assert correlation(found[0], resampled) > 0.97
+
+
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (44_100, 2), (48_000, 6), (96_000, 1)])
 @pytest.mark.parametrize("suffix", ["mp4", "ts", "webm"])
 def test_a_sound_that_must_be_encoded_stays_in_time(
@@ -86,8 +109,8 @@ def test_a_sound_that_must_be_encoded_stays_in_time(
                              for row in expected])  # fmt: skip
     elif suffix == "mp4":
         with av.open(str(tmp_path / "out.mp4")) as container:
-            stream = container.streams.audio[0]
-            assert stream.duration * stream.time_base == 1  # type: ignore[operator]
+            stream: Any = container.streams.audio[0]
+            assert stream.duration * stream.time_base == 1
     assert start_s == pytest.approx(0, abs=0.001 if suffix != "ts" else 1024 / rate_hz + 0.001)
     skip = round(-start_s * found_hz)
     for row in set(range(channels)) - {3}:  # the fourth is for low sounds only

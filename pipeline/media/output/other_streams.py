@@ -51,6 +51,7 @@ class OtherStreams:
         self.uri, self.origin_s, self.length_s = uri, origin_s, length_s
         self.with_sound = with_sound
         self.notes: list[str] = []
+        self._lost_attachments: list[str] = []
         self.lead_s = 0.0
         """How long before the first picture one of them begins: files have no times below 0, so all moves by this."""
         self._kind = kind
@@ -70,7 +71,8 @@ class OtherStreams:
             pictures.metadata.update(kept_tags(chosen.metadata))
             pictures.disposition = chosen.disposition
             chapters = source.chapters()
-            for stream in source.streams:
+            streams: list[Any] = list(source.streams)
+            for stream in streams:
                 if stream is chosen or (stream is sound and not self.with_sound):
                     continue
                 if "timecode" in stream.metadata and stream.type == "data":
@@ -82,6 +84,9 @@ class OtherStreams:
                 else:
                     self._add(container, stream)
             self._add_chapters(container, chapters)
+        if self._lost_attachments:
+            names = ", ".join(self._lost_attachments)
+            self.notes.append(f"{self._kind.muxer} cannot hold attachments: {names} left out")
 
     def packets(self) -> Iterator[tuple[float, Any]]:
         """(decoding time in seconds, packet), in the order of the source. What comes after the end stays away."""
@@ -134,7 +139,7 @@ class OtherStreams:
             mimetype = f"image/{'jpeg' if suffix == 'jpg' else suffix}"
             self._attach(container, f"cover.{suffix}", mimetype, picture)
             return
-        if not _can_hold(self._kind, stream):
+        if not can_hold(self._kind, stream):
             self.notes.append(f"{self._kind.muxer} cannot hold {_words(stream)}: left out")
             return
         target = container.add_stream_from_template(stream, opaque=True)
@@ -152,7 +157,7 @@ class OtherStreams:
         if self._kind.attachments:
             container.add_attachment(name, mimetype or "application/octet-stream", data)
         else:
-            self.notes.append(f"{self._kind.muxer} cannot hold the attachment {name}: left out")
+            self._lost_attachments.append(name)
 
     def _keep_timecode(self, pictures: Any, timecode: str) -> None:
         if self._kind.muxer in _TIMECODE:
@@ -175,7 +180,7 @@ class OtherStreams:
             container.set_chapters(kept)
 
 
-def _can_hold(kind: FileKind, stream: Any) -> bool:
+def can_hold(kind: FileKind, stream: Any) -> bool:
     """Whether a file with this stream alone can be begun: FFmpeg's tables of what fits do not tell all."""
     if kind.muxer == "mpegts" and _name(stream) not in _IN_TS:
         return False  # its muxer takes anything, as data that no player knows

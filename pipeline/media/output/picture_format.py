@@ -25,6 +25,14 @@ _BT601, _LIMITED_RANGE = 6, 1
 """What RGB becomes where a kind of file has no place for it."""
 _HDR_TRANSFERS = (16, 18)
 """PQ and HLG (ITU-T H.273)."""
+_LOST = {
+    "SPHERICAL": "that the picture surrounds the viewer (360 degrees)",
+    "STEREO3D": "that the picture is for two eyes (3D)",
+    "DYNAMIC_HDR_PLUS": "HDR10+, which says for each scene how bright it is",
+    "DOVI_METADATA": "Dolby Vision; the picture for other players stays",
+    "ICC_PROFILE": "an ICC profile of colours",
+}
+"""What encoders are not told, by FFmpeg's name of what decoded frames carry."""
 _DEFAULT_RATE = Fraction(25)
 HIGHEST_GRID_RATE = 240
 
@@ -71,6 +79,10 @@ class PictureFormat:
     def bits(self) -> int:
         return av.VideoFormat(self.pix_fmt).components[0].bits
 
+    def pts_at(self, time_s: float) -> int:
+        """The time stamp of a moment on our clock, in time_base. Exact for times of the source's own frames."""
+        return round(Fraction(time_s) / self.time_base)
+
 
 def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool = False) -> PictureFormat:
     """Of the first picture of a video, as a file named `out` can hold it.
@@ -98,6 +110,7 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
     mastering, light_level = _mastering(frame), _light_level(frame)
     if encoder == "libvpx-vp9" and (interlaced or mastering or light_level):
         notes.append("VP9 cannot say how HDR was mastered, nor that frames are interlaced; nor does the new file")
+    notes += [f"left out: {words}" for name, words in _LOST.items() if frame.side_data.get(name) is not None]
     matrix = frame.side_data.get("DISPLAYMATRIX")
     turned = None if matrix is None else struct.unpack("=9i", bytes(matrix)[:36])
     if turned is not None and not kind.keeps_rotation:

@@ -6,12 +6,14 @@ from typing import Any
 
 import av
 import av.container
+import av.error
 import numpy as np
 
 from lipforge.pipeline.media.channels import one_channel
 from lipforge.pipeline.media.container import audio_stream, open_media, read_packets
 from lipforge.pipeline.media.downmix import MEAN
 from lipforge.pipeline.media.output.containers import FileKind
+from lipforge.pipeline.media.output.other_streams import can_hold
 from lipforge.pipeline.media.output.sound import SoundTrack, read_samples
 
 SAME_START_S = 1e-3
@@ -43,6 +45,7 @@ class SoundPackets:
             and abs(track.start_s) < SAME_START_S
             and (kind.any_rate or track.lead_s < SAME_START_S)  # AVI would move the pictures to make room for it
             and abs(track.duration_s - length_s) <= frame_s
+            and _can_hold(kind, track)
         )
         self.notes = list(track.notes)
         self._kind = kind
@@ -142,6 +145,11 @@ class SoundPackets:
 
     def _is_float_pcm(self) -> bool:
         return self.track.codec.startswith("pcm_f")
+
+
+def _can_hold(kind: FileKind, track: SoundTrack) -> bool:
+    with open_media(track.uri) as source:
+        return can_hold(kind, audio_stream(source))
 
 
 def _nearest_rate(encoder: str, rate_hz: int) -> int:

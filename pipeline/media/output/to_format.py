@@ -45,7 +45,6 @@ class ToFormat:
         wanted = self.format
         if frame.format.name == wanted.pix_fmt:
             return frame
-        interlaced = bool(frame.interlaced_frame)
         used = ColorRange.JPEG if _is_full(frame) else ColorRange.MPEG
         to_yuv = is_rgb(frame.format) and not wanted.pix_fmt.startswith("gbr")
         converted = self._reformatter.reformat(
@@ -54,7 +53,7 @@ class ToFormat:
             src_color_range=used,
             dst_color_range=ColorRange.MPEG if to_yuv else used,
             dst_colorspace=Colorspace.ITU601 if to_yuv else None,
-            interpolation=None if interlaced else Interpolation.BICUBIC,
+            interpolation=Interpolation.BICUBIC,
         )
         converted.pts, converted.time_base = frame.pts, frame.time_base
         return converted

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.container
+import av.stream
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.media.container import MediaError
