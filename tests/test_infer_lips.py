@@ -1,4 +1,4 @@
-"""The models that draw lips: opened from a run, from a published file, or none at all; and what decides their result."""
+"""The models that draw lips: from a run, from a published file, or none at all; and what decides their result."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from lipforge.pipeline.infer import lips
 from lipforge.pipeline.infer.lips import DiffusionLips, Identity, layout_of, open_lip_model
 from lipforge.pipeline.infer.request import InferConfig, InferError, SamplingConfig
 from tests.golden import golden_json
+from tests.whisper_file import whisper_file
 
 SIDE, FRAMES = 64, 4
 
@@ -115,10 +116,19 @@ def test_the_layout_of_a_published_file_is_found_from_its_keys(name: str):
 
 def test_a_published_file_takes_the_published_companions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
-    monkeypatch.setitem(lips.LAYOUTS, "stage1", {**LAYOUTS["tiny_stage1"], "cross_attention_dim": 384})
+    monkeypatch.setitem(lips.LAYOUTS, "stage1", {**LAYOUTS["tiny_stage1"], "cross_attention_dim": 16})
     torch.save(UNet3D(lips.LAYOUTS["stage1"]).state_dict(), tmp_path / "latentsync_unet.pt")
-    model = open_lip_model(InferConfig(model=str(tmp_path / "latentsync_unet.pt"), device="cpu", vae="blocks"))
-    assert (model.resolution, model.window_frames, model.audio_encoder) == (256, 16, "tiny")
+    (tmp_path / "hears.pt").write_bytes(whisper_file())
+    given = {"model": str(tmp_path / "latentsync_unet.pt"), "device": "cpu", "vae": "blocks"}
+    model = open_lip_model(InferConfig(**given, audio_encoder=str(tmp_path / "hears.pt")))
+    assert (model.resolution, model.window_frames) == (256, 16)
+    with pytest.raises(InferError, match=r"width 16, and mel gives 80"):
+        open_lip_model(InferConfig(**given, audio_encoder="mel"))
+
+
+def test_steps_that_a_solver_cannot_take_are_refused_at_once(run_model: Path):
+    with pytest.raises(InferError, match="takes 1 to 50"):
+        open_(run_model, solver="lcm", steps=60)
 
 
 def test_identity_draws_what_it_sees():

@@ -104,5 +104,5 @@ def test_live_outputs_that_cannot_be_are_refused_in_words(talk: Path, tmp_path: 
         with pytest.raises(InferError, match=words):
             run_live(str(talk), "-", out, CONFIG, print)
     assert taken.read_bytes() == b"mine"
-    with pytest.raises(InferError, match="microphone|not known"):
+    with pytest.raises(InferError, match=r"microphone|not known"):
         run_live(str(talk), "mic", str(tmp_path / "x.mkv"), CONFIG, print)

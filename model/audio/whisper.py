@@ -58,7 +58,7 @@ class WhisperFeatures:
         return torch.clamp(mel_filters("cpu", self._mel_bands) @ power, min=1e-10).log10()
 
     def encode_scaled(self, log_mel: Tensor, loudest: float) -> Tensor:
-        """States [M // 2, S, D] of up to 30 s. log_mel: [bands, M <= 3000]; loudest: the maximum over all of a sound."""
+        """States [M // 2, S, D] of up to 30 s. log_mel: [bands, M <= 3000]; loudest: the maximum of the whole sound."""
         with one_thread(), torch.inference_mode():
             return self._encode_chunk((torch.clamp(log_mel, min=loudest - 8.0) + 4.0) / 4.0)
 

@@ -128,12 +128,17 @@ def _guided(unet: UNet, seen: Tensor, timesteps: Tensor, audio: Tensor, guidance
     return silent + guidance * (sounding - silent)
 
 
-def _scheduler(solver: str, num_steps: int, device: torch.device) -> Any:  # the classes share no annotated protocol
+def check_solver(solver: str, num_steps: int) -> None:
+    """Raises ValueError for an unknown solver, or a number of steps that it cannot take."""
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}")
     most = _LCM_TRAINING_STEPS if solver == "lcm" else NUM_TIMESTEPS
     if not 1 <= num_steps <= most:
         raise ValueError(f"num_steps is {num_steps}; the solver {solver} takes 1 to {most}")
+
+
+def _scheduler(solver: str, num_steps: int, device: torch.device) -> Any:  # the classes share no annotated protocol
+    check_solver(solver, num_steps)
     diffusers: Any = import_module("diffusers")  # it exports the classes in a way that type checkers do not see
     kind = getattr(diffusers, _CLASSES[solver])
     published = {"clip_sample": False, "set_alpha_to_one": False} if solver in ("ddim", "lcm") else {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipforge.model.denoiser.diffusion import sample
-from lipforge.model.denoiser.layouts import LAYOUTS
+from lipforge.model.audio.tokens import MEL_WIDTH
+from lipforge.model.denoiser.diffusion import check_solver, sample
+from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.unet import UNet3D
 from lipforge.model.denoiser.vae import LATENT_SCALE, PIXELS_PER_LATENT, FrozenVae, open_vae
@@ -22,12 +24,14 @@ from lipforge.model.weights.state_dicts import load_strict, read_checkpoint_file
 from lipforge.model.weights.table import list_models
 from lipforge.pipeline.infer.protocols import LipModel
 from lipforge.pipeline.infer.request import IDENTITY, InferConfig, InferError, SamplingConfig
+from lipforge.pipeline.infer.voice import MEL, open_whisper
 
 PUBLISHED = {"latentsync-unet-1.6": 512, "latentsync-unet-1.5": 256}
 """Bundles of published U-Nets with their resolution, the best first."""
 _PUBLISHED_FRAMES = 16
 _VAE_BATCH = 4
 """Pictures that the autoencoder takes at once."""
+_loading = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
@@ -139,6 +143,10 @@ def open_lip_model(config: InferConfig) -> LipModel:
     """
     if config.model == IDENTITY:
         return Identity()
+    try:
+        check_solver(config.sampling.solver, config.sampling.steps)
+    except ValueError as error:
+        raise InferError(f"{error}: change --steps or --solver") from error
     place = config.model or _best_at_hand()
     device = choose_device(config.device)
     dtype = _choose_dtype(config.dtype, device)
@@ -216,6 +224,7 @@ def _load(
         load_strict(network, tensors, str(path))
         resolution, num_frames = _published_resolution(place, path), _PUBLISHED_FRAMES
         vae, audio_encoder = vae or "sd-vae-ft-mse", audio_encoder or "tiny"
+    _check_hearing(place, read_config(network.config).cross_attention_dim, audio_encoder)
     network.eval().requires_grad_(False)
     if dtype == "int8":
         _to_int8(network)
@@ -232,6 +241,16 @@ def _load(
         dtype=_DTYPES[dtype],
         offload=offload,
     )
+
+
+def _check_hearing(place: str, wanted: int, audio_encoder: str) -> None:
+    """Raises InferError when an audio encoder gives another width than a U-Net takes; ModelFileError for its file."""
+    width = MEL_WIDTH if audio_encoder == MEL else open_whisper(audio_encoder).width
+    if width != wanted:
+        raise InferError(
+            f"{place} hears features of width {wanted}, and {audio_encoder} gives {width}: Whisper tiny has 384, base "
+            f"512, small 768, {MEL} {MEL_WIDTH}; set --audio-encoder to the one that it was trained with"
+        )
 
 
 def layout_of(tensors: dict[str, Tensor]) -> str:

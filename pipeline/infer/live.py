@@ -149,8 +149,8 @@ def delay_s(voice: Voice) -> float:
 def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callable[[str], None]) -> LiveResult:
     """audio: `-`, raw PCM on standard input, or `mic`. out: a file (.mkv), or `-`, standard output.
 
-    say: told the delay, and what was made. The stream is Matroska: H.264 that is encoded without delay, and the sound as
-    it came. Raises InferError, MediaError.
+    say: told the delay, and what was made. The stream is Matroska: H.264 that is encoded without delay, and the sound
+    as it came. Raises InferError, MediaError.
     """
     if out != "-" and Path(out).suffix.lower() != ".mkv":
         raise InferError(f"--out {out}: a live result is a Matroska file, .mkv, or - for standard output")

@@ -1,5 +1,7 @@
 """What a model hears around any moment of the new sound, in bounded memory however long it is."""
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -152,13 +154,18 @@ def open_voice(sound: SoundTrack, audio_encoder: str, until_s: float = 0.0) -> V
     read = reader_of(sound)
     if audio_encoder in ("", MEL):
         return MelVoice(read, sound.duration_s)
-    name, content = read_whisper_file(audio_encoder)
-    return WhisperVoice(WhisperFeatures(content, name), read, max(sound.duration_s, until_s))
+    return WhisperVoice(open_whisper(audio_encoder), read, max(sound.duration_s, until_s))
 
 
 def open_live_voice(read: ReadSamples, audio_encoder: str) -> Voice:
     """Sound that is still coming. read: waits until samples are there. Raises ModelFileError for Whisper's file."""
     if audio_encoder in ("", MEL):
         return MelVoice(read, float("inf"))
+    return LiveWhisperVoice(open_whisper(audio_encoder), read)
+
+
+@functools.lru_cache(maxsize=1)
+def open_whisper(audio_encoder: str) -> WhisperFeatures:
+    """A checkpoint by name or path, loaded once in a process. Raises ModelFileError."""
     name, content = read_whisper_file(audio_encoder)
-    return LiveWhisperVoice(WhisperFeatures(content, name), read)
+    return WhisperFeatures(content, name)
