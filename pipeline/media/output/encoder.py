@@ -16,9 +16,9 @@ _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
 _TOP_FIRST, _BOTTOM_FIRST = 2, 3
 
 X264_QP, X265_QP, VP9_Q, AV1_CRF = 10, 10, 3, 4
-"""Steps at which each frame of 67 real clips has a PSNR of 50 dB (AV1: each clip; single frames fall to 47). Constant
-steps, because a constant rate factor gives busy pictures fewer bits, and so does adaptive quantization with busy places.
-"""
+"""Each frame of 67 real clips has a PSNR of 50 dB in H.264 and VP9, and of the one of 10 bit in HEVC; in AV1 that clip
+has, but single frames fall to 47. Constant steps, because a constant rate factor gives busy pictures fewer bits, and so
+does adaptive quantization with busy places."""
 
 
 def add_encoder(container: av.container.OutputContainer, picture_format: PictureFormat) -> Any:
