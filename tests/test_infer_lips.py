@@ -14,6 +14,7 @@ from lipforge.model.denoiser.unet import UNet3D
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.infer import lips
 from lipforge.pipeline.infer.lips import DiffusionLips, Identity, layout_of, open_lip_model
+from lipforge.pipeline.infer.protocols import Cancelled
 from lipforge.pipeline.infer.request import InferConfig, InferError, SamplingConfig
 from tests.golden import golden_json
 from tests.whisper_file import whisper_file
@@ -87,6 +88,13 @@ def test_guidance_counts_inside_its_band_alone(run_model: Path, seen):
 def test_networks_are_loaded_once_whatever_is_asked_of_them(run_model: Path):
     first, second = open_(run_model, guidance=1), open_(run_model, steps=9)
     assert first.networks is second.networks
+
+
+def test_drawing_stops_within_a_step_when_asked_to(run_model: Path, seen):
+    asked = iter([False, False, True])
+    config = InferConfig(model=str(run_model), device="cpu", sampling=SamplingConfig(steps=50))
+    with pytest.raises(Cancelled):
+        open_lip_model(config, lambda: next(asked)).draw(*seen)
 
 
 def test_offloading_changes_nothing_but_places(run_model: Path, seen):

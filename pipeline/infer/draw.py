@@ -10,10 +10,10 @@ import numpy as np
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.crop import Cropper, stored_to_shown
 from lipforge.pipeline.infer.paint import OpenStream, RunPainter
-from lipforge.pipeline.infer.pictures import SourceFrames, copy_of, pictures
+from lipforge.pipeline.infer.pictures import SourceFrames, pictures
 from lipforge.pipeline.infer.plan import Grid, Matrices, Run, Stretch, runs_of
-from lipforge.pipeline.infer.planes import Colours, colours_of
-from lipforge.pipeline.infer.report import SIDE_PX, Looks
+from lipforge.pipeline.infer.planes import Colours, colours_of, region_of
+from lipforge.pipeline.infer.report import Looks
 from lipforge.pipeline.infer.timeline import Shown, Timeline
 from lipforge.pipeline.media.geometry import PictureShape
 from lipforge.pipeline.media.probe import VideoInfo
@@ -96,13 +96,18 @@ class Drawing:
     def _painted(self, entry: _Waiting) -> tuple[Shown, av.VideoFrame]:
         if not entry.painters:
             return entry.shown, entry.image
-        image = copy_of(entry.image)
+        shown, image = entry.shown, entry.image
+        source, to_shown, colours = self._geometry(entry)
+        is_looked_at = shown.number in self.looks.wanted
+        to_crop = entry.painters[0].to_crop(source, to_shown)
+        before = self.looks.crop(image, to_crop, self.resolution, colours) if is_looked_at else None
+        if self.scene.timeline.hold:  # a held picture is drawn on again and again
+            image = region_of(image, 0, 0, image.width, image.height)
+        else:  # keeps what else the frame holds, such as captions
+            image.make_writable()
         for painter in entry.painters:
-            painter.paint(entry.shown.number, image, *self._geometry(entry))
-        if entry.shown.number in self.looks.wanted:
-            source, to_shown, colours = self._geometry(entry)
-            to_crop = entry.painters[0].to_crop(source, to_shown)
-            scale = SIDE_PX / self.resolution
-            small = np.column_stack([to_crop[:, :2] * scale, (to_crop[:, 2] + 0.5) * scale - 0.5])
-            self.looks.keep(entry.shown.number, entry.shown.time_s, entry.image, image, small, colours)
-        return entry.shown, image
+            painter.paint(shown.number, image, source, to_shown, colours)
+        if before is not None:
+            after = self.looks.crop(image, to_crop, self.resolution, colours)
+            self.looks.keep(shown.number, shown.time_s, before, after)
+        return shown, image

@@ -22,7 +22,7 @@ from lipforge.model.trained import load_trained, read_about, weights_name
 from lipforge.model.weights.load import MissingModelError, checked_path, path_of, sha256_of
 from lipforge.model.weights.state_dicts import load_strict, read_checkpoint_file
 from lipforge.model.weights.table import list_models
-from lipforge.pipeline.infer.protocols import LipModel
+from lipforge.pipeline.infer.protocols import Cancelled, LipModel, Stopped
 from lipforge.pipeline.infer.request import IDENTITY, InferConfig, InferError, SamplingConfig
 from lipforge.pipeline.infer.voice import MEL, open_whisper
 
@@ -71,8 +71,8 @@ class DiffusionLips:
     means of their posteriors, where the published code draws samples.
     """
 
-    def __init__(self, networks: Networks, sampling: SamplingConfig) -> None:
-        self.networks, self.sampling = networks, sampling
+    def __init__(self, networks: Networks, sampling: SamplingConfig, stopped: Stopped) -> None:
+        self.networks, self.sampling, self.stopped = networks, sampling, stopped
         self.name, self.sha256 = networks.name, networks.sha256
         self.resolution, self.window_frames = networks.resolution, networks.window_frames
         self.audio_encoder = networks.audio_encoder
@@ -115,6 +115,8 @@ class DiffusionLips:
         return ((pixels.clamp(-1, 1) + 1) * 127.5).movedim(1, -1).contiguous().numpy()
 
     def _predict(self, seen: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+        if self.stopped():  # a window takes minutes on a CPU
+            raise Cancelled
         dtype = self.networks.dtype
         return self.networks.unet(seen.to(dtype), timesteps, audio.to(dtype)).float()
 
@@ -135,8 +137,10 @@ class DiffusionLips:
                 network.to("cpu")
 
 
-def open_lip_model(config: InferConfig) -> LipModel:
+def open_lip_model(config: InferConfig, stopped: Stopped = lambda: False) -> LipModel:
     """The model that a request names. Networks are loaded once in a process.
+
+    stopped: asked at each step of drawing; True ends it with Cancelled.
 
     Raises InferError without a model, or for a device or precision that is not there; MissingModelError and
     ModelFileError for files that are missing, damaged, or of another kind.
@@ -155,7 +159,7 @@ def open_lip_model(config: InferConfig) -> LipModel:
         raise MissingModelError(f"no file of weights at {path}")
     version = path.stat().st_size, path.stat().st_mtime_ns
     networks = _load(place, version, str(device), dtype, config.offload, config.vae or "", config.audio_encoder or "")
-    return DiffusionLips(networks, config.sampling)
+    return DiffusionLips(networks, config.sampling, stopped)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -224,7 +228,7 @@ def _load(
         load_strict(network, tensors, str(path))
         resolution, num_frames = _published_resolution(place, path), _PUBLISHED_FRAMES
         vae, audio_encoder = vae or "sd-vae-ft-mse", audio_encoder or "tiny"
-    _check_hearing(place, read_config(network.config).cross_attention_dim, audio_encoder)
+    _check_hearing(place, _width_heard(network), audio_encoder)
     network.eval().requires_grad_(False)
     if dtype == "int8":
         _to_int8(network)
@@ -241,6 +245,11 @@ def _load(
         dtype=_DTYPES[dtype],
         offload=offload,
     )
+
+
+def _width_heard(network: nn.Module) -> int:
+    assert isinstance(network, UNet3D)
+    return read_config(network.config).cross_attention_dim
 
 
 def _check_hearing(place: str, wanted: int, audio_encoder: str) -> None:

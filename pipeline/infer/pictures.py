@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
 from lipforge.model.clock import FPS
-from lipforge.pipeline.infer.planes import region_of
 from lipforge.pipeline.infer.timeline import Shown, Timeline
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.media.video import SourceFrame, decode_video
@@ -74,8 +72,3 @@ def _backward(
         for frame in reversed(kept):
             yield timeline.at(number), frame
             number += 1
-
-
-def copy_of(image: av.VideoFrame) -> av.VideoFrame:
-    """A picture of its own memory, to draw on: the decoder, or a later frame of the result, may need the original."""
-    return region_of(image, 0, 0, image.width, image.height)

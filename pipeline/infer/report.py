@@ -41,22 +41,17 @@ class Looks:
         self.wanted = set(looks_at(runs))
         self._cropper = Cropper(SIDE_PX)
 
-    def keep(
-        self,
-        number: int,
-        time_s: float,
-        before: av.VideoFrame,
-        after: av.VideoFrame,
-        to_crop: np.ndarray,
-        colours: Colours,
-    ) -> None:
-        """to_crop: [2, 3], stored pixels to those of a crop of SIDE_PX."""
-        pair = [self._cropper.take(image, to_crop, colours) for image in (before, after)]
-        picture = np.concatenate(pair)
+    def crop(self, image: av.VideoFrame, to_crop: np.ndarray, resolution: int, colours: Colours) -> np.ndarray:
+        """uint8 [SIDE_PX, SIDE_PX, 3]: an aligned face. to_crop: stored pixels to a crop's."""
+        scale = SIDE_PX / resolution
+        small = np.column_stack([to_crop[:, :2] * scale, (to_crop[:, 2] + 0.5) * scale - 0.5])
+        return self._cropper.take(image, small, colours)
+
+    def keep(self, number: int, time_s: float, before: np.ndarray, after: np.ndarray) -> None:
+        """The same face twice, as `crop` gives it."""
         bar = np.full((_BAR_PX, SIDE_PX, 3), 255, np.uint8)
-        words = f"{time_s:.2f} s"
-        cv2.putText(bar, words, (6, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (30, 30, 30), 1, cv2.LINE_AA)
-        whole = np.concatenate([bar, picture])[..., ::-1]
+        cv2.putText(bar, f"{time_s:.2f} s", (6, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (30, 30, 30), 1, cv2.LINE_AA)
+        whole = np.concatenate([bar, before, after])[..., ::-1]
         ok, content = cv2.imencode(".png", whole)
         assert ok
         write_whole(self.folder / f"look-{number:08d}.png", content.tobytes())
@@ -64,7 +59,8 @@ class Looks:
     def sheet(self) -> bytes | None:
         """JPEG: original faces above new ones; None when nothing was drawn."""
         paths = [self.folder / f"look-{number:08d}.png" for number in sorted(self.wanted)]
-        pictures = [cv2.imread(str(path)) for path in paths if path.exists()]
+        read = [cv2.imread(str(path)) for path in paths if path.exists()]
+        pictures = [picture for picture in read if picture is not None]
         if not pictures:
             return None
         gap = np.full((pictures[0].shape[0], _GAP_PX, 3), 255, np.uint8)

@@ -53,7 +53,7 @@ def infer(
     path = check_out(out, [video, audio], config.overwrite)
     source = open_source(video, out, config, limit_s)
     sound = open_sound(audio)
-    model = open_lip_model(config)
+    model = open_lip_model(config, stopped)
     request = {
         "config": config.model_dump(mode="json", exclude={"overwrite"}),
         "model": model.sha256,

@@ -85,7 +85,7 @@ class Source:
         if not len(looked.times_s):
             raise InferError(f"{self.uri}: no frame can be decoded")
         notes = list(self.format.notes)
-        if points is not None:
+        if points is not None and config.face_points is not None:
             frames = zip(range(len(looked.times_s)), looked.times_s.tolist(), looked.shots.tolist(), strict=True)
             tracks = points.tracks(frames, (self.shape.width_px, self.shape.height_px), config.face_points)
             choice = choose_faces("all", tracks, {}, 0.0)
@@ -173,8 +173,8 @@ class Source:
             for track in looked.tracks:
                 row = _row_of(track, number)
                 if row is not None:
-                    box = tuple(map(float, row["box"]))
-                    here.faces[track.number - 1] = FaceLandmarks(row["points"], float(row["score"]), box)
+                    x0, y0, x1, y1 = map(float, row["box"])
+                    here.faces[track.number - 1] = FaceLandmarks(row["points"], float(row["score"]), (x0, y0, x1, y1))
             pictures.add(here, decoded.time_s)
         save_faces_picture(path, pictures, looked.tracks, choice)
 
