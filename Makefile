@@ -13,7 +13,7 @@ setup: $(VENV)/.done ## make .venv, install everything
 $(VENV)/.done: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,infer,app,dev]'
 	@$(BIN)/python -c 'import cv2' || { echo "OpenCV cannot be imported: on Debian and Ubuntu, apt-get install libgl1 libglib2.0-0"; exit 1; }
 	@touch $@
 
@@ -47,6 +47,7 @@ bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.manifest
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.infer_speed
 
 sync-results: setup ## the page on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
 	$(BIN)/python -m benchmarks.lip_sync $(or $(CLIPS),$(error name a folder of videos with a clips.csv: make sync-results CLIPS=FOLDER)) --out docs/models/lip_sync_results.md
