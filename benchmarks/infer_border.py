@@ -2,8 +2,8 @@
 
     python -m benchmarks.infer_border TAESD_FOLDER VIDEO [VIDEO ...]
 
-The network is an autoencoder: what it draws has the errors of colour and detail that latent diffusion has. Its faces are
-put back as here, and as published: inside of a hard mask, the whole crop then pasted with a soft edge.
+The network is an autoencoder: what it draws has the errors of colour and detail that latent diffusion has. Its faces
+are put back as here, and as published, inside of a hard mask.
 """
 
 import sys
