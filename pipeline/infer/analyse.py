@@ -19,6 +19,7 @@ from lipforge.model.faces.face import FaceBackend
 from lipforge.pipeline.clip import Frame
 from lipforge.pipeline.config import FacesConfig, ShotsConfig
 from lipforge.pipeline.infer.choose import StretchScore
+from lipforge.pipeline.infer.memory import give_back
 from lipforge.pipeline.infer.protocols import Cancelled, Stopped
 from lipforge.pipeline.infer.stretches import SyncStretches
 from lipforge.pipeline.infer.usable import MEASURES, FaceLog, TrackMeasures
@@ -34,6 +35,7 @@ from lipforge.pipeline.stages.shots import SplitShots
 UNIT_S = 120.0
 SHORTEST_UNIT_S = 30.0
 """A shorter rest belongs to the unit before it."""
+TRIM_EVERY_FRAMES = 250
 MARGIN_S = 1.0
 """Before a unit's own frames, where the faces of the unit before are found again."""
 SAME_FACE = 0.5
@@ -126,6 +128,8 @@ class Looker:
                 log.add(frame, time_s)
                 on_second(max(time_s, start_s))
                 yield time_s, frame
+                if len(times_s) % TRIM_EVERY_FRAMES == 0:
+                    give_back()
 
         first, end = round(start_s * FPS), round(min(end_s * FPS, self.info.num_frames))
         sync = self.open_sync(first, end)

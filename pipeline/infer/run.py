@@ -12,6 +12,7 @@ from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.draw import Drawing
 from lipforge.pipeline.infer.drawable import passed_spans
 from lipforge.pipeline.infer.lips import open_lip_model
+from lipforge.pipeline.infer.memory import give_back
 from lipforge.pipeline.infer.plan import runs_of
 from lipforge.pipeline.infer.progress import Steps
 from lipforge.pipeline.infer.protocols import Cancelled, LipModel, OnProgress, Stopped, Voice
@@ -161,6 +162,7 @@ def _draw(
                 assert shown.number == wanted
                 writer.write(image, shown.pts)
                 steps.show(DRAW, shown.time_s, timeline.length_s)
+        give_back()
     return paths
 
 
