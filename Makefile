@@ -48,6 +48,7 @@ bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.manifest
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.infer_speed
+	$(BIN)/python -m benchmarks.infer_dtype
 
 sync-results: setup ## the page on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
 	$(BIN)/python -m benchmarks.lip_sync $(or $(CLIPS),$(error name a folder of videos with a clips.csv: make sync-results CLIPS=FOLDER)) --out docs/models/lip_sync_results.md

@@ -25,7 +25,7 @@ class MouthStream:
         """wanted: the first frame to give; num_frames: of the whole run."""
         self.model, self.voice, self.num_frames = model, voice, num_frames
         self.window = model.window_frames
-        self.overlap = max(1, round(OVERLAP_RATIO * self.window)) if self.window > 1 else 0
+        self.overlap = round(OVERLAP_RATIO * self.window)
         self.step = self.window - self.overlap
         self._starts = deque(window_starts(num_frames, self.window, self.step))
         while self._starts[0] + self.window <= wanted:
@@ -78,7 +78,8 @@ class MouthStream:
             drawn = torch.cat([mixed, drawn[shared:]])
         next_start = self._starts[0] if self._starts else start + len(drawn)
         self._show(start, drawn[: next_start - start])
-        self._tail = (next_start, drawn[next_start - start :]) if self._starts else None
+        rest = drawn[next_start - start :]
+        self._tail = (next_start, rest) if self._starts and len(rest) else None
         while self._faces and self._faces[0][0] < next_start:
             self._faces.popleft()
 

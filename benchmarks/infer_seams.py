@@ -1,0 +1,99 @@
+"""Measure the seams between windows of drawn faces: are neighbours there further apart than within a window?
+
+python -m benchmarks.infer_seams MODEL SHARD [--clips N] [--frames N] [--steps N]
+
+MODEL is what `lipforge infer --model` takes and hears by mel, SHARD a .tar of a prepared dataset: faces and sounds of its first clips.
+Windows of ours overlap and are mixed; the published ones follow each other. Both draw the same faces with the same
+noise. Numbers are the mean |difference| of neighbouring frames where the mouth is drawn, in steps of 255.
+"""
+
+import argparse
+import os
+import tarfile
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+
+import cv2
+import numpy as np
+
+from lipforge.model.clock import SAMPLE_RATE_HZ
+from lipforge.model.denoiser.mask import mouth_mask
+from lipforge.pipeline.infer import windows
+from lipforge.pipeline.infer.lips import open_lip_model
+from lipforge.pipeline.infer.protocols import LipModel
+from lipforge.pipeline.infer.request import InferConfig, SamplingConfig
+from lipforge.pipeline.infer.voice import MelVoice
+from lipforge.pipeline.media.clips import decode_flac, decode_mp4
+
+
+def read_clips(shard: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(faces uint8 [T, H, W, 3], samples float32 [N]) of the first clips."""
+    with tarfile.open(shard) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        contents = {name: file.read() for name, file in files.items() if file is not None}
+    keys = sorted({name.partition(".")[0] for name in contents})[:count]
+    return [(decode_mp4(contents[f"{key}.mp4"]), decode_flac(contents[f"{key}.flac"])) for key in keys]
+
+
+def draw(model: LipModel, faces: np.ndarray, samples: np.ndarray, step: int | None) -> np.ndarray:
+    """float32 [T, R, R, 3]. step: the window's length for windows without overlap."""
+    voice = MelVoice(lambda first, end: padded(samples, first, end), len(samples) / SAMPLE_RATE_HZ)
+    with patch.object(windows, "OVERLAP_RATIO", 0.25 if step is None else 0.0):
+        stream = windows.MouthStream(model, voice, 0, len(faces))
+    for number, face in enumerate(faces):
+        small = cv2.resize(face, (model.resolution, model.resolution), interpolation=cv2.INTER_AREA)
+        stream.push(small, number / 25)
+    stream.finish()
+    return np.stack([drawn for _, drawn in stream.ready()])
+
+
+def padded(samples: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Samples [first, end), zeros beyond both ends."""
+    before, after = max(0, -first), max(0, end - len(samples))
+    return np.pad(samples[max(first, 0) : end], (before, after))
+
+
+def changes(drawn: np.ndarray) -> np.ndarray:
+    """float [T - 1]: from each frame to the next, where the mouth is drawn."""
+    mask = mouth_mask(drawn.shape[1]).numpy()[0] > 0
+    return np.abs(np.diff(drawn[:, mask], axis=0)).mean(axis=(1, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("shard", type=Path)
+    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=400, help="at most, of each clip")
+    parser.add_argument("--steps", type=int, default=20)
+    given = parser.parse_args()
+    model = open_lip_model(InferConfig(model=given.model, sampling=SamplingConfig(steps=given.steps)))
+    window = model.window_frames
+    mixed = window // 4
+    ways = {"published: one after the other": window, f"ours: {mixed} of {window} frames mixed": None}
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
+    original: list[float] = []
+    for faces, samples in read_clips(given.shard, given.clips):
+        num_frames = min(len(faces), given.frames) // window * window
+        original += changes(faces[:num_frames].astype(np.float32)).tolist()
+        for name, step in ways.items():
+            moved = changes(draw(model, faces[:num_frames], samples, step))
+            at = np.arange(len(moved)) + 1  # the later frame of each pair
+            if step == window:
+                seams = at % window == 0
+            else:
+                seams = (at >= window - mixed) & ((at - (window - mixed)) % (window - mixed) <= mixed)
+            found[name][0].extend(moved[seams].tolist())
+            found[name][1].extend(moved[~seams].tolist())
+    print(f"original faces: {np.mean(original):.2f}")
+    for name, (seams, within) in found.items():
+        print(
+            f"{name}: at seams {np.mean(seams):.2f} (largest {np.max(seams):.2f}, {len(seams)} pairs), within "
+            f"{np.mean(within):.2f} (largest {np.max(within):.2f}), ratio {np.mean(seams) / np.mean(within):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
