@@ -2,8 +2,8 @@
 
 python -m benchmarks.infer_dtype [--model MODEL] [--steps N] [--device auto|cpu|cuda|mps]
 
-MODEL is what `lipforge infer --model` takes and hears by mel. Without one, a small U-Net with random weights stands in: its times
-compare, and its errors say how far numbers stray on their way through such a network, not how a trained one looks.
+MODEL is what `lipforge infer --model` takes and hears by mel. Without one, a small U-Net with random weights stands in:
+its times compare, and its errors say how far numbers stray in such a network, not how a trained one looks.
 Errors are of latents: the deviation of the difference over that of float32's. Results also go to
 bench/infer_dtype.json.
 """
