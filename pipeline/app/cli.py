@@ -23,7 +23,9 @@ def serve(
     folder: Annotated[
         Path, typer.Option(help="Uploads and results lie here while the app runs. Nothing outside of it is served.")
     ] = Path("~/.lipforge-app"),
-    model: Annotated[str | None, typer.Option(help=" ".join((InferConfig.model_fields["model"].description or "").split()))] = None,
+    model: Annotated[
+        str | None, typer.Option(help=" ".join((InferConfig.model_fields["model"].description or "").split()))
+    ] = None,
 ) -> None:
     """Give videos new lips in a browser.
 

@@ -90,7 +90,9 @@ class Gate:
         if _OPEN.fullmatch(path):
             return None
         if not user:
-            return _refusal("Open the page first: it gives your browser the cookie that your files are kept under.", 403)
+            return _refusal(
+                "Open the page first: it gives your browser the cookie that your files are kept under.", 403
+            )
         if path == _UPLOAD:
             return None
         if path.rstrip("/") == _JOIN:
@@ -100,7 +102,9 @@ class Gate:
             return None if self._shelf.owns(user, wanted) else _refusal("There is no such file of yours.", 403)
         if mine := _MINE.fullmatch(path):
             job = self._find_job(user, mine[1])
-            return _refusal("There is no such file of yours.", 404) if job is None else self._give(job, mine[2], request)
+            return (
+                _refusal("There is no such file of yours.", 404) if job is None else self._give(job, mine[2], request)
+            )
         return _refusal("There is no such page.", 404)
 
     async def _check_join(self, request: Request, user: str) -> Response | None:

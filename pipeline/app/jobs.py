@@ -17,6 +17,7 @@ from lipforge.pipeline.infer import run
 from lipforge.pipeline.infer.protocols import Cancelled, Progress
 from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
 from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
 
 PREVIEW_S = 2.0
@@ -64,6 +65,8 @@ class Job:
     words: str = ""
     """Why it failed."""
     result: InferResult | None = None
+    size_px: tuple[int, int] = (16, 9)
+    """Width and height of the result, as displayed."""
     picture: Path | None = None
     """Of numbered faces."""
     faces: list[str] = field(default_factory=list)
@@ -95,7 +98,9 @@ Make = Callable[..., InferResult]
 class Jobs:
     """The queue, and what came of it."""
 
-    def __init__(self, make: Make = run.infer, number: Callable[..., tuple[Path, list[str]]] = run.number_faces) -> None:
+    def __init__(
+        self, make: Make = run.infer, number: Callable[..., tuple[Path, list[str]]] = run.number_faces
+    ) -> None:
         self._make, self._number = make, number
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lipforge-job")
         self._lock = threading.Lock()
@@ -182,7 +187,9 @@ class Jobs:
             job.picture, job.faces = self._number(video, out, job.config, listen, job.stop.is_set)
             return
         limit_s = PREVIEW_S if job.kind is Kind.PREVIEW else None
-        job.result = self._make(video, str(job.audio), out, job.config, listen, job.stop.is_set, limit_s=limit_s)
+        result = self._make(video, str(job.audio), out, job.config, listen, job.stop.is_set, limit_s=limit_s)
+        info = probe(result.out)
+        job.size_px, job.result = (info.width_px, info.height_px), result
 
     def _prune(self, user: str) -> None:
         kept, size = 0, 0

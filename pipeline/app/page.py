@@ -21,7 +21,15 @@ from lipforge.pipeline.media.output.containers import KINDS
 from lipforge.pipeline.media.probe import probe
 
 TICK_S = 0.5
-_EMPTY = "<p class='lf-empty'>The new video appears here, beside the original.</p>"
+_EMPTY = (
+    "<div class='lf-empty'><b>The new video appears here</b><span>beside the original, with a line to drag between "
+    "them</span></div>"
+)
+_CLICKED = """element.addEventListener("click", event => {
+  const button = event.target.closest("[data-job]");
+  if (button) trigger("click", { job: button.dataset.job });
+});"""
+"""A click on a button of a job tells which job it is."""
 _SOUNDS = [*SOUND_SUFFIXES, *VIDEO_SUFFIXES]
 
 
@@ -31,7 +39,9 @@ class _Asked:
     def __init__(self, jobs: Jobs, shelf: Shelf, model: str | None) -> None:
         self._jobs, self._shelf, self._model = jobs, shelf, model
 
-    def one(self, user: str, kind: Kind, video: str | None, audio: str | None, face: str, values: tuple[Any, ...]) -> None:
+    def one(
+        self, user: str, kind: Kind, video: str | None, audio: str | None, face: str, values: tuple[Any, ...]
+    ) -> None:
         """Raises ValueError for what is missing or does not fit."""
         if video is None:
             raise ValueError("Add a video first.")
@@ -41,7 +51,7 @@ class _Asked:
         self._jobs.submit(self._jobs_of(user, kind, [(video, sound)], to_config(self._model, face, values)))
 
     def many(self, user: str, videos: list[str], sounds: list[str], face: str, values: tuple[Any, ...]) -> None:
-        config = to_config(self._model, face if not face.startswith("track:") else "speaker", values)
+        config = to_config(self._model, face, values)
         self._jobs.submit(self._jobs_of(user, Kind.VIDEO, pair_up(videos, sounds), config))
 
     def _jobs_of(
@@ -72,16 +82,18 @@ def build_page(jobs: Jobs, shelf: Shelf, model: str | None) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320, elem_id="asked"):
                 with gr.Tabs():
                     with gr.Tab("One video"):
-                        video = gr.Video(label="Video", sources=["upload"], elem_id="video", height=260)
+                        video = gr.Video(label="Video", sources=["upload"], elem_id="video", height=240, buttons=[])
                         video_words = gr.HTML("", elem_id="video-words")
                         audio = gr.Audio(
                             label="Sound that it shall speak",
+                            editable=False,
+                            buttons=[],
                             sources=["upload", "microphone"],
                             type="filepath",
                             elem_id="audio",
                         )
                         with gr.Group(elem_id="faces"):
-                            face = face_choice()
+                            face = face_choice("Find the faces to choose one by its number.")
                             find = gr.Button("Find and number the faces", size="sm", elem_id="find")
                             picture = gr.HTML("", elem_id="picture", visible=False)
                         with gr.Row(elem_id="go"):
@@ -99,18 +111,20 @@ def build_page(jobs: Jobs, shelf: Shelf, model: str | None) -> gr.Blocks:
                         sounds = gr.File(
                             label="Sounds", file_count="multiple", file_types=_SOUNDS, elem_id="sounds", height=160
                         )
+                        face_of_all = face_choice()
                         make_all = gr.Button("Make all", variant="primary", elem_id="make-all")
                 values = setting_inputs()
                 gr.HTML(show.limits_words(MOST_UPLOAD_BYTES))
             with gr.Column(scale=7, min_width=320, elem_id="made"):
                 notice = gr.HTML("", elem_id="notice")
-                status = gr.HTML("", elem_id="status")
-                stop = gr.Button("Stop", variant="stop", size="sm", elem_id="stop", visible=False)
+                status = gr.HTML("", elem_id="status", js_on_load=_CLICKED)
+                stop = gr.Button("Stop all", size="sm", elem_id="stop", visible=False)
                 result = gr.HTML(_EMPTY, elem_id="result")
-                gr.HTML("<h2>This session</h2>")
-                history = gr.HTML("", elem_id="history")
+                gr.HTML('<h2 class="lf-section">This session</h2>')
+                history = gr.HTML("", elem_id="history", js_on_load=_CLICKED)
 
         since_s = gr.State(0.0)
+        chosen = gr.State("")
         shown = gr.State({})
         timer = gr.Timer(TICK_S)
         outputs = [shown, status, stop, result, history, picture, face, timer]
@@ -118,11 +132,18 @@ def build_page(jobs: Jobs, shelf: Shelf, model: str | None) -> gr.Blocks:
         def user_from(request: gr.Request) -> str:
             return user_of(request.headers)
 
-        def refresh(seen: dict[str, str], since: float, request: gr.Request) -> list[Any]:
-            return _changes(jobs, user_from(request), seen, since)
+        def refresh(seen: dict[str, str], since: float, choice: str, request: gr.Request) -> list[Any]:
+            return _changes(jobs, user_from(request), seen, since, choice)
 
         def stop_mine(request: gr.Request) -> None:
             jobs.stop(jobs.of(user_from(request)))
+
+        def stop_one(clicked: gr.EventData, request: gr.Request) -> None:
+            job = jobs.find(user_from(request), str(clicked._data.get("job")))
+            jobs.stop([job] if job is not None else [])
+
+        def choose(clicked: gr.EventData) -> str:
+            return str(clicked._data.get("job"))
 
         def asking(call: Callable[..., None]) -> Callable[..., list[Any]]:
             """A mistake becomes a sentence on the page; what went well starts the clock."""
@@ -131,28 +152,36 @@ def build_page(jobs: Jobs, shelf: Shelf, model: str | None) -> gr.Blocks:
                 user = user_from(request)
                 try:
                     if not user:
-                        raise ValueError("Your browser sends no cookie: allow cookies for this page, and load it again.")
+                        raise ValueError(
+                            "Your browser sends no cookie: allow cookies for this page, and load it again."
+                        )
                     call(user, *given)
                 except ValueError as error:
-                    return [show.sentence(str(error)), gr.skip(), gr.skip()]
-                return ["", time.monotonic(), gr.Timer(TICK_S, active=True)]
+                    return [show.sentence(str(error)), gr.skip(), gr.skip(), gr.skip()]
+                return ["", time.monotonic(), "", gr.Timer(TICK_S, active=True)]
 
             return ask
 
         def one_of(kind: Kind) -> Callable[..., list[Any]]:
             return asking(lambda user, video, audio, face, *values: asked.one(user, kind, video, audio, face, values))
 
-        started = [notice, since_s, timer]
+        started = [notice, since_s, chosen, timer]
         inputs = [video, audio, face, *values]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
         for button, kind in ((make, Kind.VIDEO), (preview, Kind.PREVIEW), (find, Kind.FACES)):
             button.click(one_of(kind), inputs, started, **quiet).then(None, js=show.SCROLL_TO_STATUS)
-        many = asking(lambda user, videos, sounds, face, *values: asked.many(user, videos or [], sounds or [], face, values))
-        make_all.click(many, [videos, sounds, face, *values], started, **quiet).then(None, js=show.SCROLL_TO_STATUS)
+        many = asking(
+            lambda user, videos, sounds, face, *values: asked.many(user, videos or [], sounds or [], face, values)
+        )
+        make_all.click(many, [videos, sounds, face_of_all, *values], started, **quiet).then(
+            None, js=show.SCROLL_TO_STATUS
+        )
         stop.click(stop_mine, None, None, **quiet)
+        status.click(stop_one, None, None, **quiet)
+        history.click(choose, None, chosen, **quiet).then(refresh, [shown, since_s, chosen], outputs, **quiet)
         video.change(look_at, video, [video_words, face, picture], **quiet)
-        timer.tick(refresh, [shown, since_s], outputs, **quiet)
-        page.load(refresh, [shown, since_s], outputs, **quiet)
+        timer.tick(refresh, [shown, since_s, chosen], outputs, **quiet)
+        page.load(refresh, [shown, since_s, chosen], outputs, **quiet)
     return page
 
 
@@ -170,15 +199,16 @@ def look_at(video: str | None) -> list[Any]:
     return [show.small(words), faces, hidden]
 
 
-def _changes(jobs: Jobs, user: str, seen: dict[str, str], since_s: float) -> list[Any]:
+def _changes(jobs: Jobs, user: str, seen: dict[str, str], since_s: float, choice: str) -> list[Any]:
     """What to draw anew: the rest of the page stays, so that nothing that plays begins again."""
     mine = jobs.of(user)
-    made = next((job for job in mine if job.state is State.DONE and job.result is not None), None)
+    done = [job for job in mine if job.state is State.DONE and job.result is not None]
+    made = next((job for job in done if job.id == choice), done[0] if done else None)
     found = next((job for job in mine if job.kind is Kind.FACES and job.ended_s >= since_s and job.picture), None)
     pending = [job for job in mine if job.state in PENDING]
     now = {
         "status": show.status(jobs, user, since_s),
-        "stop": "yes" if any(not job.stop.is_set() for job in pending) else "",
+        "stop": "yes" if sum(not job.stop.is_set() for job in pending) > 1 else "",
         "result": show.result(made) if made is not None else _EMPTY,
         "history": show.history(jobs, user, made.id if made is not None else ""),
         "faces": found.id if found is not None else "",

@@ -20,13 +20,12 @@ def about(kind: type[BaseModel], name: str) -> str:
     return " ".join((kind.model_fields[name].description or "").split())
 
 
-def face_choice() -> gr.Radio:
+def face_choice(more: str = "") -> gr.Radio:
     return gr.Radio(
         FACE_CHOICES,
         value=InferConfig().face,
         label="Whose lips",
-        info="Speaker: in each shot, who fits the old sound best. Find the faces to choose one by its number.",
-        elem_id="face",
+        info=f"Speaker: in each shot, who fits the old sound best. {more}",
     )
 
 

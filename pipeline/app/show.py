@@ -10,7 +10,7 @@ from lipforge.pipeline.app.jobs import MOST_KEPT, MOST_KEPT_BYTES, PENDING, Job,
 from lipforge.pipeline.infer.request import PASSED_WORDS
 
 _MAKING = {Kind.VIDEO: "Making", Kind.PREVIEW: "Making 2 s of", Kind.FACES: "Finding faces in"}
-_WHAT = {Kind.VIDEO: "Video", Kind.PREVIEW: "Preview", Kind.FACES: "Faces"}
+_WHAT = {Kind.VIDEO: "", Kind.PREVIEW: "Preview, "}
 _MOST_SPANS = 6
 
 
@@ -27,32 +27,39 @@ STYLE = _template("style.css")
 
 
 def status(jobs: Jobs, user: str, since_s: float) -> str:
-    """What of this user runs and waits, and what failed since then."""
+    """What of this user runs and waits, and what ended without a result since then."""
     rows = []
     for job in reversed(jobs.of(user)):
         if job.state in PENDING:
             rows.append(_pending(jobs, job))
-        elif job.state is State.FAILED and job.ended_s >= since_s:
-            rows.append({"state": "failed", "head": f"{job.title}", "words": job.words, "percent": None})
-        elif job.state is State.STOPPED and job.ended_s >= since_s:
-            rows.append({"state": "stopped", "head": f"{job.title}", "words": "Stopped.", "percent": None})
+        elif job.ended_s >= since_s and job.state in (State.FAILED, State.STOPPED):
+            rows.append(_row(job.state, job.words or "Stopped.", job.title))
     return _STATUS.render(rows=rows)
+
+
+def sentence(words: str) -> str:
+    """What is wrong with what was asked."""
+    return _STATUS.render(rows=[_row(State.FAILED, words)])
+
+
+def _row(state: str, words: str, head: str = "", percent: int | None = None, job_id: str = "") -> dict[str, object]:
+    return {"state": state, "words": words, "head": head, "percent": percent, "job": job_id}
 
 
 def _pending(jobs: Jobs, job: Job) -> dict[str, object]:
     head = f"{_MAKING[job.kind]} {job.title}"
     if job.stop.is_set():
-        return {"state": "stopping", "head": head, "words": "Stopping ...", "percent": None}
+        return _row("stopping", "Stopping ...", head)
     if job.state is State.WAITING:
         ahead = jobs.ahead_of(job)
-        words = "Starts next" if ahead == 0 else f"Waiting: {ahead} job{'s' if ahead > 1 else ''} before it"
-        return {"state": "waiting", "head": head, "words": words, "percent": None}
+        words = f"Waiting: {ahead} job{'s' if ahead > 1 else ''} before it" if ahead else "Starts next"
+        return _row(State.WAITING, words, head, job_id=job.id)
     seen = job.progress
     if seen is None:
-        return {"state": "running", "head": head, "words": "Opening the files and the model", "percent": 0}
+        return _row(State.RUNNING, "Opening the files and the model", head, 0, job.id)
     left = f", about {human_time(seen.left_s)} left in this step" if seen.left_s is not None else ""
     percent = round(100 * min(1.0, seen.done_s / seen.total_s)) if seen.total_s else 0
-    return {"state": "running", "head": head, "words": f"Step {seen.step}{left}", "percent": percent}
+    return _row(State.RUNNING, f"Step {seen.step}{left}", head, percent, job.id)
 
 
 def result(job: Job) -> str:
@@ -62,6 +69,9 @@ def result(job: Job) -> str:
     spans = [f"{span.start_s:.2f} to {span.end_s:.2f} s: {PASSED_WORDS[span.reason]}" for span in made.passed]
     return _RESULT.render(
         job=job,
+        title=f"Preview of {job.title}" if job.kind is Kind.PREVIEW else job.title,
+        width=job.size_px[0],
+        height=job.size_px[1],
         facts=f"{human_time(made.duration_s)}, {made.num_frames} frames, "
         f"{made.num_drawn / made.num_frames:.0%} with a new mouth, made in {human_time(made.wall_s)}",
         spans=spans[:_MOST_SPANS],
@@ -87,10 +97,6 @@ def history(jobs: Jobs, user: str, shown: str) -> str:
     return _HISTORY.render(
         jobs=done, shown=shown, what=_WHAT, time=human_time, most=MOST_KEPT, most_gb=MOST_KEPT_BYTES >> 30
     )
-
-
-def sentence(words: str) -> str:
-    return _STATUS.render(rows=[{"state": "failed", "head": "", "words": words, "percent": None}])
 
 
 SCROLL_TO_STATUS = """() => {
