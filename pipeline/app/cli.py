@@ -1,12 +1,13 @@
 """The command `lipforge app`."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lipforge.pipeline.cli import plain_errors, say
-from lipforge.pipeline.infer.request import InferConfig
+from lipforge.pipeline.infer.request import InferConfig, InferError
 
 app = typer.Typer()
 
@@ -34,8 +35,14 @@ def serve(
         lipforge app --model runs/a/model
     """
     from lipforge.pipeline.app.serve import start
+    from lipforge.pipeline.infer.lips import open_lip_model
 
     with plain_errors():
+        try:
+            open_lip_model(InferConfig(model=model))  # here, so that a model that cannot be used is known at once
+        except InferError as error:
+            raise ValueError(str(error)) from error
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         running = start(folder, model, host, port, share)
         say(f"Lipforge is at {running.url}")
         if running.share_url:

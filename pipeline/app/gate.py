@@ -1,7 +1,7 @@
 """What stands before Gradio: who is asking, what may be asked for, and whose files they get.
 
-Gradio gives any file that anyone sent to whoever knows its path. Here each browser has a secret cookie, and gets what it
-sent and what was made of that; every other path, and every route of Gradio that the page does not need, is refused.
+Gradio gives any file that anyone sent to whoever knows its path. Here each browser has a secret cookie, and gets what
+it sent and what was made of that; every other path, and every route of Gradio that the page does not need, is refused.
 """
 
 import json

@@ -25,7 +25,8 @@ MOST_PENDING = 20
 """Jobs of one user that wait or run."""
 MOST_KEPT = 20
 MOST_KEPT_BYTES = 4 << 30
-"""Of one user's finished jobs, with the files that they were made from; the oldest go first."""
+"""Of one user's results, with the files that they were made from; the oldest go first."""
+MOST_KEPT_S = 24 * 3600.0
 
 WORDED = (InferError, MediaError, NotThereError, StorageError, ModelFileError, UnreadableError, ValueError)
 """Errors whose message is meant for the user."""
@@ -158,7 +159,7 @@ class Jobs:
 
     def _run(self, job: Job) -> None:
         if job.stop.is_set():
-            job.ended_s = time.monotonic()
+            self._end(job)
             return
         job.state, job.began_s = State.RUNNING, time.monotonic()
         try:
@@ -175,8 +176,13 @@ class Jobs:
         finally:
             if job.state is State.RUNNING:
                 job.words, job.state = BROKEN, State.FAILED
-            job.ended_s = time.monotonic()
-            self._prune(job.user)
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        job.ended_s = time.monotonic()
+        if job.state is not State.DONE:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        self._prune(job.user)
 
     def _work(self, job: Job) -> None:
         def listen(progress: Progress) -> None:
@@ -195,11 +201,13 @@ class Jobs:
         kept, size = 0, 0
         old: list[Job] = []
         for job in self.of(user):
-            if job.state in PENDING:
+            if job.state is not State.DONE:
                 continue
             kept, size = kept + 1, size + folder_bytes(job.folder)
             if kept > 1 and (kept > MOST_KEPT or size > MOST_KEPT_BYTES):
                 old.append(job)
+        with self._lock:
+            old += [job for job in self._jobs if job.ended_s and time.monotonic() - job.ended_s > MOST_KEPT_S]
         self.remove(old)
 
 

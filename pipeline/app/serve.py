@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,14 @@ def start(
 ) -> Running:
     """Serve from a thread. Raises ValueError without Gradio or when the port is taken; OSError for the folder."""
     os.environ.update(_SILENT)
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ValueError('the app needs Gradio: pip install "lipforge[app]"') from error
+    if find_spec("gradio") is None:
+        raise ValueError('the app needs Gradio: pip install "lipforge[app]"')
     from lipforge.pipeline.app import show
     from lipforge.pipeline.app.page import build_page
 
     jobs, shelf = jobs or Jobs(), Shelf(folder)
     os.environ["GRADIO_TEMP_DIR"] = str(shelf.uploads)
-    page = build_page(jobs, shelf, model)
+    page = build_page(jobs, shelf, model, most_upload_bytes)
     gate = Middleware(Gate, shelf=shelf, find_job=jobs.find, compare=show.compare)
     try:
         _, url, share_url = page.launch(

@@ -12,7 +12,8 @@ _RUN_PREFIX, _LOCK_NAME = "run-", "lock"
 MOST_UPLOAD_BYTES = 2 << 30
 """Of one file."""
 MOST_UPLOADS_BYTES = 6 << 30
-"""Of one user's files that wait to be used; the oldest go first."""
+"""Of what one user sent; the oldest go first."""
+MOST_UPLOADS_S = 24 * 3600.0
 
 
 class Shelf:
@@ -50,7 +51,7 @@ class Shelf:
             owned = self._owned.setdefault(user, {})
             for path in map(Path, uploads):
                 owned[path.resolve()] = time.monotonic()
-            self._drop_oldest(owned)
+            self._drop_old(user)
 
     def owns(self, user: str, path: str) -> bool:
         """Whether this user sent this file."""
@@ -71,14 +72,17 @@ class Shelf:
             shutil.copyfile(upload, target)
         return target
 
-    def _drop_oldest(self, owned: dict[Path, float]) -> None:
-        size = 0
-        for path in sorted(owned, key=lambda path: owned[path], reverse=True):
-            size += path.stat().st_size if path.is_file() else 0
-            if size > MOST_UPLOADS_BYTES:
-                del owned[path]
-                if not any(path in others for others in self._owned.values()):
-                    path.unlink(missing_ok=True)
+    def _drop_old(self, user: str) -> None:
+        size, now_s = 0, time.monotonic()
+        for owner, owned in self._owned.items():
+            for path in sorted(owned, key=lambda path: owned[path], reverse=True):
+                if owner == user:
+                    size += path.stat().st_size if path.is_file() else 0
+                too_much = owner == user and size > MOST_UPLOADS_BYTES
+                if too_much or now_s - owned[path] > MOST_UPLOADS_S:
+                    del owned[path]
+                    if not any(path in others for others in self._owned.values()):
+                        path.unlink(missing_ok=True)
 
 
 def _remove_if_left(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Pieces of the page that are HTML: what runs and waits, the result, the history."""
 
+import time
 from importlib.resources import files
 
 import gradio as gr
@@ -12,6 +13,10 @@ from lipforge.pipeline.infer.request import PASSED_WORDS
 _MAKING = {Kind.VIDEO: "Making", Kind.PREVIEW: "Making 2 s of", Kind.FACES: "Finding faces in"}
 _WHAT = {Kind.VIDEO: "", Kind.PREVIEW: "Preview, "}
 _MOST_SPANS = 6
+EMPTY = (
+    '<div class="lf-empty"><b>The new video appears here</b><span>beside the original, with a line to drag between '
+    "them</span></div>"
+)
 
 
 def _template(name: str) -> str:
@@ -32,7 +37,7 @@ def status(jobs: Jobs, user: str, since_s: float) -> str:
     for job in reversed(jobs.of(user)):
         if job.state in PENDING:
             rows.append(_pending(jobs, job))
-        elif job.ended_s >= since_s and job.state in (State.FAILED, State.STOPPED):
+        elif job.kind is not Kind.FACES and job.ended_s >= since_s and job.state in (State.FAILED, State.STOPPED):
             rows.append(_row(job.state, job.words or "Stopped.", job.title))
     return _STATUS.render(rows=rows)
 
@@ -118,13 +123,20 @@ def small(words: str) -> str:
 
 def several_words() -> str:
     return small(
-        "Name each sound like its video (talk.mp4, talk.wav). One sound goes with all videos, one video with all sounds. "
-        "Each pair becomes a video of its own."
+        "Each sound goes with the video of the same name (talk.mp4, talk.wav); one sound with all videos; one video with "
+        "all sounds."
     )
 
 
+def now_s() -> float:
+    """On the clock of jobs."""
+    return time.monotonic()
+
+
 def limits_words(most_bytes: int) -> str:
-    return small(f"Files of up to {most_bytes >> 30} GB each. They stay on the machine that this page comes from.")
+    return small(
+        f"Files of up to {most_bytes / (1 << 30):.3g} GB each. They stay on the machine that this page comes from."
+    )
 
 
 def theme() -> gr.themes.Base:
