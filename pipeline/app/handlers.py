@@ -20,13 +20,12 @@ from lipforge.pipeline.infer.request import InferConfig
 from lipforge.pipeline.media.output.containers import KINDS
 from lipforge.pipeline.media.probe import probe
 
-TICK_S = 0.5
 FIND_WORDS = "Find and number the faces"
 Handler = Callable[..., list[Any]]
 
 
 class Handlers:
-    """Of one app. Those that answer to `ask_*` give (sentence, time of asking, chosen result, clock)."""
+    """Of one app. Those that answer to `ask_*` give (sentence, time of asking, chosen result)."""
 
     def __init__(self, jobs: Jobs, shelf: Shelf, model: str | None) -> None:
         self._jobs, self._shelf, self._model = jobs, shelf, model
@@ -67,7 +66,6 @@ class Handlers:
             "result": show.result(made) if made is not None else show.EMPTY,
             "history": show.history(self._jobs, user, made.id if made is not None else ""),
             "looked": looked.id + looked.state if looked is not None else "",
-            "ticks": "yes" if pending else "",
         }
         new = {name for name, value in now.items() if seen.get(name) != value}
         return [
@@ -77,17 +75,16 @@ class Handlers:
             now["result"] if "result" in new else gr.skip(),
             now["history"] if "history" in new else gr.skip(),
             *(_faces(looked) if "looked" in new and looked is not None else [gr.skip()] * 3),
-            gr.Timer(TICK_S, active=bool(pending)) if "ticks" in new else gr.skip(),
         ]
 
     def _asking(self, request: gr.Request, call: Callable[[str], None]) -> list[Any]:
-        """A mistake becomes a sentence on the page; what went well starts the clock."""
+        """A mistake becomes a sentence on the page."""
         user, now_s = user_of(request.headers), time.monotonic()
         try:
             call(user)
         except ValueError as error:
-            return [show.sentence(str(error)), gr.skip(), gr.skip(), gr.skip()]
-        return ["", now_s, "", gr.Timer(TICK_S, active=True)]
+            return [show.sentence(str(error)), gr.skip(), gr.skip()]
+        return ["", now_s, ""]
 
     def _one(
         self, user: str, kind: Kind, video: str | None, audio: str | None, face: str, values: tuple[Any, ...]
@@ -104,7 +101,7 @@ class Handlers:
         self._submit(user, Kind.VIDEO, pairs, to_config(self._model, face, values))
 
     def _submit(self, user: str, kind: Kind, pairs: list[tuple[str, str | None]], config: InferConfig) -> None:
-        """Raises ValueError for files that this user did not send, kinds of file that are not written, too many jobs."""
+        """Raises ValueError for files that this user did not send, unknown kinds of file, too many jobs."""
         made: list[Job] = []
         folder: Path | None = None
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from lipforge.pipeline.app import show
-from lipforge.pipeline.app.handlers import FIND_WORDS, TICK_S, Handlers, job_clicked, look_at
+from lipforge.pipeline.app.handlers import FIND_WORDS, Handlers, job_clicked, look_at
 from lipforge.pipeline.app.jobs import Jobs, Kind
 from lipforge.pipeline.app.settings import face_choice, setting_inputs
 from lipforge.pipeline.app.shelf import Shelf
@@ -19,6 +19,7 @@ _CLICKED = """element.addEventListener("click", event => {
   if (button) trigger("click", { job: button.dataset.job });
 });"""
 """A click on a button of a job tells which job it is."""
+_TICK_S = 1.0
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 
@@ -120,30 +121,29 @@ def _draw_made() -> _Made:
 
 def _connect(page: gr.Blocks, does: Handlers, one: _One, several: _Several, made: _Made, values: list[Any]) -> None:
     seen, since_s, chosen = gr.State({}), gr.State(0.0), gr.State("")
-    clock = gr.Timer(TICK_S)
     shown = [made.status, made.stop, made.result, made.history, one.picture, one.face, one.find]
     refresh: dict[str, Any] = {
         "fn": does.refresh,
         "inputs": [seen, since_s, chosen],
-        "outputs": [seen, *shown, clock],
+        "outputs": [seen, *shown],
         **_QUIET,
     }
-    started = [since_s, chosen, clock]
+    started = [since_s, chosen]
     inputs = [one.video, one.audio, one.face, *values]
 
-    one.find.click(does.ask_one(Kind.FACES), inputs, [one.picture, *started], **_QUIET)
+    one.find.click(does.ask_one(Kind.FACES), inputs, [one.picture, *started], **_QUIET).then(**refresh)
     for button, kind in ((one.make, Kind.VIDEO), (one.preview, Kind.PREVIEW)):
         asked = button.click(does.ask_one(kind), inputs, [made.notice, *started], **_QUIET)
-        asked.then(None, js=show.SCROLL_TO_STATUS)
+        asked.then(**refresh).then(None, js=show.SCROLL_TO_STATUS)
     inputs = [several.videos, several.sounds, several.face, *values]
     asked = several.make.click(does.ask_many, inputs, [made.notice, *started], **_QUIET)
-    asked.then(None, js=show.SCROLL_TO_STATUS)
+    asked.then(**refresh).then(None, js=show.SCROLL_TO_STATUS)
 
-    made.stop.click(does.stop_all, None, None, **_QUIET)
-    made.status.click(does.stop_one, None, None, **_QUIET)
+    made.stop.click(does.stop_all, None, None, **_QUIET).then(**refresh)
+    made.status.click(does.stop_one, None, None, **_QUIET).then(**refresh)
     made.history.click(job_clicked, None, chosen, **_QUIET).then(**refresh)
     one.video.change(look_at, one.video, [one.about, one.face, one.picture], **_QUIET)
-    clock.tick(**refresh)
+    gr.Timer(_TICK_S).tick(**refresh)
     page.load(show.now_s, None, since_s, **_QUIET).then(**refresh)
 
 

@@ -123,8 +123,8 @@ def small(words: str) -> str:
 
 def several_words() -> str:
     return small(
-        "Each sound goes with the video of the same name (talk.mp4, talk.wav); one sound with all videos; one video with "
-        "all sounds."
+        "Each sound goes with the video of the same name (talk.mp4, talk.wav); one sound with all videos; "
+        "one video with all sounds."
     )
 
 
