@@ -17,7 +17,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on. The default is for this machine alone; 0.0.0.0 is for all.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     share: Annotated[
         bool, typer.Option("--share", help="Also give a public link, through Gradio's servers, to anyone who has it.")
     ] = False,

@@ -26,6 +26,7 @@ class Running:
 
     url: str
     share_url: str | None
+    folder: Path
     _page: Any
     _jobs: Jobs
     _shelf: Shelf
@@ -81,4 +82,4 @@ def start(
         jobs.close()
         shelf.close()
         raise ValueError(f"port {port} on {host} cannot be used: name another one with --port") from error
-    return Running(url, share_url, page, jobs, shelf)
+    return Running(url, share_url, shelf.folder, page, jobs, shelf)
