@@ -1,4 +1,4 @@
-"""An app to test: it serves from this process, with a model that needs no network, and a video named `slow` never ends."""
+"""An app to test: it serves from this process, and its model needs no network."""
 
 import socket
 import time

@@ -80,7 +80,9 @@ def test_nothing_but_own_uploads_is_in_reach(ann: Browser, running: Running, cra
         if not link.is_symlink():
             os.symlink(target, link)
     places = {"upload": upload, "run": run_folder, "link": upload.with_name("link.mp4")}
-    wanted = crafted.format(**places, folder_link=upload.with_name("folder"), port=running.url.split(":")[-1].strip("/"))
+    wanted = crafted.format(
+        **places, folder_link=upload.with_name("folder"), port=running.url.split(":")[-1].strip("/")
+    )
     assert ann.file(wanted)[0] in (403, 404)
 
 
@@ -250,14 +252,17 @@ def test_an_error_is_its_sentence_with_the_user_s_name_of_the_file(bench: _Bench
 
 
 def test_a_bug_is_told_to_the_operator_and_the_next_job_runs(bench: _Bench, capfd: pytest.CaptureFixture[str]) -> None:
-    bench.work = lambda job: [][0]
+    def break_down(job: Job) -> None:
+        raise ZeroDivisionError("a bug")
+
+    bench.work = break_down
     job = bench.ask("ann")
     _until(lambda: job.state is State.FAILED)
     assert job.words == app_jobs.BROKEN
     bench.work = lambda job: None
     following = bench.ask("ann")
     _until(lambda: following.state is State.FAILED)
-    assert following.words == "talk.mp4: done" and "IndexError" in capfd.readouterr().err
+    assert following.words == "talk.mp4: done" and "ZeroDivisionError: a bug" in capfd.readouterr().err
 
 
 def test_close_stops_what_runs_and_what_waits(bench: _Bench) -> None:

@@ -132,7 +132,7 @@ def look_at(video: str | None) -> list[Any]:
     try:
         info = probe(video)
     except WORDED as error:
-        return [show.sentence(str(error).replace(video, Path(video).name)), faces, ""]
+        return [show.sentence(f"{Path(video).name}: {error}".replace(video, Path(video).name)), faces, ""]
     length = human_time(info.num_frames / FPS)
     return [show.small(f"{info.width_px} by {info.height_px}, {info.mean_fps:.5g} frames/s, {length}"), faces, ""]
 

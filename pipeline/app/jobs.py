@@ -17,6 +17,7 @@ from lipforge.pipeline.infer import run
 from lipforge.pipeline.infer.protocols import Cancelled, Progress
 from lipforge.pipeline.infer.request import InferConfig, InferError, InferResult
 from lipforge.pipeline.media.container import MediaError
+from lipforge.pipeline.media.output.sound import open_sound
 from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
 
@@ -168,7 +169,7 @@ class Jobs:
         except Cancelled:
             job.state = State.STOPPED
         except WORDED as error:
-            job.words, job.state = job.without_folders(str(error)), State.FAILED
+            job.words, job.state = job.without_folders(f"{_blamed(job, error)}{error}"), State.FAILED
         except OSError as error:
             if error.errno not in CANNOT_WRITE:
                 raise
@@ -213,6 +214,19 @@ class Jobs:
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _blamed(job: Job, error: Exception) -> str:
+    """The name of the file that cannot be read, for messages that do not say it."""
+    if not isinstance(error, MediaError):
+        return ""
+    for path, look in ((job.video, probe), (job.audio, open_sound)):
+        if path is not None and str(path) not in str(error):
+            try:
+                look(str(path))
+            except WORDED:
+                return f"{path.name}: "
+    return ""
 
 
 def _note_failure(job: Job) -> Callable[[Future[Any]], None]:
