@@ -60,7 +60,7 @@ class _Made:
 
 def build_page(jobs: Jobs, shelf: Shelf, model: str | None, most_upload_bytes: int) -> gr.Blocks:
     """The whole page, for one model."""
-    with gr.Blocks(title="Lipforge", analytics_enabled=False) as page:
+    with gr.Blocks(title="Lipforge", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(show.header(_model_words(model)), elem_id="header")
         with gr.Row(elem_id="columns", equal_height=False):
             with gr.Column(scale=5, min_width=320, elem_id="asked"):

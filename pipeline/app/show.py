@@ -3,7 +3,7 @@
 import time
 from importlib.resources import files
 
-import gradio as gr
+from gradio.themes import Base
 from jinja2 import Environment, select_autoescape
 
 from lipforge.datasets_manifest.durations import human_time
@@ -139,9 +139,9 @@ def limits_words(most_bytes: int) -> str:
     )
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Fonts of the user's own system: nothing is fetched."""
-    return gr.themes.Base(
+    return Base(
         primary_hue="blue",
         neutral_hue="slate",
         radius_size="md",
