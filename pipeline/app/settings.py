@@ -3,6 +3,7 @@
 from typing import Any, Literal, get_args
 
 import gradio as gr
+from gradio.components import Component
 from pydantic import BaseModel
 
 from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, SOLVERS
@@ -29,7 +30,7 @@ def face_choice(more: str = "") -> gr.Radio:
     )
 
 
-def setting_inputs() -> list[gr.components.Component]:
+def setting_inputs() -> list[Component]:
     """Draws the widgets, in the order in which `to_config` takes their values."""
     sampling, config = SamplingConfig(), InferConfig()
     with gr.Accordion("How it is drawn", open=False, elem_classes="part"):
