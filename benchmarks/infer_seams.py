@@ -2,7 +2,7 @@
 
 python -m benchmarks.infer_seams MODEL SHARD [--clips N] [--frames N] [--steps N]
 
-MODEL is what `lipforge infer --model` takes and hears by mel, SHARD a .tar of a prepared dataset: its first clips count.
+MODEL is what `lipforge infer --model` takes and hears by mel, SHARD a .tar of a dataset, whose first clips count.
 Windows of ours overlap and are mixed; the published ones follow each other. Both draw the same faces with the same
 noise. Numbers are the mean |difference| of neighbouring frames where the mouth is drawn, in steps of 255.
 """

@@ -298,7 +298,7 @@ def test_networks_are_loaded_once_for_all_users(tmp_path: Path, monkeypatch: pyt
         return type("Networks", (), {"name": place, "sha256": "", "resolution": 64, "window_frames": 16})
 
     monkeypatch.setattr(lips, "_load", functools.lru_cache(maxsize=1)(load))
-    monkeypatch.setattr(lips, "DiffusionLips", lambda networks, sampling: networks)
+    monkeypatch.setattr(lips, "DiffusionLips", lambda networks, sampling, stopped: networks)
     seen: list[Any] = []
     bench = _Bench(tmp_path, lambda job: seen.append(lips.open_lip_model(job.config)))
     for number, user in enumerate(("ann", "bob", "ann")):

@@ -111,11 +111,16 @@ class Gate:
         """Files that a call names must be the user's own: Gradio would take any that anyone sent, or fetch a URL."""
         if int(request.headers.get("content-length", "0")) > _MOST_JOIN_BYTES:
             return _refusal("The request is too large.", 413)
-        body = await request.body()
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_JOIN_BYTES:  # a length need not be given, nor be true
+                return _refusal("The request is too large.", 413)
+        request._body = body  # for whoever reads it next
         try:
             asked = json.loads(body)
-        except ValueError:
-            return _refusal("The request is not JSON.", 400)
+        except (ValueError, RecursionError):
+            return _refusal("The request is not JSON that can be read.", 400)
         if all(self._shelf.owns(user, path) for path in _paths_in(asked)):
             return None
         return _refusal("There is no such file of yours.", 403)

@@ -113,9 +113,11 @@ class Handlers:
                 if kept.suffix.lower() not in KINDS:
                     raise ValueError(f"{kept.name}: send a video whose name ends with one of {', '.join(KINDS)}.")
             self._jobs.submit(made)
-        except ValueError:
+        except (ValueError, OSError) as error:
             for left in {folder, *(job.folder for job in made)} - {None}:
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise ValueError(f"The app's disk cannot be written to: {error.strerror}.") from error
             raise
 
 

@@ -25,6 +25,9 @@ PREVIEW_S = 2.0
 MOST_PENDING = 20
 """Jobs of one user that wait or run."""
 MOST_KEPT = 20
+"""Results of one user."""
+MOST_SEARCHES = 3
+"""Pictures of numbered faces, which push out no result."""
 MOST_KEPT_BYTES = 4 << 30
 """Of one user's results, with the files that they were made from; the oldest go first."""
 MOST_KEPT_S = 24 * 3600.0
@@ -199,13 +202,19 @@ class Jobs:
         job.size_px, job.result = (info.width_px, info.height_px), result
 
     def _prune(self, user: str) -> None:
-        kept, size = 0, 0
+        results, searches, size = 0, 0, 0
         old: list[Job] = []
         for job in self.of(user):
             if job.state is not State.DONE:
                 continue
-            kept, size = kept + 1, size + folder_bytes(job.folder)
-            if kept > 1 and (kept > MOST_KEPT or size > MOST_KEPT_BYTES):
+            size += folder_bytes(job.folder)
+            if job.kind is Kind.FACES:
+                searches += 1
+                is_old = searches > MOST_SEARCHES
+            else:
+                results += 1
+                is_old = results > MOST_KEPT
+            if is_old or (results + searches > 1 and size > MOST_KEPT_BYTES):
                 old.append(job)
         with self._lock:
             old += [job for job in self._jobs if job.ended_s and time.monotonic() - job.ended_s > MOST_KEPT_S]
