@@ -186,13 +186,13 @@ class _Bench:
         self.work(job)
         raise InferError(f"{job.video}: done")
 
-    def ask(self, user: str, config: InferConfig | None = None) -> Job:
+    def ask(self, user: str, config: InferConfig | None = None, kind: Kind = Kind.VIDEO) -> Job:
         self.count += 1
         folder = self.folder / str(self.count)
         (folder / "video").mkdir(parents=True)
         video = folder / "video" / "talk.mp4"
         video.write_bytes(bytes(10))
-        job = Job(str(self.count), user, Kind.VIDEO, folder, video, folder / "voice.wav", config or InferConfig())
+        job = Job(str(self.count), user, kind, folder, video, folder / "voice.wav", config or InferConfig())
         self.by_out[str(job.out)] = job
         self.jobs.submit([job])
         return job
@@ -283,6 +283,21 @@ def test_old_results_go_by_count_and_size(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(app_jobs, "MOST_KEPT_BYTES", 15)
     made.ask("ann")
     _until(lambda: len(made.jobs.of("ann")) == 1)
+    made.jobs.close()
+
+
+def test_searches_for_faces_push_out_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_jobs, "probe", lambda out: type("Info", (), {"width_px": 4, "height_px": 2}))
+    made = _Bench(tmp_path, lambda job: None)
+    made.jobs = Jobs(
+        make=lambda video, audio, out, *_, limit_s: InferResult(out, 1, 1.0, 1),
+        number=lambda video, out, *_: (Path(out).with_suffix(".jpg"), ["track:1  a face"]),
+    )
+    result = made.ask("ann")
+    searches = [made.ask("ann", kind=Kind.FACES) for _ in range(app_jobs.MOST_KEPT - 1)]
+    _until(lambda: searches[-1].state is State.DONE and searches[-1].ended_s > 0)
+    _until(lambda: len(made.jobs.of("ann")) == 1 + app_jobs.MOST_SEARCHES)
+    assert result in made.jobs.of("ann") and result.folder.exists()
     made.jobs.close()
 
 
