@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import logging
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ _PUBLISHED_FRAMES = 16
 _VAE_BATCH = 4
 """Pictures that the autoencoder takes at once."""
 _loading = threading.Lock()
+# Warnings of packages about each other, which say nothing to a user.
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
