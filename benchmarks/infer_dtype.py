@@ -56,7 +56,7 @@ def measure(settings: dict[str, Any]) -> tuple[Tensor, float]:
     sound = (0.1 * rng.standard_normal(32_000)).astype(np.float32)
     voice = MelVoice(lambda first, end: np.pad(sound, (1000, 0))[first + 1000 : end + 1000], 2.0)
     tokens = voice.tokens(np.arange(model.window_frames) / 25)
-    model.draw(faces, tokens)  # kernels are chosen, and memory is taken
+    drawn = model.draw(faces, tokens)  # kernels are chosen, and memory is taken
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()

@@ -107,8 +107,8 @@ def run_pairs(
         row = known.get(pair.out)
         if row is not None and row.status == "made" and Path(pair.out).is_file() and _is_same(pair, row):
             rows[pair.out] = row
-    for row in rows.values():
-        on_row(row, len(rows), len(pairs))
+    for number, row in enumerate(rows.values(), 1):
+        on_row(row, number, len(pairs))
     wanted = [pair for pair in pairs if pair.out not in rows]
     if wanted:
         settings = validated(PrepareConfig, {"run": {"executor": executor}})

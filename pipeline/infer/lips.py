@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import logging
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from lipforge.model.weights.table import list_models
 from lipforge.pipeline.infer.protocols import Cancelled, LipModel, Stopped
 from lipforge.pipeline.infer.request import IDENTITY, InferConfig, InferError, SamplingConfig
 from lipforge.pipeline.infer.voice import MEL, open_whisper
+from lipforge.pipeline.running.quiet import off_terminal
 
 PUBLISHED = {"latentsync-unet-1.6": 512, "latentsync-unet-1.5": 256}
 """Bundles of published U-Nets with their resolution, the best first."""
@@ -34,9 +33,6 @@ _PUBLISHED_FRAMES = 16
 _VAE_BATCH = 4
 """Pictures that the autoencoder takes at once."""
 _loading = threading.Lock()
-# Warnings of packages about each other, which say nothing to a user.
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
@@ -163,7 +159,11 @@ def open_lip_model(config: InferConfig, stopped: Stopped = lambda: False) -> Lip
     if not path.exists():
         raise MissingModelError(f"no file of weights at {path}")
     version = path.stat().st_size, path.stat().st_mtime_ns
-    networks = _load(place, version, str(device), dtype, config.offload, config.vae or "", config.audio_encoder or "")
+    # The lock: else two users of one process would load it twice. Off the terminal: packages warn about each other.
+    with _loading, off_terminal(2):
+        networks = _load(
+            place, version, str(device), dtype, config.offload, config.vae or "", config.audio_encoder or ""
+        )
     return DiffusionLips(networks, config.sampling, stopped)
 
 
