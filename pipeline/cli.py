@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Raw talking-head video in, train-ready shards out.",
+    help="Raw talking-head video in, train-ready shards out; and new lips for a video: `infer`, `app`.",
 )
 app.add_typer(models_app, name="models")
 

@@ -32,6 +32,7 @@ def test_a_folder_gives_a_pair_for_each_video_with_a_sound_of_its_name(videos: P
         ("a.mp4", "a.wav", "a.mp4"),
         ("b.mov", "b.mp3", "b.mp4"),
     ]
+    assert batch.left_out(str(videos)) == ["alone.mp4"]
 
 
 def test_a_list_has_paths_relative_to_it_and_settings_of_each_pair(videos: Path):

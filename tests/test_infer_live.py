@@ -97,6 +97,15 @@ def test_a_pipe_of_pcm_becomes_a_file_with_its_sound(talk: Path, tmp_path: Path,
     assert len(heard) == 30 * SAMPLES_PER_FRAME
 
 
+def test_a_sound_file_in_the_place_of_raw_samples_is_named(talk: Path, tmp_path: Path, monkeypatch):
+    reading, writing = os.pipe()
+    os.write(writing, b"RIFF1234WAVE")
+    os.close(writing)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=os.fdopen(reading, "rb")))
+    with pytest.raises(InferError, match="ffmpeg -i FILE"):
+        run_live(str(talk), "-", str(tmp_path / "live.mkv"), CONFIG, print)
+
+
 def test_live_outputs_that_cannot_be_are_refused_in_words(talk: Path, tmp_path: Path, monkeypatch):
     taken = tmp_path / "taken.mkv"
     taken.write_bytes(b"mine")

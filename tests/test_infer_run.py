@@ -14,7 +14,7 @@ from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.infer import run as engine
 from lipforge.pipeline.infer.protocols import Cancelled, Progress
 from lipforge.pipeline.infer.request import IDENTITY, InferConfig, InferError, InferResult, PassReason
-from lipforge.pipeline.infer.run import infer, number_faces
+from lipforge.pipeline.infer.run import infer
 from lipforge.pipeline.infer.work import open_work, work_folder
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
@@ -74,13 +74,13 @@ def test_only_the_mouth_changes_and_the_result_says_what_was_done(talk: Path, so
     assert rows[0] > 60 and columns[0] > 60 and columns[-1] < 200  # around the mouth of the photograph
     errors = [np.square(was - now)[there] for was, now, there in zip(before, after, changed, strict=True)]
     assert 10 * np.log10(255**2 / np.concatenate(errors).mean()) > 36
-    report = json.loads((tmp_path / "new.report.json").read_text())
+    report = json.loads((tmp_path / "new.mp4.report.json").read_text())
     assert report["num_drawn"] == NUM_FRAMES and report["passed"] == [] and report["model"] == IDENTITY
-    assert (tmp_path / "new.report.jpg").stat().st_size > 1000
+    assert (tmp_path / "new.mp4.report.jpg").stat().st_size > 1000
     assert {path.name for path in tmp_path.iterdir()} == {
         "new.mp4",
-        "new.report.json",
-        "new.report.jpg",
+        "new.mp4.report.json",
+        "new.mp4.report.jpg",
         "sound.wav",
     }
 
@@ -149,8 +149,6 @@ def test_frames_without_a_usable_face_pass_unchanged_and_are_listed(hostile_medi
 
 def test_of_two_people_the_speaker_is_drawn_and_a_number_names_either(hostile_media: dict[str, Path], tmp_path: Path):
     source = hostile_media["two_faces"]
-    picture, lines = number_faces(str(source), str(tmp_path / "new.mp4"), CONFIG)
-    assert picture.stat().st_size > 1000 and len(lines) >= 2
     changed = {}
     for face in ("speaker", "track:1", "track:2", "all"):
         out = tmp_path / f"{face[-1]}.mkv"
@@ -162,7 +160,8 @@ def test_of_two_people_the_speaker_is_drawn_and_a_number_names_either(hostile_me
     assert any(np.array_equal(changed["speaker"], changed[face]) for face in ("track:1", "track:2"))
     assert np.array_equal(changed["all"], changed["track:1"] | changed["track:2"])
     with pytest.raises(ValueError, match="no face has the number 7"):
-        make(source, source, tmp_path / "x.mp4", face="track:7")
+        settings = CONFIG.model_copy(update={"face": "track:7"})
+        infer(str(source), str(source), str(tmp_path / "x.mp4"), settings, limit_s=0.2)
 
 
 def test_a_video_shorter_than_a_window_is_drawn_whole(talk: Path, sound: Path, tmp_path: Path):
@@ -172,13 +171,14 @@ def test_a_video_shorter_than_a_window_is_drawn_whole(talk: Path, sound: Path, t
 
 def test_a_drawn_face_is_placed_by_points_from_outside(hostile_media: dict[str, Path], tmp_path: Path):
     source = hostile_media["no_face"]
+    out = str(tmp_path / "new.mp4")
     with pytest.raises(InferError, match="--face-points"):
-        make(source, source, tmp_path / "new.mp4")
+        infer(str(source), str(source), out, CONFIG, limit_s=0.4)
     points = tmp_path / "points.csv"
     points.write_text(
         "time_s,left_eye_x,left_eye_y,right_eye_x,right_eye_y,mouth_x,mouth_y\n0,120,120,180,120,150,180\n"
     )
-    result = make(source, source, tmp_path / "new.mp4", face_points=points)
+    result = infer(str(source), str(source), out, CONFIG.model_copy(update={"face_points": points}), limit_s=0.4)
     assert result.num_drawn == result.num_frames
 
 

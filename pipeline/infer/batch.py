@@ -91,6 +91,16 @@ def read_pairs(place: str, out: str, config: InferConfig) -> list[Pair]:
     return pairs
 
 
+def left_out(place: str) -> list[str]:
+    """Videos of a folder that have no sound of their name; none for a list."""
+    path = Path(place)
+    if not path.is_dir():
+        return []
+    names = {file.name for file in path.iterdir() if file.is_file()}
+    paired = {row["video"] for _, row in _rows_of_folder(path)}
+    return sorted(name for name in names - paired if Path(name).suffix.lower() in VIDEO_SUFFIXES)
+
+
 def run_pairs(
     pairs: list[Pair], out: str, executor: str, overwrite: bool, on_row: Callable[[Row, int, int], None]
 ) -> list[Row]:

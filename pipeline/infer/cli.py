@@ -43,42 +43,99 @@ def infer(
     out: Annotated[
         str, typer.Option(help="The result: .mp4, .mov, .mkv, .webm, ...; with --pairs, a folder; live, also `-`.")
     ] = "",
-    model: Annotated[str | None, typer.Option(help=_help("model"))] = None,
-    steps: Annotated[int, typer.Option(min=1, help=_help("steps"))] = _SAMPLING.steps,
-    guidance: Annotated[float, typer.Option(min=1, help=_help("guidance"))] = _SAMPLING.guidance,
+    model: Annotated[str | None, typer.Option(rich_help_panel="The model", help=_help("model"))] = None,
+    steps: Annotated[int, typer.Option(rich_help_panel="The model", min=1, help=_help("steps"))] = _SAMPLING.steps,
+    guidance: Annotated[
+        float, typer.Option(rich_help_panel="The model", min=1, help=_help("guidance"))
+    ] = _SAMPLING.guidance,
     guidance_band: Annotated[
-        tuple[int, int], typer.Option(metavar="FROM BELOW", help=_help("guidance_band"))
+        tuple[int, int], typer.Option(rich_help_panel="The model", metavar="FROM BELOW", help=_help("guidance_band"))
     ] = _SAMPLING.guidance_band,
-    solver: Annotated[str, typer.Option(help=_help("solver"))] = _SAMPLING.solver,
-    seed: Annotated[int, typer.Option(min=0, help=_help("seed"))] = _SAMPLING.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = _ALL.device,
-    dtype: Annotated[str, typer.Option(help=f"auto, fp32, fp16, bf16 or int8. {_help('dtype')}")] = _ALL.dtype,
-    offload: Annotated[bool, typer.Option("--offload", help=_help("offload"))] = False,
-    vae: Annotated[str | None, typer.Option(help=_help("vae"))] = None,
-    audio_encoder: Annotated[str | None, typer.Option(help=_help("audio_encoder"))] = None,
-    face: Annotated[str, typer.Option(help=_help("face"))] = _ALL.face,
+    solver: Annotated[
+        str, typer.Option(rich_help_panel="The model", metavar="ddim|dpm++|euler|lcm", help=_help("solver"))
+    ] = _SAMPLING.solver,
+    seed: Annotated[int, typer.Option(rich_help_panel="The model", min=0, help=_help("seed"))] = _SAMPLING.seed,
+    device: Annotated[
+        str, typer.Option(rich_help_panel="The model", metavar="auto|cpu|cuda|mps", help="auto, cpu, cuda or mps.")
+    ] = _ALL.device,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="The model",
+            metavar="auto|fp32|fp16|bf16|int8",
+            help=f"auto, fp32, fp16, bf16 or int8. {_help('dtype')}",
+        ),
+    ] = _ALL.dtype,
+    offload: Annotated[bool, typer.Option("--offload", rich_help_panel="The model", help=_help("offload"))] = False,
+    vae: Annotated[str | None, typer.Option(rich_help_panel="The model", help=_help("vae"))] = None,
+    audio_encoder: Annotated[str | None, typer.Option(rich_help_panel="The model", help=_help("audio_encoder"))] = None,
+    face: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Whose lips, and how they look", metavar="speaker|largest|all|track:N", help=_help("face")
+        ),
+    ] = _ALL.face,
     list_faces: Annotated[
-        bool, typer.Option("--list-faces", help="Number the faces, draw them into OUT.faces.jpg, and stop.")
+        bool,
+        typer.Option(
+            "--list-faces",
+            rich_help_panel="Whose lips, and how they look",
+            help="Number the faces, draw them into OUT.faces.jpg, and stop.",
+        ),
     ] = False,
-    face_points: Annotated[Path | None, typer.Option(help=_help("face_points"))] = None,
-    face_models: Annotated[str, typer.Option(help=f"builtin or latentsync. {_help('face_models')}")] = _ALL.face_models,
-    max_yaw_deg: Annotated[float, typer.Option(min=1, max=90, help=_help("max_yaw_deg"))] = _ALL.max_yaw_deg,
-    extend: Annotated[str, typer.Option(help=_help("extend"))] = _ALL.extend,
-    audio_end: Annotated[str, typer.Option(help=_help("audio_end"))] = _ALL.audio_end,
-    sharpen: Annotated[float, typer.Option(min=0, max=2, help=_help("sharpen"))] = _ALL.sharpen,
-    lossless: Annotated[bool, typer.Option("--lossless", help=_help("lossless"))] = False,
+    face_points: Annotated[
+        Path | None, typer.Option(rich_help_panel="Whose lips, and how they look", help=_help("face_points"))
+    ] = None,
+    face_models: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Whose lips, and how they look",
+            metavar="builtin|latentsync",
+            help=f"builtin or latentsync. {_help('face_models')}",
+        ),
+    ] = _ALL.face_models,
+    max_yaw_deg: Annotated[
+        float, typer.Option(rich_help_panel="Whose lips, and how they look", min=1, max=90, help=_help("max_yaw_deg"))
+    ] = _ALL.max_yaw_deg,
+    extend: Annotated[
+        str, typer.Option(rich_help_panel="Length and file", metavar="loop|hold|trim", help=_help("extend"))
+    ] = _ALL.extend,
+    audio_end: Annotated[
+        str, typer.Option(rich_help_panel="Length and file", metavar="silence|stop", help=_help("audio_end"))
+    ] = _ALL.audio_end,
+    sharpen: Annotated[
+        float, typer.Option(rich_help_panel="Whose lips, and how they look", min=0, max=2, help=_help("sharpen"))
+    ] = _ALL.sharpen,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", rich_help_panel="Length and file", help=_help("lossless"))
+    ] = False,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Make the first 2 s first, as OUT.preview.mp4, then all of it.")
+        bool,
+        typer.Option(
+            "--preview",
+            rich_help_panel="Length and file",
+            help="Make the first 2 s first, as OUT.preview.mp4, then all of it; Ctrl-C keeps the preview.",
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help=_help("overwrite"))] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel="Length and file", help=_help("overwrite"))
+    ] = False,
     pairs: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel="Many at once",
             help="Many at once: a list (.csv, .jsonl, .parquet) with `video`, `audio` and optionally `out` and any "
-            "setting, or a folder of videos with a sound of the same name beside each."
+            "setting, or a folder of videos with a sound of the same name beside each.",
         ),
     ] = None,
-    executor: Annotated[str, typer.Option(help="With --pairs: `local`, one after the other, or `ray`.")] = "local",
+    executor: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Many at once",
+            metavar="local|ray",
+            help="With --pairs: `local`, one after the other, or `ray`.",
+        ),
+    ] = "local",
 ) -> None:
     """Give a video new lips, so that it speaks a sound.
 
@@ -179,7 +236,7 @@ class _Bars:
     def __call__(self, progress: Progress) -> None:
         from lipforge.datasets_manifest.durations import human_time
 
-        left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left"
+        left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left in this step"
         self._bars.update(
             self._task, description=progress.step, completed=progress.done_s, total=progress.total_s, left=left
         )
@@ -215,7 +272,7 @@ def _print_result(result: InferResult) -> None:
 
 
 def _run_pairs(place: str, out: str, config: InferConfig, executor: str) -> None:
-    from lipforge.pipeline.infer.batch import RESULTS_NAME, Row, read_pairs, run_pairs
+    from lipforge.pipeline.infer.batch import RESULTS_NAME, Row, left_out, read_pairs, run_pairs
 
     if executor not in ("local", "ray"):
         raise ValueError(f"--executor {executor}: expected local or ray")
@@ -225,6 +282,8 @@ def _run_pairs(place: str, out: str, config: InferConfig, executor: str) -> None
         say(f"{done} of {total}  {row.status}  {row.out}: {words}")
 
     rows = run_pairs(read_pairs(place, out, config), out, executor, config.overwrite, show)
+    for name in left_out(place):
+        say(f"left out: {name} has no sound of the same name beside it", style="yellow")
     failed = sum(row.status != "made" for row in rows)
     say(f"{len(rows) - failed} made, {failed} failed: {Path(out) / RESULTS_NAME}")
     if failed:

@@ -157,7 +157,7 @@ def _box(image: np.ndarray, box: Box, label: str, is_chosen: bool) -> None:
 
 
 def _title(count: str, has_choice: bool, num_missing: int) -> np.ndarray:
-    words = f"{count}. Choose with --face track:N"
+    words = f"{count}. Choose with track:N"
     if has_choice:
         words += "; green: gets new lips"
     if num_missing:

@@ -35,6 +35,7 @@ STEP_FRAMES = 4
 """New frames of each window, at 25 fps: 160 ms that the first of them waits for the last."""
 LONGEST_S = 4 * 3600.0
 """Of one session."""
+_FILE_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04", b"RF64")
 _MICROPHONES = {"linux": ("alsa", "default"), "darwin": ("avfoundation", ":default")}
 
 
@@ -47,6 +48,7 @@ class Feed:
         """Sample number of the first one that is kept."""
         self._count = 0
         self._is_over = False
+        self._first_s = self._last_s = 0.0
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=4096)
         """(number of samples, when they were there)"""
         self._arrived = threading.Condition()
@@ -62,7 +64,9 @@ class Feed:
                 kept -= old
             self._samples[kept : kept + len(samples)] = samples
             self._count += len(samples)
-            self._arrivals.append((self._count, time.monotonic()))
+            self._last_s = time.monotonic()
+            self._first_s = self._first_s or self._last_s
+            self._arrivals.append((self._count, self._last_s))
             self._arrived.notify_all()
 
     def finish(self) -> None:
@@ -84,6 +88,11 @@ class Feed:
         """When sample `end` was there, on the clock of `time.monotonic`."""
         with self._arrived:
             return next(at_s for count, at_s in self._arrivals if count >= end)
+
+    @property
+    def heard_in_s(self) -> float:
+        with self._arrived:
+            return self._last_s - self._first_s
 
     def has_until(self, end: int) -> bool:
         """Whether sample `end` is there. Waits until that is known."""
@@ -139,6 +148,8 @@ class LiveResult:
     mean_delay_s: float
     """From the moment at which a frame's sound had arrived to the moment at which the frame was written."""
     worst_delay_s: float
+    heard_in_s: float
+    """From the first of its sound to the last."""
 
 
 def delay_s(voice: Voice) -> float:
@@ -169,6 +180,9 @@ def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callabl
     threading.Thread(target=_fill, args=(feed, spoken), daemon=True).start()
     say(f"listening; frames come {delay_s(voice) * 1000:.0f} ms after their sound")
     result = stream_live(source, chosen, model, voice, feed, target)
+    if result.heard_in_s < 0.8 * result.duration_s:
+        say(f"{result.duration_s:.1f} s, {result.num_frames} frames; the sound came faster than it is spoken")
+        return result
     delays = f"{result.mean_delay_s * 1000:.0f} ms after their sound, {result.worst_delay_s * 1000:.0f} ms at most"
     say(f"{result.duration_s:.1f} s, {result.num_frames} frames, which came {delays}")
     return result
@@ -195,7 +209,7 @@ def stream_live(source: Source, chosen: Chosen, model: LipModel, voice: Voice, f
             delays.append(time.monotonic() - feed.arrived_s(end))
             number += 1
     length_s = writer.num_samples / SAMPLE_RATE_HZ
-    return LiveResult(number, length_s, float(np.mean(delays or [0.0])), max(delays, default=0.0))
+    return LiveResult(number, length_s, float(np.mean(delays or [0.0])), max(delays, default=0.0), feed.heard_in_s)
 
 
 def _fill(feed: Feed, spoken: Iterator[np.ndarray]) -> None:
@@ -206,14 +220,30 @@ def _fill(feed: Feed, spoken: Iterator[np.ndarray]) -> None:
         feed.finish()
 
 
+def _checked(spoken: Iterator[np.ndarray], first: bytes) -> Iterator[np.ndarray]:
+    """Raises InferError for a sound file where raw samples are expected. first: the first bytes of the pipe."""
+    if first[:4] in _FILE_STARTS:
+        raise InferError(
+            "--audio -: this is a sound file, not raw samples: pipe it through "
+            "`ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -`, or name it with --audio FILE"
+        )
+    return spoken
+
+
 def _pipe(stream: BinaryIO) -> Iterator[np.ndarray]:
-    """Raw PCM: 16 bit, little endian, mono, 16 kHz."""
+    """Raw PCM: 16 bit, little endian, mono, 16 kHz. Waits for the first bytes."""
+    first = os.read(stream.fileno(), 1 << 14)
+    return _checked(_samples(stream, first), first)
+
+
+def _samples(stream: BinaryIO, chunk: bytes) -> Iterator[np.ndarray]:
     rest = b""
-    while chunk := os.read(stream.fileno(), 1 << 14):
+    while chunk:
         whole = rest + chunk
         even = len(whole) // 2 * 2
         rest = whole[even:]
         yield np.frombuffer(whole[:even], "<i2").astype(np.float32) / 32768
+        chunk = os.read(stream.fileno(), 1 << 14)
 
 
 def _microphone() -> Iterator[np.ndarray]:

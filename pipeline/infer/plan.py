@@ -1,7 +1,7 @@
 """Where the result gets a new mouth: the runs of frames to draw, and the 25 fps grid in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +32,10 @@ class Stretch:
     @property
     def end(self) -> int:
         return self.first + len(self.points)
+
+    def before(self, end: int) -> "Stretch":
+        """Its frames before `end`."""
+        return replace(self, points=self.points[: end - self.first]) if end < self.end else self
 
 
 class Matrices:

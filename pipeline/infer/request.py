@@ -62,7 +62,8 @@ class InferConfig(Config):
     face_models: Literal["builtin", "latentsync"] = "builtin"
     """The profile whose face models find and align faces. Take the one that the model's data was prepared with."""
     face: str = "speaker"
-    """speaker: in each shot, who fits the old sound best; largest; all; or track:N."""
+    """speaker: in each shot, who fits the old sound best; largest; all; or track:N,M,..., numbers of --list-faces. A
+    person has another number in each shot."""
     face_points: Path | None = None
     """Points of a face, from outside, for drawn faces that no detector finds."""
     max_yaw_deg: float = Field(default=50.0, gt=0, le=90)

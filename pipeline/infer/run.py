@@ -28,9 +28,14 @@ from lipforge.pipeline.media.output.containers import file_kind
 from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole
 from lipforge.pipeline.media.output.sound import open_sound
 from lipforge.pipeline.media.output.write import write_file
+from lipforge.pipeline.media.source_file import NotThereError, StorageError
 
-SEGMENT_S = 10.0
-"""Of the result, in one file while it is made: what a run that is killed loses at most."""
+SEGMENT_S = 2.0
+"""Of the result, in one file while it is made: what a run that is killed loses at most. Key frames are as far apart."""
+GIVE_BACK_EVERY = 5
+"""Segments."""
+LOOK_S = 30.0
+"""Of the video, for a preview: who speaks is not known from two seconds."""
 LOOK, DRAW, FINISH = "find faces", "draw", "write the file"
 
 
@@ -45,15 +50,17 @@ def infer(
 ) -> InferResult:
     """Make `out`: the video with new lips and the sound. Goes on with what an earlier call for the same left.
 
-    limit_s: use the first seconds of the video only.
+    limit_s: make the first seconds only.
     Raises InferError for what cannot be done; MediaError, NotThereError, StorageError, ModelFileError for files that
     cannot be used; ValueError for settings; Cancelled when `stopped` said so. `out` is whole or not there.
     """
     began_s = time.monotonic()
     clock = _CpuClock()
     path = check_out(out, [video, audio], config.overwrite)
-    source = open_source(video, out, config, limit_s)
-    sound = open_sound(audio)
+    with naming(video):
+        source = open_source(video, out, config, None if limit_s is None else max(limit_s, LOOK_S))
+    with naming(audio):
+        sound = open_sound(audio)
     model = open_lip_model(config, stopped)
     request = {
         "config": config.model_dump(mode="json", exclude={"overwrite"}),
@@ -68,7 +75,10 @@ def infer(
             chosen = source.choose(
                 folder, config, path, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped
             )
-        timeline = chosen.timeline(min(sound.duration_s, limit_s or sound.duration_s), config)
+        if limit_s is not None:
+            chosen = chosen.beginning(limit_s)
+        audio_s = min(sound.duration_s, limit_s or sound.duration_s)
+        timeline = chosen.timeline(audio_s, config)
         with clock.part(DRAW):
             voice = open_voice(sound, model.audio_encoder, timeline.length_s)
             segments = _draw(folder, source, chosen, timeline, model, voice, config, steps, stopped)
@@ -76,7 +86,15 @@ def infer(
             steps.show(FINISH, 0, timeline.length_s)
             begins = replace(source.info, origin_s=source.info.origin_s + chosen.begins_s)
             lost = write_file(out, segments, source.format, video, begins, sound, timeline.length_s)
-        result = _result(path, chosen, timeline, model, [*chosen.notes, *sound.notes, *lost], clock, began_s)
+        result = _result(
+            path,
+            chosen,
+            timeline,
+            model,
+            [*chosen.notes, *chosen.length_notes(audio_s, timeline, config), *sound.notes, *lost],
+            clock,
+            began_s,
+        )
         write_report(result, config, video, audio, Looks(folder, runs_of(chosen.drawable.stretches, timeline)).sheet())
         remove_work(folder)
     return result
@@ -90,7 +108,8 @@ def number_faces(
     stopped: Stopped = lambda: False,
 ) -> tuple[Path, list[str]]:
     """Draw the faces of a video with their numbers: (picture beside `out`, a line about each). Raises as `infer`."""
-    source = open_source(video, out, config)
+    with naming(video):
+        source = open_source(video, out, config)
     steps = Steps(on_progress, [LOOK])
     picture = faces_picture_path(Path(out))
     with open_work(Path(out), {"faces of": identity_of(video), "by": config.face_models}) as folder:
@@ -120,7 +139,7 @@ def _result(
         cpu_s=clock.cpu_s,
         wall_s=time.monotonic() - began_s,
         notes=list(dict.fromkeys(notes)),
-        report=str(path.with_name(f"{path.stem}.report.json")),
+        report=str(path.with_name(f"{path.name}.report.json")),
     )
 
 
@@ -149,6 +168,7 @@ def _draw(
     missing = next((number for number, path in enumerate(paths) if not is_whole(path)), None)
     if missing is None:
         return paths
+    steps.show(DRAW, float(timeline.at(starts[missing]).time_s), timeline.length_s)
     frames = drawing.frames(starts[missing])
     for number in range(missing, len(paths)):
         end = min(starts[number] + per_segment, timeline.num_frames)
@@ -162,8 +182,24 @@ def _draw(
                 assert shown.number == wanted
                 writer.write(image, shown.pts)
                 steps.show(DRAW, shown.time_s, timeline.length_s)
-        give_back()
+        if number % GIVE_BACK_EVERY == 0:
+            give_back()
     return paths
+
+
+@contextmanager
+def naming(uri: str) -> Iterator[None]:
+    """Errors of a file begin with its name."""
+    try:
+        yield
+    except MediaError as error:
+        if uri in error.detail:
+            raise
+        raise MediaError(error.reason, f"{uri}: {error.detail}") from error
+    except (NotThereError, StorageError) as error:
+        if uri in str(error):
+            raise
+        raise type(error)(f"{uri}: {error}") from error
 
 
 def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:

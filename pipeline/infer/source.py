@@ -51,6 +51,35 @@ class Chosen:
     time_base: Fraction
     notes: list[str]
 
+    def beginning(self, limit_s: float) -> "Chosen":
+        """The first seconds alone: one frame at least."""
+        count = max(1, int(np.searchsorted(self.pts * float(self.time_base), limit_s - 1e-6)))
+        stretches = [stretch.before(count) for stretch in self.drawable.stretches if stretch.first < count]
+        return replace(
+            self,
+            frames=SourceFrames(self.frames.times_s[:count]),
+            drawable=Drawable(stretches, self.drawable.reasons[:count]),
+            pts=self.pts[:count],
+            durations=self.durations[:count],
+        )
+
+    def length_notes(self, audio_s: float, timeline: Timeline, config: InferConfig) -> list[str]:
+        """How the lengths of video and sound were brought together."""
+        video_s = float(int(self.pts[-1] + self.durations[-1]) * self.time_base)
+        frame_s = float(np.median(self.durations) * self.time_base)
+        lengths = f"The sound is {audio_s:.1f} s long, the video {video_s:.1f} s"
+        if audio_s > video_s + frame_s:
+            what = {
+                "loop": "the video plays forward and back",
+                "hold": "the last frame is held",
+                "trim": "the sound is cut",
+            }[config.extend]
+        elif audio_s < video_s - frame_s:
+            what = {"silence": "the rest is silent", "stop": "the video ends with the sound"}[config.audio_end]
+        else:
+            return []
+        return [f"{lengths}: {what}."]
+
     def timeline(self, audio_s: float, config: InferConfig) -> Timeline:
         ticks = int(self.pts[-1] + self.durations[-1])
         video_s = float(ticks * self.time_base)
@@ -98,8 +127,7 @@ class Source:
         drawable = find_drawable(looked.times_s, looked.shots, tracks, choice, usable)
         if not drawable.stretches:
             raise InferError(f"{self.uri}: {_why_none(drawable) if tracks else NO_FACE_HINT}")
-        if len(looked.lost_s):
-            notes.append(f"{len(looked.lost_s)} frames cannot be decoded: the frame before each stands in its place")
+        notes += _lost_notes(looked)
         pts, durations = self._ticks(looked)
         return Chosen(
             frames=SourceFrames(looked.times_s),
@@ -193,8 +221,26 @@ def _best_frame(track: TrackMeasures, tracks: list[TrackMeasures]) -> int:
 
 def _why_none(drawable: Drawable) -> str:
     counts = Counter(reason for reason in drawable.reasons if reason is not PassReason.NO_FACE)
-    reason = counts.most_common(1)[0][0]
-    return f"no face can be drawn: most often, {PASSED_WORDS[reason]}"
+    reason = counts.most_common(1)[0][0] if counts else PassReason.NO_FACE
+    anyway = {
+        PassReason.SIDE_FACE: "; --max-yaw-deg says how far it may be turned",
+        PassReason.MOUTH_COVERED: "; --face-points FILE draws it all the same",
+        PassReason.NOT_CHOSEN: "; choose with --face",
+    }
+    return f"no face can be drawn: most often, {PASSED_WORDS[reason]}{anyway.get(reason, '')}"
+
+
+def _lost_notes(looked: Looked) -> list[str]:
+    """Of frames that cannot be decoded."""
+    first_s, last_s = float(looked.times_s[0]), float(looked.times_s[-1])
+    inside = int(((looked.lost_s > first_s) & (looked.lost_s < last_s)).sum())
+    around = len(looked.lost_s) - inside
+    notes = []
+    if inside:
+        notes.append(f"{inside} frames cannot be decoded: the frame before each stands in its place.")
+    if around:
+        notes.append(f"{around} frames at the ends of the video cannot be decoded, and are left out.")
+    return notes
 
 
 def shape_of(picture_format: PictureFormat) -> PictureShape:
