@@ -51,6 +51,8 @@ def test_a_list_has_paths_relative_to_it_and_settings_of_each_pair(videos: Path)
         ("video,audio\na.mp4,\n", "entry 2 of the list: no `audio`"),
         ("video,audio,out\na.mp4,a.wav,x.mp4\nb.mov,b.mp3,x.mp4\n", "entries 2 and 3"),
         ("video,audio,out\na.mp4,a.wav,../../x.mp4\n", "outside"),
+        ("video,audio,out\na.mp4,a.wav,../b.mov\n", "outside"),
+        ("video,audio,face\na.mp4,a.wav,*x\n", "cannot be read"),
         ("video,audio,stepz\na.mp4,a.wav,3\n", "stepz: no such setting"),
         ("video,audio,steps\na.mp4,a.wav,none\n", "steps"),
         ("video,audio\n", "empty"),
@@ -133,6 +135,23 @@ def test_files_that_are_not_there_are_named(videos: Path, made: list[str]):
     out = str(videos / "out")
     (row,) = run_pairs(read_pairs(place, out, InferConfig()), out, "local", False, lambda *_: None)
     assert row.status == "failed" and "missing.mp4: no such file" in row.detail
+
+
+def test_an_output_that_is_the_input_of_a_pair_is_refused(videos: Path):
+    place = write_list(videos, "video,audio,out\na.mp4,a.wav,b.mov\nb.mov,b.mp3,c.mp4\n")
+    with pytest.raises(ValueError, match="an input"):
+        read_pairs(place, str(videos), InferConfig())
+
+
+def test_a_pair_is_made_again_when_its_model_or_its_points_change(videos: Path, made: list[str]):
+    model = videos / "unet.pt"
+    model.write_bytes(b"first")
+    run(videos, InferConfig(model=str(model)))
+    run(videos, InferConfig(model=str(model)))
+    assert made == ["a.mp4"]
+    model.write_bytes(b"another")
+    run(videos, InferConfig(model=str(model)))
+    assert made == ["a.mp4", "a.mp4"]
 
 
 def test_gpus_are_asked_for_by_device():

@@ -109,6 +109,11 @@ def test_a_sound_file_in_the_place_of_raw_samples_is_named(talk: Path, tmp_path:
 def test_live_outputs_that_cannot_be_are_refused_in_words(talk: Path, tmp_path: Path, monkeypatch):
     taken = tmp_path / "taken.mkv"
     taken.write_bytes(b"mine")
+    mine = tmp_path / "idle.mkv"
+    mine.write_bytes(talk.read_bytes())
+    with pytest.raises(InferError, match="is an input"):
+        run_live(str(mine), "-", str(mine), CONFIG.model_copy(update={"overwrite": True}), print)
+    assert mine.read_bytes() == talk.read_bytes()
     for out, words in ((str(taken), "exists"), (str(tmp_path / "x.mp4"), r"\.mkv")):
         with pytest.raises(InferError, match=words):
             run_live(str(talk), "-", out, CONFIG, print)

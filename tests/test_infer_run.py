@@ -4,6 +4,7 @@ import errno
 import json
 import wave
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -271,6 +272,62 @@ def test_a_video_that_changes_while_it_is_drawn_is_an_error(talk: Path, sound: P
     with pytest.raises(MediaError) as error:
         make(talk, sound, tmp_path / "new.mp4")
     assert error.value.reason is Reason.DECODE_ERROR
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(talk: Path, sound: Path, tmp_path: Path):
+    out = tmp_path / "new.mp4"
+
+    def appear(progress: Progress) -> None:
+        if "draw" in progress.step:
+            out.write_bytes(b"mine")
+
+    with pytest.raises(InferError, match="appeared meanwhile"):
+        infer(str(talk), str(sound), str(out), CONFIG, on_progress=appear)
+    assert out.read_bytes() == b"mine"
+
+
+def test_a_run_that_was_killed_after_its_output_was_written_is_finished(
+    talk: Path, sound: Path, tmp_path: Path, monkeypatch
+):
+    out = tmp_path / "new.mp4"
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(talk, sound, out)
+    expected = out.read_bytes()
+    make(talk, sound, out)
+    assert out.read_bytes() == expected and not work_folder(out).exists()
+    with pytest.raises(InferError, match="exists"):
+        make(talk, sound, out)
+
+
+def test_damaged_work_is_made_again(talk: Path, sound: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(engine, "SEGMENT_S", 0.6)
+    make(talk, sound, tmp_path / "fresh.mp4")
+    out = tmp_path / "new.mp4"
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "write_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(talk, sound, out)
+    for name in ("segment-00001.nut", "faces-00000.npz"):
+        path = work_folder(out) / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    make(talk, sound, out)
+    assert out.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
+
+
+def test_every_frame_counts_at_high_rates(talk: Path, sound: Path, tmp_path: Path):
+    fast = tmp_path / "fast.mp4"
+    with av.open(str(talk)) as source, av.open(str(fast), "w") as target:
+        stream = target.add_stream("libx264", rate=240)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+        for number, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, 240), 0
+            if number < 31:
+                target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    result = make(fast, sound, tmp_path / "new.mp4", extend="trim")
+    assert result.num_frames == 31
 
 
 def test_progress_goes_through_the_steps_and_never_back(talk: Path, sound: Path, tmp_path: Path):

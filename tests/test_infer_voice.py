@@ -139,6 +139,7 @@ def test_a_feed_forgets_what_is_old_and_ends():
     numbers = np.arange(3_000_000, dtype=np.float32)
     for first in range(0, len(numbers), 50_000):
         feed.put(numbers[first : first + 50_000])
+        feed.read(first, first + 50_000)
     np.testing.assert_array_equal(feed.read(2_999_000, 3_000_000), numbers[-1000:])
     feed.finish()
     assert not feed.has_until(3_000_001) and feed.has_until(3_000_000)
@@ -151,3 +152,17 @@ def test_live_whisper_hears_the_last_seconds(features: WhisperFeatures, speech: 
     whole = WhisperVoice(features, read_from(speech[: round(16_000 * 4.72)]), 4.72).tokens(times_s)
     assert live.shape == whole.shape
     assert torch.nn.functional.cosine_similarity(live.flatten(), whole.flatten(), dim=0) > 0.95
+
+
+def test_sound_that_comes_faster_than_it_is_read_waits_and_none_is_lost():
+    feed = Feed()
+    numbers = np.arange(2_500_000, dtype=np.float32)
+
+    def speak() -> None:
+        for first in range(0, len(numbers), 50_000):
+            feed.put(numbers[first : first + 50_000])
+        feed.finish()
+
+    threading.Thread(target=speak, daemon=True).start()
+    for first in range(0, len(numbers), 10_000):
+        np.testing.assert_array_equal(feed.read(first, first + 10_000), numbers[first : first + 10_000])

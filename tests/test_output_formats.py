@@ -148,8 +148,8 @@ def test_a_segment_begins_with_a_key_frame_and_has_exact_times(tmp_path: Path, p
         still = next(noisy(1))
         for stamp in pts:
             writer.write(still, stamp)
-        assert not is_whole(path)
-    assert is_whole(path)
+        assert not is_whole(path, 60)
+    assert is_whole(path, 60) and not is_whole(path, 61)
     packets = list(read_segment(path))
     assert [packet.pts * packet.time_base for packet in packets] == [stamp * picture_format.time_base for stamp in pts]
     assert [packet.dts for packet in packets] == [packet.pts for packet in packets]
@@ -157,9 +157,9 @@ def test_a_segment_begins_with_a_key_frame_and_has_exact_times(tmp_path: Path, p
 
 
 def test_a_file_that_is_no_segment_is_not_whole(tmp_path: Path) -> None:
-    assert not is_whole(tmp_path / "missing.nut")
+    assert not is_whole(tmp_path / "missing.nut", 1)
     (tmp_path / "empty.nut").touch()
-    assert not is_whole(tmp_path / "empty.nut")
+    assert not is_whole(tmp_path / "empty.nut", 1)
 
 
 def test_a_disk_that_fills_is_a_storage_error_and_leaves_nothing(tmp_path: Path, picture_format: PictureFormat) -> None:

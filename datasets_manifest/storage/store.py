@@ -12,8 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lipforge.datasets_manifest.storage.files import is_temporary, open_place, remote_errors, writing
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""System errors for no space and no permission."""
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""System errors for no space, a limit, and no permission."""
 _OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
 
 

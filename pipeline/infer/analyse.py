@@ -5,6 +5,7 @@ one. Units begin a little before their own frames, so that shots and faces go on
 """
 
 import io
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -133,9 +134,12 @@ class Looker:
 
         first, end = round(start_s * FPS), round(min(end_s * FPS, self.info.num_frames))
         sync = self.open_sync(first, end)
-        for index, frame in to_grid(logged(), first, end):
+        frames = logged()
+        for index, frame in to_grid(frames, first, end):
             if sync is not None and frame is not None:
                 sync.add(replace(frame, index=index))
+        for _ in frames:  # those after the last of the grid count, too
+            pass
         own = int(np.searchsorted(times_s, start_s - 1e-6))
         tracks = log.finish()
         for track in tracks:
@@ -246,8 +250,17 @@ def _write(path: Path, unit: _Unit) -> None:
 
 
 def _read(path: Path) -> _Unit | None:
-    if not path.exists():
+    """None where there is none, or one that cannot be read: it is made again."""
+    try:
+        return _read_whole(path)
+    except FileNotFoundError:
         return None
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+        path.unlink()
+        return None
+
+
+def _read_whole(path: Path) -> _Unit:
     with np.load(path, allow_pickle=False) as arrays:
         tracks, scores = [], {}
         for name in arrays.files:

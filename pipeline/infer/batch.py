@@ -15,11 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from lipforge.model.trained import weights_name
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import hash_of, validated
 from lipforge.pipeline.infer.request import InferConfig, InferError, SamplingConfig
-from lipforge.pipeline.infer.work import identity_of, write_whole
+from lipforge.pipeline.infer.work import identity_of, points_identity, write_whole
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
 from lipforge.pipeline.running.executors import make_executor
@@ -28,6 +30,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts"
 SOUND_SUFFIXES = (".wav", ".mp3", ".m4a", ".flac", ".ogg", ".opus", ".aac")
 RESULTS_NAME, LINES_NAME = "results.parquet", "results.jsonl"
 _FILES = ("video", "audio", "out")
+_PLACES = ("face_points", "model", "vae", "audio_encoder")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,12 @@ class Pair:
     @property
     def request_id(self) -> str:
         """Names what is asked, with the files as they are now. Raises OSError."""
-        files = [identity_of(self.video), identity_of(self.audio)]
+        files: list[Any] = [identity_of(self.video), identity_of(self.audio)]
+        if self.config.face_points is not None:
+            files.append(points_identity(self.config.face_points))
+        model = Path(self.config.model or "")
+        weights = model / weights_name("unet") if model.is_dir() else model
+        files.append(identity_of(str(weights)) if weights.is_file() else None)
         return hash_of([files, self.out, self.config.model_dump(mode="json", exclude={"overwrite"})])
 
 
@@ -88,6 +96,10 @@ def read_pairs(place: str, out: str, config: InferConfig) -> list[Pair]:
                 f"{place}: entries {taken[pair.out]} and {number} would both be {pair.out}: give each its own `out`"
             )
         taken[pair.out] = number
+    inputs = {os.path.realpath(name) for pair in pairs for name in (pair.video, pair.audio)}
+    for (number, _), pair in zip(rows, pairs, strict=True):
+        if os.path.realpath(pair.out) in inputs:
+            raise ValueError(f"{place}: entry {number} would replace {pair.out}, an input: give it another `out`")
     return pairs
 
 
@@ -107,7 +119,7 @@ def run_pairs(
     """Make what is not made yet. Returns a row for each pair, also written to OUT/results.parquet.
 
     executor: local or ray. on_row: told each row, how many are done, of how many. A pair that cannot be made gets a row
-    that says why; the others go on. Raises ModelFileError when the model cannot be used: then no pair can be made.
+    that says why; the others go on.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,11 +162,12 @@ def _make(known: dict[str, Row], pair: Pair) -> Row:
     try:
         request_id = pair.request_id
         result = infer(pair.video, pair.audio, pair.out, config)
-    except (InferError, MediaError, NotThereError, StorageError) as error:
+    except (InferError, MediaError, NotThereError, StorageError, ValueError) as error:
         words = getattr(error, "detail", None) or str(error)
         return _replace(blank, detail=words, wall_s=time.monotonic() - began_s)
-    except FileNotFoundError as error:
-        return _replace(blank, detail=f"{error.filename}: no such file", wall_s=time.monotonic() - began_s)
+    except OSError as error:
+        words = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        return _replace(blank, detail=f"{error.filename}: {words}", wall_s=time.monotonic() - began_s)
     return _replace(
         blank,
         status="made",
@@ -254,10 +267,18 @@ def _pair(number: int, row: Any, base: Path, out: Path, config: InferConfig) -> 
             raise ValueError(f"entry {number} of the list: no `{name}`")
     video, audio = (str(base / given[name]) for name in ("video", "audio"))
     name = str(given.get("out", f"{Path(video).stem}.mp4"))
+    if "\0" in name:
+        raise ValueError(f"entry {number} of the list: out {name!r} cannot be a name")
     target = (out / name).resolve()
     if not target.is_relative_to(out.resolve()):
         raise ValueError(f"entry {number} of the list: out {name!r} lies outside of {out}")
-    settings = {key: _typed(value) for key, value in given.items() if key not in _FILES}
+    try:
+        settings = {key: _typed(value) for key, value in given.items() if key not in _FILES}
+    except yaml.YAMLError as error:
+        raise ValueError(f"entry {number} of the list: a setting that cannot be read: {error}") from error
+    for key in _PLACES:  # relative to the list, as its videos are
+        if isinstance(settings.get(key), str) and (base / settings[key]).exists():
+            settings[key] = str(base / settings[key])
     sampling = {key: settings.pop(key) for key in list(settings) if key in SamplingConfig.model_fields}
     merged = {**config.model_dump(), **settings}
     merged["sampling"] = {**config.sampling.model_dump(), **sampling}
@@ -269,6 +290,4 @@ def _pair(number: int, row: Any, base: Path, out: Path, config: InferConfig) -> 
 
 def _typed(value: Any) -> Any:
     """Values of a CSV file are text."""
-    import yaml
-
     return yaml.safe_load(value) if isinstance(value, str) else value

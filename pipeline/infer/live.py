@@ -27,6 +27,7 @@ from lipforge.pipeline.infer.lips import open_lip_model
 from lipforge.pipeline.infer.protocols import LipModel, Voice
 from lipforge.pipeline.infer.report import Looks
 from lipforge.pipeline.infer.request import InferConfig, InferError
+from lipforge.pipeline.infer.run import check_out
 from lipforge.pipeline.infer.source import Chosen, Source, open_source
 from lipforge.pipeline.infer.timeline import Timeline
 from lipforge.pipeline.infer.voice import open_live_voice
@@ -48,6 +49,8 @@ class Feed:
         """Sample number of the first one that is kept."""
         self._count = 0
         self._is_over = False
+        self._read_from = 0
+        """Of the last read."""
         self._first_s = self._last_s = 0.0
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=4096)
         """(number of samples, when they were there)"""
@@ -56,6 +59,9 @@ class Feed:
     def put(self, samples: np.ndarray) -> None:
         """float32 [N], mono at 16 kHz."""
         with self._arrived:
+            # Sound that comes faster than it is drawn waits; a microphone's is kept by the system for a while.
+            most = len(self._samples) // 2 - len(samples)
+            self._arrived.wait_for(lambda: self._count - self._read_from <= most)
             kept = self._count - self._begin
             if kept + len(samples) > len(self._samples):
                 old = max(0, kept - len(self._samples) // 2)
@@ -77,6 +83,8 @@ class Feed:
     def read(self, first: int, end: int) -> np.ndarray:
         """float32 [end - first]: waits until they are there; zeros before the start and after the end."""
         with self._arrived:
+            self._read_from = max(first, 0)
+            self._arrived.notify_all()
             self._arrived.wait_for(lambda: self._count >= end or self._is_over)
             found = np.zeros(end - first, np.float32)
             low, high = max(first, self._begin), min(end, self._count)
@@ -165,8 +173,8 @@ def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callabl
     """
     if out != "-" and Path(out).suffix.lower() != ".mkv":
         raise InferError(f"--out {out}: a live result is a Matroska file, .mkv, or - for standard output")
-    if out != "-" and Path(out).exists() and not config.overwrite:
-        raise InferError(f"{out} exists: name another output, or replace it with --overwrite")
+    if out != "-":
+        check_out(out, [video], config.overwrite)
     if out == "-" and sys.stdout.isatty():
         raise InferError("--out -: pipe it into a player, such as `| mpv -`; this is a terminal")
     model = open_lip_model(config)
@@ -174,12 +182,17 @@ def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callabl
     with tempfile.TemporaryDirectory() as folder:
         chosen = source.choose(Path(folder), config, Path(out), lambda done_s: None, lambda: False)
     feed = Feed()
-    target: Any = sys.stdout.buffer if out == "-" else f"file:{Path(out).absolute()}"
+    target = "pipe:1" if out == "-" else f"file:{Path(out).absolute()}"
     voice = open_live_voice(feed.read, model.audio_encoder)
     spoken = _microphone() if audio == "mic" else _pipe(sys.stdin.buffer)
     threading.Thread(target=_fill, args=(feed, spoken), daemon=True).start()
     say(f"listening; frames come {delay_s(voice) * 1000:.0f} ms after their sound")
-    result = stream_live(source, chosen, model, voice, feed, target)
+    try:
+        result = stream_live(source, chosen, model, voice, feed, target)
+    except av.error.BrokenPipeError as error:
+        raise InferError("whoever read the pictures has closed the pipe") from error
+    if not result.num_frames:
+        raise InferError(f"--audio {audio}: no sound came")
     if result.heard_in_s < 0.8 * result.duration_s:
         say(f"{result.duration_s:.1f} s, {result.num_frames} frames; the sound came faster than it is spoken")
         return result

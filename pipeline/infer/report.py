@@ -59,7 +59,8 @@ class Looks:
     def sheet(self) -> bytes | None:
         """JPEG: original faces above new ones; None when nothing was drawn."""
         paths = [self.folder / f"look-{number:08d}.png" for number in sorted(self.wanted)]
-        read = [cv2.imread(str(path)) for path in paths if path.exists()]
+        contents = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths if path.exists()]
+        read = [cv2.imdecode(content, cv2.IMREAD_COLOR) for content in contents]
         pictures = [picture for picture in read if picture is not None]
         if not pictures:
             return None

@@ -22,7 +22,15 @@ from lipforge.pipeline.infer.source import Chosen, Source, faces_picture_path, o
 from lipforge.pipeline.infer.timeline import Timeline
 from lipforge.pipeline.infer.voice import open_voice
 from lipforge.pipeline.infer.windows import MouthStream
-from lipforge.pipeline.infer.work import identity_of, open_work, remove_work
+from lipforge.pipeline.infer.work import (
+    identity_of,
+    is_writing,
+    mark_writing,
+    open_work,
+    points_identity,
+    remove_work,
+    work_folder,
+)
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.output.containers import file_kind
 from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole
@@ -68,9 +76,12 @@ def infer(
         "video": identity_of(video),
         "audio": identity_of(audio),
         "limit_s": limit_s,
+        "face_points": None if config.face_points is None else points_identity(config.face_points),
     }
     steps = Steps(on_progress, [LOOK, DRAW, FINISH])
     with open_work(path, request) as folder:
+        if path.exists() and not config.overwrite and not is_writing(folder):  # of another request
+            raise InferError(f"{out} exists: name another output, or replace it with --overwrite")
         with clock.part(LOOK):
             chosen = source.choose(
                 folder, config, path, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped
@@ -85,7 +96,10 @@ def infer(
         with clock.part(FINISH):
             steps.show(FINISH, 0, timeline.length_s)
             begins = replace(source.info, origin_s=source.info.origin_s + chosen.begins_s)
-            lost = write_file(out, segments, source.format, video, begins, sound, timeline.length_s)
+            if path.exists() and not config.overwrite and not is_writing(folder):
+                raise InferError(f"{out} has appeared meanwhile: move it away, and run the same command again")
+            mark_writing(folder)
+            lost = write_file(out, segments, source.format, video, begins, sound, timeline.length_s, folder)
         result = _result(
             path,
             chosen,
@@ -112,7 +126,7 @@ def number_faces(
         source = open_source(video, out, config)
     steps = Steps(on_progress, [LOOK])
     picture = faces_picture_path(Path(out))
-    with open_work(Path(out), {"faces of": identity_of(video), "by": config.face_models}) as folder:
+    with open_work(picture, {"faces of": identity_of(video), "by": config.face_models}) as folder:
         lines = source.number_faces(folder, picture, lambda done_s: steps.show(LOOK, done_s, source.length_s), stopped)
         remove_work(folder)
     return picture, lines
@@ -165,7 +179,8 @@ def _draw(
     per_segment = max(1, round(SEGMENT_S * source.info.mean_fps))
     starts = range(0, timeline.num_frames, per_segment)
     paths = [folder / f"segment-{number:05d}.nut" for number in range(len(starts))]
-    missing = next((number for number, path in enumerate(paths) if not is_whole(path)), None)
+    wanted_frames = [min(start + per_segment, timeline.num_frames) - start for start in starts]
+    missing = next((number for number, path in enumerate(paths) if not is_whole(path, wanted_frames[number])), None)
     if missing is None:
         return paths
     steps.show(DRAW, float(timeline.at(starts[missing]).time_s), timeline.length_s)
@@ -211,7 +226,7 @@ def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:
     for given in inputs:
         if path.exists() and os.path.exists(given) and os.path.samefile(path, given):
             raise InferError(f"{out} is an input: name another output; inputs are never changed")
-    if path.exists() and not overwrite:
+    if path.exists() and not overwrite and not is_writing(work_folder(path)):
         raise InferError(f"{out} exists: name another output, or replace it with --overwrite")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,13 @@ class Source:
         else:
             tracks = looked.tracks
             least = self.profile.min_sync_confidence
-            choice = choose_faces(config.face, tracks, looked.scores, least, faces_picture_path(out))
+            picture = faces_picture_path(out)
+            try:
+                choice = choose_faces(config.face, tracks, looked.scores, least, picture)
+            except ValueError:
+                if tracks and config.face.startswith("track:"):  # the message names it
+                    self._save_picture(picture, looked, None)
+                raise
             notes += choice.notes
         usable = UsableConfig(max_yaw_deg=config.max_yaw_deg)
         drawable = find_drawable(looked.times_s, looked.shots, tracks, choice, usable)
@@ -189,7 +195,7 @@ class Source:
         usual = int(np.median(steps)) if len(steps) else round(1 / FPS / float(self.format.time_base))
         return pts, np.append(steps, max(1, usual))
 
-    def _save_picture(self, path: Path, looked: Looked, choice: Choice) -> None:
+    def _save_picture(self, path: Path, looked: Looked, choice: Choice | None) -> None:
         """From one frame for each face: the one of its track in which most faces are seen."""
         pictures = ShotPictures()
         frames, to_rgb = SourceFrames(looked.times_s), ToRgb(self.info)

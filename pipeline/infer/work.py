@@ -1,5 +1,6 @@
 """The folder beside an output where its run keeps what is finished, so that it can go on after it was stopped."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,7 @@ from lipforge.pipeline.infer.request import InferError
 
 _REQUEST_NAME = "request.json"
 _LOCK_NAME = "lock"
+_WRITING_NAME = "writing"
 VERSION = 1
 """Raise this when a change of code changes what unfinished runs keep."""
 
@@ -29,20 +31,34 @@ def open_work(out: Path, request: dict[str, Any]) -> Iterator[Path]:
     request: plain values that shape the result. Raises InferError when another process makes the same output.
     """
     folder = work_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InferError(f"the name of the output is too long: {len(os.fsencode(out.name))} bytes") from error
     with open(folder / _LOCK_NAME, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InferError(f"{out} is being made by another process: wait for it, or name another output") from error
-        wanted = json.dumps({"version": VERSION, **request}, sort_keys=True, indent=1)
+        wanted = json.dumps({"version": VERSION, **request}, sort_keys=True, indent=1).encode()
         path = folder / _REQUEST_NAME
-        if not path.exists() or path.read_text() != wanted:
+        if not path.exists() or path.read_bytes() != wanted:
             for old in folder.iterdir():
                 if old.name != _LOCK_NAME:
                     old.unlink()
-            write_whole(path, wanted.encode())
+            write_whole(path, wanted)
         yield folder
+
+
+def mark_writing(folder: Path) -> None:
+    """From here on the output is this run's own: a rerun may replace it."""
+    write_whole(folder / _WRITING_NAME, b"")
+
+
+def is_writing(folder: Path) -> bool:
+    return (folder / _WRITING_NAME).exists()
 
 
 def remove_work(folder: Path) -> None:
@@ -69,3 +85,11 @@ def identity_of(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         beginning = file.read(1 << 16)
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "begins": hashlib.sha256(beginning).hexdigest()}
+
+
+def points_identity(path: Path) -> str:
+    """Of a file that is read whole; empty where it cannot be: whoever reads it says why."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

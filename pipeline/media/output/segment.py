@@ -99,12 +99,12 @@ class _FieldMarks:
         return self.graph.vpull()
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a segment is there and begins as one does. One that was not finished has another name."""
+def is_whole(path: Path, num_frames: int) -> bool:
+    """Whether a segment is there with all its frames. One that was not finished has another name."""
     if not path.is_file():
         return False
     try:
-        return next(read_segment(path), None) is not None
+        return sum(1 for _ in read_segment(path)) == num_frames
     except MediaError:
         return False
 

@@ -82,6 +82,8 @@ def open_sound(uri: str) -> SoundTrack:
             origin_s = heard.time_s if origin_s is None else origin_s
         elif heard.kind != first.kind or abs(heard.time_s - stretch_s - num_samples / rate_hz) >= AUDIO_JUMP_S:
             stretch_s, num_samples, is_even = heard.time_s, 0, False
+        if heard.frame.format.name[:3] in ("flt", "dbl") and not np.isfinite(heard.frame.to_ndarray()).all():
+            raise MediaError(Reason.DECODE_ERROR, "the sound is damaged: it holds samples that are not finite numbers")
         rate_hz = heard.frame.sample_rate
         num_samples += heard.frame.samples
     if first is None or origin_s is None:

@@ -19,14 +19,17 @@ _OF_STORAGE = frozenset(
 
 
 class WholeFile:
-    """A temporary file in the folder of `path`, to be written by FFmpeg."""
+    """A temporary file, to be written by FFmpeg."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StorageError when the folder cannot be written."""
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        """folder: of the temporary file, on the same file system; None: that of path.
+
+        Raises StorageError when the folder cannot be written.
+        """
         self.path = path
         self._temporary = ""
         with self.errors():
-            descriptor, self._temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+            descriptor, self._temporary = tempfile.mkstemp(dir=folder or path.parent, prefix=".tmp-")
             os.close(descriptor)
         self.url = "file:" + os.path.abspath(self._temporary)  # a URL, because FFmpeg would interpret `concat:x`
 

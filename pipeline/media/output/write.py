@@ -34,6 +34,7 @@ def write_file(
     info: VideoInfo,
     sound: SoundTrack | None,
     length_s: float,
+    folder: Path | None = None,
 ) -> list[str]:
     """Write `out`, whole or not at all: pictures, then `sound` as the default, then all else that the video holds.
 
@@ -43,13 +44,14 @@ def write_file(
     after length_s is left out. An existing file is replaced. Memory is that of a few seconds of packets, and what MP4
     and MOV hold of each packet until their index is written: some 70 bytes.
 
+    folder: for the unfinished file, on the same file system; None: that of out.
     Returns what could not be kept, in words. Raises ValueError for a suffix that names no kind of file and for segments
     of different encoders; MediaError for damaged ones; StorageError when a disk fails. Never leaves half a file.
     """
     kind = file_kind(out)
     others = OtherStreams(video_uri, kind, info.origin_s, length_s, with_sound=sound is None)
     heard = None if sound is None else SoundPackets(sound, kind, length_s, float(1 / picture_format.rate))
-    file = WholeFile(Path(out))
+    file = WholeFile(Path(out), folder)
     try:
         with file.errors(), av.open(file.url, "w", format=kind.muxer, options=_options(kind, others)) as container:
             pictures = _add_pictures(container, kind, picture_format, segments)
