@@ -58,7 +58,7 @@ class Progress:
     """Seconds of video."""
     total_s: float
     left_s: float | None
-    """Estimated seconds of waiting until all is done; None while unknown."""
+    """Estimated seconds until this step is done; None while unknown."""
 
 
 OnProgress = Callable[[Progress], None]

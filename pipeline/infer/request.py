@@ -90,7 +90,6 @@ class PassReason(StrEnum):
     MOUTH_COVERED = "mouth_covered"
     TOO_SHORT = "too_short"
     FACE_TOO_SMALL = "face_too_small"
-    DECODE_ERROR = "decode_error"
 
 
 PASSED_WORDS = {
@@ -101,7 +100,6 @@ PASSED_WORDS = {
     PassReason.MOUTH_COVERED: "something covers the mouth",
     PassReason.TOO_SHORT: "the face is usable for too short a time",
     PassReason.FACE_TOO_SMALL: "the face is too small",
-    PassReason.DECODE_ERROR: "these frames cannot be decoded",
 }
 
 
