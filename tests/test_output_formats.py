@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lipforge.pipeline.media.output.containers import file_kind
-from lipforge.pipeline.media.output.picture_format import PictureFormat, choose_encoder
+from lipforge.pipeline.media.output.picture_format import PictureFormat, choose_encoder, read_picture_format
 from lipforge.pipeline.media.output.segment import SegmentWriter, is_whole, read_segment
 from lipforge.pipeline.media.output.to_format import ToFormat
+from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.media.source_file import StorageError
 from tests.odd_pictures import write_pictures
 from tests.passed_through import Passed, decoded, pass_through, planes, psnr_db
@@ -77,7 +78,6 @@ def assert_repacked_without_loss(source: Path, passed: Passed, pix_fmt: str) -> 
         (".mov", "yuv420p", ("libx264", "yuv444p")),
         (".ts", "yuv422p10le", ("libx265", "yuv444p10le")),
         (".webm", "yuv420p", ("libvpx-vp9", "yuv420p")),
-        (".webm", "yuv420p10le", ("libsvtav1", "yuv420p10le")),
         (".avi", "yuv420p10le", ("libx264", "yuv444p10le")),
     ],
 )
@@ -192,3 +192,9 @@ def test_a_disk_that_fills_at_the_end_leaves_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "out" / "o.mp4").read_text() == "what was there"
     assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
+def test_webm_refuses_more_than_8_bit_and_says_what_holds_it(tmp_path: Path) -> None:
+    source = drawn(tmp_path / "in.nut", "yuv420p10le", "64x48")
+    with pytest.raises(ValueError, match=r"\.mkv or \.mp4"):
+        read_picture_format(str(source), probe(str(source)), "out.webm")

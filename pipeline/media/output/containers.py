@@ -28,7 +28,7 @@ class FileKind:
 
 
 _MP4_AUDIO = frozenset({"aac", "mp3", "alac", "ac3", "eac3", "opus", "flac"})
-_ALL_VIDEO = frozenset({"libx264", "libx265", "libvpx-vp9", "libsvtav1"})
+_ALL_VIDEO = frozenset({"libx264", "libx265", "libvpx-vp9"})
 _START = (("movflags", "+faststart"),)
 _MP4 = FileKind("mp4", _MP4_AUDIO, "aac", _ALL_VIDEO, keeps_rotation=True, cover_art=True, options=_START)
 KINDS = {
@@ -55,7 +55,7 @@ KINDS = {
         "webm",
         frozenset({"opus", "vorbis"}),
         "libopus",
-        frozenset({"libvpx-vp9", "libsvtav1"}),
+        frozenset({"libvpx-vp9"}),
         keeps_rotation=True,
     ),
     ".avi": FileKind(

@@ -1,6 +1,5 @@
 """Set up the encoder of an output's pictures: the same for every segment, and for the file they are joined in."""
 
-from fractions import Fraction
 from typing import Any
 
 import av.container
@@ -15,10 +14,9 @@ _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
 """FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and AV_CODEC_FLAG_INTERLACED_ME."""
 _TOP_FIRST, _BOTTOM_FIRST = 2, 3
 
-X264_QP, X265_QP, VP9_Q, AV1_CRF = 10, 10, 3, 4
-"""Each frame of 67 real clips has a PSNR of 50 dB in H.264 and VP9, and of the one of 10 bit in HEVC; in AV1 that clip
-has, but single frames fall to 47. Constant steps, because a constant rate factor gives busy pictures fewer bits, and so
-does adaptive quantization with busy places."""
+X264_QP, X265_QP, VP9_Q = 10, 10, 3
+"""Each frame of 67 real clips has a PSNR of 50 dB. Constant steps, because a constant rate factor gives busy pictures
+fewer bits, and so does adaptive quantization with busy places."""
 
 
 def add_encoder(container: av.container.OutputContainer, picture_format: PictureFormat) -> Any:
@@ -71,23 +69,4 @@ def _vp9(wanted: PictureFormat) -> dict[str, str]:
     return speed | ({"lossless": "1"} if wanted.lossless else {"crf": str(VP9_Q), "b": "0"})
 
 
-def _av1(wanted: PictureFormat) -> dict[str, str]:
-    settings = [f"lp={THREADS}", "aq-mode=0", "rc=0"]
-    if wanted.mastering is not None:
-        settings.append(f"mastering-display={_av1_mastering(wanted.mastering)}")
-    if wanted.light_level is not None:
-        settings.append(f"content-light={wanted.light_level[0]},{wanted.light_level[1]}")
-    return {"preset": "8", "crf": str(AV1_CRF), "svtav1-params": ":".join(settings)}
-
-
-def _av1_mastering(mastering: str) -> str:
-    """x265's whole steps of 0.00002 and 0.0001 as decimals."""
-    pieces = []
-    for piece in mastering.rstrip(")").split(")"):
-        name, numbers = piece.split("(")
-        step = Fraction(1, 10_000) if name == "L" else Fraction(1, 50_000)
-        pieces.append(f"{name}({','.join(f'{float(int(number) * step):.5f}' for number in numbers.split(','))})")
-    return "".join(pieces)
-
-
-_OPTIONS = {"libx264": _x264, "libx265": _x265, "libvpx-vp9": _vp9, "libsvtav1": _av1}
+_OPTIONS = {"libx264": _x264, "libx265": _x265, "libvpx-vp9": _vp9}

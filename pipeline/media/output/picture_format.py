@@ -105,7 +105,7 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
     size_px = frame.width, frame.height
     encoder, pix_fmt, notes = choose_encoder(kind, frame.format.name, size_px, interlaced=interlaced, hdr=hdr)
     changes_model = is_rgb(frame.format) and not pix_fmt.startswith("gbr")
-    if lossless and (encoder == "libsvtav1" or changes_model):
+    if lossless and changes_model:
         raise ValueError(f"{out}: {kind.muxer} cannot hold {frame.format.name} without loss: write .mkv or .mp4")
     mastering, light_level = _mastering(frame), _light_level(frame)
     if encoder == "libvpx-vp9" and (interlaced or mastering or light_level):
@@ -145,8 +145,8 @@ def choose_encoder(
 ) -> tuple[str, str, list[str]]:
     """(encoder, pixel format it gets, what is lost, in words) for pictures of a pixel format and size.
 
-    H.264 for 8 bit, HEVC for more and for RGB; in WebM, VP9 and AV1. What an encoder cannot take becomes the nearest
-    that it can: with more chroma or bits rather than fewer.
+    H.264 for 8 bit, HEVC for more and for RGB; in WebM, VP9. What an encoder cannot take becomes the nearest
+    that it can: with more chroma or bits rather than fewer. Raises ValueError for more than a kind of file holds.
     """
     source = av.VideoFormat(pix_fmt, 16, 16)
     bits = 8 if source.has_palette else max(component.bits for component in source.components)
@@ -163,11 +163,9 @@ def choose_encoder(
         chroma = "444"
     wide = depth > 8 or hdr
     if "libx264" not in kind.video:
-        if not wide:
-            return "libvpx-vp9", _name(chroma, 8), notes
-        if chroma != "420" or bits > 10:
-            notes.append(f"pictures of format {pix_fmt} are stored as yuv420p10le: {kind.muxer} has nothing nearer")
-        return "libsvtav1", "yuv420p10le", notes
+        if wide:  # SVT-AV1 could, but started by root it takes the machine: its threads are SCHED_FIFO, priority 99
+            raise ValueError(f"{kind.muxer} holds pictures of 8 bit without HDR here: write .mkv or .mp4 instead")
+        return "libvpx-vp9", _name(chroma, 8), notes
     if chroma == "rgb" and "libx265" in kind.video:
         notes.append("pictures are stored as HEVC in RGB, which few players show")
         return "libx265", _name(chroma, depth), notes
