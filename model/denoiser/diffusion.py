@@ -16,14 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NUM_TIMESTEPS = 1000
-_CLASSES = {
-    "ddim": "DDIMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "lcm": "LCMScheduler",
-}
-SOLVERS = tuple(_CLASSES)
+from lipforge.model.denoiser.solvers import CLASSES, NUM_TIMESTEPS, SOLVERS
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 _SCHEDULE = {
@@ -140,7 +133,7 @@ def check_solver(solver: str, num_steps: int) -> None:
 def _scheduler(solver: str, num_steps: int, device: torch.device) -> Any:  # the classes share no annotated protocol
     check_solver(solver, num_steps)
     diffusers: Any = import_module("diffusers")  # it exports the classes in a way that type checkers do not see
-    kind = getattr(diffusers, _CLASSES[solver])
+    kind = getattr(diffusers, CLASSES[solver])
     published = {"clip_sample": False, "set_alpha_to_one": False} if solver in ("ddim", "lcm") else {}
     scheduler = kind(**_SCHEDULE, **published)
     scheduler.set_timesteps(num_steps, device=device)

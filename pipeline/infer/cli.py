@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import progress as rich_progress
 
 from lipforge.pipeline.cli import errors, plain_errors, say
-from lipforge.pipeline.infer.protocols import Progress
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
+
+if TYPE_CHECKING:  # it imports torch
+    from lipforge.pipeline.infer.protocols import Progress
 
 _SAMPLING, _ALL = Sampling(), InferConfig()
 _ABOUT = {
@@ -233,7 +235,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         from lipforge.datasets_manifest.durations import human_time
 
         left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left in this step"

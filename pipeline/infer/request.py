@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, SOLVERS
+from lipforge.model.denoiser.solvers import NUM_TIMESTEPS, SOLVERS
 from lipforge.pipeline.config_loader import Config
 
 IDENTITY = "identity"
