@@ -13,7 +13,7 @@ setup: $(VENV)/.done ## make .venv, install everything
 $(VENV)/.done: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[train,infer,app,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,infer,evaluate,app,dev]'
 	@$(BIN)/python -c 'import cv2' || { echo "OpenCV cannot be imported: on Debian and Ubuntu, apt-get install libgl1 libglib2.0-0"; exit 1; }
 	@touch $@
 

@@ -16,6 +16,7 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
+from lipforge.model.faces.crop_points import crop_points
 from lipforge.model.faces.lip_points import mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
@@ -24,7 +25,6 @@ from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.pipeline.run import prepare
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
-from lipforge.train.scorers.clips import crop_points
 
 PLANTED = (-10, -6, -3, -1, 0, 1, 3, 6, 10)
 AGAIN = (-10, -3, 0, 3, 10)

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import read_clip_at
 from lipforge.datasets_manifest.storage.files import open_place
-from lipforge.model.faces.face import DetectedFace, FaceLandmarks
-from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_images
+from lipforge.model.faces.crop_points import crop_points
+from lipforge.model.faces.lip_points import mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
@@ -93,38 +92,6 @@ def extract_clips(dataset: str, cache: Path) -> None:
         save_clip(clip, target)
         if number % 100 == 0 or number == len(rows):
             log.info("%d of %d clips", number, len(rows))
-
-
-def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
-    """The points of the face in aligned crops: float32 [T, len(SYNC_LANDMARKS), 3], or None if a frame shows none.
-
-    frames: uint8 [T, R, R, 3]. The crop is the 3:4 template stretched to a square, so it is narrowed to natural
-    proportions first.
-    """
-    height = 256
-    width = height * 3 // 4
-    found: list[np.ndarray] = []
-    prior: DetectedFace | FaceLandmarks = _template_face(width, height)
-    for frame in frames:
-        upright = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        # FaceMesh needs the surroundings of a face, which the crop lacks
-        padded = cv2.copyMakeBorder(upright, height // 4, height // 4, width // 2, width // 2, cv2.BORDER_REPLICATE)
-        followed = faces.landmarks(padded, prior)
-        if followed is None and not isinstance(prior, DetectedFace):
-            followed = faces.landmarks(padded, _template_face(width, height))
-        if followed is None:
-            return None
-        prior = followed
-        found.append(followed.points[SYNC_LANDMARKS])
-    return np.stack(found)
-
-
-def _template_face(width: int, height: int) -> DetectedFace:
-    """Position of an aligned face in the padded crop."""
-    left, top = width / 2, height / 4
-    eyes = np.array([[0.26, 0.30], [0.74, 0.30]]) * [width, height] + [left, top]
-    keypoints = np.concatenate([eyes, np.zeros((4, 2))]).astype(np.float32)
-    return DetectedFace(left + 0.1 * width, top + 0.15 * height, left + 0.9 * width, top + 0.9 * height, 1.0, keypoints)
 
 
 def save_clip(clip: TrainingClip, path: Path) -> None:
