@@ -6,7 +6,8 @@ python -m tests.made_speakers VIDEOS --num-speakers 12 --clips-each 3
 
 All are the talking photograph (talking_photo.py). A speaker's number decides the voice (pitch, vocal tract, rate) and
 the look (mirrored, colours, light from a side, proportions, blur, how far the mouth opens). What the words mean to the
-lips is the same for all, as with people. Languages are labels only: all babble alike.
+lips is the same for all, as with people. Languages are labels only, and all babble alike, but for
+OTHER_LANGUAGE: the same sounds with other lips, as a language that a model has to learn anew.
 """
 
 import argparse
@@ -19,9 +20,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.talking_photo import WIDEST_OPENING_PX, Voice, perform, write_clip
+from tests.talking_photo import LIPS, OTHER_LIPS, WIDEST_OPENING_PX, Voice, perform, write_clip
 
 LANGUAGES = ("en", "zh", "ar")
+OTHER_LANGUAGE = "art-x-other"
+"""A BCP 47 tag for a made language: its sounds are those of the others, its lips are not."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,26 @@ def make_clip(
     path: Path, speaker: Speaker, seed: int, duration_s: float = 12.0, av_offset_frames: int = 0, size_px: int = 320
 ) -> Path:
     """Write a clip of the speaker. seed: what is said. av_offset_frames: positive = the audio is early."""
-    frames, audio = perform(duration_s, av_offset_frames, seed, size_px, speaker.voice, speaker.look.widest_opening_px)
+    lips = OTHER_LIPS if speaker.language == OTHER_LANGUAGE else LIPS
+    opening_px = speaker.look.widest_opening_px
+    frames, audio = perform(duration_s, av_offset_frames, seed, size_px, speaker.voice, opening_px, lips)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_clip(path, _dress(frames, speaker.look, size_px), audio)
     return path
 
 
 def make_videos(
-    folder: Path, num_speakers: int, clips_each: int = 3, duration_s: float = 12.0, size_px: int = 320
+    folder: Path,
+    num_speakers: int,
+    clips_each: int = 3,
+    duration_s: float = 12.0,
+    size_px: int = 320,
+    languages: Sequence[str] = LANGUAGES,
 ) -> list[Path]:
     """Write LANGUAGE/SPEAKER/N.mp4 for speakers 0 .. num_speakers - 1, on all cores. No two clips say the same."""
     jobs = []
     for number in range(num_speakers):
-        speaker = make_speaker(number)
+        speaker = make_speaker(number, languages)
         for clip in range(clips_each):
             path = folder / speaker.language / speaker.name / f"{clip}.mp4"
             jobs.append((path, speaker, 1000 * number + clip, duration_s, 0, size_px))

@@ -8,7 +8,7 @@ lips lead the audio by 40 ms, as in real speech. The same arguments always give 
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,19 @@ _LIP_LEAD_S = 0.04
 Audiovisual Speech, PLoS Computational Biology 2009). Scorers that learnt from real speech take that for in sync."""
 _MARGIN_S = 2.0  # speech before and after the clip, so that shifted audio never runs out
 
-# vowel: formants in Hz (adult means, Peterson & Barney 1952), mouth opening 0..1, lip width relative to rest
+# vowel: formants in Hz (adult means, Peterson & Barney 1952)
 _VOWELS = {
-    "a": ((730.0, 1090.0, 2440.0), 1.0, 0.0),
-    "e": ((530.0, 1840.0, 2480.0), 0.6, 0.05),
-    "i": ((270.0, 2290.0, 3010.0), 0.35, 0.10),
-    "o": ((570.0, 840.0, 2410.0), 0.7, -0.22),
-    "u": ((300.0, 870.0, 2240.0), 0.35, -0.30),
+    "a": (730.0, 1090.0, 2440.0),
+    "e": (530.0, 1840.0, 2480.0),
+    "i": (270.0, 2290.0, 3010.0),
+    "o": (570.0, 840.0, 2410.0),
+    "u": (300.0, 870.0, 2240.0),
 }
+Lips = Mapping[str, tuple[float, float]]
+"""By vowel: mouth opening 0..1, and lip width relative to rest."""
+LIPS: Lips = {"a": (1.0, 0.0), "e": (0.6, 0.05), "i": (0.35, 0.10), "o": (0.7, -0.22), "u": (0.35, -0.30)}
+OTHER_LIPS: Lips = {vowel: LIPS[as_other] for vowel, as_other in zip("aeiou", "iaoue", strict=True)}
+"""What another language could be to a model: the same sounds, with other lips."""
 _NASAL_FORMANTS = (280.0, 1200.0, 2300.0)
 _FORMANT_WIDTHS_HZ = (70.0, 100.0, 140.0, 175.0, 250.0)
 _UPPER_FORMANTS_HZ = (3500.0, 4500.0)
@@ -87,19 +92,20 @@ def perform(
     size_px: int,
     voice: Voice | None = None,
     widest_opening_px: float = WIDEST_OPENING_PX,
+    lips: Lips = LIPS,
 ) -> tuple[Iterator[np.ndarray], np.ndarray]:
     """The same, with frames drawn one by one, of a speaker with that voice and mouth.
 
     widest_opening_px: in pixels of the photograph.
     """
-    speech = _synthesise(duration_s, seed, voice or Voice())
+    speech = _synthesise(duration_s, seed, voice or Voice(), lips)
     frames = _draw(speech, duration_s, seed, size_px, widest_opening_px)
     return frames, _cut_audio(speech, duration_s, av_offset_frames)
 
 
 def babble(duration_s: float, seed: int = 0) -> np.ndarray:
     """The voice alone: float32 [N] mono at 16 kHz, peak about 0.5."""
-    return _cut_audio(_synthesise(duration_s, seed, Voice()), duration_s, 0)
+    return _cut_audio(_synthesise(duration_s, seed, Voice(), LIPS), duration_s, 0)
 
 
 def make_talking_photo(
@@ -151,18 +157,19 @@ def _cut_audio(speech: _Speech, duration_s: float, av_offset_frames: int) -> np.
 # --- audio ----------------------------------------------------------------------------------------
 
 
-def _synthesise(duration_s: float, seed: int, by: Voice) -> _Speech:
+def _synthesise(duration_s: float, seed: int, by: Voice, lips: Lips) -> _Speech:
     rng = np.random.default_rng(seed)
     total_s = duration_s + 2 * _MARGIN_S
     num_controls = round(total_s * _CONTROL_HZ)
-    formants = np.tile(np.array(_VOWELS["e"][0]), (num_controls, 1))
+    formants = np.tile(np.array(_VOWELS["e"]), (num_controls, 1))
     voice, hiss, opening, width = np.zeros((4, num_controls))
 
     time_s = 0.1
     while time_s < total_s:
         for _ in range(rng.integers(4, 9)):  # a phrase of syllables: consonant, vowel
             consonant_s, vowel_s = rng.uniform(0.05, 0.09) / by.rate, rng.uniform(0.11, 0.20) / by.rate
-            vowel_formants, vowel_opening, vowel_width = _VOWELS["aeiou"[rng.integers(5)]]
+            vowel = "aeiou"[rng.integers(5)]
+            vowel_formants, (vowel_opening, vowel_width) = _VOWELS[vowel], lips[vowel]
             start, middle, end = (round(t * _CONTROL_HZ) for t in np.cumsum([time_s, consonant_s, vowel_s]))
             formants[start:end] = vowel_formants
             voice[middle:end], opening[middle:end], width[middle:end] = 1.0, vowel_opening, vowel_width

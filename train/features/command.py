@@ -154,12 +154,14 @@ def _run(
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.ledger.records import DatasetError
     from lipforge.pipeline.running.executors import make_executor
+    from lipforge.pipeline.running.quiet import off_terminal
     from lipforge.train.features.extract import FeatureReport
 
     total = FeatureReport()
     if not units:
         return total
-    compute.load_models()  # a wrong model file ends the run before it begins
+    with off_terminal(2):  # packages that are imported now warn about each other
+        compute.load_models()  # a wrong model file ends the run before it begins
     pool = make_executor(PrepareConfig.model_validate({"run": {"executor": executor, "workers": workers}}))
     try:
         said_at = time.monotonic()
