@@ -55,7 +55,9 @@ def test_the_distance_is_that_of_scipy_and_of_torchmetrics() -> None:
 def test_fewer_vectors_than_their_width_give_the_same_by_both_ways() -> None:
     first, second = two_sets(count=9)
     expected = frechet_distance_of_rows(first, second)
-    assert frechet_distance(features_of(first), features_of(second[:8], second[8:])) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(features_of(first), features_of(second[:8], second[8:])) == pytest.approx(
+        expected, rel=1e-6
+    )
     assert by_scipy(first, second) == pytest.approx(expected, rel=1e-4)  # no full rank: the root itself is not exact
 
 
