@@ -1,6 +1,6 @@
 """Two reports compared: which differences are real, which may be chance, and what does not compare.
 
-Clips that both reports hold are compared with themselves, by file name: most of what makes a clip hard is then in both
+Clips that both reports hold are compared with themselves, by name: most of what makes a clip hard is then in both
 numbers. Without a clip in common, the two means are compared.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipforge.pipeline.evaluate.metrics import Better
-from lipforge.pipeline.evaluate.page.known import metric_named
+from lipforge.pipeline.evaluate.page.words import metric_named, name_of
 from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
 
 LEVEL = 0.05
@@ -26,7 +26,7 @@ _BLOCK = 250  # resamples held at once
 _Test = list[NDArray[np.float64]]
 """Samples whose means add up to a difference, as [U, 2] rows of units: sum and number of clips."""
 Values = dict[str, tuple[str | None, float]]
-"""By file: speaker and number."""
+"""By name of the clip: speaker and number."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _values(name: str, group: str, rows: Iterable[Mapping[str, Any]]) -> Values:
     for row in rows:
         value = row.get(name)
         if value is not None and np.isfinite(value) and group in (ALL, f"language={row.get('language')}"):
-            found[str(row["file"])] = (row.get("speaker"), float(value))
+            found[name_of(row)] = (row.get("speaker"), float(value))
     return found
 
 
