@@ -55,7 +55,7 @@ def frechet_distance(first: Features, second: Features) -> float:
 
 
 def frechet_distance_of_rows(first: np.ndarray, second: np.ndarray) -> float:
-    """The same from the vectors themselves, float [n, width] and [m, width]: quicker when they are fewer than their width.
+    """The same from the vectors themselves, float [n, width] and [m, width]: quicker when n and m are small.
 
     The trace of (C1 C2)^(1/2) is the sum of the singular values of X1 X2^T, X being centred vectors over (n - 1)^(1/2).
     Raises ValueError as above.

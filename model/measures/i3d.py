@@ -6,7 +6,7 @@ converted from the published TensorFlow module. Batch normalisation is folded in
 """
 
 import io
-import pickle  # noqa: S403 - read with `_ArraysOnly` alone
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +24,7 @@ WINDOW_FRAMES = 16
 """Frames of one feature: 0.64 s at 25 fps."""
 WIDTH = 400
 SIDE_PX = 224
+_AVERAGES = ("mean", "var")
 _EPSILON = 1e-3
 """Of batch normalisation."""
 
@@ -56,17 +57,21 @@ class I3DNetwork(nn.Module):
         self.logits = nn.Conv3d(1024, WIDTH, 1)
 
     def forward(self, video: Tensor) -> Tensor:
-        features = video
-        for _, features in self.endpoints(video):
-            pass
+        for layer in self.layers.values():
+            video = layer(video)
+        return self.head(video)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits from what the last layer gives: pooled over the whole picture, then their mean over time."""
         pooled = functional.avg_pool3d(features, (2, 7, 7), stride=1)
         return self.logits(pooled)[..., 0, 0].mean(dim=2)
 
     def endpoints(self, video: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """What each layer gives, in order."""
+        """What each layer gives, in order, the logits last."""
         for name, layer in self.layers.items():
             video = layer(video)
             yield name, video
+        yield "Logits", self.head(video)
 
 
 class I3D:
@@ -85,8 +90,8 @@ class I3D:
     def features(self, frames: np.ndarray) -> np.ndarray:
         """Logits of each window of 16 frames, one after the other from the first frame: float32 [T // 16, 400].
 
-        frames: uint8 [T, H, W, 3] RGB at 25 fps, resized to 224 px (bilinear). What is left at the end is not looked at,
-        so fewer than 16 frames give no window. Raises ValueError for another shape.
+        frames: uint8 [T, H, W, 3] RGB at 25 fps, resized to 224 px (bilinear). What is left at the end is not looked
+        at, so fewer than 16 frames give no window. Raises ValueError for another shape.
         """
         check_frames(frames)
         found = []
@@ -121,16 +126,18 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
                 place, bias = "logits", params[f"{unit}/Conv_0/bias"].astype(np.float64)
             else:
                 place = "layers." + unit.replace("/Conv3d", ".Conv3d").replace("/Branch", ".Branch") + ".convolution"
-                mean, variance = (averages[f"{unit}/BatchNorm_0/{key}"].astype(np.float64) for key in ("mean", "var"))
+                mean, variance = (averages[f"{unit}/BatchNorm_0/{key}"].astype(np.float64).ravel() for key in _AVERAGES)
                 scale = 1 / np.sqrt(variance + _EPSILON)
                 weight = weight * scale[:, None, None, None, None]
-                bias = params[f"{unit}/BatchNorm_0/bias"] - mean * scale
+                bias = params[f"{unit}/BatchNorm_0/bias"].ravel() - mean * scale
             tensors[f"{place}.weight"] = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
             tensors[f"{place}.bias"] = torch.from_numpy(np.ascontiguousarray(bias, np.float32))
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}. No code in it was run.") from error
     except _DAMAGE as error:
-        raise ModelFileError(f"{name}: cut off, damaged, or not I3D's weights ({error!r}). No code in it was run.") from error
+        raise ModelFileError(
+            f"{name}: cut off, damaged, or not I3D's weights ({error!r}). No code in it was run."
+        ) from error
     return tensors
 
 

@@ -16,8 +16,8 @@ _FRAMES_AT_ONCE = 4
 def ssim(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Structural similarity of each frame with its reference: float32 [T], 1: the same.
 
-    frames, reference: uint8 [T, H, W, 3] RGB, at least 11 px a side. Wang et al. 2004: Gaussian windows of sigma 1.5 px,
-    values 0..255, mean over the pixels whose window lies inside of the frame and over the three channels.
+    frames, reference: uint8 [T, H, W, 3] RGB, at least 11 px a side. Wang et al. 2004: Gaussian windows of sigma 1.5
+    px, values 0..255, mean over the pixels whose window lies inside of the frame and over the three channels.
     Raises ValueError for other shapes.
     """
     check_pair(frames, reference)
