@@ -155,20 +155,22 @@ def _labelled(items: list[Item], labels: str) -> list[Item]:
     for row in rows:
         known[row["file"]] = row
         known.setdefault(os.path.splitext(row["file"])[0], row)
-    found = []
-    for item in items:
-        names = (item.video, os.path.basename(item.video), item.name, os.path.basename(item.name))
-        row = next((known[name] for name in names if name in known), None)
-        if row is not None:
-            language = row.get("language")
-            item = replace(
-                item,
-                language=check_language(language, labels) if language else item.language,
-                speaker=row.get("speaker") or item.speaker,
-            )
-        found.append(item)
+    found = [_with_label(item, known, labels) for item in items]
     if all(old == new for old, new in zip(items, found, strict=True)):
         raise EvaluateError(
             f"{labels} labels none of the videos: its column `file` holds names such as {items[0].name}"
         )
     return found
+
+
+def _with_label(item: Item, known: dict[str, dict[str, str]], labels: str) -> Item:
+    names = (item.video, os.path.basename(item.video), item.name, os.path.basename(item.name))
+    row = next((known[name] for name in names if name in known), None)
+    if row is None:
+        return item
+    language = row.get("language")
+    return replace(
+        item,
+        language=check_language(language, labels) if language else item.language,
+        speaker=row.get("speaker") or item.speaker,
+    )

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import cv2
 import numpy as np
 
-from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.crop_points import crop_landmarks
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS, mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
@@ -17,6 +17,7 @@ from lipforge.model.weights import load as weights
 from lipforge.model.weights.table import list_models
 from lipforge.pipeline.evaluate.clip import AlignedClip, Unmeasurable
 from lipforge.pipeline.evaluate.mouth import jitter_px, lip_distance_px, movement, opening_curve
+from lipforge.pipeline.evaluate.networks import IDENTITY, SYNCNET, Networks, sampled
 from lipforge.pipeline.evaluate.result import Missing, ModelUsed
 from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.pipeline.stages.align import fill_gaps
@@ -27,7 +28,21 @@ MAX_MISSING = 0.2
 """Share of frames in which the face may be missing; points are filled in there."""
 MIN_SYNC_FRAMES = 25
 PLANTED_FRAMES = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
-_SYNC = ("sync_confidence", "sync_offset_frames")
+PICTURES = 50
+"""Frames, evenly spread, in which pictures are compared and faces recognised."""
+FID_EVERY = 5
+"""Frames."""
+_SYNC, _SHIFTED = ("sync_confidence", "sync_offset_frames"), ("shift_error_frames",)
+_OF_POINTS = (
+    "lip_distance_px",
+    "mouth_opening",
+    "mouth_movement",
+    "silent_opening",
+    "silent_movement",
+    "leak",
+    "jitter",
+    "jitter_excess",
+)
 
 
 @dataclass
@@ -46,13 +61,15 @@ class Judge:
         self.device, self.only = device, only
         files = weights.load("builtin")
         with off_terminal(2):  # LiteRT prints which delegate it created
-            self._faces = MediaPipeFaces(files)
+            self.faces = MediaPipeFaces(files)
         self._scorer = LipSyncScorer(files["lip_sync.safetensors"])
+        self.networks = Networks(device, self._wants)
         self.models: list[ModelUsed] = [
-            _used("lip_sync.safetensors", self._scorer.name, _SYNC),
-            _used("face_landmark.tflite", "FaceMesh", ("lip_distance_px", "jitter", "mouth_opening", "leak")),
+            _used("lip_sync.safetensors", self._scorer.name, (*_SYNC, *_SHIFTED, "foreign_sync_confidence")),
+            _used("face_landmark.tflite", "FaceMesh", _OF_POINTS),
+            *self.networks.used,
         ]
-        self.missing: list[Missing] = []
+        self.missing: list[Missing] = self.networks.missing
 
     def aligned(
         self, name: str, frames: np.ndarray, audio: np.ndarray, language: str = "und", speaker: str | None = None
@@ -65,7 +82,7 @@ class Judge:
         expected = (len(frames) + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
         if audio.shape != (expected,):
             raise ValueError(f"audio: expected [{expected}] for {len(frames)} frames, got {audio.shape}")
-        found = crop_landmarks(frames, self._faces)
+        found = crop_landmarks(frames, self.faces)
         missing = sum(points is None for points in found)
         if missing > MAX_MISSING * len(found) or missing == len(found):
             raise Unmeasurable("no face" if missing == len(found) else "a face in too few frames")
@@ -85,23 +102,62 @@ class Judge:
         """By metric, what can be measured of one clip. reference: of the same frames."""
         return self.measured(clip, reference).values
 
-    def measured(self, clip: AlignedClip, reference: AlignedClip | None = None) -> Measured:
-        """The same, with the reasons of what is missing."""
+    def measured(
+        self, clip: AlignedClip, reference: AlignedClip | None = None, face_crops: np.ndarray | None = None
+    ) -> Measured:
+        """The same, with the reasons of what is missing.
+
+        face_crops: uint8 [T, 224, 224, 3] RGB, cut from the video as SyncNet v2's own code does (`OpenVideo.crops`);
+        None: it looks at the aligned crop, as when a dataset is prepared with it.
+        """
+        if reference is not None and reference.frames.shape != clip.frames.shape:
+            raise ValueError(f"the reference has {reference.frames.shape}, the clip {clip.frames.shape}")
         found = Measured()
         self._add(found, _SYNC, lambda: self._sync_numbers(clip))
-        self._add(found, ("shift_error_frames",), lambda: {"shift_error_frames": self._shift_error(clip)})
+        self._add(found, _SHIFTED, lambda: self._shift_error(clip))
+        if self.networks.syncnet is not None:
+            self._add(found, SYNCNET, lambda: self._syncnet_numbers(clip, face_crops))
         curve = opening_curve(clip.points)
         self._add(found, ("mouth_opening",), lambda: {"mouth_opening": float(curve.mean())})
         self._add(found, ("mouth_movement",), lambda: {"mouth_movement": movement(curve)})
         self._add(found, ("jitter",), lambda: {"jitter": _jitter(clip)})
         if reference is not None:
-            if reference.frames.shape != clip.frames.shape:
-                raise ValueError(f"the reference has {reference.frames.shape}, the clip {clip.frames.shape}")
-            self._add(
-                found, ("lip_distance_px",), lambda: {"lip_distance_px": lip_distance_px(clip.points, reference.points)}
-            )
-            self._add(found, _PICTURE, lambda: _picture_numbers(clip.frames, reference.frames))
+            self._against(found, clip, reference)
+        if self.networks.arcface is not None:
+            self._add(found, IDENTITY, lambda: self._identity_numbers(clip, reference))
         return found
+
+    def features(self, clip: AlignedClip) -> dict[str, np.ndarray]:
+        """By metric of a set, what one clip adds to it: float32 [n, width]."""
+        found = {}
+        if self.networks.inception is not None:
+            found["fid"] = self.networks.inception.features(clip.frames[::FID_EVERY])
+        if self.networks.i3d is not None:
+            found["fvd"] = self.networks.i3d.features(clip.frames)
+        return found
+
+    def _against(self, found: Measured, clip: AlignedClip, reference: AlignedClip) -> None:
+        self._add(
+            found, ("lip_distance_px",), lambda: {"lip_distance_px": lip_distance_px(clip.points, reference.points)}
+        )
+        self._add(found, ("jitter_excess",), lambda: {"jitter_excess": _jitter(clip) - _jitter(reference)})
+        chosen = sampled(len(clip.frames), PICTURES)
+        whole = clip.frames[chosen], reference.frames[chosen]
+        for suffix, pair in (("", whole), ("_mouth", (mouth_part(whole[0]), mouth_part(whole[1])))):
+            for name, compare in self._pictures.items():
+                self._add(found, (name + suffix,), partial(_mean, name + suffix, compare, *pair))
+
+    @property
+    def _pictures(self) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+        """Comparisons of pictures, frame by frame."""
+        from lipforge.model.measures.pictures import psnr_db, ssim
+
+        found: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {}
+        if self.networks.lpips is not None:
+            found["lpips"] = self.networks.lpips.distance
+        if self.networks.st_lpips is not None:
+            found["st_lpips"] = self.networks.st_lpips.distance
+        return {**found, "ssim": ssim, "psnr_db": psnr_db}
 
     def _wants(self, names: Iterable[str]) -> bool:
         return self.only is None or any(name in self.only for name in names)
@@ -122,21 +178,41 @@ class Judge:
         return self._scorer.embed_lips(clip.points[:, SYNC_LANDMARKS], mouth_images(clip.frames))
 
     def _heard(self, clip: AlignedClip, shift_frames: int = 0) -> np.ndarray:
-        inside = clip.audio[SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME : -SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME]
-        if not inside.any():
-            raise Unmeasurable("no sound")
+        _check_sound(clip)
         return self._scorer.embed_audio(delayed(clip.audio, shift_frames))
 
     def _sync_numbers(self, clip: AlignedClip) -> dict[str, float]:
         score = self.sync(clip)
         return {"sync_confidence": score.confidence, "sync_offset_frames": float(score.offset_frames)}
 
-    def _shift_error(self, clip: AlignedClip) -> float:
+    def _shift_error(self, clip: AlignedClip) -> dict[str, float]:
         """Mean difference between the moves of the sound and of the offset that is found. Late sound: lower offset."""
         lips = self._lips(clip)
         own = self._scorer.match(lips, self._heard(clip)).offset_frames
         found = [self._scorer.match(lips, self._heard(clip, shift)).offset_frames for shift in PLANTED_FRAMES]
-        return float(np.mean([abs(own - moved - shift) for moved, shift in zip(found, PLANTED_FRAMES, strict=True)]))
+        errors = [abs(own - moved - shift) for moved, shift in zip(found, PLANTED_FRAMES, strict=True)]
+        return {"shift_error_frames": float(np.mean(errors))}
+
+    def _syncnet_numbers(self, clip: AlignedClip, face_crops: np.ndarray | None) -> dict[str, float]:
+        assert self.networks.syncnet is not None
+        if len(clip.frames) < MIN_SYNC_FRAMES:
+            raise Unmeasurable("shorter than 1 s")
+        _check_sound(clip)
+        if face_crops is None:
+            score = self.networks.syncnet.score(clip.frames, clip.audio)
+        else:
+            score = self.networks.syncnet.score_crops(face_crops, clip.audio)
+        return dict(zip(SYNCNET, (score.confidence, score.distance, float(score.offset_frames)), strict=True))
+
+    def _identity_numbers(self, clip: AlignedClip, reference: AlignedClip | None) -> dict[str, float]:
+        assert self.networks.arcface is not None
+        chosen = sampled(len(clip.frames), PICTURES)
+        who = self.networks.arcface.embed(clip.frames[chosen], clip.points[chosen])
+        found = {"identity_drift": _drift(who, chosen)}
+        if reference is not None:
+            wanted = self.networks.arcface.embed(reference.frames[chosen], reference.points[chosen])
+            found["csim"] = float((who * wanted).sum(axis=1).mean())
+        return found
 
 
 def delayed(audio: np.ndarray, shift_frames: int) -> np.ndarray:
@@ -157,34 +233,25 @@ def mouth_part(frames: np.ndarray) -> np.ndarray:
     return frames[:, top : top + side, left : left + side]
 
 
-_PICTURE = ("ssim", "psnr_db", "ssim_mouth", "psnr_db_mouth")
+def _mean(
+    name: str, compare: Callable[[np.ndarray, np.ndarray], np.ndarray], frames: np.ndarray, wanted: np.ndarray
+) -> dict[str, float]:
+    return {name: float(compare(frames, wanted).mean())}
 
 
-def _picture_numbers(frames: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    values = {}
-    for suffix, found, target in (("", frames, wanted), ("_mouth", mouth_part(frames), mouth_part(wanted))):
-        pair = _pixels(found), _pixels(target)
-        values[f"ssim{suffix}"] = _ssim(*pair)
-        values[f"psnr_db{suffix}"] = _psnr(*pair)
-    return values
+def _drift(who: np.ndarray, frames: np.ndarray) -> float:
+    """Largest fall, over seconds, of the mean cosine to the first second's mean. who: unit vectors [n, 512]."""
+    seconds = frames // FPS
+    first = who[seconds == 0].mean(axis=0)
+    likeness = who @ (first / max(float(np.linalg.norm(first)), 1e-12))
+    means = [float(likeness[seconds == second].mean()) for second in np.unique(seconds)]
+    return means[0] - min(means)
 
 
-def _pixels(frames: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float() / 255
-
-
-def _ssim(found: Any, target: Any) -> float:
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    value: Any = structural_similarity_index_measure(found, target, data_range=1.0)
-    return float(value)
-
-
-def _psnr(found: Any, target: Any) -> float:
-    error = (found - target).square().flatten(1).mean(dim=1).clamp(min=1e-10)
-    return float((-10 * error.log10()).mean())
+def _check_sound(clip: AlignedClip) -> None:
+    margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
+    if not clip.audio[margin:-margin].any():
+        raise Unmeasurable("no sound")
 
 
 def _jitter(clip: AlignedClip) -> float:

@@ -102,7 +102,7 @@ def _metrics() -> tuple[Metric, ...]:
             lower,
             sync,
             "The sound is moved by 1 to 5 frames either way: mean difference between that and how far the built-in "
-            "scorer's offset follows. Near 0 where lips and sound belong together, about 3 and more where they do not.",
+            "scorer's offset follows. Near 0: the offset above is measured, not guessed; not that it is right.",
         ),
         Metric(
             "foreign_sync_confidence",
@@ -124,7 +124,7 @@ def _metrics() -> tuple[Metric, ...]:
                     "",
                     lower,
                     picture,
-                    f"LPIPS 0.1 on VGG-16 to the reference, mean over frames. {where}",
+                    f"LPIPS 0.1 on VGG-16 to the reference, mean over 50 frames. {where}",
                     needs_reference=True,
                 ),
                 Metric(
@@ -133,8 +133,8 @@ def _metrics() -> tuple[Metric, ...]:
                     "",
                     lower,
                     picture,
-                    "Shift-tolerant LPIPS (Ghildyal and Liu 2022) to the reference, mean over frames; not LPIPS 0.1. "
-                    f"{where}",
+                    "Shift-tolerant LPIPS (Ghildyal and Liu 2022) on AlexNet to the reference, mean over 50 frames; "
+                    f"not LPIPS 0.1. {where}",
                     needs_reference=True,
                 ),
                 Metric(
@@ -143,7 +143,7 @@ def _metrics() -> tuple[Metric, ...]:
                     "",
                     higher,
                     picture,
-                    f"Structural similarity to the reference (Gaussian 11 x 11), mean over frames. {where}",
+                    f"Structural similarity to the reference (Gaussian window, 1.5 px), mean over 50 frames. {where}",
                     needs_reference=True,
                 ),
                 Metric(
@@ -152,7 +152,7 @@ def _metrics() -> tuple[Metric, ...]:
                     "dB",
                     higher,
                     picture,
-                    f"Peak signal-to-noise ratio to the reference, mean over frames, at most 100. {where}",
+                    f"Peak signal-to-noise ratio to the reference, mean over 50 frames, at most 100. {where}",
                     needs_reference=True,
                 ),
             )
@@ -163,7 +163,7 @@ def _metrics() -> tuple[Metric, ...]:
             "",
             higher,
             picture,
-            "Cosine between the identity vectors of video and reference, by ArcFace, mean over frames.",
+            "Cosine between the identity vectors of video and reference, by ArcFace, mean over 50 frames.",
             needs_reference=True,
         ),
         Metric(

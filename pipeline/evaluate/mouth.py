@@ -67,14 +67,14 @@ def leak(drawn: np.ndarray, old: np.ndarray) -> float:
         raise ValueError("shorter than 3 s")
     new, before = _moving(drawn), _moving(old)
     power = float((before**2).mean())
-    if power < _LEAST_MOVEMENT**2:
+    if power < LEAST_MOVEMENT**2:
         raise ValueError("the old mouth does not move")
     shifts = range(_LEAST_SHIFT_FRAMES, num_frames - _LEAST_SHIFT_FRAMES + 1)
     unrelated = np.mean([(new * np.roll(before, shift)).mean() for shift in shifts])
     return float((new * before).mean() - unrelated) / power
 
 
-_LEAST_MOVEMENT = 0.004
+LEAST_MOVEMENT = 0.004
 """Of a mouth that speaks; below, an opening is the noise of its points."""
 
 

@@ -29,6 +29,7 @@ from lipforge.pipeline.stages.shots import SplitShots
 
 _SAME_SHAPE = 0.01
 """Relative difference of proportions up to which two pictures are one."""
+_SYNCNET_PX, _GREY, _MEDIAN_FRAMES = 224, 110, 13
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,32 @@ class OpenVideo:
             raise Unmeasurable("it ends before the face is seen")
         if lost > MAX_MISSING * len(crops):
             raise Unmeasurable("too many pictures cannot be decoded")
+        return np.stack(crops)
+
+    def face_crops(self, place: Place) -> np.ndarray:
+        """uint8 [T, 224, 224, 3] RGB: the face as SyncNet v2's own code cuts it out, for a place in this video.
+
+        Of each box, half of the longer side s and the centre, each the median of 13 frames; from s above the centre to
+        1.8 s below, and 1.4 s to each side, grey (110) beyond the picture. Its boxes are S3FD's; ours are the extent of
+        FaceMesh's points, from forehead to chin, which are about as large.
+        """
+        sizes = (place.boxes[:, 2:] - place.boxes[:, :2]).max(axis=1) / 2
+        centres = (place.boxes[:, 2:] + place.boxes[:, :2]) / 2
+        tracks = np.column_stack([sizes, centres])
+        padded = np.pad(tracks, ((_MEDIAN_FRAMES // 2,) * 2, (0, 0)), mode="edge")
+        tracks = np.median(np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN_FRAMES, axis=0), axis=-1)
+        crops: list[np.ndarray] = []
+        end = min(self.end_frame, place.first_frame + place.num_frames)
+        for index, rgb, _ in self.frames(min(place.first_frame, end), end):
+            if rgb is None:
+                crops.append(crops[-1] if crops else np.full((_SYNCNET_PX, _SYNCNET_PX, 3), _GREY, np.uint8))
+                continue
+            size, x, y = tracks[index - place.first_frame] * (rgb.shape[1] / place.width_px)
+            scale = _SYNCNET_PX / (2.8 * size)
+            matrix = np.array([[scale, 0, (1.4 * size - x) * scale], [0, scale, (size - y) * scale]])
+            matrix[:, 2] += (scale - 1) / 2
+            grey = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (_GREY,) * 3}
+            crops.append(cv2.warpAffine(rgb, matrix, (_SYNCNET_PX, _SYNCNET_PX), flags=cv2.INTER_LINEAR, **grey))
         return np.stack(crops)
 
     def sound(self, first: int, num_frames: int) -> np.ndarray:

@@ -13,7 +13,10 @@ _BLOCK = 4096
 
 
 def write_shown(path: Path, frames: np.ndarray, audio: np.ndarray) -> None:
-    """H.264 and AAC in MP4 at 25 fps. frames: uint8 [T, H, W, 3] RGB, even sides; audio: float32 [T * 640] at 16 kHz."""
+    """H.264 and AAC in MP4 at 25 fps.
+
+    frames: uint8 [T, H, W, 3] RGB, even sides; audio: float32 [T * 640] mono at 16 kHz.
+    """
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         video: Any = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "fast", "threads": "1"})
         video.height, video.width = frames.shape[1:3]
