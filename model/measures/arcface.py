@@ -5,14 +5,9 @@ non-commercial research only. Its alignment and its reading of pictures are thos
 points are taken from FaceMesh instead of SCRFD, so numbers are close to those that others publish, not the same.
 """
 
-import io
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
-
-from lipforge.model.measures.frames import check_frames
-from lipforge.model.weights.load import ModelFileError
 
 FILE = "w600k_r50.onnx"
 WIDTH = 512

@@ -13,7 +13,8 @@ MAX_DOTS = 150
 """With more clips, dots would hide each other: a histogram is drawn, with its outermost clips as dots."""
 _OUTERMOST = 4
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 350.0, 18.0, 118.0
-_DOT = 3.4
+_DOT, _LARGE_DOT, _FEW = 3.4, 5.0, 40
+"""Radius of a dot; that of a dot among few, and what few are."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def distribution_svg(
         marks += _bins(values, scale, x_of, text_of)
         order = np.argsort(values, kind="stable")
         outermost = [clips[i] for i in (*order[:_OUTERMOST], *order[-_OUTERMOST:])]
-        marks += [_dot(x_of(clip.value), _BOTTOM - _DOT - 1, clip, text_of) for clip in outermost]
+        marks += [_dot(x_of(clip.value), _BOTTOM - _DOT - 1, _DOT, clip, text_of) for clip in outermost]
     if line is not None:
         marks.append(_line(x_of(line), _TOP - 4, x_of(line), _BOTTOM, "threshold"))
         marks.append(_text(x_of(line), _TOP - 7, text_of(line), "tick", _anchor(x_of(line))))
@@ -134,14 +135,17 @@ def offsets_svg(offsets: Sequence[float], furthest: int, label: str) -> Markup:
 def _swarm(clips: Sequence[Clip], x_of: Callable[[float], float], text_of: Callable[[float], str]) -> list[Markup]:
     """Dots stacked upwards where they would overlap."""
     columns: dict[int, int] = {}
-    width = 2 * _DOT + 0.6
+    radius = _LARGE_DOT if len(clips) <= _FEW else _DOT
+    width = 2 * radius + 0.6
     stacked = []
     for clip in sorted(clips, key=lambda one: one.value):
         column = int(x_of(clip.value) / width)
         columns[column] = columns.get(column, 0) + 1
         stacked.append((clip, columns[column] - 1))
     step = min(width, (_BOTTOM - _TOP - width) / max(1, max(columns.values(), default=1)))
-    return [_dot(x_of(clip.value), _BOTTOM - _DOT - 1.5 - level * step, clip, text_of) for clip, level in stacked]
+    return [
+        _dot(x_of(clip.value), _BOTTOM - radius - 1.5 - level * step, radius, clip, text_of) for clip, level in stacked
+    ]
 
 
 def _bins(
@@ -190,9 +194,9 @@ def _chart(marks: Sequence[Markup], label: str) -> Markup:
     )
 
 
-def _dot(x: float, y: float, clip: Clip, text_of: Callable[[float], str]) -> Markup:
+def _dot(x: float, y: float, radius: float, clip: Clip, text_of: Callable[[float], str]) -> Markup:
     return Markup('<circle class="dot" cx="{}" cy="{}" r="{}" data-tip="{}"/>').format(
-        _px(x), _px(y), _DOT, f"{clip.name}: {text_of(clip.value)}"
+        _px(x), _px(y), radius, f"{clip.name}: {text_of(clip.value)}"
     )
 
 

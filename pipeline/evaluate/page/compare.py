@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipforge.pipeline.evaluate.metrics import Better
-from lipforge.pipeline.evaluate.page.words import metric_named, name_of
+from lipforge.pipeline.evaluate.page.words import metric_named
 from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
 
 LEVEL = 0.05
@@ -46,7 +46,7 @@ class Difference:
     high: float | None
     """95 % interval of the difference, by itself. None: it takes more clips."""
     p: float | None
-    """After Holm's correction over all differences that were tested."""
+    """After Holm's correction: over all metrics of all clips; for languages, over all metrics of all languages."""
     real: bool
     """p of at most 0.05."""
     better: bool | None
@@ -67,8 +67,8 @@ def compare(
 ) -> list[Difference]:
     """Differences of all metrics that either report has, over all clips and by language.
 
-    rows: of clips.parquet. A difference is real when zero lies outside its interval after Holm's correction (1979) over
-    all the differences here. Intervals are those of the symmetric bootstrap-t (Efron & Tibshirani 1993, chapter 12).
+    rows: of clips.parquet. A difference is real when zero lies outside its interval after Holm's correction (1979).
+    Intervals are those of the symmetric bootstrap-t (Efron & Tibshirani 1993, chapter 12).
     """
     here, there = _index(found), _index(other)
     groups = _groups(rows, other_rows)
@@ -89,7 +89,8 @@ def compare(
         low, high, p = outcome or (None, None, None)
         why_not = None if outcome else "too few clips to tell"
         drafts[index] = replace(drafts[index], low=low, high=high, p=p, why_not=why_not)
-    return _corrected(drafts)
+    whole = [index for index, draft in enumerate(drafts) if draft.group == ALL]
+    return _corrected(_corrected(drafts, whole), [index for index in tests if index not in whole])
 
 
 def _index(found: Evaluation) -> dict[tuple[str, str], Number]:
@@ -185,7 +186,7 @@ def _values(name: str, group: str, rows: Iterable[Mapping[str, Any]]) -> Values:
     for row in rows:
         value = row.get(name)
         if value is not None and np.isfinite(value) and group in (ALL, f"language={row.get('language')}"):
-            found[name_of(row)] = (row.get("speaker"), float(value))
+            found[str(row["file"])] = (row.get("speaker"), float(value))
     return found
 
 
@@ -277,9 +278,9 @@ def _mean_and_variance(
     return mean + shift, spread * len(units) / max(len(units) - 1, 1) / num_clips**2
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """p after Holm's step-down correction, and what is real by it."""
-    order = sorted((i for i, d in enumerate(differences) if d.p is not None), key=lambda i: differences[i].p or 0.0)
+def _corrected(differences: Sequence[Difference], family: Iterable[int]) -> list[Difference]:
+    """p after Holm's step-down correction over the tested ones of a family, and what is real by it."""
+    order = sorted((i for i in family if differences[i].p is not None), key=lambda i: differences[i].p or 0.0)
     corrected = list(differences)
     highest = 0.0
     for step, index in enumerate(order):

@@ -10,11 +10,11 @@ from typing import Any
 import av.error
 
 from lipforge.datasets_manifest.sample_media import poster_jpeg
-from lipforge.pipeline.evaluate.page.words import MAIN, metric_named, name_of, shown, title_of, with_unit
+from lipforge.pipeline.evaluate.best import MEDIA
+from lipforge.pipeline.evaluate.page.words import MAIN, metric_named, shown, title_of, with_unit
 
 log = logging.getLogger(__name__)
 
-MEDIA = "media"
 MAX_EACH = 6
 MAX_MEDIA_BYTES = 7_500_000
 """All videos of the page together, before base64 adds a third: keeps the page below 12 MB."""
@@ -51,7 +51,7 @@ class Gallery:
 
 def make_gallery(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Gallery:
     """Players of the clips whose videos lie in REPORT/media. No clip is among the best and the worst."""
-    there = [row for row in rows if _path(folder, name_of(row)).is_file()]
+    there = [row for row in rows if _path(folder, row["file"]).is_file()]
     rank = next((name for name in ("sync_confidence", "st_lpips") if any(_has(row, name) for row in there)), None)
     if rank is None:
         return Gallery([], [], None)
@@ -64,10 +64,10 @@ def make_gallery(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Gallery:
     players: dict[str, Player] = {}
     for index in range(max(num_best, num_worst)):  # in turn: if space runs out, both lose the same
         for row in (*best[index : index + 1], *worst[index : index + 1]):
-            players[name_of(row)] = _player(folder, row, budget)
+            players[row["file"]] = _player(folder, row, budget)
     return Gallery(
-        [players[name_of(row)] for row in best],
-        [players[name_of(row)] for row in worst],
+        [players[row["file"]] for row in best],
+        [players[row["file"]] for row in worst],
         metric_named(rank).title,
     )
 
@@ -87,7 +87,7 @@ class _Budget:
 
 
 def _player(folder: Path, row: Mapping[str, Any], budget: _Budget) -> Player:
-    name = name_of(row)
+    name = row["file"]
     facts = [
         (title_of(metric_named(metric)), with_unit(row[metric], metric_named(metric)))
         for metric in MAIN
@@ -104,9 +104,7 @@ def _player(folder: Path, row: Mapping[str, Any], budget: _Budget) -> Player:
     player = replace(player, video=_uri("video/mp4", video[0]), poster=_uri("image/jpeg", video[1]))
     if reference is None:
         return player
-    return replace(
-        player, reference=_uri("video/mp4", reference[0]), reference_poster=_uri("image/jpeg", reference[1])
-    )
+    return replace(player, reference=_uri("video/mp4", reference[0]), reference_poster=_uri("image/jpeg", reference[1]))
 
 
 def _read(path: Path) -> tuple[bytes, bytes] | None:

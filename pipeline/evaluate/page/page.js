@@ -72,6 +72,7 @@ const players = [...document.querySelectorAll(".player")].filter(one => one.quer
   play.addEventListener("click", toggle);
   for (const video of [judged, reference]) if (video) video.addEventListener("click", toggle);
   seek.addEventListener("input", () => place(seek.value / 1000 * (judged.duration || 0)));
+  show();
   return judged;
 });
 

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from lipforge.datasets_manifest.display import visible
 from lipforge.pipeline.evaluate.page import sections, verdicts
 from lipforge.pipeline.evaluate.page.compare import Difference, compare
 from lipforge.pipeline.evaluate.page.gallery import make_gallery
 from lipforge.pipeline.evaluate.page.listing import listed
-from lipforge.pipeline.evaluate.page.words import counts_by_reason, headline, metric_named, shown, title_of
+from lipforge.pipeline.evaluate.page.words import (
+    counts_by_reason,
+    headline,
+    metric_named,
+    shown,
+    title_of,
+    why_not_judged,
+)
 from lipforge.pipeline.evaluate.result import PAGE, Evaluation
 
 _HERE = Path(__file__).parent
@@ -28,7 +34,7 @@ def write_page(
 ) -> Path:
     """Write REPORT/report.html, whole or not at all, and return its path.
 
-    folder: REPORT; videos of REPORT/media are built into the page. rows: of clips.parquet. against: another report, with
+    folder: REPORT; videos of REPORT/media are built into the page. rows: of clips.parquet. against: another report and
     its rows.
     """
     path = folder / PAGE
@@ -52,7 +58,7 @@ def _render(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters.update(visible=visible, shown=shown, title=lambda name: title_of(metric_named(name)))
-    num_judged = sum(not row.get("unmeasured") for row in rows)
+    num_judged = sum(why_not_judged(row) is None for row in rows)
     return environment.get_template("page.html").render(
         found=found,
         other=None if against is None else against[0],
@@ -75,6 +81,6 @@ def _render(
         clips=clips,
         num_listed=num_listed,
         num_rows=len(rows),
-        script=Markup(script),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

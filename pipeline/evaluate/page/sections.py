@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lipforge.pipeline.evaluate.metrics import METRICS, Metric
+from lipforge.datasets_manifest.display import human_share
+from lipforge.pipeline.evaluate.metrics import METRICS, Better, Metric
 from lipforge.pipeline.evaluate.page.charts import (
     Clip,
     Scale,
@@ -24,11 +25,11 @@ from lipforge.pipeline.evaluate.page.words import (
     counted,
     interval_text,
     metric_named,
-    name_of,
     number_text,
     of_all,
     shown,
     title_of,
+    why_not_judged,
     with_unit,
 )
 from lipforge.pipeline.evaluate.result import Evaluation, Missing, Number
@@ -37,8 +38,8 @@ Rows = Sequence[dict[str, Any]]
 _KEY = ("sync_confidence", "sync_offset_frames", "shift_error_frames", "lpips_mouth", "st_lpips_mouth", "ssim_mouth")
 _MAX_KEY = 4
 _MAX_CHARTS = 9
-_MAX_PANELS = 6
-MAX_GROUPS = 20
+_MAX_PANELS = {"language": 6, "speaker": 3}
+MAX_GROUPS = 12
 """Groups in one panel; of more, the ends are shown."""
 _FURTHEST_OFFSET = 15
 
@@ -60,7 +61,7 @@ class Line:
 def values_of(rows: Rows, name: str) -> list[Clip]:
     """Clips that have this number."""
     return [
-        Clip(shown(name_of(row)), float(row[name]))
+        Clip(shown(str(row["file"])), float(row[name]))
         for row in rows
         if row.get(name) is not None and np.isfinite(row[name])
     ]
@@ -181,7 +182,8 @@ def _trial_lines(
     shared = scale or scale_over([0.0, mark, *(end for one in present for end in (one.value, one.low, one.high))])
     for number in present:
         metric = metric_named(number.metric)
-        bar = interval_svg(number.value, number.low, number.high, shared, line=mark, css_class="trial")
+        css_class = "trial rising" if metric.better == Better.HIGHER else "trial"
+        bar = interval_svg(number.value, number.low, number.high, shared, line=mark, css_class=css_class)
         interval = interval_text(number.low, number.high, metric)
         lines.append(
             Line(metric, title_of(metric), with_unit(number.value, metric), interval, bar, f"{number.n:,}", "", "")
@@ -209,9 +211,9 @@ def offsets(rows: Rows) -> list[Chart]:
     charts = []
     for name in ("sync_offset_frames", "syncnet_v2_offset_frames"):
         values = [clip.value for clip in values_of(rows, name)]
-        if values:
+        if len(values) > 1:
             within = sum(abs(value) <= 1.5 for value in values)
-            caption = f"{within:,} of {counted(len(values), 'clip')} within 1 frame of 0"
+            caption = f"{human_share(within, len(values))} within 1 frame of 0"
             metric = metric_named(name)
             svg = offsets_svg(values, _FURTHEST_OFFSET, f"{title_of(metric)}: {caption}")
             charts.append(Chart(metric, title_of(metric), caption, svg))
@@ -225,7 +227,7 @@ def distributions(found: Evaluation, rows: Rows) -> list[Chart]:
     for name in MAIN:
         clips = values_of(rows, name)
         metric = metric_named(name)
-        if len(clips) < 2 or metric.unit == "frames" and name.endswith("offset_frames"):
+        if len(clips) < 2 or (name.endswith("offset_frames")):
             continue
         mean = numbers[name].value if name in numbers else None
         median = float(np.median([clip.value for clip in clips]))
@@ -263,12 +265,12 @@ def breakdowns(found: Evaluation) -> list[Breakdown]:
     """By language and by speaker, where there are at least two."""
     everything = of_all(found)
     made = []
-    for kind in ("language", "speaker"):
+    for kind, max_panels in _MAX_PANELS.items():
         by_metric: dict[str, dict[str, Number]] = {}
         for number in found.numbers:
             if number.group.startswith(f"{kind}=") and number.value is not None:
                 by_metric.setdefault(number.metric, {})[number.group.removeprefix(f"{kind}=")] = number
-        names = [name for name in MAIN if len(by_metric.get(name, {})) > 1][:_MAX_PANELS]
+        names = [name for name in MAIN if len(by_metric.get(name, {})) > 1][:max_panels]
         if not names:
             continue
         leading = by_metric[names[0]]
@@ -322,8 +324,9 @@ def unmeasured(rows: Rows) -> list[Unmeasured]:
     """Most frequent reason first."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        if row.get("unmeasured"):
-            names.setdefault(str(row["unmeasured"]), []).append(shown(name_of(row)))
+        reason = why_not_judged(row)
+        if reason is not None:
+            names.setdefault(reason, []).append(shown(str(row["file"])))
     return [
         Unmeasured(shown(reason), len(of), sorted(of)[:MAX_NAMES], max(0, len(of) - MAX_NAMES))
         for reason, of in sorted(names.items(), key=lambda item: (-len(item[1]), item[0]))

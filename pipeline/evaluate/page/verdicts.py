@@ -31,7 +31,7 @@ def verdict(difference: Difference) -> tuple[str, str]:
             return SAME, "different, neither is better"
         return (BETTER, "better") if difference.better else (WORSE, "worse")
     if difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high:
-        return CHANCE, "may be chance: alone it would count, among this many numbers it does not"
+        return CHANCE, "may be chance"
     return SAME, "no difference shown"
 
 
@@ -51,6 +51,9 @@ def summary(differences: Sequence[Difference]) -> list[str]:
         titles = [metric_named(one.metric).title for one in real if one.better is kind]
         if titles:
             sentences.append(f"{word}: {', '.join(titles)}.")
+    maybe = sum(verdict(one)[0] == CHANCE for one in tested)
+    if maybe:
+        sentences.append(f"{maybe} more may be chance." if real else f"{maybe} may be chance.")
     return sentences
 
 
@@ -62,15 +65,18 @@ def how(differences: Sequence[Difference]) -> list[str]:
     pairs = max((one.n for one in tested if one.paired), default=0)
     sentences = []
     if pairs:
-        sentences.append(f"{counted(pairs, 'clip')} of the same name {'is' if pairs == 1 else 'are'} in both reports: "
-                         "each is compared with itself.")
+        sentences.append(
+            f"{counted(pairs, 'clip')} of the same name {'is' if pairs == 1 else 'are'} in both reports: "
+            "each is compared with itself."
+        )
     else:
-        sentences.append("No clip is in both reports: the means of different clips are compared, which shows only "
-                         "large differences.")
+        sentences.append(
+            "No clip is in both reports: the means of different clips are compared, which shows only large differences."
+        )
     drawn = "speakers" if any(one.over_speakers for one in tested) else "clips"
     sentences.append(
-        f"Intervals of 95 % come from a bootstrap over {drawn}; a difference is called real when it also holds after "
-        f"Holm's correction over {counted(len(tested), 'difference')}, languages included."
+        f"Intervals of 95 % come from a bootstrap over {drawn}. With many numbers, some leave zero by chance: a "
+        "difference counts as real when it also holds after Holm's correction."
     )
     return sentences
 

@@ -1,12 +1,12 @@
 """How the page writes numbers, names and sentences."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lipforge.datasets_manifest.display import visible
 from lipforge.pipeline.evaluate.metrics import METRICS, Better, Metric
+from lipforge.pipeline.evaluate.one import MEASURED
 from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -89,9 +89,9 @@ def shown(name: str) -> str:
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME // 2]} … {text[-MAX_NAME // 2 :]}"
 
 
-def name_of(row: Mapping[str, Any]) -> str:
-    """What tells a clip from others, in this report and in others: its path below its folder, without extension."""
-    return str(row.get("name") or os.path.splitext(str(row["file"]))[0])
+def why_not_judged(row: Mapping[str, Any]) -> str | None:
+    """Why a clip has no number at all, in words; None for those that have some."""
+    return None if row["status"] == MEASURED else str(row.get("detail") or row["status"])
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -131,7 +131,10 @@ def headline(found: Evaluation, num_judged: int) -> list[str]:
     else:
         sentences = [f"{num_judged:,} of {counted(found.num_videos, 'clip')} could be judged."]
     sync = numbers.get("sync_confidence")
-    if sync is not None:
+    if sync is not None and sync.low is None:
+        clear = "above" if (sync.value or 0.0) > NATURAL_SYNC else "below"
+        sentences.append(f"Its sync confidence lies {clear} the line between chance and natural speech.")
+    elif sync is not None:
         sentences.append(_sync_sentence(sync))
     return sentences
 
