@@ -1,12 +1,12 @@
 """Make evaluations: results of judges that never saw a video."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lipforge.pipeline.evaluate.metrics import METRICS
-from lipforge.pipeline.evaluate.numbers import numbers_of
 from lipforge.pipeline.evaluate.result import Evaluation, Missing, ModelUsed, Number
 
 _NUMBERS: Mapping[str, tuple[float, float]] = {  # mean and deviation
@@ -67,8 +67,11 @@ def made_rows(
 
 def made_evaluation(rows: Sequence[dict[str, Any]], **changes: Any) -> Evaluation:
     """What a run says of these rows."""
-    metrics = [name for name in METRICS if any(row.get(name) is not None for row in rows)]
-    numbers = numbers_of(rows, ["language", "speaker"], metrics)
+    groups = {"all": list(rows)}
+    for row in rows:
+        for column in ("language", "speaker"):
+            groups.setdefault(f"{column}={row[column]}", []).append(row)
+    numbers = [_number(name, group, members) for group, members in groups.items() for name in _NUMBERS]
     settings: dict[str, Any] = {
         "made": "2026-11-26T07:40:00Z",
         "command": "lipforge evaluate videos --reference originals --by language --out report",
@@ -87,3 +90,16 @@ def made_evaluation(rows: Sequence[dict[str, Any]], **changes: Any) -> Evaluatio
         "notes": ["Of each video the first 10 s are judged."],
     }
     return Evaluation(**{**settings, **changes})
+
+
+def _number(name: str, group: str, rows: Sequence[Mapping[str, Any]]) -> Number:
+    """With an interval by the normal distribution."""
+    values = [row[name] for row in rows if row[name] is not None]
+    unmeasured = dict(Counter(row["reasons"][name] for row in rows if row[name] is None))
+    if not values:
+        return Number(name, group, 0, None, unmeasured=unmeasured)
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Number(name, group, 1, mean, unmeasured=unmeasured)
+    reach = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Number(name, group, len(values), mean, mean - reach, mean + reach, unmeasured)

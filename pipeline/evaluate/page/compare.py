@@ -238,18 +238,19 @@ def _bootstrap(tests: Sequence[_Test], resamples: int, seed: int) -> list[tuple[
                 off, error, out=np.full(count, np.inf), where=error > 1e-9 * errors[index]
             )
     return [
-        _outcome(min(len(units) for units in test), float(centre), float(error), distances)
+        _outcome(test, float(centre), float(error), distances)
         for test, centre, error, distances in zip(tests, centres, errors, far, strict=True)
     ]
 
 
 def _outcome(
-    num_units: int, centre: float, error: float, distances: NDArray[np.float64]
+    test: _Test, centre: float, error: float, distances: NDArray[np.float64]
 ) -> tuple[float, float, float] | None:
-    if num_units < 2:
+    if min(len(units) for units in test) < 2:
         return None
     if error <= 1e-12 * abs(centre):  # every clip differs by the same: what is left is the chance of equal signs
-        return centre, centre, 1.0 if centre == 0 else float(min(1.0, 2.0 ** (1 - num_units)))
+        num_clips = min(units[:, 1].sum() for units in test)
+        return centre, centre, 1.0 if centre == 0 else float(min(1.0, 2.0 ** (1 - num_clips)))
     reach = float(np.sort(distances)[int(np.ceil((1 - LEVEL) * (len(distances) + 1))) - 1]) * error
     if not np.isfinite(reach):
         return None

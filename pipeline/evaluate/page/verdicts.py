@@ -50,7 +50,7 @@ def summary(differences: Sequence[Difference]) -> list[str]:
     for kind, word in ((True, "Better here"), (False, "Worse here")):
         titles = [metric_named(one.metric).title for one in real if one.better is kind]
         if titles:
-            sentences.append(f"{word}: {', '.join(titles)}.")
+            sentences.append(f"{word}: {'; '.join(titles)}.")
     maybe = sum(verdict(one)[0] == CHANCE for one in tested)
     if maybe:
         sentences.append(f"{maybe} more may be chance." if real else f"{maybe} may be chance.")
