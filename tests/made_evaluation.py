@@ -95,7 +95,7 @@ def made_evaluation(rows: Sequence[dict[str, Any]], **changes: Any) -> Evaluatio
 def _number(name: str, group: str, rows: Sequence[Mapping[str, Any]]) -> Number:
     """With an interval by the normal distribution."""
     values = [row[name] for row in rows if row[name] is not None]
-    unmeasured = dict(Counter(row["reasons"][name] for row in rows if row[name] is None))
+    unmeasured = dict(Counter(row["reasons"].get(name, "not measured") for row in rows if row[name] is None))
     if not values:
         return Number(name, group, 0, None, unmeasured=unmeasured)
     mean = float(np.mean(values))

@@ -54,8 +54,8 @@ def test_a_planted_difference_is_found_and_named_and_nothing_else_is(report: Rep
     differences = compare(*report, *worse, seed=0)
     assert {found.metric for found in differences if found.real} == {"sync_confidence"}
     found = one(differences, "sync_confidence")
-    assert found.low is not None and found.high is not None
-    assert 0 < found.low < 0.3 < found.high < 0.5
+    assert found.low is not None and found.high is not None and found.difference is not None
+    assert 0 < found.low < found.difference < found.high < 0.5
     assert (found.paired, found.n, found.better) == (True, 37, True)
     assert summary(differences)[1] == "Better here: sync confidence, built-in."
     assert verdict(one(compare(*worse, *report, seed=0), "sync_confidence"))[0] == "worse"

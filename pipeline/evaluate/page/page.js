@@ -157,8 +157,8 @@ function draw() {
   const first = page * PAGE_ROWS + 1, last = Math.min(found.length, first + PAGE_ROWS - 1);
   const of = found.length.toLocaleString("en");
   at("where").textContent = found.length ? `${first.toLocaleString("en")} to ${last.toLocaleString("en")} of ${of}` : "No clip fits.";
-  at("back").disabled = page === 0;
-  at("on").disabled = last >= found.length;
+  at("previous").disabled = page === 0;
+  at("next").disabled = last >= found.length;
 }
 function sort(column) {
   sorted = column;
@@ -176,8 +176,8 @@ for (const id of ["find", "language", "speaker", "from", "to"]) {
   at(id).addEventListener("input", () => { page = 0; draw(); });
 }
 at("metric").addEventListener("input", () => { rising = true; sort(Number(at("metric").value)); });
-at("back").addEventListener("click", () => { page -= 1; draw(); });
-at("on").addEventListener("click", () => { page += 1; draw(); });
+at("previous").addEventListener("click", () => { page -= 1; draw(); });
+at("next").addEventListener("click", () => { page += 1; draw(); });
 const filters = document.querySelector(".filters");
 filters.addEventListener("submit", event => event.preventDefault());
 filters.hidden = rows.length < 2;
