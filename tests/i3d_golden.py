@@ -50,4 +50,6 @@ def endpoints_of_the_package() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps({name: summary(out) for name, out in endpoints_of_the_package().items()}, indent=1) + "\n")
+    PATH.write_text(
+        json.dumps({name: summary(out) for name, out in endpoints_of_the_package().items()}, indent=1) + "\n"
+    )
