@@ -198,7 +198,7 @@ def _metrics() -> tuple[Metric, ...]:
             "",
             lower,
             mouth,
-            "Opening of videos that were made with silence, over that of the originals (without a reference, of the same "
+            "Opening of videos that were made with silence, over that of the originals (without one, of the same "
             "videos with their own sound): 1 where the mouth stays as open.",
             sound=Sound.SILENT,
         ),

@@ -91,7 +91,7 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
     """
     out = Path(request.out)
     _check(request, out)
-    against = None if request.against is None else _read_against(request.against)
+    against = None if request.against is None else read_against(request.against)
     items, notes = find_items(
         request.videos,
         out,
@@ -160,7 +160,7 @@ def _check_by(request: Request, items: list[Item]) -> None:
             )
 
 
-def _read_against(place: str) -> tuple[Evaluation, list[Row]]:
+def read_against(place: str) -> tuple[Evaluation, list[Row]]:
     found = read_evaluation(Path(place))
     folder = Path(place) if Path(place).is_dir() else Path(place).parent
     try:
