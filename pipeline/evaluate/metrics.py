@@ -198,8 +198,8 @@ def _metrics() -> tuple[Metric, ...]:
             "",
             lower,
             mouth,
-            "Opening of videos that were made with silence, over that of the same videos with their own sound: 1 where "
-            "the mouth stays as open.",
+            "Opening of videos that were made with silence, over that of the originals (without one, of the same "
+            "videos with their own sound): 1 where the mouth stays as open.",
             sound=Sound.SILENT,
         ),
         Metric(
@@ -208,8 +208,8 @@ def _metrics() -> tuple[Metric, ...]:
             "",
             lower,
             mouth,
-            "Movement of videos that were made with silence, over that with their own sound: 0 where the mouth is "
-            "still, 1 where it goes on talking.",
+            "Movement of videos that were made with silence, over that of the originals (without a reference, of the "
+            "same videos with their own sound): 0 where the mouth is still, 1 where it goes on talking.",
             sound=Sound.SILENT,
         ),
         Metric(

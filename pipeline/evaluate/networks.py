@@ -45,9 +45,7 @@ class Networks:
     def _open(self, metrics: tuple[str, ...], title: str, file_name: str, make: Callable[[str], Any]) -> Any:
         if not self._wants(metrics):
             return None
-        file = next((file for file in list_models() if file.name == file_name), None)
-        if file is None:
-            return None
+        file = next(file for file in list_models() if file.name == file_name)
         try:
             made = make(self._device)
         except MissingModelError:

@@ -140,7 +140,7 @@ def _other_sounds(
         try:
             made = _clip(item, OpenVideo(item.made[sound], seconds), place, judge)
             if sound is Sound.SILENT:
-                _silence(found, made, clip)
+                _silence(found, made, reference or clip)
             else:
                 _foreign(found, made, reference, why, judge)
         except Unmeasurable as error:
@@ -155,15 +155,16 @@ _BY_SOUND = {
 }
 
 
-def _silence(found: Measured, made: AlignedClip, own: AlignedClip) -> None:
-    count = min(len(made.frames), len(own.frames))
-    silent, spoken = opening_curve(made.points[:count]), opening_curve(own.points[:count])
+def _silence(found: Measured, made: AlignedClip, speaks: AlignedClip) -> None:
+    """speaks: the original, or, without one, the video with its own sound."""
+    count = min(len(made.frames), len(speaks.frames))
+    silent, spoken = opening_curve(made.points[:count]), opening_curve(speaks.points[:count])
     if spoken.mean() < _LEAST_OPENING:
-        found.reasons["silent_opening"] = "the mouth is closed with its own sound, too"
+        found.reasons["silent_opening"] = "the mouth that speaks is closed, too"
     else:
         found.values["silent_opening"] = float(silent.mean() / spoken.mean())
     if movement(spoken) < LEAST_MOVEMENT:
-        found.reasons["silent_movement"] = "the mouth does not move with its own sound either"
+        found.reasons["silent_movement"] = "the mouth that speaks does not move either"
     else:
         found.values["silent_movement"] = movement(silent) / movement(spoken)
 

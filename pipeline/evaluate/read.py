@@ -58,13 +58,18 @@ class OpenVideo:
         self.uri, self.info = uri, probe(uri)
         self.end_frame = min(self.info.num_frames, max(1, round(seconds * FPS)))
 
-    def frames(self, first: int = 0, end: int | None = None) -> Iterator[tuple[int, np.ndarray | None, int]]:
-        """(number at 25 fps, uint8 [H, W, 3] RGB or None where it cannot be decoded, shot), all of one size."""
+    def frames(
+        self, first: int = 0, end: int | None = None, *, shots: bool = False
+    ) -> Iterator[tuple[int, np.ndarray | None, int]]:
+        """(number at 25 fps, uint8 [H, W, 3] RGB or None where it cannot be decoded, shot), all of one size.
+
+        shots: look for cuts; without, all are one.
+        """
         unit = _unit(self.uri, self.info, first, self.end_frame if end is None else end)
         reader = Resample()
         size: tuple[int, int] | None = None
-        shots = SplitShots(ShotsConfig())
-        for frame in reader.to_grid(unit, shots.process(reader.decode(unit, DecodeCount()))):
+        decoded = reader.decode(unit, DecodeCount())
+        for frame in reader.to_grid(unit, SplitShots(ShotsConfig()).process(decoded) if shots else decoded):
             rgb = frame.rgb
             if rgb is not None:
                 size = size or (rgb.shape[1], rgb.shape[0])
@@ -77,7 +82,7 @@ class OpenVideo:
         seen: dict[int, dict[int, FaceLandmarks]] = {}
         shape: tuple[int, int] | None = None
         tracker = TrackFaces(FacesConfig(), backend)
-        for frame in tracker.process(Frame(index, rgb, shot) for index, rgb, shot in self.frames()):
+        for frame in tracker.process(Frame(index, rgb, shot) for index, rgb, shot in self.frames(shots=True)):
             if frame.rgb is not None:
                 shape = shape or frame.rgb.shape[:2]
                 for track, face in frame.faces.items():

@@ -27,9 +27,11 @@ from lipforge.pipeline.evaluate.result import (
     REPORT_JSON,
     EvaluateError,
     Evaluation,
+    Number,
     read_evaluation,
     write_evaluation,
 )
+from lipforge.pipeline.evaluate.sets import keep_features, set_numbers
 from lipforge.pipeline.infer.request import InferConfig
 from lipforge.pipeline.infer.work import identity_of, open_work, remove_work, work_folder, write_whole
 
@@ -89,7 +91,7 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
     """
     out = Path(request.out)
     _check(request, out)
-    against = None if request.against is None else _read_against(request.against)
+    against = None if request.against is None else read_against(request.against)
     items, notes = find_items(
         request.videos,
         out,
@@ -116,7 +118,8 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
                 (out / name).unlink(missing_ok=True)
             write_whole(work / _BEGUN, b"")
         rows = _measure_all(request, items, judge, out, work, on_progress)
-        found = _evaluation(request, rows, judge, notes, model)
+        sets = set_numbers(_cache(work, row["file"]).with_suffix(".npz") for row in rows)
+        found = _evaluation(request, rows, judge, notes, model, sets)
         _write(out, found, rows, against)
         remove_work(work)
     return found, rows
@@ -157,7 +160,7 @@ def _check_by(request: Request, items: list[Item]) -> None:
             )
 
 
-def _read_against(place: str) -> tuple[Evaluation, list[Row]]:
+def read_against(place: str) -> tuple[Evaluation, list[Row]]:
     found = read_evaluation(Path(place))
     folder = Path(place) if Path(place).is_dir() else Path(place).parent
     try:
@@ -202,7 +205,7 @@ def _measure_all(
         if maker is not None:
             item, reasons = maker.make(number, _drawing(original.name, show))
         show(f"judge {original.name}", 0.9 if maker is not None else 0.0)
-        row = _judged_row(item, original, reasons, judge, request, best)
+        row = _judged_row(item, original, reasons, judge, request, best, work)
         write_whole(_cache(work, original.name), json.dumps([_identity(original), row]).encode())
         rows.append(row)
         new += 1
@@ -227,7 +230,7 @@ def _drawing(name: str, show: Callable[[str, float], None]) -> Any:
 
 
 def _judged_row(
-    item: Item, original: Item, reasons: dict[Sound, str], judge: Judge, request: Request, best: Best
+    item: Item, original: Item, reasons: dict[Sound, str], judge: Judge, request: Request, best: Best, work: Path
 ) -> Row:
     if Sound.OWN in reasons:
         judged = Judged(FAILED, f"not drawn: {reasons[Sound.OWN]}")
@@ -249,6 +252,7 @@ def _judged_row(
         **judged.measured.values,
     }
     best.add(row, judged)
+    keep_features(_cache(work, original.name).with_suffix(".npz"), judge, judged)
     return row
 
 
@@ -275,7 +279,9 @@ def _known(work: Path, item: Item) -> Row | None:
     return row if identity == json.loads(json.dumps(_identity(item))) else None
 
 
-def _evaluation(request: Request, rows: list[Row], judge: Judge, notes: list[str], model: str | None) -> Evaluation:
+def _evaluation(
+    request: Request, rows: list[Row], judge: Judge, notes: list[str], model: str | None, sets: list[Number]
+) -> Evaluation:
     absent = {name for missing in judge.missing for name in missing.metrics}
     tried = [
         name
@@ -299,7 +305,7 @@ def _evaluation(request: Request, rows: list[Row], judge: Judge, notes: list[str
         seed=SEED,
         resamples=RESAMPLES,
         num_videos=len(rows),
-        numbers=numbers_of(rows, request.by, tried),
+        numbers=[*numbers_of(rows, request.by, tried), *sets],
         models=judge.models,
         missing=judge.missing,
         notes=[*_notes(request, rows), *notes],
