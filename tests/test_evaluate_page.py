@@ -227,7 +227,8 @@ def test_the_page_in_a_browser(opened: tuple[Any, list[str]]) -> None:
     play = page.locator(".player .play").first
     play.click()
     page.evaluate(_UNTIL + "(() => document.querySelector('.judged').currentTime > 0.3)")
-    times = "[...document.querySelector('.player').querySelectorAll('video')].map(video => [video.currentTime, video.muted])"
+    first = "[...document.querySelector('.player').querySelectorAll('video')]"
+    times = first + ".map(video => [video.currentTime, video.muted])"
     (judged, judged_muted), (reference, reference_muted) = page.evaluate(times)
     assert abs(judged - reference) < 0.15
     assert (judged_muted, reference_muted) == (False, True)

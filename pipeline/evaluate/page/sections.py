@@ -32,7 +32,7 @@ from lipforge.pipeline.evaluate.page.words import (
     why_not_judged,
     with_unit,
 )
-from lipforge.pipeline.evaluate.result import Evaluation, Missing, Number
+from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
 
 Rows = Sequence[dict[str, Any]]
 _KEY = ("sync_confidence", "sync_offset_frames", "shift_error_frames", "lpips_mouth", "st_lpips_mouth", "ssim_mouth")
@@ -125,7 +125,7 @@ def trials(found: Evaluation) -> list[Trial]:
             "near 0: the move is found",
             "3 frames and more: lips and sound have nothing to do with each other",
             _trial_lines(numbers, ["shift_error_frames"], Scale(-0.1, 4)),
-            *_absent(found.missing, "shift_error_frames", "no clip had sound and lips that could be scored", ""),
+            *_absent(found, "shift_error_frames", "no clip had sound and lips that could be scored", ""),
         ),
         Trial(
             "Does the mouth rest in silence?",
@@ -135,7 +135,7 @@ def trials(found: Evaluation) -> list[Trial]:
             "1: as with speech",
             _trial_lines(numbers, ["silent_movement", "silent_opening"], Scale(-0.05, 1.3)),
             *_absent(
-                found.missing,
+                found,
                 "silent_movement",
                 "it takes the same videos made with silence",
                 "--silent FOLDER, or --model MODEL, which draws them",
@@ -149,7 +149,7 @@ def trials(found: Evaluation) -> list[Trial]:
             "1: the old mouth was copied",
             _trial_lines(numbers, ["leak"], Scale(-0.25, 1.25)),
             *_absent(
-                found.missing,
+                found,
                 "leak",
                 "it takes originals, and the same videos made with another's sound",
                 "--reference FOLDER --foreign FOLDER, or --model MODEL, which draws them",
@@ -165,7 +165,7 @@ def trials(found: Evaluation) -> list[Trial]:
             if "foreign_sync_confidence" in numbers
             else [],
             *_absent(
-                found.missing,
+                found,
                 "foreign_sync_confidence",
                 "it takes the same videos made with another's sound",
                 "--foreign FOLDER, or --model MODEL, which draws them",
@@ -191,9 +191,15 @@ def _trial_lines(
     return lines
 
 
-def _absent(missing: Sequence[Missing], name: str, why: str, how: str) -> tuple[str, str]:
-    """(why a trial has no number, what changes that)"""
-    return next(((one.why, one.how) for one in missing if name in one.metrics), (why, how))
+def _absent(found: Evaluation, name: str, why: str, how: str) -> tuple[str, str]:
+    """(why a trial has no number, what changes that); why and how: where nobody tried."""
+    for one in found.missing:
+        if name in one.metrics:
+            return one.why, one.how
+    tried = next((one.unmeasured for one in found.numbers if (one.metric, one.group) == (name, ALL)), None)
+    if tried:
+        return "; ".join(f"{counted(count, 'clip')}: {shown(reason)}" for reason, count in tried.items()), ""
+    return why, how
 
 
 @dataclass(frozen=True)
