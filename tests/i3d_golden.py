@@ -50,6 +50,5 @@ def endpoints_of_the_package() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    PATH.write_text(
-        json.dumps({name: summary(out) for name, out in endpoints_of_the_package().items()}, indent=1) + "\n"
-    )
+    found = {name: summary(output) for name, output in endpoints_of_the_package().items()}
+    PATH.write_text(json.dumps(found, indent=1) + "\n")

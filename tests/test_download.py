@@ -18,7 +18,7 @@ from lipforge.model.weights import load as weights
 from lipforge.model.weights import table
 from lipforge.model.weights.fetch import fetch
 from lipforge.model.weights.load import FileState, MissingModelError, ModelFileError
-from lipforge.model.weights.table import HubFile, ModelFile, WebFile, ZipMember
+from lipforge.model.weights.model_file import HubFile, ModelFile, WebFile, ZipMember
 from tests.web_server import REVISION, Page, WebServer, web_server
 
 CONTENT = b"seven little weights" * 1000

@@ -14,7 +14,7 @@ import lipforge.model
 from lipforge.model.weights import load as weights
 from lipforge.model.weights import state_dicts, table
 from lipforge.model.weights.load import FileState, MissingModelError, ModelFileError
-from lipforge.model.weights.table import HubFile, ModelFile, WebFile, ZipMember
+from lipforge.model.weights.model_file import HubFile, ModelFile, PackageFile, WebFile, ZipMember
 
 CONTENT = b"seven little weights"
 TOY = ModelFile(
@@ -111,6 +111,11 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
         "taesd",
         "videomae",
         "lpips",
+        "st-lpips",
+        "st-lpips-vgg",
+        "i3d",
+        "inception",
+        "arcface",
         "whisper",
     )
     names = [file.name for file in table.list_models("latentsync")]
@@ -121,11 +126,12 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
         assert file.source
         if isinstance(file.origin, HubFile):
             assert len(bytes.fromhex(file.origin.revision)) == 20
-        elif file.origin is not None:
+        elif isinstance(file.origin, WebFile | ZipMember):
             assert file.origin.url.startswith("https://")
-        if isinstance(file.origin, ZipMember):
+        if isinstance(file.origin, ZipMember | PackageFile):
             assert len(bytes.fromhex(file.origin.sha256)) == 32
-    assert {file.name for file in table.MODEL_FILES if file.non_commercial} == {"det_10g.onnx", "2d106det.onnx"}
+    restricted = {file.name for file in table.MODEL_FILES if file.non_commercial}
+    assert restricted == {"det_10g.onnx", "2d106det.onnx", "w600k_r50.onnx"}
     assert all("NON-COMMERCIAL" in file.licence for file in table.MODEL_FILES if file.non_commercial)
 
 
