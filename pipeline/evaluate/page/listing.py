@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lipforge.pipeline.evaluate.metrics import METRICS
-from lipforge.pipeline.evaluate.page.words import MAIN, decimals, metric_named, shown, title_of, why_not_judged
+from lipforge.pipeline.evaluate.page.words import (
+    MAIN,
+    UNKNOWN_LANGUAGE,
+    decimals,
+    metric_named,
+    shown,
+    title_of,
+    why_not_judged,
+)
 
 MAX_LISTED_BYTES = 1_500_000
 NUM_COLUMNS = 5
@@ -23,7 +31,7 @@ def listed(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
         line = _json(
             [
                 shown(str(row["file"])),
-                shown(str(row.get("language") or "")),
+                shown("" if row.get("language") in (None, UNKNOWN_LANGUAGE) else str(row["language"])),
                 shown(str(row.get("speaker") or "")),
                 shown(why_not_judged(row) or ""),
                 *(_number(row.get(name)) for name in names),

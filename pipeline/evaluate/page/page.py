@@ -67,7 +67,7 @@ def _render(
         compared=verdicts.compared(differences),
         headline=headline(found, num_judged),
         num_judged=num_judged,
-        languages=sorted({str(row["language"]) for row in rows if row.get("language")}),
+        languages=sorted({str(row["language"]) for row in rows} - {"None", UNKNOWN_LANGUAGE}),
         num_speakers=len({row["speaker"] for row in rows if row.get("speaker")}),
         key=sections.key_lines(found, rows),
         table=sections.table(found, rows),

@@ -119,18 +119,19 @@ def trials(found: Evaluation) -> list[Trial]:
     numbers = of_all(found)
     return [
         Trial(
-            "Does the measured offset follow the sound?",
-            "The sound of each video is moved by known numbers of frames, and the scorer must find each move. It can "
-            "only do so where the lips really speak that sound.",
-            "near 0: the move is found",
-            "3 frames and more: lips and sound have nothing to do with each other",
+            "Are the measured offsets more than guesses?",
+            "The sound of each video is moved by known numbers of frames, and the scorer must find each move. Where it "
+            "does not, nothing in the picture says when the sound belongs.",
+            "near 0: each move is found",
+            "3 frames and more: offsets are guesses",
             _trial_lines(numbers, ["shift_error_frames"], Scale(-0.1, 4)),
             *_absent(found, "shift_error_frames", "no clip had sound and lips that could be scored", ""),
         ),
         Trial(
             "Does the mouth rest in silence?",
             "The same videos are made with a silent sound. A mouth that goes on moving was copied from the original, "
-            "or moves by itself. Both numbers are shares of the same video with its own sound.",
+            "or moves by itself. Both numbers are shares of the original's; without a reference, of the same video "
+            "with its own sound.",
             "near 0: still and closed",
             "1: as with speech",
             _trial_lines(numbers, ["silent_movement", "silent_opening"], Scale(-0.05, 1.3)),
