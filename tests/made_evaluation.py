@@ -71,7 +71,8 @@ def made_evaluation(rows: Sequence[dict[str, Any]], **changes: Any) -> Evaluatio
     for row in rows:
         for column in ("language", "speaker"):
             groups.setdefault(f"{column}={row[column]}", []).append(row)
-    numbers = [_number(name, group, members) for group, members in groups.items() for name in _NUMBERS]
+    tried = [name for name in _NUMBERS if any(row[name] is not None or name in row["reasons"] for row in rows)]
+    numbers = [_number(name, group, members) for group, members in groups.items() for name in tried]
     settings: dict[str, Any] = {
         "made": "2026-11-26T07:40:00Z",
         "command": "lipforge evaluate videos --reference originals --by language --out report",

@@ -9,9 +9,10 @@ from typing import Any
 
 import av.error
 
+from lipforge.datasets_manifest.language_tags import UNKNOWN
 from lipforge.datasets_manifest.sample_media import poster_jpeg
 from lipforge.pipeline.evaluate.best import MEDIA
-from lipforge.pipeline.evaluate.page.words import MAIN, UNKNOWN_LANGUAGE, metric_named, shown, title_of, with_unit
+from lipforge.pipeline.evaluate.page.words import MAIN, metric_named, shown, title_of, with_unit
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _player(folder: Path, row: Mapping[str, Any], budget: _Budget) -> Player:
         for metric in MAIN
         if _has(row, metric)
     ][:_FACTS]
-    about = [shown(str(row[key])) for key in ("language", "speaker") if row.get(key) not in (None, UNKNOWN_LANGUAGE)]
+    about = [shown(str(row[key])) for key in ("language", "speaker") if row.get(key) not in (None, UNKNOWN)]
     player = Player(shown(name), about, facts, None, None, None, None, None)
     video, reference = _read(_path(folder, name)), _read(_path(folder, name, "reference."))
     if video is None:

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lipforge.datasets_manifest.language_tags import UNKNOWN
 from lipforge.pipeline.evaluate.metrics import METRICS
 from lipforge.pipeline.evaluate.page.words import (
     MAIN,
-    UNKNOWN_LANGUAGE,
     decimals,
     metric_named,
     shown,
@@ -31,7 +31,7 @@ def listed(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
         line = _json(
             [
                 shown(str(row["file"])),
-                shown("" if row.get("language") in (None, UNKNOWN_LANGUAGE) else str(row["language"])),
+                shown("" if row.get("language") in (None, UNKNOWN) else str(row["language"])),
                 shown(str(row.get("speaker") or "")),
                 shown(why_not_judged(row) or ""),
                 *(_number(row.get(name)) for name in names),

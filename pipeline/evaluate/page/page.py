@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from lipforge.datasets_manifest.display import visible
+from lipforge.datasets_manifest.language_tags import UNKNOWN
 from lipforge.pipeline.evaluate.page import sections, verdicts
 from lipforge.pipeline.evaluate.page.compare import Difference, compare
 from lipforge.pipeline.evaluate.page.gallery import make_gallery
@@ -67,7 +68,7 @@ def _render(
         compared=verdicts.compared(differences),
         headline=headline(found, num_judged),
         num_judged=num_judged,
-        languages=sorted({str(row["language"]) for row in rows} - {"None", UNKNOWN_LANGUAGE}),
+        languages=sorted({row["language"] for row in rows if row.get("language") not in (None, UNKNOWN)}),
         num_speakers=len({row["speaker"] for row in rows if row.get("speaker")}),
         key=sections.key_lines(found, rows),
         table=sections.table(found, rows),

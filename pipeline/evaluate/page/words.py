@@ -37,7 +37,6 @@ MAIN = (
     "identity_drift",
 )
 """Metrics that have a chart, the most telling first."""
-UNKNOWN_LANGUAGE = "und"
 MAX_NAME = 120
 """Characters of a file name that the page shows in text."""
 
