@@ -3,6 +3,7 @@
 from lipforge.datasets_manifest.cli import app as manifest_app
 from lipforge.pipeline.app.cli import app as app_app
 from lipforge.pipeline.cli import app, main
+from lipforge.pipeline.evaluate.cli import app as evaluate_app
 from lipforge.pipeline.infer.cli import app as infer_app
 from lipforge.train.cli import app as train_app
 from lipforge.train.features.command import app as features_app
@@ -10,6 +11,7 @@ from lipforge.train.features.command import app as features_app
 app.add_typer(manifest_app)
 app.add_typer(app_app)
 app.add_typer(features_app)
+app.add_typer(evaluate_app)
 app.add_typer(infer_app)
 app.add_typer(train_app, name="train")
 

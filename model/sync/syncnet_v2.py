@@ -5,6 +5,8 @@ first author (github joonson/syncnet_python, MIT licence) and used by LatentSync
 embed five frames of a face and their 0.2 s of audio as vectors of 1024, which are close where the two match.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import torch
@@ -176,27 +178,42 @@ class SyncNetScorer:
         side, zeros where the source has none. In silence all offsets are alike, and the confidence is 0.
         Raises ValueError for other shapes, and for audio that is not finite.
         """
-        num_windows = len(frames) - WINDOW
-        if frames.ndim != 4 or frames.shape[1:] not in _FRAME_SHAPES or frames.dtype != np.uint8 or num_windows < 1:
+        if (
+            frames.ndim != 4
+            or frames.shape[1:] not in _FRAME_SHAPES
+            or frames.dtype != np.uint8
+            or len(frames) <= WINDOW
+        ):
             raise ValueError(
                 f"expected uint8 frames [T >= {WINDOW + 1}, R, R, 3], R = 256 or 512, got {frames.dtype} {frames.shape}"
             )
+        return self._score(frames, audio, lip_crops)
+
+    def score_crops(self, crops: np.ndarray, audio: np.ndarray) -> SyncScore:
+        """The same, of crops that were cut as SyncNet's own preparation does: uint8 [T, 224, 224, 3] RGB."""
+        if crops.shape[1:] != (INPUT_PX, INPUT_PX, 3) or crops.dtype != np.uint8 or len(crops) <= WINDOW:
+            raise ValueError(f"expected uint8 crops [T > {WINDOW}, 224, 224, 3], got {crops.dtype} {crops.shape}")
+        return self._score(crops, audio, lambda some: some[..., ::-1])
+
+    def _score(self, frames: np.ndarray, audio: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray]) -> SyncScore:
         num_samples = (len(frames) + 2 * SYNC_MARGIN_FRAMES) * SAMPLES_PER_FRAME
         if audio.shape != (num_samples,) or not np.isfinite(audio).all():
             raise ValueError(
                 f"audio: expected {num_samples} finite samples for {len(frames)} frames, got {audio.shape}"
             )
         with torch.inference_mode(), one_thread():
-            lips = self._embed_lips(frames[:-1])
-            return sync_score(lips, self._embed_audio(audio, num_windows + 2 * SYNC_MARGIN_FRAMES))
+            lips = self._embed_lips(frames[:-1], to_input)
+            return sync_score(lips, self._embed_audio(audio, len(frames) - WINDOW + 2 * SYNC_MARGIN_FRAMES))
 
-    def _embed_lips(self, frames: np.ndarray) -> Tensor:
+    def _embed_lips(self, frames: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray]) -> Tensor:
         """[T - 4, 1024]: one vector per window."""
         vectors = []
         for first in range(0, len(frames) - WINDOW + 1, _LIP_BATCH):
-            crops = lip_crops(frames[first : first + _LIP_BATCH + WINDOW - 1])
+            crops = to_input(frames[first : first + _LIP_BATCH + WINDOW - 1])
             # [T, H, W, 3] viewed as [3, T, H, W] is channels-last in memory, which is faster.
-            vectors.append(self._network.embed_clip(torch.from_numpy(crops).float().permute(3, 0, 1, 2)))
+            vectors.append(
+                self._network.embed_clip(torch.from_numpy(np.ascontiguousarray(crops)).float().permute(3, 0, 1, 2))
+            )
         return torch.cat(vectors)
 
     def _embed_audio(self, audio: np.ndarray, num_windows: int) -> Tensor:
