@@ -51,7 +51,8 @@ def jitter_px(points: np.ndarray) -> float:
     points: float [T >= 3, 468, 3]. Pixels per frame squared: what shakes reads high, what glides reads 0.
     """
     flat = _flat(points)
-    laid = _laid_on(flat, np.broadcast_to(np.median(flat.real, axis=0) + 1j * np.median(flat.imag, axis=0), flat.shape))
+    middle = np.median(np.real(flat), axis=0) + 1j * np.median(np.imag(flat), axis=0)
+    laid = _laid_on(flat, np.broadcast_to(middle, flat.shape))
     return float(np.abs(np.diff(laid[:, :NUM_SPEAKING], n=2, axis=0)).mean())
 
 
