@@ -11,7 +11,7 @@ from lipforge.pipeline.evaluate.judge import Judge
 from lipforge.pipeline.media.shown import write_shown
 from tests.talking_photo import render
 
-SECONDS, SIZE_PX = 3.2, 192
+SECONDS, SIZE_PX = 2.56, 192
 _MOUTH = (0.5, 0.57, 0.22, 0.16)
 """Of the talking photograph: centre and half axes of the area that is held, as shares of the frame."""
 

@@ -61,11 +61,11 @@ def leak(drawn: np.ndarray, old: np.ndarray) -> float:
 
     drawn, old: opening curves [T] of the same frames. The slope of the new opening on the old one, minus the mean slope
     on the old one moved by a second and more, which is what unrelated mouths have.
-    Raises ValueError for an old mouth that does not move, and for less than 3 s.
+    Raises ValueError for an old mouth that does not move, and for less than 2.5 s.
     """
     num_frames = len(old)
-    if num_frames < 3 * _LEAST_SHIFT_FRAMES:
-        raise ValueError("shorter than 3 s")
+    if num_frames < 2.5 * _LEAST_SHIFT_FRAMES:
+        raise ValueError("shorter than 2.5 s")
     new, before = _moving(drawn), _moving(old)
     power = float((before**2).mean())
     if power < LEAST_MOVEMENT**2:
