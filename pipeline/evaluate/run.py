@@ -301,7 +301,7 @@ def _evaluation(
         command=request.command,
         lipforge=lipforge.__version__,
         videos=" ".join(request.videos),
-        reference=request.reference,
+        reference=" ".join(request.videos) if request.model is not None else request.reference,
         model=model,
         seed=SEED,
         resamples=RESAMPLES,
