@@ -1,6 +1,5 @@
 """Aligned crops, and videos of mouths that copy, freeze or speak, for tests of evaluation."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ from lipforge.pipeline.evaluate.judge import Judge
 from lipforge.pipeline.media.shown import write_shown
 from tests.talking_photo import render
 
-SECONDS, SIZE_PX = 3.2, 192
+SECONDS, SIZE_PX = 2.56, 192
 _MOUTH = (0.5, 0.57, 0.22, 0.16)
 """Of the talking photograph: centre and half axes of the area that is held, as shares of the frame."""
 
@@ -42,25 +41,22 @@ def held(frames: np.ndarray, index: int = 0) -> np.ndarray:
 
 
 def write_cases(folder: Path) -> dict[str, dict[str, Path]]:
-    """case -> sound (own, silent, foreign) -> video; `original` has own alone."""
+    """case -> sound (own, silent, foreign) -> video. `original` has own alone, `frozen` none with silence."""
     frames, audio = render(SECONDS, 0, 1, SIZE_PX)
     others, foreign = render(SECONDS, 0, 2, SIZE_PX)
     silence = np.zeros_like(audio)
+    still = held(frames, 5)
     shut = held(frames, _most_shut(frames))
     cases = {
         "original": {"own": (frames, audio)},
         "copied": {"own": (frames, audio), "silent": (frames, silence), "foreign": (frames, foreign)},
-        "frozen": {sound: (held(frames, 5), heard) for sound, heard in _sounds(audio, silence, foreign)},
+        "frozen": {"own": (still, audio), "foreign": (still, foreign)},
         "true": {"own": (frames, audio), "silent": (shut, silence), "foreign": (others, foreign)},
     }
     return {
         case: {sound: _write(folder / case / sound / "talk me.mp4", *made) for sound, made in videos.items()}
         for case, videos in cases.items()
     }
-
-
-def _sounds(audio: np.ndarray, silence: np.ndarray, foreign: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
-    return (("own", audio), ("silent", silence), ("foreign", foreign))
 
 
 def _most_shut(frames: np.ndarray) -> int:

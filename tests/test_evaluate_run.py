@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lipforge.pipeline.evaluate.cli import app
 from lipforge.pipeline.evaluate.inputs import Item, find_items
 from lipforge.pipeline.evaluate.judge import Judge
 from lipforge.pipeline.evaluate.one import FAILED, MEASURED, UNMEASURED, Judged, judge_video
+from lipforge.pipeline.evaluate.read import OpenVideo, Place
 from lipforge.pipeline.evaluate.result import ALL, EvaluateError, Evaluation, read_evaluation
 from lipforge.pipeline.evaluate.run import Request, evaluate
 from lipforge.pipeline.media.shown import write_shown
@@ -50,6 +52,8 @@ def report(cases: Cases, judge: Judge, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("report")
     for kind, sound in (("videos", "own"), ("silent", "silent"), ("foreign", "foreign")):
         for speaker, case in (("anna", "copied"), ("anna", "frozen"), ("ben", "true")):
+            if sound not in cases[case]:
+                continue
             target = folder / kind / speaker / f"{case} me.mp4"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(cases[case][sound], target)
@@ -87,29 +91,44 @@ def test_hidden_tests_put_a_copied_a_frozen_and_a_true_mouth_in_order(report: tu
 
 def test_a_reference_of_another_length_is_compared_where_both_are(judge: Judge, cases: Cases, tmp_path: Path):
     short = tmp_path / "short.mp4"
-    frames, audio = render(1.6, 0, 1, 192)
+    frames, audio = render(1.2, 0, 1, 192)
     write_shown(short, frames, audio)
     found = judge_video(Item("short", str(short), str(cases["original"]["own"])), judge, 10.0)
-    assert found.clip is not None and len(found.clip.frames) == 40
-    assert found.measured.values["frames_error"] == -40
-    assert found.measured.values["length_error_s"] == pytest.approx(-1.6, abs=0.001)
+    assert found.clip is not None and len(found.clip.frames) == 30
+    assert found.measured.values["frames_error"] == -34
+    assert found.measured.values["length_error_s"] == pytest.approx(-1.36, abs=0.001)
     assert found.measured.values["psnr_db"] > 30
+
+
+def test_syncnets_crop_is_half_of_the_box_up_and_nine_tenths_down(monkeypatch: pytest.MonkeyPatch, cases: Cases):
+    """As published: s is half of the longer side; s up from the centre, 1.8 s down, 1.4 s to each side."""
+    video = OpenVideo(str(cases["original"]["own"]), 1.0)
+    picture = np.zeros((240, 320, 3), np.uint8)
+    box = np.array([120.0, 60.0, 180.0, 140.0])  # s = 40, centre (150, 100): the crop is (94..206, 60..172)
+    picture[60:172, 94:206] = 255
+    monkeypatch.setattr(video, "frames", lambda first, end: iter([(0, picture, 0), (1, None, 0), (2, picture, 0)]))
+    place = Place(0, np.zeros((3, 2, 3)), np.tile(box, (3, 1)), 320, 240)
+    crops = video.face_crops(place)
+    assert crops.shape == (3, 224, 224, 3) and crops[:, 2:-2, 2:-2].min() == 255
+    monkeypatch.setattr(video, "frames", lambda first, end: iter([(0, picture, 0)]))
+    moved = video.face_crops(replace(place, boxes=place.boxes - [140, 0, 140, 0]))
+    assert (moved[0, 100, :50] == 110).all()  # grey beyond the picture
 
 
 def test_damaged_and_faceless_videos_say_so(judge: Judge, cases: Cases, tmp_path: Path):
 
     text = tmp_path / "text.mp4"
     text.write_text("no video")
-    found = judge_video(Item("text", str(text)), judge, 10.0)
+    found = judge_video(Item("text", str(text)), judge, 1.0)
     assert found.status == FAILED and "not a media file" in found.detail
     grey = tmp_path / "grey.mp4"
     write_shown(grey, np.full((10, 96, 96, 3), 120, np.uint8), np.zeros(6400, np.float32))
-    assert (judge_video(Item("grey", str(grey)), judge, 10.0)).status == UNMEASURED
+    assert (judge_video(Item("grey", str(grey)), judge, 1.0)).status == UNMEASURED
     own = str(cases["original"]["own"])
-    found = judge_video(Item("own", own, str(grey)), judge, 10.0)
+    found = judge_video(Item("own", own, str(grey)), judge, 1.0)
     assert found.status == MEASURED and found.measured.reasons["ssim"] == "reference: no face"
     assert "sync_confidence" in found.measured.values
-    found = judge_video(Item("own", own, str(text)), judge, 10.0)
+    found = judge_video(Item("own", own, str(text)), judge, 1.0)
     assert found.measured.reasons["ssim"].startswith("the reference cannot be read: ")
 
 

@@ -51,7 +51,8 @@ def jitter_px(points: np.ndarray) -> float:
     points: float [T >= 3, 468, 3]. Pixels per frame squared: what shakes reads high, what glides reads 0.
     """
     flat = _flat(points)
-    laid = _laid_on(flat, np.broadcast_to(np.median(flat.real, axis=0) + 1j * np.median(flat.imag, axis=0), flat.shape))
+    middle = np.median(np.real(flat), axis=0) + 1j * np.median(np.imag(flat), axis=0)
+    laid = _laid_on(flat, np.broadcast_to(middle, flat.shape))
     return float(np.abs(np.diff(laid[:, :NUM_SPEAKING], n=2, axis=0)).mean())
 
 
@@ -60,11 +61,11 @@ def leak(drawn: np.ndarray, old: np.ndarray) -> float:
 
     drawn, old: opening curves [T] of the same frames. The slope of the new opening on the old one, minus the mean slope
     on the old one moved by a second and more, which is what unrelated mouths have.
-    Raises ValueError for an old mouth that does not move, and for less than 3 s.
+    Raises ValueError for an old mouth that does not move, and for less than 2.5 s.
     """
     num_frames = len(old)
-    if num_frames < 3 * _LEAST_SHIFT_FRAMES:
-        raise ValueError("shorter than 3 s")
+    if num_frames < 2.5 * _LEAST_SHIFT_FRAMES:
+        raise ValueError("shorter than 2.5 s")
     new, before = _moving(drawn), _moving(old)
     power = float((before**2).mean())
     if power < LEAST_MOVEMENT**2:

@@ -1,6 +1,7 @@
 """Judge one video: read it, its reference, and the same picture with other sounds, and take the numbers."""
 
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 import numpy as np
 
@@ -116,7 +117,9 @@ def _lengths(found: Measured, video: OpenVideo, reference: OpenVideo, limit_s: f
     frames, length_s = video.length()
     wanted, wanted_s = reference.length()
     if limit_s is not None and wanted_s > limit_s:
-        wanted, wanted_s = round(wanted * limit_s / wanted_s), limit_s
+        per_frame_s = wanted_s / wanted
+        wanted = ceil(limit_s / per_frame_s - 1e-3)
+        wanted_s = wanted * per_frame_s
     found.values["frames_error"] = float(frames - wanted)
     found.values["length_error_s"] = length_s - wanted_s
     for name in ("frames_error", "length_error_s"):

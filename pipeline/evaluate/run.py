@@ -282,6 +282,7 @@ def _known(work: Path, item: Item) -> Row | None:
 def _evaluation(
     request: Request, rows: list[Row], judge: Judge, notes: list[str], model: str | None, sets: list[Number]
 ) -> Evaluation:
+    compared = bool(request.reference or request.model)
     absent = {name for missing in judge.missing for name in missing.metrics}
     tried = [
         name
@@ -290,7 +291,7 @@ def _evaluation(
         and not metric.of_set
         and any(row.get(name) is not None or name in row["reasons"] for row in rows)
         and (metric.sound is Sound.OWN or any(row.get(name) is not None or _wanted(row, name) for row in rows))
-        and (not metric.needs_reference or request.reference or request.model)
+        and (not metric.needs_reference or compared)
     ]
     for row in rows:
         if row["status"] != MEASURED:
@@ -300,14 +301,16 @@ def _evaluation(
         command=request.command,
         lipforge=lipforge.__version__,
         videos=" ".join(request.videos),
-        reference=request.reference,
+        reference=" ".join(request.videos) if request.model is not None else request.reference,
         model=model,
         seed=SEED,
         resamples=RESAMPLES,
         num_videos=len(rows),
         numbers=[*numbers_of(rows, request.by, tried), *sets],
         models=judge.models,
-        missing=judge.missing,
+        missing=[
+            one for one in judge.missing if compared or not all(METRICS[name].needs_reference for name in one.metrics)
+        ],
         notes=[*_notes(request, rows), *notes],
     )
     return found

@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,14 @@ def keep_features(path: Path, judge: Judge, judged: Judged) -> None:
     """Write what a clip and its reference add to the sets, where both are there."""
     if judged.clip is None or judged.reference is None:
         return
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{metric}.{side}": rows
         for side, clip in ((_VIDEO, judged.clip), (_REFERENCE, judged.reference))
         for metric, rows in judge.features(clip).items()
     }
     if arrays:
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+        np.savez(buffer, **arrays)
         write_whole(path, buffer.getvalue())
 
 
