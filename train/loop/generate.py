@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -131,8 +131,8 @@ class Generation:
         if with_marks and job.group == VAL:
             still = self._artist.blended(np.repeat(frames[:1], len(frames), axis=0).astype(np.float32), frames)
             values[STILL] = self._values(clip, still, clip.audio, original)
-            if FOREIGN in job.sounds:
-                values[ORIGINAL_FOREIGN] = self._values(clip, frames, job.sounds[FOREIGN], None)
+            if FOREIGN in job.sounds and original is not None:
+                values[ORIGINAL_FOREIGN] = self._judge.measure(replace(original, audio=job.sounds[FOREIGN]))
         if job.group == BASE:
             return Judged(job.group, clip.key, values)
         film = film_of({ORIGINAL: frames, **drawn}, job.sounds, with_gif=number < NUM_FILMS)
