@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import Field, field_validator
 
 from lipforge.pipeline.config_loader import Config, load_config
@@ -220,7 +221,7 @@ D = TypeVar("D", bound=TrainerConfig)
 def presets(kind: type[TrainerConfig] | None = None) -> list[str]:
     """Names of the presets that come with this package: of one trainer, or of all."""
     names = sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
-    return names if kind is None else [name for name in names if _trainer(kind) in name]
+    return names if kind is None else [name for name in names if _is_for(kind, name)]
 
 
 def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
@@ -239,6 +240,13 @@ def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
             raise ValueError(f"no preset {preset!r}; known: {', '.join(own)}. Or give the path of a YAML file")
         path = Path(str(_folder() / f"{preset}.yaml"))
     return load_config(kind, path, overrides)
+
+
+def _is_for(kind: type[TrainerConfig], preset: str) -> bool:
+    """A preset's name has that of its trainer, or of its network."""
+    settings: Any = yaml.safe_load((_folder() / f"{preset}.yaml").read_text())
+    named = [trainer for trainer in ("stage1", "stage2", "syncnet") if trainer in preset]
+    return _trainer(kind) in (named or str(settings.get("unet", "syncnet")))
 
 
 def _trainer(kind: type[TrainerConfig]) -> str:
