@@ -170,6 +170,11 @@ def load_tensors(folder: Path) -> Tensors:
     return Tensors(*(_read(folder, name) for name in (_NETWORK, _OPTIMIZER, _EMA)))
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The network's tensors, with averages in the place of what they are of. Raises ValueError as `load_tensors`."""
+    return _read(folder, _NETWORK) | _read(folder, _EMA)
+
+
 def _read(folder: Path, name: str) -> dict[str, Tensor]:
     if not (folder / name).exists():
         return {}

@@ -75,7 +75,7 @@ class Generation:
         self._jobs: list[Job] = []
         if not config.generate.num_clips or not data.has_validation:
             return
-        self._jobs = run.together.do(lambda: _jobs(config, self._say), *OPENING_ERRORS)
+        self._jobs = run.together.do(lambda: _jobs(config, inputs.resolution, self._say), *OPENING_ERRORS)
         if not self._jobs:
             return
         self._judge = run.together.do(lambda: Judge(only=_METRICS), *OPENING_ERRORS)
@@ -199,7 +199,7 @@ class Generation:
             log.warning("%s", words)
 
 
-def _jobs(config: DiffusionConfig, say: Callable[[str], None]) -> list[Job]:
+def _jobs(config: DiffusionConfig, resolution: int, say: Callable[[str], None]) -> list[Job]:
     chosen = config.generate
     clips, num_short = read_held_out(config.selection, chosen.num_clips, chosen.seconds)
     if num_short:
@@ -221,6 +221,12 @@ def _jobs(config: DiffusionConfig, say: Callable[[str], None]) -> list[Job]:
             raise ValueError(
                 f"base_selection={config.base_selection} has no held-out clip of a second or more: make it with "
                 "`lipforge select --val-hours`"
+            )
+        side = base[0].frames().shape[1]
+        if side < resolution:
+            raise ValueError(
+                f"base_selection={config.base_selection} has frames of {side} px, and this run has {resolution}: take "
+                "clips of that size or larger"
             )
         jobs += [Job(BASE, clip, {OWN: clip.audio}) for clip in base]
     return jobs

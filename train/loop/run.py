@@ -135,7 +135,7 @@ class Run:
         run_folder.write_facts(config.run_dir, self._trained.models, about)
         if self._newest is not None and step_of_model(self._model_file(run_folder.MODEL)) != self.step:
             self._write_model(run_folder.MODEL, self.step, {**saved.network, **saved.ema})
-        self._write_best(best.ranked(self._candidates()))
+        self._write_best(best.ranked(self._candidates()), {**saved.network, **saved.ema})
 
     def _model_file(self, place: str) -> Path:
         """place: a folder of the run."""
@@ -312,7 +312,7 @@ class Run:
                 checkpoint.save(config.run_dir, progress, checkpoint.Tensors(network, optimizer, ema))
                 self._write_model(run_folder.MODEL, self.step, {**network, **ema})
                 checkpoint.rotate(config.run_dir, config.keep_last, config.keep_best, ranking)
-                self._write_best(ranking)
+                self._write_best(ranking, {**network, **ema})
             except OSError as error:
                 newest = next(reversed(checkpoint.checkpoints(config.run_dir)), None)
                 kept = (
@@ -335,14 +335,16 @@ class Run:
         yield
         self._started_s += time.perf_counter() - started_s
 
-    def _write_best(self, ranking: Sequence[int]) -> None:
-        """RUN/best/model: the best of the checkpoints that are kept."""
+    def _write_best(self, ranking: Sequence[int], now: Mapping[str, Tensor]) -> None:
+        """RUN/best/model: the best of the checkpoints that are kept. now: the network's tensors of this step."""
         kept = {checkpoint.step_of(folder): folder for folder in checkpoint.checkpoints(self.config.run_dir)}
         step = next((step for step in ranking if step in kept), None)
         if step is None or step_of_model(self._model_file(run_folder.BEST)) == step:
             return
-        saved = checkpoint.load_tensors(kept[step])
-        self._write_model(run_folder.BEST, step, {**saved.network, **saved.ema})
+        try:
+            self._write_model(run_folder.BEST, step, now if step == self.step else checkpoint.load_weights(kept[step]))
+        except ValueError as error:
+            log.warning("%s", f"{self.config.run_dir / run_folder.BEST} is not brought up to date: {error}")
 
     def _write_model(self, place: str, step: int, network: Mapping[str, Tensor]) -> None:
         folder = self.config.run_dir / place
