@@ -2,7 +2,7 @@
 
 import pytest
 
-from lipforge.train.config import EarlyStoppingConfig
+from lipforge.train.config import EarlyStoppingConfig, Stage1Config, Stage2Config, load_preset, presets
 from lipforge.train.loop.best import Candidate, forgetting, num_without_gain, ranked, stops_early
 
 
@@ -87,3 +87,12 @@ def test_one_base_clip_has_no_interval_and_counts_all_the_same():
 def test_nothing_is_forgotten_where_nothing_was_known():
     assert forgetting({}, {"a": 1.0}, 0.15) is None
     assert forgetting({"a": 0.0}, {"a": 1.0}, 0.15) is None
+
+
+@pytest.mark.parametrize("name", ["finetune_language", "adapt_speaker"])
+def test_fine_tuning_presets_are_a_stage_2_with_a_guard(name: str):
+    config = load_preset(Stage2Config, name, ["selection=s.parquet", "run_dir=r"])
+    assert config.init is not None and not config.init_differences and config.early_stopping is not None
+    assert (config.lora is not None) == (name == "adapt_speaker")
+    assert config.on_forgetting == "stop" and config.generate.num_clips >= 16
+    assert name in presets(Stage2Config) and name not in presets(Stage1Config)

@@ -151,7 +151,7 @@ def generated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         *([_PICTURE[picture]] if picture else []),
         *(["base", "lost"] if base else []),
     ]
-    lines = [f"{'generated':12} {'':20}" + "".join(f"{head:>10}" for head in heads)]
+    lines = [f"{'generated':12} {'sync confidence':20}" + "".join(f"{head:>10}" for head in heads)]
     with_marks = next((row for row in reversed(rows) if "original_sync_confidence" in row), {})
     for name, title in _MARKS:
         if (value := with_marks.get(f"{name}_sync_confidence")) is not None:
