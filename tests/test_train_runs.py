@@ -236,7 +236,7 @@ def test_newest_and_best_checkpoints_are_kept(tmp_path: Path):
         folder = checkpoint.folder_of(tmp_path, step)
         folder.mkdir(parents=True)
     (tmp_path / "checkpoints" / ".tmp-step-00000006").mkdir()
-    checkpoint.rotate(tmp_path, keep_last=2, keep_best=1, validation_losses={1: 0.5, 2: 0.1, 3: 0.3, 9: 0.0})
+    checkpoint.rotate(tmp_path, keep_last=2, keep_best=1, ranking=[9, 2, 3, 1])
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["step-00000002", "step-00000004", "step-00000005"]
 

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
+from lipforge.train.cli import app
 from tests.ranks import run_ranks
 from tests.train_runs import coded_selection, largest_difference, losses, model_hash, model_tensors, settings
 
@@ -89,3 +93,43 @@ def test_windows_that_do_not_fit_are_refused_with_what_fits(selection: str, tmp_
     assert ended.exit_codes == [2]
     assert "num_frames=5: the SyncNet tiny_16_pixel takes windows of 16 frames" in ended.words
     assert "tiny_5_pixel" in ended.words
+
+
+def test_accuracy_of_a_checkpoint_is_what_its_validation_found(selection: str, tmp_path: Path):
+    trained = run(selection, tmp_path, "run", "num_validation_samples=4", "num_steps=1")
+    ended = CliRunner().invoke(app, ["accuracy", str(trained / "model"), selection, "--rounds", "3", "--json"])
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.output)
+    fixed, random = found["fixed"], found["random"]
+    assert fixed["whole"]["at_half"] == validations(trained)[-1]["val_accuracy"]
+    assert (fixed["whole"]["num_pairs"], random["whole"]["num_pairs"]) == (8, 24)
+    assert set(fixed["languages"]) == {"de", "en"}
+    low, high = random["whole"]["low"], random["whole"]["high"]
+    assert low <= random["whole"]["at_half"] <= high
+    words = CliRunner().invoke(app, ["accuracy", str(trained / "model"), selection, "--rounds", "1"]).output
+    assert "fixed windows " in words and "random windows " in words and "by language: " in words
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "more", "code", "words"),
+    [
+        ("nowhere", "SELECTION", [], 2, "nowhere"),
+        ("unet", "SELECTION", [], 2, "the model there is a unet; the accuracy is that of a SyncNet"),
+        ("syncnet", "nowhere.parquet", [], 1, "no selection nowhere.parquet"),
+        ("syncnet", "SELECTION", ["--split", "test"], 2, "--split test: expected val, train or all"),
+        ("syncnet", "SELECTION", ["--device", "tpu"], 2, "--device tpu: expected auto, cpu"),
+    ],
+)
+def test_what_accuracy_cannot_measure_is_a_sentence(
+    selection: str, tmp_path: Path, model: str, place: str, more: list[str], code: int, words: str
+):
+    network = StableSyncNet(LAYOUTS["tiny_5_pixel"])
+    for kind in ("unet", "syncnet"):
+        (tmp_path / kind).mkdir()
+        about = {"kind": kind, "layout": LAYOUTS["tiny_5_pixel"], "num_frames": 5}
+        (tmp_path / kind / "config.json").write_text(json.dumps(about))
+        save_file(network.state_dict(), tmp_path / kind / f"{kind}.safetensors")
+    arguments = [str(tmp_path / model), selection if place == "SELECTION" else place, *more]
+    ended = CliRunner().invoke(app, ["accuracy", *arguments])
+    assert ended.exit_code == code, ended.output
+    assert words in ended.output and len(ended.output.strip().splitlines()) == 1

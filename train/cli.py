@@ -40,6 +40,52 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run_
 
 
 @app.command()
+def accuracy(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="SYNCNET", help="RUN/model, a file of weights, or `stable_syncnet` once fetched."),
+    ],
+    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="What `lipforge select` wrote.")],
+    split: Annotated[str, typer.Option(help="val: people that training left out; train; or all.")] = "val",
+    rounds: Annotated[int, typer.Option(min=1, help="Random windows of each clip.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random windows.")] = 1247,
+    vae: Annotated[str, typer.Option(help="Autoencoder for a network on latents that does not name its own.")] = (
+        "sd-vae-ft-mse"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How often a SyncNet tells right sound from wrong, by language, with 95 % intervals.
+
+    Twice: on the windows that a trainer's validation takes, the same each time; and on random ones, as published.
+
+    Example:
+
+        lipforge train accuracy runs/sync/model zh20.parquet
+    """
+    from dataclasses import asdict
+
+    from lipforge.datasets_manifest.storage.trouble import UnreadableError
+    from lipforge.train.accuracy import measure_accuracy
+    from lipforge.train.stream.decode import DamagedSampleError
+
+    try:
+        found = measure_accuracy(model, selection, split, rounds, seed, vae, device)
+    except (DamagedSampleError, FileNotFoundError, UnreadableError) as error:
+        errors.print(f"lipforge: {error}")
+        raise typer.Exit(1) from error
+    except ValueError as error:
+        errors.print(f"lipforge: {error}")
+        raise typer.Exit(2) from error
+    if as_json:
+        console.print(json.dumps(asdict(found), indent=2))
+        return
+    console.print(f"{found.name} on {selection}, {found.num_clips} clips, windows of {found.num_frames} frames")
+    console.print(f"fixed windows   {found.fixed.words()}")
+    console.print(f"random windows  {found.random.words()}")
+
+
+@app.command()
 def plan(
     config: Annotated[str, typer.Option(help="A preset, the path of a YAML file, or RUN/config.yaml.")],
     set_: Annotated[

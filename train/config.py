@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import Field, field_validator
 
 from lipforge.pipeline.config_loader import Config, load_config
@@ -41,6 +42,30 @@ class EmaConfig(Config):
     """Keep it in main memory: saves 4 bytes of the GPU's for each trainable parameter, costs a copy each step."""
 
 
+class GenerateConfig(Config):
+    """Validation by generated video: held-out clips get new mouths, as inference draws them, and are judged."""
+
+    num_clips: int = Field(default=8, ge=0)
+    """Clips of the val split, over all ranks; each of another speaker where there are enough. 0: off."""
+    seconds: float = Field(default=3.0, ge=1)
+    """Taken from the middle of each clip. Clips shorter than a second cannot be judged, and are left out."""
+    steps: int = Field(default=20, ge=1, le=1000)
+    """Denoising steps of DDIM (LatentSync: 20)."""
+    guidance: float = Field(default=1.5, ge=1)
+    """1: none, at half the cost (LatentSync: 1.5)."""
+    every: int | None = Field(default=None, ge=1)
+    """Training steps between two. None: with each validation."""
+
+
+class EarlyStoppingConfig(Config):
+    """End the run when generated video gets no better."""
+
+    patience: int = Field(default=5, ge=1)
+    """Generated validations in a row that are no better than the best before them."""
+    min_gain: float = Field(default=0.0, ge=0)
+    """Sync confidence by which a validation must exceed the best before it, to count as better."""
+
+
 class TrainerConfig(Config):
     """What all trainers have in common."""
 
@@ -61,7 +86,7 @@ class TrainerConfig(Config):
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints to keep."""
     keep_best: int = Field(default=1, ge=0)
-    """Checkpoints to keep besides: those with the lowest validation loss."""
+    """Checkpoints to keep besides: the best ones by generated video, else by validation loss (loop/best.py)."""
     num_validation_samples: int = Field(default=16, ge=1)
     """Samples of the val split that are validated, the same each time, over all ranks."""
     batch_size: int = Field(default=1, ge=1)
@@ -135,6 +160,16 @@ class DiffusionConfig(TrainerConfig):
     compile: bool = False
     """torch.compile the blocks of the U-Net."""
     channels_last: bool = False
+    generate: GenerateConfig = GenerateConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    """None: all steps are made."""
+    base_selection: str | None = None
+    """Forgetting check of a fine-tuning: a selection whose val split holds clips of what must not be lost, such as the
+    language that `init` was trained on. They are generated beside the others. None: no check."""
+    max_forgetting: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the base clips' first sync confidence that may be lost."""
+    on_forgetting: Literal["warn", "stop"] = "warn"
+    """stop: save and end the run when more is lost."""
 
 
 class Stage1Config(DiffusionConfig):
@@ -186,7 +221,7 @@ D = TypeVar("D", bound=TrainerConfig)
 def presets(kind: type[TrainerConfig] | None = None) -> list[str]:
     """Names of the presets that come with this package: of one trainer, or of all."""
     names = sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
-    return names if kind is None else [name for name in names if _trainer(kind) in name]
+    return names if kind is None else [name for name in names if _is_for(kind, name)]
 
 
 def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
@@ -205,6 +240,13 @@ def load_preset(kind: type[D], preset: str, overrides: list[str]) -> D:
             raise ValueError(f"no preset {preset!r}; known: {', '.join(own)}. Or give the path of a YAML file")
         path = Path(str(_folder() / f"{preset}.yaml"))
     return load_config(kind, path, overrides)
+
+
+def _is_for(kind: type[TrainerConfig], preset: str) -> bool:
+    """A preset's name has that of its trainer, or of its network."""
+    settings: Any = yaml.safe_load((_folder() / f"{preset}.yaml").read_text())
+    named = [trainer for trainer in ("stage1", "stage2", "syncnet") if trainer in preset]
+    return _trainer(kind) in (named or str(settings.get("unet", "syncnet")))
 
 
 def _trainer(kind: type[TrainerConfig]) -> str:

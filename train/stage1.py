@@ -10,6 +10,7 @@ from torch import Tensor
 from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, add_noise, clean_latents
 from lipforge.model.denoiser.losses import min_snr_weights, noise_loss
 from lipforge.train.config import Stage1Config
+from lipforge.train.loop.generate import Generation
 from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.opening import open_diffusion
 from lipforge.train.loop.program import program
@@ -24,6 +25,7 @@ def train(config: Stage1Config, together: Together) -> None:
     accelerator = together.accelerator
     trained, data, inputs = together.do(lambda: open_diffusion(config, together, decode_target=False), *OPENING_ERRORS)
     run = Run(config, together, trained, data.train)
+    generation = Generation(config, run, data, inputs)
     weights = {"noise": 1.0}
 
     def losses_of(made: DiffusionInputs) -> tuple[dict[str, Tensor], Tensor]:
@@ -53,6 +55,7 @@ def train(config: Stage1Config, together: Together) -> None:
         run.step_done(grad_norm)
         if run.is_due(config.validate_every):
             validate(run, data, weights, look)
+        generation.validate()
         if run.is_due(config.save_every):
             run.save()
     run.metrics.close()

@@ -10,6 +10,7 @@ from torch import Tensor
 from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, add_noise, clean_latents
 from lipforge.model.denoiser.losses import min_snr_weights, noise_loss
 from lipforge.train.config import Stage2Config
+from lipforge.train.loop.generate import Generation
 from lipforge.train.loop.inputs import DiffusionInputs
 from lipforge.train.loop.judges import open_judges
 from lipforge.train.loop.opening import open_diffusion
@@ -28,6 +29,7 @@ def train(config: Stage2Config, together: Together) -> None:
         lambda: open_diffusion(config, together, judges.see_pixels, judges.sha256), *OPENING_ERRORS
     )
     run = Run(config, together, trained, data.train)
+    generation = Generation(config, run, data, inputs)
     weights = config.losses.model_dump()
 
     def losses_of(made: DiffusionInputs) -> tuple[dict[str, Tensor], Tensor]:
@@ -61,6 +63,7 @@ def train(config: Stage2Config, together: Together) -> None:
         run.step_done(grad_norm)
         if run.is_due(config.validate_every):
             validate(run, data, weights, look)
+        generation.validate()
         if run.is_due(config.save_every):
             run.save()
     run.metrics.close()

@@ -1,13 +1,14 @@
 """How a run stands, from its files alone: `lipforge train status RUN`. Nothing is written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lipforge.model.trained import step_of_model, weights_name
 from lipforge.train.loop import run_folder
 from lipforge.train.loop.checkpoint import checkpoints, step_of
 from lipforge.train.loop.metrics import NOT_LOSSES, duration, read_metrics
@@ -35,6 +36,10 @@ class Status:
     """(step, bytes), oldest first."""
     validations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     """(step, losses by name), oldest first."""
+    generated: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of generated video, oldest first: `step`, numbers as `own_sync_confidence`, what they mean for the run."""
+    best_model_step: int | None = None
+    """Step of RUN/best/model."""
     pictures: list[Path] = field(default_factory=list)
     has_model: bool = False
 
@@ -47,8 +52,15 @@ class Status:
         return min(self.validations, key=lambda found: found[1]["loss"], default=None)
 
     @property
+    def ended(self) -> str | None:
+        """Why the run ended before its last step, if it did."""
+        if not self.generated or not self.checkpoints or self.checkpoints[-1][0] != self.generated[-1]["step"]:
+            return None
+        return self.generated[-1].get("ended")
+
+    @property
     def is_done(self) -> bool:
-        return bool(self.checkpoints) and self.checkpoints[-1][0] >= self.num_steps
+        return bool(self.checkpoints) and (self.checkpoints[-1][0] >= self.num_steps or self.ended is not None)
 
     @property
     def command(self) -> str:
@@ -74,6 +86,8 @@ def read_status(run_dir: Path) -> Status:
         last=trained[-1] if trained else {},
         checkpoints=[(step_of(folder), _size(folder)) for folder in checkpoints(run_dir)],
         validations=validated,
+        generated=[_generated(row) for row in metrics if "val_clips" in row],
+        best_model_step=_step_of_best(run_dir, trainer_of(config)),
         pictures=sorted((run_dir / run_folder.PICTURES).glob("*.png")),
         has_model=any((run_dir / run_folder.MODEL).glob("*.safetensors")),
     )
@@ -89,7 +103,8 @@ def trainer_of(settings: Mapping[str, Any]) -> str:
 
 def status_lines(status: Status) -> list[str]:
     """What a person wants to know, a line each."""
-    state = "training now" if status.is_training else "all steps made" if status.is_done else "not running"
+    done = "all steps made" if status.ended is None else "ended early"
+    state = "training now" if status.is_training else done if status.is_done else "not running"
     lines = [f"{status.run_dir}: {status.trainer}, {state}"]
     if status.last:
         lines.append(f"step         {status.step:,} of {status.num_steps:,} ({status.step / status.num_steps:.1%})")
@@ -101,12 +116,70 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"{'' if number else 'validation':12} step {step:,}: {_named(losses)}")
     if status.best_validation is not None:
         step, losses = status.best_validation
-        lines.append(f"best         step {step:,}: {losses['loss']:.5g}")
+        lines.append(f"lowest loss  step {step:,}: {losses['loss']:.5g}")
+    lines += generated_lines(status.generated)
+    if status.ended is not None:
+        lines.append(f"ended        {status.ended}")
+    if status.best_model_step is not None:
+        lines.append(f"best         step {status.best_model_step:,}: {status.run_dir / run_folder.BEST}")
     found = ", ".join(f"{step:,} ({size / 1e9:.2f} GB)" for step, size in status.checkpoints)
     lines.append(f"checkpoints  {f'step {found}' if found else 'none yet'}")
     if status.pictures:
         lines.append(f"pictures     {len(status.pictures)}, newest {status.pictures[-1]}")
     return [*lines, *_what_next(status)]
+
+
+_MARKS = (
+    ("original", "original clips"),
+    ("original_foreign", "with foreign sound"),
+    ("still", "one frame's mouth"),
+)
+_SHOWN_GENERATED = 8
+_PICTURE = {"lpips": "LPIPS", "st_lpips": "ST-LPIPS", "ssim": "SSIM"}
+
+
+def generated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of generated video: the marks to compare with, the first step, and the newest ones."""
+    if not rows:
+        return []
+    picture = next((name for name in _PICTURE if f"own_{name}" in rows[-1]), None)
+    base = any("base_own_sync_confidence" in row for row in rows)
+    heads = [
+        "own",
+        "shifted",
+        "foreign",
+        *([_PICTURE[picture]] if picture else []),
+        *(["base", "lost"] if base else []),
+    ]
+    lines = [f"{'generated':12} {'sync confidence':20}" + "".join(f"{head:>10}" for head in heads)]
+    with_marks = next((row for row in reversed(rows) if "original_sync_confidence" in row), {})
+    for name, title in _MARKS:
+        if (value := with_marks.get(f"{name}_sync_confidence")) is not None:
+            column = 2 if name == "original_foreign" else 0
+            cells = ["" for _ in range(column)] + [f"{value:.2f}"]
+            if name == "still" and picture and (far := with_marks.get(f"still_{picture}")) is not None:
+                cells += ["", "", f"{far:.3f}"]
+            lines.append(f"{'':12} {title:20}" + "".join(f"{cell:>10}" for cell in cells))
+    shown = [*rows[:1], *rows[1:][-_SHOWN_GENERATED:]]
+    for row in shown:
+        names = [f"{sound}_sync_confidence" for sound in ("own", "shifted", "foreign")]
+        cells = [f"{row[name]:.2f}" if name in row else "-" for name in names]
+        cells += [f"{row[f'own_{picture}']:.3f}" if f"own_{picture}" in row else "-"] if picture else []
+        if base:
+            kept, lost = row.get("base_own_sync_confidence"), row.get("base_forgotten")
+            cells += ["-" if kept is None else f"{kept:.2f}", "-" if lost is None else f"{lost:.0%}"]
+        note = "   forgot more than max_forgetting" if row.get("has_forgotten") else ""
+        lines.append(f"{'':12} {'step {:,}'.format(row['step']):20}" + "".join(f"{cell:>10}" for cell in cells) + note)
+    return lines
+
+
+def _generated(row: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("val_"): value for name, value in row.items()}
+
+
+def _step_of_best(run_dir: Path, trainer: str) -> int | None:
+    path = run_dir / run_folder.BEST / weights_name("syncnet" if trainer == "syncnet" else "unet")
+    return step_of_model(path) if path.exists() else None
 
 
 def _speed(status: Status) -> list[str]:
@@ -127,6 +200,8 @@ def _what_next(status: Status) -> list[str]:
         board = status.run_dir / run_folder.TENSORBOARD
         return [f"watch        tensorboard --logdir {board}"]
     if status.is_done:
+        if status.ended is not None:
+            return [f"model        {model}"]
         longer = f"{status.command} --set num_steps={2 * status.num_steps}"
         return [f"model        {model}", f"train longer {longer}"]
     made = f"after step {status.checkpoints[-1][0]:,}" if status.checkpoints else "at step 0"

@@ -11,18 +11,16 @@ from collections import deque
 
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.nn import functional
 
-from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.losses import sync_loss
 from lipforge.train.config import SyncNetConfig
-from lipforge.train.loop.pairs import Pairs, open_syncnet
+from lipforge.train.loop.pairs import Pairs, cosines_of, labels_of, open_syncnet, report_of
 from lipforge.train.loop.program import program
 from lipforge.train.loop.run import OPENING_ERRORS, Run
 from lipforge.train.loop.together import Together
 from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
-from lipforge.train.syncnet_accuracy import PLATEAU_SAMPLES, measure, plateau
+from lipforge.train.syncnet_accuracy import PLATEAU_SAMPLES, plateau
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +31,15 @@ def train(config: SyncNetConfig, together: Together) -> None:
     trained, data, maker = together.do(lambda: open_syncnet(config, together), *OPENING_ERRORS)
     run = Run(config, together, trained, data.train)
     weights = {"sync": 1.0}
-    held_out = _labels_of(config.selection)
+    held_out = labels_of(config.selection, "val")
     heard: list[tuple[str, float, float]] = []  # of a validation: key, cosines of the right sound and of the wrong one
     recent: deque[float] = deque(maxlen=PLATEAU_SAMPLES)  # losses of this rank's batches
 
     def losses_of(pairs: Pairs) -> tuple[dict[str, Tensor], Tensor]:
         with together.autocast():
             vision, audio = run.network(pairs.frames, pairs.mel)
-        vision = vision.repeat(2, 1)
-        losses = sync_loss(vision, audio, pairs.labels).unflatten(0, (2, -1)).mean(0)
-        cosines = functional.cosine_similarity(vision.float(), audio.float()).unflatten(0, (2, -1))
-        return {"sync": losses}, cosines
+        losses = sync_loss(vision.repeat(2, 1), audio, pairs.labels).unflatten(0, (2, -1)).mean(0)
+        return {"sync": losses}, cosines_of(vision, audio)
 
     def look(batch: Batch, _shares: Tensor, _draws: bool) -> Validated:
         pairs = maker.make(batch, "val")
@@ -58,13 +54,7 @@ def train(config: SyncNetConfig, together: Together) -> None:
         heard.clear()
         if not found:
             return {}
-        labels = [held_out[key] for key, _, _ in found]
-        report = measure(
-            [cosine for side in (1, 2) for cosine in (row[side] for row in found)],
-            [True] * len(found) + [False] * len(found),
-            [language for language, _ in labels] * 2,
-            [speaker for _, speaker in labels] * 2,
-        )
+        report = report_of(found, held_out)
         if accelerator.is_main_process:
             log.info("%s", f"held-out speakers: {report.words()}")
         return report.values()
@@ -91,12 +81,6 @@ def train(config: SyncNetConfig, together: Together) -> None:
         if run.is_due(config.save_every):
             run.save()
     run.metrics.close()
-
-
-def _labels_of(selection: str) -> dict[str, tuple[str | None, str | None]]:
-    """Language and speaker of each held-out clip, by key. Without a label, a source is a speaker, as in `select`."""
-    rows = read_selection(selection, "val").select(["key", "language", "speaker", "source_id"]).to_pylist()
-    return {row["key"]: (row["language"], row["speaker"] or row["source_id"]) for row in rows}
 
 
 if __name__ == "__main__":

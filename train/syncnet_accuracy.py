@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lipforge.pipeline.evaluate.numbers import interval
+
 UNKNOWN = "und"
 """Language or speaker of clips without a label."""
 CHANCE = math.log(2)
@@ -38,6 +40,9 @@ class Accuracy:
     best_threshold: float
     num_pairs: int
     num_speakers: int
+    low: float | None = None
+    """95 % bootstrap interval of `at_half`, speakers drawn. None: one speaker."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,14 @@ def plateau(losses: Sequence[float], samples_each: int) -> str | None:
 
 def _accuracy(cosines: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Accuracy:
     threshold, at_best = best_threshold(cosines, labels)
-    at_half = float(((cosines >= 0.5) == labels).mean())
-    return Accuracy(at_half, at_best, threshold, len(cosines), len(np.unique(speakers)))
+    right = ((cosines >= 0.5) == labels).astype(float)
+    low, high = interval(right, speakers.tolist())
+    return Accuracy(float(right.mean()), at_best, threshold, len(cosines), len(np.unique(speakers)), low, high)
 
 
 def _in_words(accuracy: Accuracy) -> str:
-    return f"{accuracy.at_half:.1%}"
+    spread = "" if accuracy.low is None or accuracy.high is None else f" ({accuracy.low:.1%} to {accuracy.high:.1%})"
+    return f"{accuracy.at_half:.1%}{spread}"
 
 
 def _speakers(count: int) -> str:

@@ -2,12 +2,17 @@
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lipforge.model.audio.language import read_whisper_file
 from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.model.audio.tokens import MEL_WIDTH, mel_tokens, whisper_tokens
+from lipforge.model.clock import SAMPLE_RATE_HZ
+from lipforge.pipeline.infer.protocols import Voice
+from lipforge.pipeline.infer.sound import ReadSamples
+from lipforge.pipeline.infer.voice import MelVoice, WhisperVoice
 from lipforge.train.stream.batches import Batch
 from lipforge.train.stream.config import FeatureKind
 
@@ -24,6 +29,10 @@ class AudioEncoder(Protocol):
 
     def tokens(self, batch: Batch) -> Tensor:
         """float32 [B, T, K, D], on the CPU: K tokens of the moments around each frame."""
+        ...
+
+    def voice(self, audio: np.ndarray) -> Voice:
+        """What inference gives for any moments of a sound, float32 [N] at 16 kHz; beyond its ends is silence."""
         ...
 
 
@@ -47,6 +56,9 @@ class WhisperTokens:
             states = [torch.from_numpy(self._whisper.encode(audio.numpy())) for audio in batch["audio"]]
         return torch.stack([whisper_tokens(*both) for both in zip(states, batch["audio_rows"], strict=True)])
 
+    def voice(self, audio: np.ndarray) -> Voice:
+        return WhisperVoice(self._whisper, _reader(audio), len(audio) / SAMPLE_RATE_HZ)
+
 
 class MelTokens:
     """No file needed: the 16 mel columns around each frame, K = 16 and D = 80, scaled to -1..1."""
@@ -57,6 +69,19 @@ class MelTokens:
 
     def tokens(self, batch: Batch) -> Tensor:
         return mel_tokens(batch["mel"])
+
+    def voice(self, audio: np.ndarray) -> Voice:
+        return MelVoice(_reader(audio), len(audio) / SAMPLE_RATE_HZ)
+
+
+def _reader(audio: np.ndarray) -> ReadSamples:
+    """Samples [begin, end) of a sound; zeros beyond its ends."""
+
+    def read(begin: int, end: int) -> np.ndarray:
+        before, after = max(0, -begin), max(0, end - len(audio))
+        return np.pad(audio[max(0, begin) : max(0, end)], (before, after))[: end - begin]
+
+    return read
 
 
 def open_audio_encoder(name: str) -> AudioEncoder:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,30 @@ _NETWORK, _OPTIMIZER, _EMA = "network.safetensors", "optimizer.safetensors", "em
 
 
 @dataclass(frozen=True)
+class Generated:
+    """What one validation by generated video found."""
+
+    step: int
+    clips: str
+    """Hash of all that must stay the same for numbers to be comparable: clips, steps of denoising, judge."""
+    num_clips: int
+    """That the judge can measure as they are."""
+    sync: dict[str, float]
+    """Sync confidence of the generated video with its own sound, by clip; without those that show no face."""
+    picture: float | None
+    """Mean distance of its pictures from the originals; None: a clip shows no face."""
+    base: dict[str, float] = field(default_factory=dict)
+    """As `sync`, of the base clips."""
+    has_forgotten: bool = False
+    """Of the base clips, more than the bound."""
+
+    @property
+    def mean_sync(self) -> float | None:
+        """None: a clip shows no face."""
+        return sum(self.sync.values()) / self.num_clips if len(self.sync) == self.num_clips else None
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands."""
 
@@ -48,6 +72,8 @@ class Progress:
     """By step, of the whole run."""
     unlogged: dict[str, Any] = field(default_factory=dict)
     """Sums of the losses since the last line of the log."""
+    generated: list[Generated] = field(default_factory=list)
+    """Validations by generated video, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +136,11 @@ def _flush(path: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def rotate(run_dir: Path, keep_last: int, keep_best: int, validation_losses: Mapping[int, float]) -> None:
-    """Delete checkpoints but the newest and those with the lowest validation loss, and what killed saves left."""
+def rotate(run_dir: Path, keep_last: int, keep_best: int, ranking: Sequence[int]) -> None:
+    """Delete checkpoints but the newest and the best, and what killed saves left. ranking: steps, the best first."""
     folders = checkpoints(run_dir)
     steps = [step_of(folder) for folder in folders]
-    validated = sorted((step for step in steps if step in validation_losses), key=lambda step: validation_losses[step])
-    kept = {*steps[-keep_last:], *validated[:keep_best]}
+    kept = {*steps[-keep_last:], *[step for step in ranking if step in steps][:keep_best]}
     gone = [folder for folder, step in zip(folders, steps, strict=True) if step not in kept]
     for folder in (*gone, *(run_dir / CHECKPOINTS).glob(f"{_TEMPORARY}*")):
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,7 +152,8 @@ def load_progress(folder: Path) -> Progress:
         state = json.loads((folder / _STATE).read_text())
         sizes = state.pop("sizes")
         losses = {int(step): loss for step, loss in state.pop("validation_losses").items()}
-        progress = Progress(**state, validation_losses=losses)
+        generated = [Generated(**found) for found in state.pop("generated", [])]  # older checkpoints have none
+        progress = Progress(**state, validation_losses=losses, generated=generated)
         if not isinstance(progress.step, int) or progress.step < 0 or not isinstance(sizes, dict):
             raise ValueError(f"step {progress.step!r}, sizes {sizes!r}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -142,6 +168,11 @@ def load_progress(folder: Path) -> Progress:
 def load_tensors(folder: Path) -> Tensors:
     """Raises ValueError when a file is damaged."""
     return Tensors(*(_read(folder, name) for name in (_NETWORK, _OPTIMIZER, _EMA)))
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The network's tensors, with averages in the place of what they are of. Raises ValueError as `load_tensors`."""
+    return _read(folder, _NETWORK) | _read(folder, _EMA)
 
 
 def _read(folder: Path, name: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 RUN/metrics.jsonl   {"step": 10, "loss": ..., each loss by name, "learning_rate": ..., "samples_per_s": ...}
                     {"step": 10, "val_loss": ..., each loss as val_NAME, "val_samples": ...}
+                    {"step": 10, "val_own_sync_confidence": ..., of generated video, "val_clips": ...}
 
 Losses are written in full precision: a run that resumed has the same digits as one that never stopped.
 """
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from lipforge.train.drawing import encode_png
 from lipforge.train.loop import pictures, run_folder
+from lipforge.train.loop.checkpoint import Generated
+from lipforge.train.loop.films import Film
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +100,32 @@ class MetricsLog:
         self._writers.scalars(step, {f"val/{name}": value for name, value in losses.items()})
         log.info("%s", f"step {step}/{self._num_steps} | validation of {num_samples}: {_in_words(losses)}")
 
+    def log_generated(self, step: int, values: Mapping[str, float], found: Generated, ended: str | None) -> None:
+        """values: of generated video, means over its clips by name. ended: why the run ends here."""
+        if self._writers is None:
+            return
+        row = {"step": step, **{f"val_{name}": value for name, value in values.items()}, "val_clips": found.num_clips}
+        decides = {"picture": found.picture, "has_forgotten": found.has_forgotten, "ended": ended}
+        self._writers.line({**row, **decides, "time": time.time()})
+        self._writers.scalars(step, {f"val/{name}": value for name, value in values.items()})
+        unseen = found.num_clips - len(found.sync)
+        told = {name.replace("_confidence", "").replace("_frames", ""): value for name, value in values.items()}
+        told = {name: value for name, value in told.items() if not name.endswith("_mouth")}
+        lost = f" | no face in {unseen} of them" if unseen else ""
+        log.info("%s", f"step {step}/{self._num_steps} | {found.num_clips} clips generated: {_in_words(told)}{lost}")
+
+    def films(self, step: int, films: Mapping[str, Film]) -> None:
+        """Save RUN/pictures/step-00000010/CLIP.mp4 and sheet.png, and show the sheet and films in TensorBoard."""
+        if self._writers is None or not films:
+            return
+        folder = Path(run_folder.PICTURES) / f"step-{step:08d}"
+        for clip, film in films.items():
+            self._writers.file(folder / f"{clip}.mp4", film.mp4)
+        sheet = pictures.stacked([film.sheet for film in films.values()])
+        self._writers.sheet(step, sheet, folder / "sheet.png", "val/generated")
+        for number, gif in enumerate(film.gif for film in films.values() if film.gif is not None):
+            self._writers.film(step, f"val/generated_film_{number}", gif)
+
     def picture(self, step: int, drawn: list[Mapping[str, Tensor]]) -> None:
         """Save RUN/pictures/step-00000010.png, and show it in TensorBoard, with a film of each sample.
 
@@ -105,7 +134,8 @@ class MetricsLog:
         if self._writers is None:
             return
         samples = [pictures.rows_of(sample) for sample in drawn]
-        self._writers.sheet(step, pictures.stacked([pictures.contact_sheet(rows) for rows in samples]))
+        path = Path(run_folder.PICTURES) / f"step-{step:08d}.png"
+        self._writers.sheet(step, pictures.stacked([pictures.contact_sheet(rows) for rows in samples]), path)
         for number, rows in enumerate(samples):
             self._writers.film(step, f"val/film_{number}", pictures.film(rows))
 
@@ -137,11 +167,14 @@ class _Writers:
 
         self._run_dir = run_dir
         path = run_dir / run_folder.METRICS
-        kept = [line for line, row in _lines(path) if row["step"] <= resume_step]
+        # Step 0 has lines of its own, which a run that begins anew makes again.
+        kept = [line for line, row in _lines(path) if resume_step and row["step"] <= resume_step]
         run_folder.write_whole(path, b"".join(kept))
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._unwritten = b""
-        self._board = SummaryWriter(str(run_dir / run_folder.TENSORBOARD), purge_step=resume_step + 1)
+        self._board = SummaryWriter(
+            str(run_dir / run_folder.TENSORBOARD), purge_step=resume_step + 1 if resume_step else 0
+        )
         self._has_warned = False
 
     def line(self, row: Mapping[str, Any]) -> None:
@@ -168,14 +201,19 @@ class _Writers:
 
         self._guarded(write)
 
-    def sheet(self, step: int, image: Any) -> None:
+    def sheet(self, step: int, image: Any, path: Path, name: str = "val/samples") -> None:
+        """path: in the run's folder; name: in TensorBoard."""
+        self.file(path, encode_png(image))
+
         def write() -> None:
-            path = self._run_dir / run_folder.PICTURES / f"step-{step:08d}.png"
-            run_folder.write_whole(path, encode_png(image))
-            self._board.add_image("val/samples", image, step, dataformats="HWC")
+            self._board.add_image(name, image, step, dataformats="HWC")
             self._board.flush()
 
         self._guarded(write)
+
+    def file(self, path: Path, content: bytes) -> None:
+        """path: in the run's folder."""
+        self._guarded(lambda: run_folder.write_whole(self._run_dir / path, content))
 
     def film(self, step: int, name: str, gif: bytes) -> None:
         """As an image: TensorBoard plays GIFs, while `add_video` writes nothing with moviepy 2."""

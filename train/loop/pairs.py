@@ -1,14 +1,16 @@
 """From a batch of the stream to what SyncNet compares: frames of a mouth, their sound, and sound of another moment."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import to_pixels
 from lipforge.model.denoiser.vae import FrozenVae, open_vae, sample_latents
 from lipforge.model.sync.stable_syncnet import StableSyncNet
@@ -22,6 +24,7 @@ from lipforge.train.loop.opening import data_line
 from lipforge.train.loop.run import Trained
 from lipforge.train.loop.together import Together
 from lipforge.train.stream.batches import Batch
+from lipforge.train.syncnet_accuracy import Report, measure
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,29 @@ class PairMaker:
         shape[-3] //= 2
         draws = randomness.normal(self.seed, f"{purpose} target latents", positions, shape)
         return sample_latents(moments, draws.to(self.device))
+
+
+def cosines_of(vision: Tensor, audio: Tensor) -> Tensor:
+    """[2, B]: of the right sound and of the wrong one, 0..1. vision: [B, D]; audio: [2 B, D], as of `Pairs.mel`."""
+    found = functional.cosine_similarity(vision.repeat(2, 1).float(), audio.float())
+    return found.unflatten(0, (2, -1))
+
+
+def labels_of(selection: str, split: str | None) -> dict[str, tuple[str | None, str]]:
+    """Language and speaker of each clip, by key. Without a label, a source is a speaker, as in `select`."""
+    rows = read_selection(selection, split).select(["key", "language", "speaker", "source_id"]).to_pylist()
+    return {row["key"]: (row["language"], row["speaker"] or row["source_id"]) for row in rows}
+
+
+def report_of(found: Sequence[tuple[str, float, float]], labels: Mapping[str, tuple[str | None, str | None]]) -> Report:
+    """found: key, cosine of the right sound, of the wrong one. labels: as of `labels_of`."""
+    known = [labels[key] for key, _, _ in found]
+    return measure(
+        [cosine for side in (1, 2) for cosine in (row[side] for row in found)],
+        [True] * len(found) + [False] * len(found),
+        [language for language, _ in known] * 2,
+        [speaker for _, speaker in known] * 2,
+    )
 
 
 def open_syncnet(config: SyncNetConfig, together: Together) -> tuple[Trained, Data, PairMaker]:

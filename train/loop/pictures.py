@@ -56,7 +56,8 @@ def film(rows: Rows) -> bytes:
     images = []
     for number in range(length):
         faces = [small(frames[min(number, len(frames) - 1)]) for _, frames in rows]
-        images.append(Image.fromarray(np.concatenate([titles, np.concatenate(faces, axis=1)])))
+        image = Image.fromarray(np.concatenate([titles, np.concatenate(faces, axis=1)]))
+        images.append(image.quantize(method=Image.Quantize.FASTOCTREE))  # ten times as fast as what `save` does
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """A trainer as a program: its options, its processes, and what its errors become.
 
-Exit codes: 0 all steps made; 1 training had to stop; 2 wrong settings or inputs; 128 + signal: saved and stopped.
+Exit codes: 0 all steps made, or stopped early; 1 training had to stop; 2 wrong settings or inputs; 128 + signal: saved
+and stopped.
 """
 
 import argparse

@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.model.trained import CONFIG_NAME, step_of_model, weights_name
-from lipforge.train.config import TrainerConfig
+from lipforge.train.config import DiffusionConfig, TrainerConfig
 from lipforge.train.features.index import FeatureError
-from lipforge.train.loop import checkpoint, run_folder, tensors
-from lipforge.train.loop.checkpoint import Progress
+from lipforge.train.loop import best, checkpoint, run_folder, tensors
+from lipforge.train.loop.best import Candidate
+from lipforge.train.loop.checkpoint import Generated, Progress
 from lipforge.train.loop.ema import Ema
+from lipforge.train.loop.films import Film
 from lipforge.train.loop.metrics import MetricsLog
 from lipforge.train.loop.optimizer import learning_rate, make_optimizer, set_learning_rate
 from lipforge.train.loop.randomness import seed_layers
@@ -96,6 +99,8 @@ class Run:
             _load_network(trained.network, saved.network, str(self._newest))
         self.step = progress.step
         self.validation_losses = dict(progress.validation_losses)
+        self.generated = list(progress.generated)
+        """Validations by generated video that can be compared with each other, oldest first."""
         optimizer = make_optimizer(config.optimizer, tensors.trainable(trained.network).values())
         prepared: tuple[Any, Any] = accelerator.prepare(trained.network, optimizer)
         self.network, self.optimizer = prepared
@@ -112,7 +117,9 @@ class Run:
         self._waited_s = self._started_s = 0.0
         together.do(lambda: self._write_papers(saved), OSError)
         if self._newest is not None and accelerator.is_main_process:
+            ended = self.ends_early
             then = "all steps are made: raise num_steps to train on" if self.is_done else "goes on from there"
+            then = then if ended is None else f"the run ended there: {ended}"
             log.info("%s", f"{self._newest.name} of {config.num_steps} steps: {then}")
         self.metrics = together.do(
             lambda: MetricsLog(config.run_dir, config.num_steps, accelerator.is_main_process, self.step), OSError
@@ -126,12 +133,13 @@ class Run:
         run_folder.write_config(config.run_dir, config)
         about = {"selection": self.stream.fingerprint, "processes": self.accelerator.num_processes}
         run_folder.write_facts(config.run_dir, self._trained.models, about)
-        if self._newest is not None and step_of_model(self._model_file) != self.step:
-            self._write_model({**saved.network, **saved.ema})
+        if self._newest is not None and step_of_model(self._model_file(run_folder.MODEL)) != self.step:
+            self._write_model(run_folder.MODEL, self.step, {**saved.network, **saved.ema})
+        self._write_best(best.ranked(self._candidates()), {**saved.network, **saved.ema})
 
-    @property
-    def _model_file(self) -> Path:
-        return self.config.run_dir / run_folder.MODEL / weights_name(self._trained.kind)
+    def _model_file(self, place: str) -> Path:
+        """place: a folder of the run."""
+        return self.config.run_dir / place / weights_name(self._trained.kind)
 
     def _find_checkpoint(self) -> Path | None:
         found = checkpoint.checkpoints(self.config.run_dir)
@@ -144,7 +152,26 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        return self.step >= self.config.num_steps
+        return self.step >= self.config.num_steps or self.ends_early is not None
+
+    @property
+    def ends_early(self) -> str | None:
+        """Why the run ends before all its steps are made, in words."""
+        config = self.config
+        if not isinstance(config, DiffusionConfig) or not self.generated or self.generated[-1].step != self.step:
+            return None
+        if config.on_forgetting == "stop" and self.generated[-1].has_forgotten:
+            return (
+                f"the base clips lost more than max_forgetting={config.max_forgetting:.0%}. Take the best checkpoint, "
+                "a lower learning rate, or base clips among those to train on; on_forgetting=warn goes on"
+            )
+        return best.stops_early(self._candidates(), config.early_stopping)
+
+    def _candidates(self) -> list[Candidate]:
+        """Validations of this run. The one before the first step is of weights that were there before."""
+        generated = {found.step: found for found in self.generated if found.step}
+        steps = sorted(self.validation_losses.keys() | generated.keys())
+        return [_candidate(step, self.validation_losses.get(step), generated.get(step)) for step in steps]
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps that are left, the same number on all ranks.
@@ -251,8 +278,20 @@ class Run:
         if drawn:
             self.metrics.picture(self.step, drawn)
 
+    def was_generated(self, found: Generated, values: dict[str, float], films: Mapping[str, Film]) -> None:
+        """Keep and log what a validation by generated video found. films: by clip."""
+        self.generated.append(found)
+        ended = self.ends_early
+        self.metrics.log_generated(self.step, values, found, ended)
+        self.metrics.films(self.step, films)
+        if ended is not None and self.accelerator.is_main_process:
+            log.info("%s", f"the run ends at step {self.step}: {ended}")
+
     def save(self) -> None:
-        """Write a checkpoint and RUN/model. Raises TrainingError on all ranks when that fails."""
+        """Write a checkpoint and RUN/model, and RUN/best/model when another one is best.
+
+        Raises TrainingError on all ranks when that fails.
+        """
         config, accelerator = self.config, self.accelerator
         if self._newest == checkpoint.folder_of(config.run_dir, self.step):
             return  # a signal came right after a save
@@ -261,15 +300,19 @@ class Run:
         ema = tensors.whole_tensors(accelerator, self.ema.averages)
         scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
         unlogged = {"sums": self._totals.sums, "samples": self._totals.samples}
-        progress = Progress(self.step, self.stream.state_dict(), scaler, self.validation_losses, unlogged)
+        progress = Progress(
+            self.step, self.stream.state_dict(), scaler, self.validation_losses, unlogged, self.generated
+        )
+        ranking = best.ranked(self._candidates())
 
         def write() -> None:
             if not accelerator.is_main_process:
                 return
             try:
                 checkpoint.save(config.run_dir, progress, checkpoint.Tensors(network, optimizer, ema))
-                self._write_model({**network, **ema})
-                checkpoint.rotate(config.run_dir, config.keep_last, config.keep_best, self.validation_losses)
+                self._write_model(run_folder.MODEL, self.step, {**network, **ema})
+                checkpoint.rotate(config.run_dir, config.keep_last, config.keep_best, ranking)
+                self._write_best(ranking, {**network, **ema})
             except OSError as error:
                 newest = next(reversed(checkpoint.checkpoints(config.run_dir)), None)
                 kept = (
@@ -281,18 +324,42 @@ class Run:
                     "run the same command again"
                 ) from error
 
-        started_s = time.perf_counter()
-        self.together.do(write, TrainingError)
-        self._started_s += time.perf_counter() - started_s  # not part of the training speed
+        with self.not_training():
+            self.together.do(write, TrainingError)
         self._newest = checkpoint.folder_of(config.run_dir, self.step)
 
-    def _write_model(self, network: Mapping[str, Tensor]) -> None:
-        folder = self.config.run_dir / run_folder.MODEL
+    @contextmanager
+    def not_training(self) -> Iterator[None]:
+        """What the block takes is no part of the training speed."""
+        started_s = time.perf_counter()
+        yield
+        self._started_s += time.perf_counter() - started_s
+
+    def _write_best(self, ranking: Sequence[int], now: Mapping[str, Tensor]) -> None:
+        """RUN/best/model: the best of the checkpoints that are kept. now: the network's tensors of this step."""
+        kept = {checkpoint.step_of(folder): folder for folder in checkpoint.checkpoints(self.config.run_dir)}
+        step = next((step for step in ranking if step in kept), None)
+        if step is None or step_of_model(self._model_file(run_folder.BEST)) == step:
+            return
+        try:
+            self._write_model(run_folder.BEST, step, now if step == self.step else checkpoint.load_weights(kept[step]))
+        except ValueError as error:
+            log.warning("%s", f"{self.config.run_dir / run_folder.BEST} is not brought up to date: {error}")
+
+    def _write_model(self, place: str, step: int, network: Mapping[str, Tensor]) -> None:
+        folder = self.config.run_dir / place
         about = {"kind": self._trained.kind, **self._trained.about, "models": self._trained.models}
         run_folder.write_whole(folder / CONFIG_NAME, (json.dumps(about, indent=2) + "\n").encode())
-        temporary = folder / f".tmp-{self._model_file.name}"
-        checkpoint.write_tensors(temporary, self._trained.publish(network), {"global_step": str(self.step)})
-        os.replace(temporary, self._model_file)
+        path = self._model_file(place)
+        temporary = folder / f".tmp-{path.name}"
+        checkpoint.write_tensors(temporary, self._trained.publish(network), {"global_step": str(step)})
+        os.replace(temporary, path)
+
+
+def _candidate(step: int, loss: float | None, found: Generated | None) -> Candidate:
+    if found is None:
+        return Candidate(step, loss)
+    return Candidate(step, loss, found.mean_sync, found.picture, found.has_forgotten)
 
 
 _SAMPLES = "samples"

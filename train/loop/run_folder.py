@@ -3,7 +3,8 @@
 RUN/config.yaml         the settings, resolved
 RUN/facts.json          versions, hashes of selection and models
 RUN/metrics.jsonl       a line a logged step          RUN/tensorboard/, RUN/pictures/
-RUN/checkpoints/        step-00000100/ ...            RUN/model/   the newest weights, for inference
+RUN/checkpoints/        step-00000100/ ...
+RUN/model/              the newest weights, for inference      RUN/best/model/   the best ones
 """
 
 import fcntl
@@ -22,12 +23,14 @@ from lipforge.train.config import TrainerConfig
 
 CONFIG, FACTS, METRICS, LOCK = "config.yaml", "facts.json", "metrics.jsonl", ".lock"
 CHECKPOINTS, MODEL, PICTURES, TENSORBOARD = "checkpoints", "model", "pictures", "tensorboard"
+BEST = "best/model"
 
 _MAY_CHANGE = {
     *("selection", "run_dir", "features", "num_steps", "save_every", "validate_every", "log_every", "keep_last"),
     *("keep_best", "num_validation_samples", "batch_size", "gradient_accumulation_steps", "num_workers", "cache_dir"),
     *("cache_gb", "on_damage", "resume", "device", "mixed_precision", "gradient_checkpointing", "init"),
     *("init_differences", "compile", "channels_last", "vae", "audio_encoder", "lpips", "videomae", "losses"),
+    *("generate", "early_stopping", "base_selection", "max_forgetting", "on_forgetting"),
 }
 """Settings that a resumed run may change: what they name (selection, models) is compared by content, not by path."""
 _OPTIMIZER_MAY_CHANGE = {"learning_rate", "schedule", "warmup_steps", "max_grad_norm", "weight_decay"}

@@ -47,7 +47,7 @@ def validate(
     accelerator = run.accelerator
     network_mode = run.network.training
     run.network.eval()
-    with run.ema.swapped_in(), torch.no_grad():
+    with run.not_training(), run.ema.swapped_in(), torch.no_grad():
         source = iter(run.together.do(data.validation, *DATA_ERRORS))
         first = 0
         while first < num_samples:

@@ -131,6 +131,10 @@ class Rehearser:
             _, estimate = losses_of(made, lambda _: nullcontext())
             for latents in (made.latents, made.masked, estimate, made.reference):
                 vae.decode(latents.float().transpose(1, 2))
+            if config.generate.num_clips:  # a step of denoising: the silent and the sounding window at once
+                seen = made.network_input(made.noise).repeat(1 + (config.generate.guidance > 1), 1, 1, 1, 1)
+                with self._autocast():
+                    network(seen, made.timesteps.expand(len(seen)), made.audio.expand(len(seen), -1, -1, -1))
 
         self._go(network, step, validate)
         return network

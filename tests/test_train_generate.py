@@ -1,0 +1,154 @@
+"""Validation by generated video: what is drawn, judged, kept and said, on two ranks and after a kill."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from lipforge.train.loop.held_out import HeldOut, choose, fitted, foreign_of, read_held_out
+from lipforge.train.status import read_status, status_lines
+from tests.face_clips import face_selection
+from tests.ranks import run_ranks
+from tests.test_train_runs import KilledAfter
+from tests.train_runs import coded_selection, model_hash
+
+pytest.importorskip("accelerate", reason="the package accelerate is not installed")
+
+CHEAP = ["num_frames=12", "num_validation_samples=1", "generate.steps=1", "generate.guidance=1", "generate.seconds=1"]
+
+
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return face_selection(tmp_path_factory.mktemp("faces"), num_frames=26)
+
+
+def settings(selection: str, run_dir: Path, *more: str) -> list[str]:
+    places = [f"selection={selection}", f"run_dir={run_dir}"]
+    steps = ["num_steps=2", "save_every=1", "validate_every=2"]
+    return ["--config", "tiny_stage1", "--set", *places, *CHEAP, *steps, *more]
+
+
+def generated(run_dir: Path) -> dict[int, dict[str, Any]]:
+    """Lines of generated video by step, without the time."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    found = [row for row in rows if "val_clips" in row]
+    assert len({row["step"] for row in found}) == len(found), "a step is there twice"
+    return {row["step"]: {name: value for name, value in row.items() if name != "time"} for row in found}
+
+
+def sync_alone(rank: int) -> None:
+    """Measure no pictures, which takes half of the time."""
+    from lipforge.train.loop import generate
+
+    generate._METRICS = frozenset({generate.SYNC, generate.OFFSET})
+
+
+@pytest.fixture(scope="module")
+def two_ranks(selection: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A step with three clips, and the same ones as base clips, shared by two ranks."""
+    run_dir = tmp_path_factory.mktemp("ranks") / "run"
+    more = ["num_steps=1", "generate.num_clips=3", f"base_selection={selection}"]
+    ended = run_ranks("stage1", settings(selection, run_dir, *more), run_dir.parent, 2, before=sync_alone)
+    assert ended.exit_codes == [0, 0], ended.words
+    return run_dir
+
+
+def test_clips_are_judged_before_the_first_step_and_after_the_last(two_ranks: Path):
+    rows = generated(two_ranks)
+    assert list(rows) == [0, 1]
+    for row in rows.values():
+        assert row["val_clips"] == 3
+        for label in ("own", "shifted", "foreign"):
+            assert np.isfinite([row[f"val_{label}_sync_confidence"], row[f"val_{label}_sync_offset_frames"]]).all()
+    first, last = rows.values()
+    assert abs(first["val_original_sync_offset_frames"]) <= 1
+    assert first["val_still_sync_confidence"] < first["val_original_sync_confidence"]
+    assert first["val_original_foreign_sync_confidence"] < first["val_original_sync_confidence"]
+    assert not any("original" in name for name in last)
+
+
+def test_base_clips_are_compared_with_what_they_were(two_ranks: Path):
+    first, last = generated(two_ranks).values()
+    for row in (first, last):
+        assert row["val_base_own_sync_confidence"] == pytest.approx(row["val_own_sync_confidence"])
+    lost = 1 - last["val_base_own_sync_confidence"] / first["val_base_own_sync_confidence"]
+    assert last["val_base_forgotten"] == pytest.approx(lost)
+    assert "val_base_forgotten" not in first
+
+
+def test_a_film_of_each_clip_can_be_seen_and_heard_with_every_sound(two_ranks: Path):
+    folder = two_ranks / "pictures" / "step-00000001"
+    films = sorted(folder.glob("*.mp4"))
+    assert len(films) == 3 and (folder / "sheet.png").exists()
+    with av.open(str(films[0])) as film:
+        assert (film.streams.video[0].width, film.streams.video[0].frames) == (4 * 128, 3 * 25)
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)])
+    assert min(np.abs(third).mean() for third in np.array_split(sound, 3)) > 0.001
+
+
+def test_status_tells_the_course_and_the_best_model(two_ranks: Path):
+    assert (two_ranks / "best" / "model" / "config.json").exists()
+    text = "\n".join(status_lines(read_status(two_ranks)))
+    for words in ("generated", "original clips", "one frame's mouth", "step 0", "step 1", "best         step 1: "):
+        assert words in text
+
+
+def test_killed_run_finds_the_same_numbers(selection: str, tmp_path: Path):
+    straight, killed = (settings(selection, tmp_path / name, "generate.num_clips=1") for name in ("straight", "killed"))
+    assert run_ranks("stage1", straight, tmp_path).exit_codes == [0]
+    assert run_ranks("stage1", killed, tmp_path, before=KilledAfter(2)).exit_codes == [-signal.SIGKILL]
+    assert run_ranks("stage1", killed, tmp_path).exit_codes == [0]
+    assert list(generated(tmp_path / "straight")) == [0, 2]
+    assert generated(tmp_path / "killed") == generated(tmp_path / "straight")
+    for row in generated(tmp_path / "straight").values():
+        assert 0 < row["val_own_ssim"] < 1 and row["picture"] > 0
+    assert model_hash(tmp_path / "killed") == model_hash(tmp_path / "straight")
+
+
+def test_clips_without_a_face_decide_nothing_and_it_is_said(tmp_path: Path):
+    selection = coded_selection(tmp_path, 2, 2)
+    command = settings(selection, tmp_path / "run", "num_steps=1", "generate.num_clips=1")
+    ended = run_ranks("stage1", command, tmp_path)
+    assert ended.exit_codes == [0], ended.words
+    assert "no held-out clip can be judged" in ended.words
+    assert generated(tmp_path / "run") == {}
+    assert (tmp_path / "run" / "best" / "model" / "unet.safetensors").exists()  # by validation loss
+
+
+def test_clips_shorter_than_a_second_are_left_out(tmp_path: Path):
+    clips, num_short = read_held_out(coded_selection(tmp_path, 2, 2, 24), 8, 3.0)
+    assert (clips, num_short) == ([], 2)
+
+
+def test_the_middle_of_a_clip_is_taken_with_its_sound_around(tmp_path: Path):
+    (clip, *_), _ = read_held_out(coded_selection(tmp_path, 2, 2, 40), 8, 1.0)
+    assert (clip.first, clip.num_frames, clip.frames().shape) == (7, 25, (25, 128, 128, 3))
+    assert clip.audio.shape == (55 * 640,)
+    # 7 frames of the clip lie before: of the 15 frames of margin, the first 8 are silent
+    assert not clip.audio[: 8 * 640].any() and clip.audio[8 * 640 :][:640].any()
+
+
+def row(key: str, language: str, speaker: str) -> dict[str, str]:
+    return {"key": key, "language": language, "speaker": speaker, "source_id": ""}
+
+
+def test_speakers_and_languages_take_turns():
+    rows = [row(f"a{n}", "de", "anna") for n in range(5)]
+    rows += [row("b0", "de", "ben"), row("c0", "zh", "chen"), row("c1", "zh", "chen")]
+    chosen = choose(rows, 4)
+    assert [found["language"] for found in chosen] == ["de", "zh", "de", "zh"]
+    assert {found["speaker"] for found in chosen} == {"anna", "ben", "chen"}
+    assert choose(rows[::-1], 4) == chosen
+
+
+def test_a_foreign_sound_is_another_speakers():
+    sound = np.ones(40 * 640, np.float32)
+    clips = [HeldOut(str(n), "de", speaker, 10, 0, b"", sound) for n, speaker in enumerate("aab")]
+    assert foreign_of(clips) == [2, 2, 0]
+    assert foreign_of(clips[:2]) == [None, None]
+    longer = fitted(sound, 20)
+    assert longer.shape == (50 * 640,) and longer[: 40 * 640].all() and not longer[40 * 640 :].any()
