@@ -102,7 +102,7 @@ def report_of(found: Sequence[tuple[str, float, float]], labels: Mapping[str, tu
     """found: key, cosine of the right sound, of the wrong one. labels: as of `labels_of`."""
     known = [labels[key] for key, _, _ in found]
     return measure(
-        [cosine for side in (1, 2) for cosine in (row[side] for row in found)],
+        [*(right for _, right, _ in found), *(wrong for _, _, wrong in found)],
         [True] * len(found) + [False] * len(found),
         [language for language, _ in known] * 2,
         [speaker for _, speaker in known] * 2,
