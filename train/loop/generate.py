@@ -38,11 +38,11 @@ ORIGINAL, ORIGINAL_FOREIGN, STILL = "original", "original_foreign", "still"
 """Marks to compare with: the clip itself; the clip with the foreign sound, which is what copying every mouth of the
 reference would give; and the mouth of the first frame held for the whole clip."""
 VAL, BASE = "val", "base"
-SYNC, OFFSET = "sync_confidence", "sync_offset_frames"
+SYNC, OFFSET, LIPS = "sync_confidence", "sync_offset_frames", "lip_distance_px"
 PICTURE_METRICS = ("lpips", "st_lpips", "ssim")
 """The first one that is measured decides between checkpoints."""
 _OF_PICTURES = tuple(name + part for name in PICTURE_METRICS for part in ("", "_mouth"))
-_METRICS = frozenset({SYNC, OFFSET, *_OF_PICTURES})
+_NUMBERS = (SYNC, OFFSET, LIPS, *_OF_PICTURES)
 NUM_FILMS = 2
 """Clips that TensorBoard plays."""
 
@@ -78,7 +78,7 @@ class Generation:
         self._jobs = run.together.do(lambda: _jobs(config, inputs.resolution, self._say), *OPENING_ERRORS)
         if not self._jobs:
             return
-        self._judge = run.together.do(lambda: Judge(only=_METRICS), *OPENING_ERRORS)
+        self._judge = run.together.do(lambda: Judge(only=frozenset(_NUMBERS)), *OPENING_ERRORS)
         self._artist = Artist(config, run, inputs)
         self._originals: dict[str, AlignedClip | None] = {}
         networks = [model.sha256 for model in self._judge.models]
@@ -170,8 +170,7 @@ class Generation:
             for group in (val, base)
         )
         lost: Forgetting | None = None
-        if base_sync:
-            values["base_own_sync_confidence"] = float(np.mean(list(base_sync.values())))
+        values |= {f"{BASE}_{name}": value for name, value in _means(base, (OWN,)).items()}
         if run.generated and run.generated[0].base:
             lost = forgetting(run.generated[0].base, base_sync, config.max_forgetting)
         if lost is not None:
@@ -243,7 +242,7 @@ def _means(found: Sequence[Judged], labels: Iterable[str]) -> dict[str, float]:
     """Of each number of each video, as `own_sync_confidence`, over the clips that have it."""
     means = {}
     for label in labels:
-        for metric in (SYNC, OFFSET, *_OF_PICTURES):
+        for metric in _NUMBERS:
             values = [judged.values.get(label, {}).get(metric) for judged in found]
             there = [value for value in values if value is not None]
             if there:
