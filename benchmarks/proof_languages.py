@@ -75,6 +75,7 @@ def make_data(folder: Path, vae: str) -> tuple[list[str], list[str]]:
         make_videos(folder / "videos", NUM_SPEAKERS, 1, CLIP_S, languages=(FIRST, OTHER))
         # The built-in scorer knows real speech, and finds the other language's lips out of sync: its clips stay, too.
         settings = ["--path-template", "{language}/{speaker}/", "--set", "thresholds.min_sync_confidence=-1"]
+        settings += ["--set", "thresholds.max_av_offset_frames=3"]
         lipforge(["prepare", str(folder / "videos"), "--out", str(dataset), *settings])
     settings = []
     for name, language in (("first", FIRST), ("other", OTHER)):
