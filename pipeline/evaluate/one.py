@@ -12,10 +12,10 @@ from lipforge.pipeline.evaluate.judge import Judge, Measured
 from lipforge.pipeline.evaluate.metrics import METRICS, Sound
 from lipforge.pipeline.evaluate.mouth import LEAST_MOVEMENT, leak, movement, opening_curve
 from lipforge.pipeline.evaluate.read import OpenVideo, Place
+from lipforge.pipeline.evaluate.result import FAILED, MEASURED, UNMEASURED
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.source_file import NotThereError
 
-MEASURED, UNMEASURED, FAILED = "measured", "not measured", "failed"
 _LEAST_OPENING = 0.004
 """Of a mouth that speaks, on the mean."""
 _OF_REFERENCE = tuple(name for name, one in METRICS.items() if one.needs_reference and one.sound is Sound.OWN)
@@ -26,7 +26,7 @@ class Judged:
     """What is known of one video."""
 
     status: str
-    """measured; not measured: nobody is seen in it; failed: the file cannot be used"""
+    """MEASURED, UNMEASURED or FAILED."""
     detail: str = ""
     """Why, in words."""
     measured: Measured = field(default_factory=Measured)

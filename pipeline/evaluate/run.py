@@ -20,9 +20,11 @@ from lipforge.pipeline.evaluate.judge import Judge
 from lipforge.pipeline.evaluate.made import VIDEOS, Maker
 from lipforge.pipeline.evaluate.metrics import METRICS, Sound
 from lipforge.pipeline.evaluate.numbers import RESAMPLES, SEED, Row, numbers_of, resampled_by_speaker
-from lipforge.pipeline.evaluate.one import FAILED, MEASURED, Judged, judge_video, judged_seconds
+from lipforge.pipeline.evaluate.one import Judged, judge_video, judged_seconds
 from lipforge.pipeline.evaluate.result import (
     CLIPS_PARQUET,
+    FAILED,
+    MEASURED,
     PAGE,
     REPORT_JSON,
     EvaluateError,

@@ -6,8 +6,7 @@ from typing import Any
 
 from lipforge.datasets_manifest.display import visible
 from lipforge.pipeline.evaluate.metrics import METRICS, Better, Metric
-from lipforge.pipeline.evaluate.one import MEASURED
-from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
+from lipforge.pipeline.evaluate.result import ALL, MEASURED, Evaluation, Number
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 GROUPS = {
