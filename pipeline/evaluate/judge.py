@@ -56,9 +56,13 @@ class Measured:
 class Judge:
     """Networks that are on this machine, opened once in a process."""
 
-    def __init__(self, device: str = "cpu", *, only: frozenset[str] | None = None) -> None:
-        """only: names of the metrics that are wanted; None: all. Raises ModelFileError for a damaged file."""
-        self.device, self.only = device, only
+    def __init__(
+        self, device: str = "cpu", *, only: frozenset[str] | None = None, num_pictures: int = PICTURES
+    ) -> None:
+        """only: names of the metrics that are wanted; None: all. num_pictures: frames of a clip in which pictures are
+        compared and faces recognised. Raises ModelFileError for a damaged file.
+        """
+        self.device, self.only, self.num_pictures = device, only, num_pictures
         files = weights.load("builtin")
         with off_terminal(2):  # LiteRT prints which delegate it created
             self.faces = MediaPipeFaces(files)
@@ -141,7 +145,7 @@ class Judge:
             found, ("lip_distance_px",), lambda: {"lip_distance_px": lip_distance_px(clip.points, reference.points)}
         )
         self._add(found, ("jitter_excess",), lambda: {"jitter_excess": _jitter(clip) - _jitter(reference)})
-        chosen = sampled(len(clip.frames), PICTURES)
+        chosen = sampled(len(clip.frames), self.num_pictures)
         whole = clip.frames[chosen], reference.frames[chosen]
         for suffix, pair in (("", whole), ("_mouth", (mouth_part(whole[0]), mouth_part(whole[1])))):
             for name, compare in self._pictures.items():
@@ -206,7 +210,7 @@ class Judge:
 
     def _identity_numbers(self, clip: AlignedClip, reference: AlignedClip | None) -> dict[str, float]:
         assert self.networks.arcface is not None
-        chosen = sampled(len(clip.frames), PICTURES)
+        chosen = sampled(len(clip.frames), self.num_pictures)
         who = self.networks.arcface.embed(clip.frames[chosen], clip.points[chosen])
         found = {"identity_drift": _drift(who, chosen)}
         if reference is not None:
