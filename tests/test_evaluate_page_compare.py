@@ -129,6 +129,23 @@ def test_few_clips_tell_nothing(count: int) -> None:
     assert verdict(found) == ("none", "too few clips to tell")
 
 
+def test_one_clip_that_differs_among_equal_ones_gives_no_huge_interval() -> None:
+    rows = made_rows(3, languages=("en",))
+    other = copy.deepcopy(rows)
+    for row, offset in zip(rows, (0.1, 0.0, 0.0), strict=True):
+        row["sync_offset_frames"] = offset
+    for row in other:
+        row["sync_offset_frames"] = 0.0
+    found = one(compare(made_evaluation(rows), rows, made_evaluation(other), other, seed=0), "sync_offset_frames")
+    assert verdict(found) == ("none", "too few clips to tell")
+
+
+def test_an_opening_that_is_good_as_the_originals_is_not_called_better(report: Report) -> None:
+    wider = changed(report, "mouth_opening", 0.5)
+    found = one(compare(*wider, *report, seed=0), "mouth_opening")
+    assert found.real and verdict(found) == ("same", "different, neither is better")
+
+
 @pytest.mark.parametrize("count", [6, 30])
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 def test_intervals_hold_the_truth_and_chance_is_seldom_called_real(count: int, shape: str) -> None:

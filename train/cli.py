@@ -12,7 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Training runs: how one stands, and how much memory one takes.",
+    help="Training runs: how one stands, how often a SyncNet is right, how much memory a run takes.",
 )
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)

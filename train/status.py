@@ -147,6 +147,7 @@ def generated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     heads = [
         "own",
         "shifted",
+        "(offset)",
         "foreign",
         *([_PICTURE[picture]] if picture else []),
         *(["base", "lost"] if base else []),
@@ -155,15 +156,17 @@ def generated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     with_marks = next((row for row in reversed(rows) if "original_sync_confidence" in row), {})
     for name, title in _MARKS:
         if (value := with_marks.get(f"{name}_sync_confidence")) is not None:
-            column = 2 if name == "original_foreign" else 0
+            column = 3 if name == "original_foreign" else 0
             cells = ["" for _ in range(column)] + [f"{value:.2f}"]
             if name == "still" and picture and (far := with_marks.get(f"still_{picture}")) is not None:
-                cells += ["", "", f"{far:.3f}"]
+                cells += ["", "", "", f"{far:.3f}"]
             lines.append(f"{'':12} {title:20}" + "".join(f"{cell:>10}" for cell in cells))
     shown = [*rows[:1], *rows[1:][-_SHOWN_GENERATED:]]
     for row in shown:
         names = [f"{sound}_sync_confidence" for sound in ("own", "shifted", "foreign")]
         cells = [f"{row[name]:.2f}" if name in row else "-" for name in names]
+        offset = row.get("shifted_sync_offset_frames")
+        cells.insert(2, "-" if offset is None else f"{offset:+.1f}")
         cells += [f"{row[f'own_{picture}']:.3f}" if f"own_{picture}" in row else "-"] if picture else []
         if base:
             kept, lost = row.get("base_own_sync_confidence"), row.get("base_forgotten")

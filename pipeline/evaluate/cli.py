@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they import torch
     from lipforge.pipeline.evaluate.run import Progress
 
 app = typer.Typer()
+_WIDTH = 140
 _OTHERS, _LABELS, _REPORT = "What they are compared with", "Labels", "The report"
 
 
@@ -42,14 +43,14 @@ def evaluate(
     silent: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_OTHERS, help="The same videos made with silence, by name: does the mouth stay shut?"
+            rich_help_panel=_OTHERS, help="The same videos, drawn by the same model from a silent sound; by name. Does the mouth stay shut?"
         ),
     ] = None,
     foreign: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=_OTHERS,
-            help="The same videos made with another clip's sound, by name: how much of the old mouth is left?",
+            help="The same videos, drawn from the sound of another clip; by name. How much of the old mouth is left?",
         ),
     ] = None,
     model: Annotated[
@@ -79,7 +80,7 @@ def evaluate(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_REPORT, help="Another report: which differences are real, clip by clip."),
+        typer.Option(rich_help_panel=_REPORT, help="The folder of another report: which differences are real, clip by clip."),
     ] = None,
     seconds: Annotated[
         float, typer.Option(rich_help_panel=_REPORT, help="How much of each video is judged, from its beginning.")
@@ -186,6 +187,7 @@ def _evaluate_errors() -> Iterator[None]:
 
 def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
     from lipforge.pipeline.evaluate.metrics import METRICS
+    from lipforge.pipeline.evaluate.page.words import counted_of
     from lipforge.pipeline.evaluate.result import ALL
 
     table = Table("metric", "value", "95 % interval", "clips", "better", box=None, pad_edge=False)
@@ -195,8 +197,8 @@ def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
         metric = METRICS[number.metric]
         value = "-" if number.value is None else f"{number.value:.3f} {metric.unit}".rstrip()
         interval = "-" if number.low is None or number.high is None else f"{number.low:.3f} to {number.high:.3f}"
-        table.add_row(metric.title, value, interval, str(number.n), str(metric.better))
-    console.print(table)
+        table.add_row(metric.title, value, interval, counted_of(number), str(metric.better))
+    _print_table(table)
     for number in found.numbers:
         if number.group == ALL and number.unmeasured:
             words = ", ".join(f"{count} {reason}" for reason, count in sorted(number.unmeasured.items()))
@@ -208,6 +210,11 @@ def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["status"] == "not measured":
             say(f"{row['video']}: {row['detail']}", style="yellow")
+
+
+def _print_table(table: Table) -> None:
+    """In a file or a pipe, lines are not broken at the 80 characters of a terminal that is not there."""
+    console.print(table, width=None if console.is_terminal else _WIDTH)
 
 
 def _print_differences(found: "Evaluation", rows: list[dict[str, Any]], against: str) -> None:
@@ -228,6 +235,6 @@ def _print_differences(found: "Evaluation", rows: list[dict[str, Any]], against:
         interval = "-" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"
         table.add_row(METRICS[one.metric].title, here, there, apart, interval, verdict(one)[1])
     say(f"\nagainst {against}:")
-    console.print(table)
+    _print_table(table)
     for sentence in (*summary(differences), *how(differences)):
         say(sentence)

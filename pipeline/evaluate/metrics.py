@@ -13,6 +13,7 @@ class Better(StrEnum):
     HIGHER = "higher"
     LOWER = "lower"
     ZERO = "near 0"
+    ORIGINAL = "as the original's"
 
 
 class Sound(StrEnum):
@@ -46,7 +47,7 @@ class Metric:
 
 def _metrics() -> tuple[Metric, ...]:
     sync, picture, mouth, steady, whole = "sync", "picture", "mouth", "steadiness", "set"
-    lower, higher, zero = Better.LOWER, Better.HIGHER, Better.ZERO
+    lower, higher, zero, original = Better.LOWER, Better.HIGHER, Better.ZERO, Better.ORIGINAL
     crop = "On the aligned crop at 256 px; numbers on other crops are not the same."
     part = "On the mouth's part of the aligned crop at 256 px (rows 112 to 239, columns 64 to 191)."
     return (
@@ -66,7 +67,7 @@ def _metrics() -> tuple[Metric, ...]:
             zero,
             sync,
             "Shift at 25 fps at which lips and sound fit best, by the built-in scorer; positive: the sound is early. "
-            "Real clips have offsets of their own: compare with those of the originals.",
+            "Real clips have offsets of their own. Where sync confidence is at chance, the offset is a guess.",
         ),
         Metric(
             "syncnet_v2_confidence",
@@ -180,7 +181,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_opening",
             "opening",
             "",
-            higher,
+            original,
             mouth,
             "Gap of the inner lips over the height of the face, mean over frames.",
         ),
@@ -188,7 +189,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_movement",
             "movement",
             "",
-            higher,
+            original,
             mouth,
             "How much that opening moves faster than once a second: standard deviation over frames.",
         ),
@@ -235,7 +236,7 @@ def _metrics() -> tuple[Metric, ...]:
             "jitter",
             "jitter",
             "px/frame²",
-            lower,
+            original,
             steady,
             "Mean second difference over time of lip and chin points, head held still, in pixels of the aligned crop. "
             "Speech moves them, too: compare with the reference's.",

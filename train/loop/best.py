@@ -83,6 +83,11 @@ def stops_early(candidates: Sequence[Candidate], config: EarlyStoppingConfig | N
     )
 
 
+def percent(share: float) -> str:
+    """`15%`, `0.5%`: a bound as it was set."""
+    return f"{100 * share:g}%"
+
+
 @dataclass(frozen=True)
 class Forgetting:
     """Sync confidence of the base clips that is lost since the run began, as a share of what it was."""
@@ -100,10 +105,10 @@ class Forgetting:
         spread = "" if self.low is None or self.high is None else f" (95 % interval {self.low:.0%} to {self.high:.0%})"
         lost = f"the base clips lost {self.share:.0%} of their sync confidence{spread}, over {self.num_clips} clips"
         if self.is_beyond:
-            return f"forgetting: {lost}; max_forgetting is {bound:.0%}"
+            return f"forgetting: {lost}; max_forgetting is {percent(bound)}"
         if self.share > bound:
-            return f"{lost}: above max_forgetting={bound:.0%}, but these few clips do not prove it"
-        return f"{lost}: within max_forgetting={bound:.0%}"
+            return f"{lost}: above max_forgetting={percent(bound)}, but these few clips do not prove it"
+        return f"{lost}: within max_forgetting={percent(bound)}"
 
 
 def forgetting(before: Mapping[str, float], now: Mapping[str, float], bound: float) -> Forgetting | None:

@@ -162,8 +162,9 @@ class Run:
             return None
         if config.on_forgetting == "stop" and self.generated[-1].has_forgotten:
             return (
-                f"the base clips lost more than max_forgetting={config.max_forgetting:.0%}. Take the best checkpoint, "
-                "a lower learning rate, or base clips among those to train on; on_forgetting=warn goes on"
+                f"the base clips lost more than max_forgetting={best.percent(config.max_forgetting)}. "
+                f"Take {run_folder.BEST} where there is one. Else: a lower learning rate, or base clips among those to "
+                "train on; on_forgetting=warn goes on"
             )
         return best.stops_early(self._candidates(), config.early_stopping)
 

@@ -22,6 +22,8 @@ RESAMPLES_PER_TEST = 200
 MIN_SPEAKERS = 5
 """With fewer, clips are resampled: the interval then holds for these speakers."""
 _BLOCK = 250  # resamples held at once
+_NO_SPREAD = 1e-6
+"""Of the error of all clips: a resample of equal clips has less. It is the root of what cancels to about 1e-16."""
 
 _Test = list[NDArray[np.float64]]
 """Samples whose means add up to a difference, as [U, 2] rows of units: sum and number of clips."""
@@ -50,7 +52,8 @@ class Difference:
     real: bool
     """p of at most 0.05."""
     better: bool | None
-    """Whether this report's value is the better one. None: they are the same, or nothing was compared."""
+    """Whether this report's value is the better one. None: they are the same, neither
+    is better by itself, or nothing was compared."""
     paired: bool
     over_speakers: bool
     """Speakers were resampled, not clips."""
@@ -168,6 +171,8 @@ def _testable(draft: Difference, here: Values, there: Values) -> tuple[Differenc
 
 
 def _better(better: Better, value: float, other: float) -> bool | None:
+    if better == Better.ORIGINAL:
+        return None
     if better == Better.ZERO:
         value, other = -abs(value), -abs(other)
     elif better == Better.LOWER:
@@ -235,7 +240,7 @@ def _bootstrap(tests: Sequence[_Test], resamples: int, seed: int) -> list[tuple[
             error = np.sqrt(variance)
             off = np.abs(total - centres[index])
             far[index, start : start + count] = np.divide(
-                off, error, out=np.full(count, np.inf), where=error > 1e-9 * errors[index]
+                off, error, out=np.full(count, np.inf), where=error > _NO_SPREAD * errors[index]
             )
     return [
         _outcome(test, float(centre), float(error), distances)

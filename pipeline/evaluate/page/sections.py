@@ -23,6 +23,7 @@ from lipforge.pipeline.evaluate.page.words import (
     NATURAL_SYNC,
     better_text,
     counted,
+    counted_of,
     interval_text,
     metric_named,
     number_text,
@@ -96,7 +97,7 @@ def _line(number: Number, rows: Rows) -> Line:
         with_unit(number.value, metric),
         interval_text(number.low, number.high, metric),
         bar,
-        f"{number.n:,}",
+        counted_of(number),
         *better_text(metric),
     )
 

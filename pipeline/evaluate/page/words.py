@@ -18,6 +18,7 @@ GROUPS = {
     "other": "Others",
 }
 _DECIMALS = {"frames": 1, "dB": 1, "px": 2, "px/frame²": 2, "s": 2}
+_OF_SETS = {"fid": "frames", "fvd": "windows"}
 _TWO_DECIMALS = ("confidence", "distance")
 MAIN = (
     "sync_confidence",
@@ -98,6 +99,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def counted_of(number: Number) -> str:
+    """`20`, of clips; of sets `12 windows` or `400 frames`."""
+    return f"{number.n:,} {_OF_SETS.get(number.metric, '')}".rstrip()
+
+
 def of_all(found: Evaluation) -> dict[str, Number]:
     """Numbers of the group of all clips, by metric, where something was measured."""
     return {number.metric: number for number in found.numbers if number.group == ALL and number.value is not None}
@@ -114,6 +120,8 @@ def better_text(metric: Metric) -> tuple[str, str]:
             return "↓", "lower is better"
         case Better.ZERO:
             return "→ 0", "near 0 is better"
+        case Better.ORIGINAL:
+            return "≈", "as the original's"
 
 
 NATURAL_SYNC = 2.2
