@@ -43,7 +43,8 @@ def evaluate(
     silent: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_OTHERS, help="The same videos, drawn by the same model from a silent sound; by name. Does the mouth stay shut?"
+            rich_help_panel=_OTHERS,
+            help="The same videos, drawn by the same model from a silent sound; by name. Does the mouth stay shut?",
         ),
     ] = None,
     foreign: Annotated[
@@ -80,7 +81,9 @@ def evaluate(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_REPORT, help="The folder of another report: which differences are real, clip by clip."),
+        typer.Option(
+            rich_help_panel=_REPORT, help="Folder of another report: which differences are real, clip by clip."
+        ),
     ] = None,
     seconds: Annotated[
         float, typer.Option(rich_help_panel=_REPORT, help="How much of each video is judged, from its beginning.")

@@ -211,7 +211,10 @@ def _jobs(config: DiffusionConfig, resolution: int, say: Callable[[str], None]) 
         return []
     foreign = foreign_of(clips)
     if None in foreign:
-        say("a single speaker is held out: nothing is generated with another's sound")
+        say(
+            "the clips that are generated have a single speaker: none gets another's sound. More generate.num_clips, or "
+            "held-out speakers, give one"
+        )
     jobs = []
     for clip, other in zip(clips, foreign, strict=True):
         sounds = {OWN: clip.audio, SHIFTED: delayed(clip.audio, SHIFT_FRAMES)}

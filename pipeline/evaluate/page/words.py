@@ -18,6 +18,8 @@ GROUPS = {
     "other": "Others",
 }
 _DECIMALS = {"frames": 1, "dB": 1, "px": 2, "px/frame²": 2, "s": 2}
+_ROUNDING = 1e-7
+"""Below it a number is what rounding left of 0."""
 _OF_SETS = {"fid": "frames", "fvd": "windows"}
 _TWO_DECIMALS = ("confidence", "distance")
 MAIN = (
@@ -59,6 +61,8 @@ def number_text(value: float | None, metric: Metric, *, signed: bool = False) ->
     if value is None or not math.isfinite(value):
         return DASH
     places = decimals(metric)
+    if abs(value) < _ROUNDING:
+        value = 0.0
     while value != 0 and abs(value) < 0.95 * 10.0**-places and places < 8:
         places += 1
     text = f"{abs(value):,.{places}f}"
