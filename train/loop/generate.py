@@ -212,7 +212,7 @@ def _jobs(config: DiffusionConfig, resolution: int, say: Callable[[str], None]) 
     foreign = foreign_of(clips)
     if None in foreign:
         say(
-            "the clips that are generated have a single speaker: none gets another's sound. More generate.num_clips, or "
+            "the generated clips have a single speaker: none gets another's sound. More generate.num_clips, or "
             "held-out speakers, give one"
         )
     jobs = []
