@@ -160,6 +160,16 @@ def test_the_headline_says_what_the_interval_allows(low: float, high: float, wor
     assert words in headline(found, 9)[1]
 
 
+@pytest.mark.parametrize(("foreign", "is_said"), [(1.0, True), (3.2, False)])
+def test_the_headline_does_not_praise_a_copied_mouth(foreign: float, is_said: bool) -> None:
+    numbers = [
+        Number("sync_confidence", "all", 9, 3.3, 3.0, 3.6),
+        Number("foreign_sync_confidence", "all", 9, foreign, foreign - 0.2, foreign + 0.2),
+    ]
+    sentences = headline(made_evaluation([], numbers=numbers, num_videos=9), 9)
+    assert any("copied" in sentence for sentence in sentences) == is_said
+
+
 CHROMIUM = shutil.which("chromium")
 _ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 _ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]

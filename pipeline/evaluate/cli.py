@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import progress as rich_progress
+from rich.console import Console
 from rich.table import Table
 
 from lipforge.pipeline.cli import console, errors, plain_errors, say
@@ -190,7 +191,6 @@ def _evaluate_errors() -> Iterator[None]:
 
 def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
     from lipforge.pipeline.evaluate.metrics import METRICS
-    from lipforge.pipeline.evaluate.page.words import counted_of
     from lipforge.pipeline.evaluate.result import ALL
 
     table = Table("metric", "value", "95 % interval", "clips", "better", box=None, pad_edge=False)
@@ -200,7 +200,7 @@ def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
         metric = METRICS[number.metric]
         value = "-" if number.value is None else f"{number.value:.3f} {metric.unit}".rstrip()
         interval = "-" if number.low is None or number.high is None else f"{number.low:.3f} to {number.high:.3f}"
-        table.add_row(metric.title, value, interval, counted_of(number), str(metric.better))
+        table.add_row(metric.title, value, interval, str(number.n), str(metric.better))
     _print_table(table)
     for number in found.numbers:
         if number.group == ALL and number.unmeasured:
@@ -217,7 +217,7 @@ def _print(found: "Evaluation", rows: list[dict[str, Any]]) -> None:
 
 def _print_table(table: Table) -> None:
     """In a file or a pipe, lines are not broken at the 80 characters of a terminal that is not there."""
-    console.print(table, width=None if console.is_terminal else _WIDTH)
+    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
 
 
 def _print_differences(found: "Evaluation", rows: list[dict[str, Any]], against: str) -> None:

@@ -13,7 +13,7 @@ class Better(StrEnum):
     HIGHER = "higher"
     LOWER = "lower"
     ZERO = "near 0"
-    ORIGINAL = "as the original's"
+    ORIGINAL = "as real"
 
 
 class Sound(StrEnum):

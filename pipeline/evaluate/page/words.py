@@ -147,7 +147,15 @@ def headline(found: Evaluation, num_judged: int) -> list[str]:
         sentences.append(f"Its sync confidence lies {clear} the line between chance and natural speech.")
     elif sync is not None:
         sentences.append(_sync_sentence(sync))
+    if sync is not None and (sync.value or 0.0) > NATURAL_SYNC and _is_chance(numbers.get("foreign_sync_confidence")):
+        sentences.append("They do not follow a foreign sound: a mouth that is only copied scores like this.")
     return sentences
+
+
+def _is_chance(sync: Number | None) -> bool:
+    if sync is None or sync.value is None:
+        return False
+    return (sync.value if sync.high is None else sync.high) < NATURAL_SYNC
 
 
 def _sync_sentence(sync: Number) -> str:
