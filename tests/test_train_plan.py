@@ -310,7 +310,7 @@ def test_command_needs_neither_data_nor_folder_and_prints_a_table_or_json(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "stage9"], "no preset 'stage9'"),
+        (["--config", "stage9"], "no preset 'stage9'; known: adapt_speaker"),
         (["--config", "stage1", "--set", "batch=2"], "batch"),
         (["--config", "stage2", "--set", "num_frames=5"], "VideoMAE"),
         (["--config", "syncnet_16_latent", "--set", "num_frames=5"], "num_frames=5"),

@@ -102,8 +102,13 @@ def read_config(preset: str, overrides: list[str]) -> TrainerConfig:
 
 
 def _tree(preset: str) -> dict[str, Any]:
-    """The settings as written. What is wrong with them, `load_preset` says."""
+    """The settings as written. What is wrong with them, `load_preset` says.
+
+    Raises ValueError for a name that no trainer has a preset of: which trainer is meant is not known then.
+    """
     path = Path(preset)
+    if preset not in presets() and len(path.parts) == 1 and not path.suffix:
+        raise ValueError(f"no preset {preset!r}; known: {', '.join(presets())}. Or give the path of a YAML file")
     if preset in presets():
         path = Path(__file__).parents[1] / "configs" / f"{preset}.yaml"
     try:
