@@ -15,6 +15,7 @@ from lipforge.train.status import read_status, status_lines
 from tests.face_clips import face_selection
 from tests.ranks import run_ranks
 from tests.test_train_runs import KilledAfter
+from tests.test_train_strategies import environment_of
 from tests.train_runs import coded_selection, model_hash
 
 pytest.importorskip("accelerate", reason="the package accelerate is not installed")
@@ -49,14 +50,20 @@ def few_numbers(rank: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(selection: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A step with two clips, and the first of them as a base clip. So one rank draws twice, and one once."""
-    run_dir = tmp_path_factory.mktemp("ranks") / "run"
-    base = run_dir.parent / "base.parquet"
+def shared(selection: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings: two clips, and the first of them as a base clip. So of two ranks one draws twice, and one once."""
+    base = tmp_path_factory.mktemp("base") / "base.parquet"
     rows = pq.read_table(selection)
     pq.write_table(rows.slice(rows.num_rows - 2, 1), base)
-    more = ["num_steps=1", "generate.num_clips=2", f"base_selection={base}"]
-    ended = run_ranks("stage1", settings(selection, run_dir, *more), run_dir.parent, 2, before=few_numbers)
+    return ["generate.num_clips=2", f"base_selection={base}"]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(selection: str, shared: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a single step."""
+    run_dir = tmp_path_factory.mktemp("ranks") / "run"
+    command = settings(selection, run_dir, "num_steps=1", *shared)
+    ended = run_ranks("stage1", command, run_dir.parent, 2, before=few_numbers)
     assert ended.exit_codes == [0, 0], ended.words
     return run_dir
 
@@ -114,8 +121,68 @@ def test_killed_run_finds_the_same_numbers(selection: str, tmp_path: Path):
     assert list(generated(tmp_path / "straight")) == [0, 2]
     assert generated(tmp_path / "killed") == generated(tmp_path / "straight")
     for row in generated(tmp_path / "straight").values():
-        assert 0 < row["val_own_st_lpips_mouth"] and row["picture"] == row["val_own_st_lpips"]
+        assert row["val_own_st_lpips_mouth"] > 0 and row["picture"] == row["val_own_st_lpips"]
     assert model_hash(tmp_path / "killed") == model_hash(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])
+def test_two_ranks_stop_early_stay_stopped_and_go_on_when_asked(
+    selection: str, shared: list[str], two_ranks: Path, tmp_path: Path, name: str
+):
+    if name == "zero2":
+        pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
+    run_dir, environment = tmp_path / "run", environment_of(name)
+    command = settings(selection, run_dir, "num_steps=4", "validate_every=1", *shared)
+    impatient = [*command, "early_stopping={patience: 1, min_gain: 100}"]
+    for words in ("the run ends at step 2: no gain", "step-00000002 of 4 steps: the run ended there: no gain"):
+        ended = run_ranks("stage1", impatient, tmp_path, 2, environment, few_numbers)
+        assert ended.exit_codes == [0, 0], ended.words
+        assert words in ended.words
+        assert list(generated(run_dir)) == [0, 1, 2]
+        status = read_status(run_dir)
+        assert status.is_done and "ended early" in status_lines(status)[0]
+    # Before the first step, networks that are shared out draw what whole ones draw.
+    whole, found = generated(two_ranks)[0], generated(run_dir)[0]
+    for number in ("val_own_sync_confidence", "val_foreign_ssim", "val_own_ssim", "val_base_own_sync_confidence"):
+        assert found.get(number) == pytest.approx(whole.get(number), abs=1e-3)
+
+    ended = run_ranks("stage1", [*command, "early_stopping=null"], tmp_path, 2, environment, few_numbers)
+    assert ended.exit_codes == [0, 0], ended.words
+    assert list(generated(run_dir)) == [0, 1, 2, 3, 4]
+    assert "all steps made" in status_lines(read_status(run_dir))[0]
+
+
+def forgets_all(rank: int) -> None:
+    """Base clips show no face after the first step."""
+    from lipforge.train.loop import generate
+
+    few_numbers(rank)
+    whole = generate.forgetting
+    generate.forgetting = lambda before, now, bound: whole(before, {}, bound)
+
+
+@pytest.mark.slow
+def test_run_that_forgets_ends_without_a_best_model_and_goes_on_when_asked(
+    selection: str, shared: list[str], tmp_path: Path
+):
+    run_dir = tmp_path / "run"
+    command = settings(selection, run_dir, "validate_every=1", *shared)
+    for words in (
+        "the run ends at step 1: the base clips lost",
+        "of 2 steps: the run ended there: the base clips lost",
+    ):
+        ended = run_ranks("stage1", [*command, "on_forgetting=stop"], tmp_path, before=forgets_all)
+        assert ended.exit_codes == [0], ended.words
+        assert words in ended.words
+        assert list(generated(run_dir)) == [0, 1]
+        assert not (run_dir / "best").exists()
+        lines = status_lines(read_status(run_dir))
+        assert "ended early" in lines[0]
+        assert any("forgot more than max_forgetting" in line for line in lines)
+    ended = run_ranks("stage1", [*command, "on_forgetting=warn"], tmp_path, before=forgets_all)
+    assert ended.exit_codes == [0], ended.words
+    assert list(generated(run_dir)) == [0, 1, 2]
 
 
 def test_clips_without_a_face_decide_nothing_and_it_is_said(tmp_path: Path):

@@ -113,13 +113,13 @@ def plan(
         lipforge train plan --config stage2 --gpu-memory-gb 24 --set resolution=512 ema.decay=0.999
     """
     from lipforge.pipeline.running.quiet import off_terminal
+    from lipforge.train.plan.plan import GB, advise, read_config
+    from lipforge.train.plan.show import advice_lines, advice_values
 
-    with off_terminal(2):  # diffusers imports packages that warn about each other
-        from lipforge.train.plan.plan import GB, advise, read_config
-        from lipforge.train.plan.show import advice_lines, advice_values
     try:
         settings = read_config(config, [*(set_ or []), *(more or [])])
-        advice = advise(settings, gpus, None if gpu_memory_gb is None else round(gpu_memory_gb * GB))
+        with off_terminal(2):  # diffusers imports packages that warn about each other
+            advice = advise(settings, gpus, None if gpu_memory_gb is None else round(gpu_memory_gb * GB))
     except ValueError as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(2) from error

@@ -84,7 +84,7 @@ class Generation:
             lambda: Judge(only=frozenset(_NUMBERS), num_pictures=NUM_PICTURES), *OPENING_ERRORS
         )
         self._artist = Artist(config, run, inputs)
-        self._originals: dict[str, AlignedClip | None] = {}
+        self._originals: dict[str, tuple[AlignedClip | None, dict[str, float]]] = {}
         networks = [model.sha256 for model in self._judge.models]
         self._clips = _fingerprint(config, inputs.resolution, self._jobs, networks)
         if run.generated and run.generated[-1].clips != self._clips:
@@ -128,8 +128,8 @@ class Generation:
         clip = job.clip
         frames = to_frames(to_pixels(torch.from_numpy(clip.frames()), self._artist.resolution))
         drawn = {label: self._artist.draw(frames, audio) for label, audio in job.sounds.items()}
-        original = self._original(clip, frames)
-        values = {ORIGINAL: {} if original is None else self._judge.measure(original)}
+        original, numbers = self._original(clip, frames)
+        values = {ORIGINAL: numbers}
         for label, video in drawn.items():
             values[label] = self._values(clip, video, job.sounds[label], original if label == OWN else None)
         if with_marks and job.group == VAL:
@@ -142,14 +142,15 @@ class Generation:
         film = film_of({ORIGINAL: frames, **drawn}, job.sounds, with_gif=number < NUM_FILMS)
         return Judged(job.group, clip.key, values, film)
 
-    def _original(self, clip: HeldOut, frames: np.ndarray) -> AlignedClip | None:
-        """None: the judge finds no face in it."""
+    def _original(self, clip: HeldOut, frames: np.ndarray) -> tuple[AlignedClip | None, dict[str, float]]:
+        """With its numbers; judged once. None: the judge finds no face in it."""
         if clip.key not in self._originals:
             try:
-                self._originals[clip.key] = self._judge.aligned(clip.key, frames, clip.audio)
+                original = self._judge.aligned(clip.key, frames, clip.audio)
+                self._originals[clip.key] = original, self._judge.measure(original)
             except Unmeasurable as error:
                 log.warning("%s", f"clip {clip.key} is not judged: {error}")
-                self._originals[clip.key] = None
+                self._originals[clip.key] = None, {}
         return self._originals[clip.key]
 
     def _values(
