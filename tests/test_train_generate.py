@@ -44,7 +44,7 @@ def sync_alone(rank: int) -> None:
     """Measure no pictures, which takes half of the time."""
     from lipforge.train.loop import generate
 
-    generate._METRICS = frozenset({generate.SYNC, generate.OFFSET})
+    generate._NUMBERS = (generate.SYNC, generate.OFFSET)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,7 @@ def test_status_tells_the_course_and_the_best_model(two_ranks: Path):
         assert words in text
 
 
+@pytest.mark.slow
 def test_killed_run_finds_the_same_numbers(selection: str, tmp_path: Path):
     straight, killed = (settings(selection, tmp_path / name, "generate.num_clips=1") for name in ("straight", "killed"))
     assert run_ranks("stage1", straight, tmp_path).exit_codes == [0]
