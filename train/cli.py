@@ -66,8 +66,11 @@ def accuracy(
     from dataclasses import asdict
 
     from lipforge.datasets_manifest.storage.trouble import UnreadableError
-    from lipforge.train.accuracy import measure_accuracy
+    from lipforge.pipeline.running.quiet import off_terminal
     from lipforge.train.stream.decode import DamagedSampleError
+
+    with off_terminal(2):  # diffusers imports packages that warn about each other
+        from lipforge.train.accuracy import measure_accuracy
 
     try:
         found = measure_accuracy(model, selection, split, rounds, seed, vae, device)
@@ -109,12 +112,11 @@ def plan(
 
         lipforge train plan --config stage2 --gpu-memory-gb 24 --set resolution=512 ema.decay=0.999
     """
-    import logging
+    from lipforge.pipeline.running.quiet import off_terminal
 
-    from lipforge.train.plan.plan import GB, advise, read_config
-    from lipforge.train.plan.show import advice_lines, advice_values
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with off_terminal(2):  # diffusers imports packages that warn about each other
+        from lipforge.train.plan.plan import GB, advise, read_config
+        from lipforge.train.plan.show import advice_lines, advice_values
     try:
         settings = read_config(config, [*(set_ or []), *(more or [])])
         advice = advise(settings, gpus, None if gpu_memory_gb is None else round(gpu_memory_gb * GB))

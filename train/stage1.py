@@ -9,15 +9,18 @@ from torch import Tensor
 
 from lipforge.model.denoiser.diffusion import NUM_TIMESTEPS, add_noise, clean_latents
 from lipforge.model.denoiser.losses import min_snr_weights, noise_loss
+from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.train.config import Stage1Config
-from lipforge.train.loop.generate import Generation
-from lipforge.train.loop.inputs import DiffusionInputs
-from lipforge.train.loop.opening import open_diffusion
-from lipforge.train.loop.program import program
-from lipforge.train.loop.run import OPENING_ERRORS, Run
-from lipforge.train.loop.together import Together
-from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
+
+with off_terminal(2):  # diffusers imports packages that warn about each other
+    from lipforge.train.loop.generate import Generation
+    from lipforge.train.loop.inputs import DiffusionInputs
+    from lipforge.train.loop.opening import open_diffusion
+    from lipforge.train.loop.program import program
+    from lipforge.train.loop.run import OPENING_ERRORS, Run
+    from lipforge.train.loop.together import Together
+    from lipforge.train.loop.validate import Validated, validate
 
 
 def train(config: Stage1Config, together: Together) -> None:

@@ -13,14 +13,17 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lipforge.model.denoiser.losses import sync_loss
+from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.train.config import SyncNetConfig
-from lipforge.train.loop.pairs import Pairs, cosines_of, labels_of, open_syncnet, report_of
-from lipforge.train.loop.program import program
-from lipforge.train.loop.run import OPENING_ERRORS, Run
-from lipforge.train.loop.together import Together
-from lipforge.train.loop.validate import Validated, validate
 from lipforge.train.stream.batches import Batch
 from lipforge.train.syncnet_accuracy import PLATEAU_SAMPLES, plateau
+
+with off_terminal(2):  # diffusers imports packages that warn about each other
+    from lipforge.train.loop.pairs import Pairs, cosines_of, labels_of, open_syncnet, report_of
+    from lipforge.train.loop.program import program
+    from lipforge.train.loop.run import OPENING_ERRORS, Run
+    from lipforge.train.loop.together import Together
+    from lipforge.train.loop.validate import Validated, validate
 
 log = logging.getLogger(__name__)
 
