@@ -114,7 +114,7 @@ def test_killed_run_finds_the_same_numbers(selection: str, tmp_path: Path):
     assert list(generated(tmp_path / "straight")) == [0, 2]
     assert generated(tmp_path / "killed") == generated(tmp_path / "straight")
     for row in generated(tmp_path / "straight").values():
-        assert 0 < row["val_own_st_lpips_mouth"] and row["picture"] == row["val_own_st_lpips"]
+        assert row["val_own_st_lpips_mouth"] > 0 and row["picture"] == row["val_own_st_lpips"]
     assert model_hash(tmp_path / "killed") == model_hash(tmp_path / "straight")
 
 
