@@ -187,6 +187,7 @@ def test_mean_head_is_upright_and_symmetric(clips: list[TrainingClip]) -> None:
     assert np.sqrt((head**2).sum(axis=1).mean()) == pytest.approx(10)
 
 
+@pytest.mark.slow
 def test_training_learns_and_what_it_writes_scores(clips: list[TrainingClip], talkers) -> None:
     seen, head = add_features(clips, SMALL)
     learned = train_network(seen, 60, 0, SMALL)
