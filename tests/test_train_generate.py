@@ -133,7 +133,7 @@ def test_two_ranks_stop_early_stay_stopped_and_go_on_when_asked(
     if name == "zero2":
         pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
     run_dir, environment = tmp_path / "run", environment_of(name)
-    command = settings(selection, run_dir, "num_steps=4", "validate_every=1", *shared)
+    command = settings(selection, run_dir, "num_steps=4", "generate.every=1", *shared)
     impatient = [*command, "early_stopping={patience: 1, min_gain: 100}"]
     for words in ("the run ends at step 2: no gain", "step-00000002 of 4 steps: the run ended there: no gain"):
         ended = run_ranks("stage1", impatient, tmp_path, 2, environment, few_numbers)
@@ -167,7 +167,7 @@ def test_run_that_forgets_ends_without_a_best_model_and_goes_on_when_asked(
     selection: str, shared: list[str], tmp_path: Path
 ):
     run_dir = tmp_path / "run"
-    command = settings(selection, run_dir, "validate_every=1", *shared)
+    command = settings(selection, run_dir, "generate.every=1", *shared)
     for words in (
         "the run ends at step 1: the base clips lost",
         "of 2 steps: the run ended there: the base clips lost",
