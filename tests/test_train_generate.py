@@ -20,7 +20,8 @@ from tests.train_runs import coded_selection, model_hash
 
 pytest.importorskip("accelerate", reason="the package accelerate is not installed")
 
-CHEAP = ["num_frames=12", "num_validation_samples=1", "generate.steps=1", "generate.guidance=1", "generate.seconds=1"]
+CHEAP = ["resolution=64", "resize=true", "num_frames=12", "num_validation_samples=1"]
+CHEAP += ["generate.steps=1", "generate.guidance=1", "generate.seconds=1"]
 
 
 @pytest.fixture(scope="module")
