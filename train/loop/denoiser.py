@@ -11,6 +11,7 @@ from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.model.denoiser.unet import UNet3D, trainable_names
 from lipforge.model.trained import read_weights
 from lipforge.model.weights.begin import begin
+from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.train.config import DiffusionConfig, LoraConfig
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,9 @@ def build_denoiser(config: DiffusionConfig, audio_width: int) -> tuple[UNet3D, d
 
 def add_lora(network: nn.Module, config: LoraConfig) -> None:
     """Put adapters on the named linear layers. Raises ValueError when there are none, or they are not linear."""
-    from peft import LoraConfig as PeftConfig
-    from peft import inject_adapter_in_model
+    with off_terminal(2):  # it imports packages that warn about each other
+        from peft import LoraConfig as PeftConfig
+        from peft import inject_adapter_in_model
 
     ends = tuple(f".{end}" for end in config.modules)
     found = [layer for name, layer in network.named_modules() if f".{name}".endswith(ends)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.train.config import OptimizerConfig
 
 
@@ -14,7 +15,8 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
     settings = {"lr": 0.0, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
     if config.name == "adamw":
         return torch.optim.AdamW(parameters, **settings)
-    from bitsandbytes.optim.adamw import AdamW8bit
+    with off_terminal(2):  # it warns of what it did not find
+        from bitsandbytes.optim.adamw import AdamW8bit
 
     return AdamW8bit(parameters, **settings)
 
