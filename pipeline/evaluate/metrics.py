@@ -13,6 +13,8 @@ class Better(StrEnum):
     HIGHER = "higher"
     LOWER = "lower"
     ZERO = "near 0"
+    AS_ORIGINAL = "as the original's"
+    """By itself, no value is better."""
 
 
 class Sound(StrEnum):
@@ -46,7 +48,7 @@ class Metric:
 
 def _metrics() -> tuple[Metric, ...]:
     sync, picture, mouth, steady, whole = "sync", "picture", "mouth", "steadiness", "set"
-    lower, higher, zero = Better.LOWER, Better.HIGHER, Better.ZERO
+    lower, higher, zero, as_original = Better.LOWER, Better.HIGHER, Better.ZERO, Better.AS_ORIGINAL
     crop = "On the aligned crop at 256 px; numbers on other crops are not the same."
     part = "On the mouth's part of the aligned crop at 256 px (rows 112 to 239, columns 64 to 191)."
     return (
@@ -180,7 +182,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_opening",
             "opening",
             "",
-            higher,
+            as_original,
             mouth,
             "Gap of the inner lips over the height of the face, mean over frames.",
         ),
@@ -188,7 +190,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_movement",
             "movement",
             "",
-            higher,
+            as_original,
             mouth,
             "How much that opening moves faster than once a second: standard deviation over frames.",
         ),

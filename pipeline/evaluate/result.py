@@ -13,6 +13,8 @@ FORMAT = 1
 REPORT_JSON, CLIPS_PARQUET, PAGE = "report.json", "clips.parquet", "report.html"
 ALL = "all"
 """Name of the group of all clips."""
+MEASURED, UNMEASURED, FAILED = "measured", "not measured", "failed"
+"""Status of a video: judged; nobody is seen in it; the file cannot be used."""
 
 
 @dataclass(frozen=True)

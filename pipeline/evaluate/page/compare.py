@@ -50,7 +50,8 @@ class Difference:
     real: bool
     """p of at most 0.05."""
     better: bool | None
-    """Whether this report's value is the better one. None: they are the same, or nothing was compared."""
+    """Whether this report's value is the better one. None: they are the same, neither is better by itself, or
+    nothing was compared."""
     paired: bool
     over_speakers: bool
     """Speakers were resampled, not clips."""
@@ -168,6 +169,8 @@ def _testable(draft: Difference, here: Values, there: Values) -> tuple[Differenc
 
 
 def _better(better: Better, value: float, other: float) -> bool | None:
+    if better == Better.AS_ORIGINAL:
+        return None
     if better == Better.ZERO:
         value, other = -abs(value), -abs(other)
     elif better == Better.LOWER:

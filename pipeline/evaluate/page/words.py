@@ -6,8 +6,7 @@ from typing import Any
 
 from lipforge.datasets_manifest.display import visible
 from lipforge.pipeline.evaluate.metrics import METRICS, Better, Metric
-from lipforge.pipeline.evaluate.one import MEASURED
-from lipforge.pipeline.evaluate.result import ALL, Evaluation, Number
+from lipforge.pipeline.evaluate.result import ALL, MEASURED, Evaluation, Number
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 GROUPS = {
@@ -43,7 +42,8 @@ MAX_NAME = 120
 
 def metric_named(name: str) -> Metric:
     """Reports of other versions may hold metrics that this one does not know."""
-    return METRICS.get(name) or Metric(name, name, "", Better.HIGHER, "other", "Not known to this version of lipforge.")
+    unknown = Metric(name, name, "", Better.AS_ORIGINAL, "other", "Not known to this version of lipforge.")
+    return METRICS.get(name, unknown)
 
 
 def decimals(metric: Metric) -> int:
@@ -115,6 +115,8 @@ def better_text(metric: Metric) -> tuple[str, str]:
             return "↓", "lower is better"
         case Better.ZERO:
             return "→ 0", "near 0 is better"
+        case Better.AS_ORIGINAL:
+            return "", "as the original's"
 
 
 NATURAL_SYNC = 2.2
