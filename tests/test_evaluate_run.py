@@ -210,6 +210,7 @@ def test_requests_that_cannot_be_met_are_refused_before_any_work(report: tuple[P
         ([videos, "--out", out, "--reference", str(tmp_path / "nowhere")], "no such folder"),
         ([videos, "--out", out, "--reference", videos], "is its own reference"),
         ([videos, "--out", out, "--silent", videos], "is its own silent"),
+        ([str(folder / "report" / "media" / "videos"), "--out", done, "--overwrite"], "which becomes the report"),
         ([videos, "--out", done, "--overwrite", "--against", done], "is the report that --out replaces"),
         ([videos, "--out", out, "--seconds", "nan"], "needs at least 1"),
         ([videos, "--out", out, "--seconds", "inf"], "300 at most"),

@@ -107,11 +107,11 @@ def evaluate(
 
         lipforge evaluate originals/ --model runs/b/model --against report-a --out report-b
     """
-    from lipforge.pipeline.evaluate.result import FAILED, PAGE
-    from lipforge.pipeline.evaluate.run import Request
-    from lipforge.pipeline.evaluate.run import evaluate as run_evaluate
-
     with plain_errors(), _evaluate_errors():
+        from lipforge.pipeline.evaluate.result import FAILED, PAGE
+        from lipforge.pipeline.evaluate.run import Request
+        from lipforge.pipeline.evaluate.run import evaluate as run_evaluate
+
         if device not in ("cpu", "cuda"):
             raise ValueError(f"--device {device}: expected cpu or cuda")
         request = Request(

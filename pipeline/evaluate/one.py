@@ -177,7 +177,9 @@ def _silence(found: Measured, made: AlignedClip, speaks: AlignedClip) -> None:
         found.reasons["silent_opening"] = "the mouth that speaks is closed, too"
     else:
         found.values["silent_opening"] = float(silent.mean() / spoken.mean())
-    if movement(spoken) < LEAST_MOVEMENT:
+    if count < FPS:
+        found.reasons["silent_movement"] = "shorter than 1 s"
+    elif movement(spoken) < LEAST_MOVEMENT:
         found.reasons["silent_movement"] = "the mouth that speaks does not move either"
     else:
         found.values["silent_movement"] = movement(silent) / movement(spoken)

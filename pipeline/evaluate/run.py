@@ -101,6 +101,7 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
         labels=request.labels,
         path_template=request.path_template,
     )
+    _check_outside(out, items)
     _check_by(request, items)
     judge = Judge(request.device)
     model = _model_words(request)
@@ -140,6 +141,8 @@ def _check(request: Request, out: Path) -> None:
             "with --model, VIDEOS are the originals, and all others are made of them: leave out --reference, --silent "
             "and --foreign"
         )
+    if out.is_symlink() and not out.exists():
+        raise EvaluateError(f"{out} is a link that leads nowhere: name another --out")
     if out.is_file():
         raise EvaluateError(f"{out} is a file: name a folder for the report")
     if not out.is_dir() or not any(out.iterdir()):
@@ -155,6 +158,15 @@ def _check(request: Request, out: Path) -> None:
         raise EvaluateError(f"{out} holds something else than a report: name another --out")
     if not request.overwrite:
         raise EvaluateError(f"{out} holds a report: name another --out, or replace it with --overwrite")
+
+
+def _check_outside(out: Path, items: list[Item]) -> None:
+    """What lies in the folder of the report would be removed with an old report."""
+    whole = os.path.realpath(out) + os.sep
+    for item in items:
+        for path in (item.video, item.reference, *item.made.values()):
+            if path is not None and os.path.realpath(path).startswith(whole):
+                raise EvaluateError(f"{path} lies in {out}, which becomes the report: name another --out")
 
 
 def _check_by(request: Request, items: list[Item]) -> None:
