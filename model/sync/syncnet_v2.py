@@ -187,7 +187,7 @@ class SyncNetScorer:
             raise ValueError(
                 f"expected uint8 frames [T >= {WINDOW + 1}, R, R, 3], R = 256 or 512, got {frames.dtype} {frames.shape}"
             )
-        return self._score(frames, audio)
+        return self._score(frames, audio, lip_crops)
 
     def score_crops(self, crops: np.ndarray, audio: np.ndarray) -> SyncScore:
         """The same, of crops that were cut as SyncNet's own preparation does: uint8 [T, 224, 224, 3] RGB."""
@@ -205,11 +205,11 @@ class SyncNetScorer:
             lips = self._embed_lips(frames[:-1], to_input)
             return sync_score(lips, self._embed_audio(audio, len(frames) - WINDOW + 2 * SYNC_MARGIN_FRAMES))
 
-    def _embed_lips(self, frames: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+    def _embed_lips(self, frames: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray] = lip_crops) -> Tensor:
         """[T - 4, 1024]: one vector per window."""
         vectors = []
         for first in range(0, len(frames) - WINDOW + 1, _LIP_BATCH):
-            crops = (to_input or lip_crops)(frames[first : first + _LIP_BATCH + WINDOW - 1])
+            crops = to_input(frames[first : first + _LIP_BATCH + WINDOW - 1])
             # [T, H, W, 3] viewed as [3, T, H, W] is channels-last in memory, which is faster.
             vectors.append(
                 self._network.embed_clip(torch.from_numpy(np.ascontiguousarray(crops)).float().permute(3, 0, 1, 2))

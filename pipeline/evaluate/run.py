@@ -287,8 +287,8 @@ def _identity(item: Item) -> list[Any]:
     found: list[Any] = [item.language, item.speaker]
     for path in (item.video, item.reference, *sorted(item.made.values())):
         try:
-            is_other = path is None or not os.path.isfile(path)  # a pipe would wait for its writer
-            found.append(path if is_other else [path, identity_of(path)])
+            # What is no file, such as a pipe, would wait for its writer.
+            found.append([path, identity_of(path)] if path is not None and os.path.isfile(path) else path)
         except OSError as error:
             found.append([path, str(error.strerror)])
     return found
