@@ -205,7 +205,7 @@ class SyncNetScorer:
             lips = self._embed_lips(frames[:-1], to_input)
             return sync_score(lips, self._embed_audio(audio, len(frames) - WINDOW + 2 * SYNC_MARGIN_FRAMES))
 
-    def _embed_lips(self, frames: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray] = lip_crops) -> Tensor:
+    def _embed_lips(self, frames: np.ndarray, to_input: Callable[[np.ndarray], np.ndarray]) -> Tensor:
         """[T - 4, 1024]: one vector per window."""
         vectors = []
         for first in range(0, len(frames) - WINDOW + 1, _LIP_BATCH):
