@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lipforge.pipeline.evaluate.best import media_path
 from lipforge.pipeline.evaluate.metrics import METRICS
 from lipforge.pipeline.evaluate.page import gallery, listing
 from lipforge.pipeline.evaluate.page.page import write_page
@@ -33,8 +34,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_media(folder: Path, rows: list[dict[str, Any]], video: Path) -> None:
     for row in rows:
-        for name in (f"{row['file']}.mp4", f"{row['file']}.reference.mp4"):
-            path = folder / "media" / name
+        for reference in (False, True):
+            path = media_path(folder, row["file"], reference=reference)
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(video, path)
 
@@ -113,7 +114,7 @@ def test_best_and_worst_share_the_room_and_no_clip_is_both(
     assert all(one.video and one.reference for one in shown.best)
 
     monkeypatch.setattr(gallery, "MAX_MEDIA_BYTES", int(4.9 * video.stat().st_size))
-    (tmp_path / "media" / f"{order[0]['file']}.mp4").write_bytes(b"damaged")
+    media_path(tmp_path, order[0]["file"]).write_bytes(b"damaged")
     small = gallery.make_gallery(tmp_path, rows)
     assert [bool(one.video) for one in (small.best[0], small.best[-1])] == [True, False]
     assert small.worst[0].note == "Its video cannot be read."

@@ -1,6 +1,8 @@
 """`lipforge evaluate`, from files to a report: constructed mouths come out in order, and bad input gets a sentence."""
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -15,11 +18,20 @@ from typer.testing import CliRunner, Result
 from lipforge.pipeline.evaluate import judge as judge_module
 from lipforge.pipeline.evaluate import run
 from lipforge.pipeline.evaluate.cli import app
+from lipforge.pipeline.evaluate.clip import AlignedClip
 from lipforge.pipeline.evaluate.inputs import Item, find_items
 from lipforge.pipeline.evaluate.judge import Judge
-from lipforge.pipeline.evaluate.one import FAILED, MEASURED, UNMEASURED, Judged, judge_video
+from lipforge.pipeline.evaluate.one import Judged, judge_video
 from lipforge.pipeline.evaluate.read import OpenVideo, Place
-from lipforge.pipeline.evaluate.result import ALL, EvaluateError, Evaluation, read_evaluation
+from lipforge.pipeline.evaluate.result import (
+    ALL,
+    FAILED,
+    MEASURED,
+    UNMEASURED,
+    EvaluateError,
+    Evaluation,
+    read_evaluation,
+)
 from lipforge.pipeline.evaluate.run import Request, evaluate
 from lipforge.pipeline.media.shown import write_shown
 from tests.evaluated import SECONDS, write_cases
@@ -29,9 +41,25 @@ from tests.test_evaluate_judge import CHEAP
 Cases = dict[str, dict[str, Path]]
 
 
+class ReusingJudge(Judge):
+    """Finds the points of the same pictures once: most cases here share theirs."""
+
+    def __init__(self) -> None:
+        super().__init__(only=CHEAP)
+        self._found: dict[bytes, AlignedClip] = {}
+
+    def aligned(
+        self, name: str, frames: np.ndarray, audio: np.ndarray, language: str = "und", speaker: str | None = None
+    ) -> AlignedClip:
+        key = hashlib.sha256(frames.tobytes()).digest()
+        if key not in self._found:
+            self._found[key] = super().aligned(name, frames, audio)
+        return replace(self._found[key], name=name, audio=audio, language=language, speaker=speaker)
+
+
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge(only=CHEAP)
+    return ReusingJudge()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +121,7 @@ def test_a_reference_of_another_length_is_compared_where_both_are(judge: Judge, 
     short = tmp_path / "short.mp4"
     frames, audio = render(1.2, 0, 1, 192)
     write_shown(short, frames, audio)
-    found = judge_video(Item("short", str(short), str(cases["original"]["own"])), judge, 10.0)
+    found = judge_video(Item("short", str(short), str(cases["original"]["own"])), judge, 1.4)
     assert found.clip is not None and len(found.clip.frames) == 30
     assert found.measured.values["frames_error"] == -34
     assert found.measured.values["length_error_s"] == pytest.approx(-1.36, abs=0.001)
@@ -130,6 +158,7 @@ def test_damaged_and_faceless_videos_say_so(judge: Judge, cases: Cases, tmp_path
     assert "sync_confidence" in found.measured.values
     found = judge_video(Item("own", own, str(text)), judge, 1.0)
     assert found.measured.reasons["ssim"].startswith("the reference cannot be read: ")
+    assert list(found.lost) == [str(text)]
 
 
 def test_a_report_has_every_number_with_its_interval_and_every_video_a_row(report: tuple[Path, Result]):
@@ -145,7 +174,7 @@ def test_a_report_has_every_number_with_its_interval_and_every_video_a_row(repor
     assert rows["ben/true me"]["status"] == "measured" and rows["ben/true me"]["speaker"] == "ben"
     assert rows["cut off"]["status"] == "failed" and rows["cut off"]["sync_confidence"] is None
     assert (folder / "report" / "report.html").is_file()
-    assert (folder / "report" / "media" / "ben" / "true me.reference.mp4").is_file()
+    assert (folder / "report" / "media" / "references" / "ben" / "true me.mp4").is_file()
     assert not list((folder / "report").glob(".*"))
 
 
@@ -181,7 +210,13 @@ def test_requests_that_cannot_be_met_are_refused_before_any_work(report: tuple[P
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
+    (tmp_path / "short.csv").write_text("speaker,file\nanna\n")
     done = str(folder / "report")
+    (tmp_path / "strange").mkdir()
+    shutil.copy(folder / "report" / "report.json", tmp_path / "strange")
+    pq.write_table(
+        pa.table({"file": ["a"], "status": ["measured"], "leak": ["much"]}), tmp_path / "strange" / "clips.parquet"
+    )
     for arguments, words in [
         ([str(tmp_path / "empty"), "--out", out], "no video in"),
         ([str(tmp_path / "nowhere"), "--out", out], "no such file or folder"),
@@ -191,6 +226,15 @@ def test_requests_that_cannot_be_met_are_refused_before_any_work(report: tuple[P
         ([videos, "--out", out, "--reference", str(tmp_path / "empty")], "no video in"),
         ([videos, "--out", out, "--reference", str(tmp_path / "nowhere")], "no such folder"),
         ([videos, "--out", out, "--reference", videos], "is its own reference"),
+        ([videos, "--out", out, "--silent", videos], "is its own silent"),
+        ([str(folder / "report" / "media" / "videos"), "--out", done, "--overwrite"], "which becomes the report"),
+        ([videos, "--out", done, "--overwrite", "--against", done], "is the report that --out replaces"),
+        ([videos, "--out", out, "--seconds", "nan"], "needs at least 1"),
+        ([videos, "--out", out, "--seconds", "inf"], "300 at most"),
+        ([videos, "--out", out, "--labels", str(tmp_path)], "cannot be read as CSV"),
+        ([videos, "--out", out, "--labels", str(tmp_path / "no.csv")], "no such file of labels"),
+        ([videos, "--out", out, "--labels", str(tmp_path / "short.csv")], "row 1: its column `file` is empty"),
+        ([videos, "--out", out, "--against", str(tmp_path / "strange")], "is not the table of a report"),
         ([videos, "--out", out, "--by", "age"], "expected language or speaker"),
         ([videos, "--out", out, "--by", "language"], "no video has a language"),
         ([videos, "--out", out, "--seconds", "0.5"], "needs at least 1"),
@@ -233,3 +277,28 @@ def test_one_clip_has_no_interval_and_the_report_says_so(cases: Cases, tmp_path:
     number = next(number for number in found.numbers if number.metric == "sync_confidence")
     assert number.value == 3.0 and number.low is None
     assert any(note.startswith("One clip was measured") for note in found.notes)
+
+
+def test_odd_names_keep_apart_and_a_lost_reference_or_a_pipe_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    odd = os.fsdecode(b"bad\xff.mp4")
+    for name in ("x.mp4", "x.reference.mp4", "n" * 251 + ".mp4", odd):
+        (tmp_path / "videos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "videos" / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    os.mkfifo(tmp_path / "videos" / "pipe.mp4")
+    frames = np.zeros((5, 64, 64, 3), np.uint8)
+    clip = AlignedClip("x", frames, np.zeros((len(frames) + 30) * 640, np.float32), np.zeros((len(frames), 468, 3)))
+
+    def judged(item: Item, *rest: object, **named: object) -> Judged:
+        lost = {"/originals/x.mp4": "damaged"} if item.name == "x" else {}
+        found = Judged(MEASURED, clip=clip, reference=clip, lost=lost)
+        found.measured.values["sync_confidence"] = 3.0
+        return found
+
+    monkeypatch.setattr(run, "judge_video", judged)
+    monkeypatch.setattr(run, "keep_features", lambda *rest: None)
+    result = CliRunner().invoke(app, [str(tmp_path / "videos"), "--out", str(tmp_path / "report")])
+    assert result.exit_code == 1 and "/originals/x.mp4 cannot be used: damaged" in result.output
+    assert len(list((tmp_path / "report" / "media").rglob("*.mp4"))) == 10
+    assert set(rows_of(tmp_path)) == {"x", "x.reference", "n" * 251, "bad\\udcff", "pipe"}

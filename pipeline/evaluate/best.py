@@ -1,5 +1,7 @@
 """Videos of the best and the worst clips, kept while all are judged, for people to look at."""
 
+import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,28 @@ from lipforge.pipeline.media.shown import write_shown
 MEDIA = "media"
 EACH = 6
 """Best ones, and as many worst ones."""
+_LONGEST_NAME = 240
+"""Bytes; file systems take 255, and something is added."""
+
+
+def media_path(report: Path, name: str, *, reference: bool = False) -> Path:
+    """Where the video of a clip, or its reference, is kept. name: the clip's."""
+    folder, base = os.path.split(name)
+    if len(os.fsencode(base)) > _LONGEST_NAME:
+        base = hashlib.sha256(os.fsencode(base)).hexdigest()
+    return report / MEDIA / ("references" if reference else "videos") / folder / f"{base}.mp4"
 
 
 class Best:
-    """REPORT/media/NAME.mp4 and NAME.reference.mp4 of those that lead or trail so far."""
+    """REPORT/media/videos/NAME.mp4 and media/references/NAME.mp4 of those that lead or trail so far."""
 
     def __init__(self, report: Path, rows: Iterable[dict[str, Any]]) -> None:
         """rows: of an earlier run that was stopped."""
-        self.folder = report / MEDIA
+        self.report = report
         self._values: dict[str, tuple[float, float]] = {}
         for row in rows:
             rank = _rank(row)
-            if rank is not None and self._path(row["file"]).is_file():
+            if rank is not None and media_path(self.report, row["file"]).is_file():
                 self._values[row["file"]] = rank
 
     def add(self, row: dict[str, Any], judged: Judged) -> None:
@@ -35,15 +47,12 @@ class Best:
         for name in ordered[EACH:-EACH]:
             del self._values[name]
             if name != row["file"]:
-                self._path(name).unlink(missing_ok=True)
-                self._path(name, "reference.").unlink(missing_ok=True)
+                for reference in (False, True):
+                    media_path(self.report, name, reference=reference).unlink(missing_ok=True)
         if row["file"] in self._values:
-            _write(self._path(row["file"]), judged.clip)
+            _write(media_path(self.report, row["file"]), judged.clip)
             if judged.reference is not None:
-                _write(self._path(row["file"], "reference."), judged.reference)
-
-    def _path(self, name: str, kind: str = "") -> Path:
-        return self.folder / f"{name}.{kind}mp4"
+                _write(media_path(self.report, row["file"], reference=True), judged.reference)
 
 
 def _rank(row: dict[str, Any]) -> tuple[float, float] | None:

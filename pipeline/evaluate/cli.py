@@ -112,11 +112,11 @@ def evaluate(
 
         lipforge evaluate originals/ --model runs/b/model --against report-a --out report-b
     """
-    from lipforge.pipeline.evaluate.result import PAGE
-    from lipforge.pipeline.evaluate.run import Request
-    from lipforge.pipeline.evaluate.run import evaluate as run_evaluate
-
     with plain_errors(), _evaluate_errors():
+        from lipforge.pipeline.evaluate.result import FAILED, PAGE
+        from lipforge.pipeline.evaluate.run import Request
+        from lipforge.pipeline.evaluate.run import evaluate as run_evaluate
+
         if device not in ("cpu", "cuda"):
             raise ValueError(f"--device {device}: expected cpu or cuda")
         request = Request(
@@ -141,7 +141,7 @@ def evaluate(
         if against is not None:
             _print_differences(found, rows, against)
         say(f"report: {out / PAGE}")
-        if any(row["status"] == "failed" for row in rows):
+        if any(row["status"] == FAILED or row["lost"] for row in rows):
             raise typer.Exit(1)
 
 

@@ -67,13 +67,18 @@ def _named(sources: Sequence[Source], roots: Sequence[str]) -> dict[str, Source]
             raise EvaluateError(f"{source.uri}: videos are read twice; copy them to this machine first")
         root = max((root for root in roots if source.uri.startswith(f"{root}{os.sep}")), key=len, default=None)
         path = os.path.relpath(source.uri, root) if root else os.path.basename(source.uri)
-        name = os.path.splitext(path)[0]
+        name = _name(path)
         if name in named:
             raise EvaluateError(
                 f"{named[name].uri} and {source.uri} have the same name, {name}: rename one, or evaluate them apart"
             )
         named[name] = source
     return named
+
+
+def _name(path: str) -> str:
+    """Without extension. Bytes that are no UTF-8 are spelled out, as tables and pages hold text."""
+    return os.path.splitext(path)[0].encode("utf-8", "backslashreplace").decode()
 
 
 def _paired(items: list[Item], place: str, what: str, out: Path) -> tuple[list[Item], list[str]]:
@@ -93,10 +98,11 @@ def _paired(items: list[Item], place: str, what: str, out: Path) -> tuple[list[I
         if match is None:
             without.append(item.name)
             found.append(item)
+        elif _same_file(match, item.video):
+            needed = "of the originals" if what == "reference" else f"of those made with {what} sound"
+            raise EvaluateError(f"{item.video} is its own {what}: name the folder {needed}")
         elif isinstance(what, Sound):
             found.append(replace(item, made={**item.made, what: match}))
-        elif os.path.samefile(match, item.video):
-            raise EvaluateError(f"{item.video} is its own reference: name the folder of the originals")
         else:
             found.append(replace(item, reference=match))
     if len(without) == len(items):
@@ -116,6 +122,13 @@ def _paired(items: list[Item], place: str, what: str, out: Path) -> tuple[list[I
 _SUFFIX_SHOWN = ".mp4"
 
 
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one is not there: reading it says so
+        return False
+
+
 def _index(place: str, what: str, out: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """(videos by path without extension, videos by name without extension)"""
     path = Path(place)
@@ -125,7 +138,7 @@ def _index(place: str, what: str, out: Path) -> tuple[dict[str, str], dict[str, 
     by_path: dict[str, str] = {}
     by_name: dict[str, list[str]] = {}
     for found in _videos_below(path, out):
-        name = os.path.splitext(os.path.relpath(found, root))[0]
+        name = _name(os.path.relpath(found, root))
         if name in by_path:
             raise EvaluateError(f"{by_path[name]} and {found} have the same name: remove one")
         by_path[name] = found
@@ -147,12 +160,16 @@ def _labelled(items: list[Item], labels: str) -> list[Item]:
     try:
         with open(labels, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
         raise EvaluateError(f"{labels} cannot be read as CSV: {error}") from error
+    except FileNotFoundError as error:
+        raise EvaluateError(f"{labels}: no such file of labels") from error
     if not rows or "file" not in rows[0] or not {"language", "speaker"} & set(rows[0]):
         raise EvaluateError(f"{labels}: expected the columns file, and language, speaker or both")
     known: dict[str, dict[str, str]] = {}
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
+        if not row["file"]:
+            raise EvaluateError(f"{labels}, row {number}: its column `file` is empty")
         known[row["file"]] = row
         known.setdefault(os.path.splitext(row["file"])[0], row)
     found = [_with_label(item, known, labels) for item in items]

@@ -123,7 +123,7 @@ class Judge:
             self._add(found, SYNCNET, lambda: self._syncnet_numbers(clip, face_crops))
         curve = opening_curve(clip.points)
         self._add(found, ("mouth_opening",), lambda: {"mouth_opening": float(curve.mean())})
-        self._add(found, ("mouth_movement",), lambda: {"mouth_movement": movement(curve)})
+        self._add(found, ("mouth_movement",), lambda: {"mouth_movement": _movement(curve)})
         self._add(found, ("jitter",), lambda: {"jitter": _jitter(clip)})
         if reference is not None:
             self._against(found, clip, reference)
@@ -256,6 +256,12 @@ def _check_sound(clip: AlignedClip) -> None:
     margin = SYNC_MARGIN_FRAMES * SAMPLES_PER_FRAME
     if not clip.audio[margin:-margin].any():
         raise Unmeasurable("no sound")
+
+
+def _movement(curve: np.ndarray) -> float:
+    if len(curve) < FPS:
+        raise Unmeasurable("shorter than 1 s")
+    return movement(curve)
 
 
 def _jitter(clip: AlignedClip) -> float:

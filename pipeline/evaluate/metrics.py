@@ -13,7 +13,8 @@ class Better(StrEnum):
     HIGHER = "higher"
     LOWER = "lower"
     ZERO = "near 0"
-    ORIGINAL = "as real"
+    AS_ORIGINAL = "as the original's"
+    """By itself, no value is better."""
 
 
 class Sound(StrEnum):
@@ -47,7 +48,7 @@ class Metric:
 
 def _metrics() -> tuple[Metric, ...]:
     sync, picture, mouth, steady, whole = "sync", "picture", "mouth", "steadiness", "set"
-    lower, higher, zero, original = Better.LOWER, Better.HIGHER, Better.ZERO, Better.ORIGINAL
+    lower, higher, zero, as_original = Better.LOWER, Better.HIGHER, Better.ZERO, Better.AS_ORIGINAL
     crop = "On the aligned crop at 256 px; numbers on other crops are not the same."
     part = "On the mouth's part of the aligned crop at 256 px (rows 112 to 239, columns 64 to 191)."
     return (
@@ -181,7 +182,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_opening",
             "opening",
             "",
-            original,
+            as_original,
             mouth,
             "Gap of the inner lips over the height of the face, mean over frames.",
         ),
@@ -189,7 +190,7 @@ def _metrics() -> tuple[Metric, ...]:
             "mouth_movement",
             "movement",
             "",
-            original,
+            as_original,
             mouth,
             "How much that opening moves faster than once a second: standard deviation over frames.",
         ),
@@ -236,7 +237,7 @@ def _metrics() -> tuple[Metric, ...]:
             "jitter",
             "jitter",
             "px/frame²",
-            original,
+            as_original,
             steady,
             "Mean second difference over time of lip and chin points, head held still, in pixels of the aligned crop. "
             "Speech moves them, too: compare with the reference's.",

@@ -16,6 +16,8 @@ from lipforge.pipeline.evaluate.result import FAILED, MEASURED, UNMEASURED
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.source_file import NotThereError
 
+UNUSABLE = (MediaError, NotThereError)
+"""What a file raises that is damaged, or is not there."""
 _LEAST_OPENING = 0.004
 """Of a mouth that speaks, on the mean."""
 _OF_REFERENCE = tuple(name for name, one in METRICS.items() if one.needs_reference and one.sound is Sound.OWN)
@@ -32,6 +34,8 @@ class Judged:
     measured: Measured = field(default_factory=Measured)
     clip: AlignedClip | None = None
     reference: AlignedClip | None = None
+    lost: dict[str, str] = field(default_factory=dict)
+    """Files beside the video that should have been used and cannot be: path -> why."""
 
 
 def judge_video(item: Item, judge: Judge, seconds: float, *, limited: bool = False) -> Judged:
@@ -39,21 +43,23 @@ def judge_video(item: Item, judge: Judge, seconds: float, *, limited: bool = Fal
 
     limited: the video was made of the reference's first seconds only. Raises StorageError when storage fails.
     """
+    lost: dict[str, str] = {}
     try:
-        video = OpenVideo(item.video, seconds)
-    except (MediaError, NotThereError) as error:
-        return Judged(FAILED, _words(error))
-    reference, why = _open_reference(item, seconds)
-    try:
-        place, own_place = _place(video, reference, judge)
+        return _judge(item, judge, seconds, limited, lost)
     except Unmeasurable as error:
-        return Judged(UNMEASURED, str(error))
-    if reference is not None and own_place is not None:
-        why = own_place
-    try:
-        clip = _clip(item, video, place, judge)
-    except Unmeasurable as error:
-        return Judged(UNMEASURED, str(error))
+        return Judged(UNMEASURED, str(error), lost=lost)
+    except UNUSABLE as error:
+        return Judged(FAILED, _words(error), lost=lost)
+
+
+def _judge(item: Item, judge: Judge, seconds: float, limited: bool, lost: dict[str, str]) -> Judged:
+    video = OpenVideo(item.video, seconds)
+    reference, place, why = _open_reference(item, seconds, judge, lost)
+    if reference is not None and place is not None and not video.fits(place):
+        place, why = None, "the reference has another shape"
+    if place is None:
+        place = video.find_face(judge.faces)
+    clip = _clip(item, video, place, judge)
     other: AlignedClip | None = None
     if reference is not None and not why:
         try:
@@ -61,6 +67,8 @@ def judge_video(item: Item, judge: Judge, seconds: float, *, limited: bool = Fal
             clip, other = _common(clip, other)
         except Unmeasurable as error:
             why = f"reference: {error}"
+        except UNUSABLE as error:
+            reference, why = None, _lose(lost, reference.uri, "reference", error)
     crops = video.face_crops(place)[: len(clip.frames)] if judge.networks.syncnet is not None else None
     found = judge.measured(clip, other, crops)
     if item.reference is None:
@@ -69,31 +77,30 @@ def judge_video(item: Item, judge: Judge, seconds: float, *, limited: bool = Fal
         found.reasons.update(dict.fromkeys(_OF_REFERENCE, why))
     if reference is not None:
         _lengths(found, video, reference, seconds if limited else None)
-    _other_sounds(found, item, judge, seconds, place, clip, other, why)
-    return Judged(MEASURED, why if reference is None and item.reference else "", found, clip, other)
+    _other_sounds(found, item, judge, seconds, place, clip, other, why, lost)
+    return Judged(MEASURED, why if reference is None and item.reference else "", found, clip, other, lost)
 
 
-def _open_reference(item: Item, seconds: float) -> tuple[OpenVideo | None, str]:
-    """(the reference, why there is none)"""
+def _open_reference(
+    item: Item, seconds: float, judge: Judge, lost: dict[str, str]
+) -> tuple[OpenVideo | None, Place | None, str]:
+    """(the reference, where its face is, why one of them is missing)"""
     if item.reference is None:
-        return None, ""
+        return None, None, ""
+    reference: OpenVideo | None = None
     try:
-        return OpenVideo(item.reference, seconds), ""
-    except (MediaError, NotThereError) as error:
-        return None, f"the reference cannot be read: {_words(error)}"
-
-
-def _place(video: OpenVideo, reference: OpenVideo | None, judge: Judge) -> tuple[Place, str | None]:
-    """(where the face is, why pictures cannot be compared with the reference's)"""
-    if reference is None:
-        return video.find_face(judge.faces), None
-    try:
-        place = reference.find_face(judge.faces)
+        reference = OpenVideo(item.reference, seconds)
+        return reference, reference.find_face(judge.faces), ""
     except Unmeasurable as error:
-        return video.find_face(judge.faces), f"reference: {error}"
-    if not video.fits(place):
-        return video.find_face(judge.faces), "the reference has another shape"
-    return place, None
+        return reference, None, f"reference: {error}"
+    except UNUSABLE as error:
+        return None, None, _lose(lost, item.reference, "reference", error)
+
+
+def _lose(lost: dict[str, str], path: str, what: str, error: Exception) -> str:
+    """Note a file that cannot be used, and return the reason of the numbers that need it."""
+    lost[path] = _words(error)
+    return f"the {what} cannot be read: {lost[path]}"
 
 
 def _clip(item: Item, video: OpenVideo, place: Place, judge: Judge) -> AlignedClip:
@@ -135,21 +142,25 @@ def _other_sounds(
     clip: AlignedClip,
     reference: AlignedClip | None,
     why: str,
+    lost: dict[str, str],
 ) -> None:
     """Numbers of the same picture that was made with silence, and with a foreign sound."""
     for sound, names in _BY_SOUND.items():
         if sound not in item.made:
             continue
         try:
-            made = _clip(item, OpenVideo(item.made[sound], seconds), place, judge)
+            video = OpenVideo(item.made[sound], seconds)
+            if not video.fits(place):
+                raise Unmeasurable(f"the video with {sound} sound has another shape")
+            made = _clip(item, video, place, judge)
             if sound is Sound.SILENT:
                 _silence(found, made, reference or clip)
             else:
                 _foreign(found, made, reference, why, judge)
         except Unmeasurable as error:
             found.reasons.update({name: str(error) for name in names if name not in found.values})
-        except (MediaError, NotThereError) as error:
-            found.reasons.update(dict.fromkeys(names, f"the {sound} video cannot be read: {_words(error)}"))
+        except UNUSABLE as error:
+            found.reasons.update(dict.fromkeys(names, _lose(lost, item.made[sound], f"{sound} video", error)))
 
 
 _BY_SOUND = {
@@ -166,7 +177,9 @@ def _silence(found: Measured, made: AlignedClip, speaks: AlignedClip) -> None:
         found.reasons["silent_opening"] = "the mouth that speaks is closed, too"
     else:
         found.values["silent_opening"] = float(silent.mean() / spoken.mean())
-    if movement(spoken) < LEAST_MOVEMENT:
+    if count < FPS:
+        found.reasons["silent_movement"] = "shorter than 1 s"
+    elif movement(spoken) < LEAST_MOVEMENT:
         found.reasons["silent_movement"] = "the mouth that speaks does not move either"
     else:
         found.values["silent_movement"] = movement(silent) / movement(spoken)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 import lipforge
 from lipforge.pipeline.evaluate.best import MEDIA, Best
@@ -37,17 +39,13 @@ from lipforge.pipeline.evaluate.sets import keep_features, set_numbers
 from lipforge.pipeline.infer.request import InferConfig
 from lipforge.pipeline.infer.work import identity_of, open_work, remove_work, work_folder, write_whole
 
-DEFAULT_SECONDS = 10.0
-VERSION = 1
+DEFAULT_SECONDS, MOST_SECONDS = 10.0, 300.0
+VERSION = 2
 """Raise it when numbers change: what an unfinished evaluation has measured is then measured again."""
 _BEGUN = "begun"
-_COLUMNS = {"file": pa.string(), "video": pa.string(), "reference": pa.string(), "language": pa.string()} | {
-    "speaker": pa.string(),
-    "status": pa.string(),
-    "detail": pa.string(),
-    "unmeasured": pa.string(),
-    "seconds": pa.float64(),
-}
+_TEXTS = ("file", "video", "reference", "language", "speaker", "status", "detail", "unmeasured")
+_NUMBERS = ("seconds", *(name for name, metric in METRICS.items() if not metric.of_set))
+_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), *((name, pa.float64()) for name in _NUMBERS)])
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,7 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
         labels=request.labels,
         path_template=request.path_template,
     )
+    _check_outside(out, items)
     _check_by(request, items)
     judge = Judge(request.device)
     model = _model_words(request)
@@ -111,6 +110,8 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
         "seconds": request.seconds,
         "model": model,
         "judges": sorted((used.name, used.sha256) for used in judge.models),
+        # Each clip may get the sound of any other, so what was drawn counts for these originals alone.
+        "originals": None if model is None else [_identity(item) for item in items],
     }
     with open_work(out / REPORT_JSON, settings) as work:
         if not (work / _BEGUN).exists():
@@ -129,17 +130,25 @@ def evaluate(request: Request, on_progress: OnProgress = lambda progress: None) 
 
 def _check(request: Request, out: Path) -> None:
     """Raises EvaluateError, before any work."""
-    if request.seconds < 1:
-        raise EvaluateError(f"--seconds {request.seconds:g}: lip-sync needs at least 1")
+    if not 1 <= request.seconds <= MOST_SECONDS:
+        raise EvaluateError(
+            f"--seconds {request.seconds:g}: lip-sync needs at least 1, and memory holds {MOST_SECONDS:g} at most"
+        )
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise EvaluateError("--device cuda: this machine has none that PyTorch can use; take --device cpu")
     if request.model is not None and (request.reference or request.silent or request.foreign):
         raise EvaluateError(
             "with --model, VIDEOS are the originals, and all others are made of them: leave out --reference, --silent "
             "and --foreign"
         )
+    if out.is_symlink() and not out.exists():
+        raise EvaluateError(f"{out} is a link that leads nowhere: name another --out")
     if out.is_file():
         raise EvaluateError(f"{out} is a file: name a folder for the report")
     if not out.is_dir() or not any(out.iterdir()):
         return
+    if request.against is not None and Path(request.against).exists() and Path(request.against).samefile(out):
+        raise EvaluateError(f"--against {request.against} is the report that --out replaces: name another --out")
     folders = (*request.videos, request.reference, request.silent, request.foreign)
     if any(Path(given).is_dir() and Path(given).samefile(out) for given in folders if given is not None):
         raise EvaluateError(f"{out} is a folder of videos: name another --out")
@@ -149,6 +158,15 @@ def _check(request: Request, out: Path) -> None:
         raise EvaluateError(f"{out} holds something else than a report: name another --out")
     if not request.overwrite:
         raise EvaluateError(f"{out} holds a report: name another --out, or replace it with --overwrite")
+
+
+def _check_outside(out: Path, items: list[Item]) -> None:
+    """What lies in the folder of the report would be removed with an old report."""
+    whole = os.path.realpath(out) + os.sep
+    for item in items:
+        for path in (item.video, item.reference, *item.made.values()):
+            if path is not None and os.path.realpath(path).startswith(whole):
+                raise EvaluateError(f"{path} lies in {out}, which becomes the report: name another --out")
 
 
 def _check_by(request: Request, items: list[Item]) -> None:
@@ -165,10 +183,15 @@ def _check_by(request: Request, items: list[Item]) -> None:
 def read_against(place: str) -> tuple[Evaluation, list[Row]]:
     found = read_evaluation(Path(place))
     folder = Path(place) if Path(place).is_dir() else Path(place).parent
+    path = folder / CLIPS_PARQUET
     try:
-        return found, pq.read_table(folder / CLIPS_PARQUET).to_pylist()
+        table = pq.read_table(path)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise EvaluateError(f"{folder / CLIPS_PARQUET} is missing or damaged: evaluate those videos again") from error
+        raise EvaluateError(f"{path} is missing or damaged: evaluate those videos again") from error
+    types = {field.name: field.type for field in table.schema}
+    if not {"file", "status"} <= set(types) or any(types.get(one.name, one.type) != one.type for one in _SCHEMA):
+        raise EvaluateError(f"{path} is not the table of a report: evaluate those videos again")
+    return found, table.to_pylist()
 
 
 def _model_words(request: Request) -> str | None:
@@ -251,6 +274,7 @@ def _judged_row(
         "detail": judged.detail,
         "seconds": judged_seconds(judged.clip),
         "reasons": judged.measured.reasons,
+        "lost": judged.lost,
         **judged.measured.values,
     }
     best.add(row, judged)
@@ -263,7 +287,8 @@ def _identity(item: Item) -> list[Any]:
     found: list[Any] = [item.language, item.speaker]
     for path in (item.video, item.reference, *sorted(item.made.values())):
         try:
-            found.append(None if path is None else [path, identity_of(path)])
+            # What is no file, such as a pipe, would wait for its writer.
+            found.append([path, identity_of(path)] if path is not None and os.path.isfile(path) else path)
         except OSError as error:
             found.append([path, str(error.strerror)])
     return found
@@ -340,6 +365,7 @@ def _notes(request: Request, rows: list[Row]) -> list[str]:
     for row in rows:
         if row["status"] == FAILED:
             notes.append(f"{row['video']} cannot be used: {row['detail']}")
+        notes.extend(f"{path} cannot be used: {why}" for path, why in row["lost"].items())
     longer = sum(abs(row.get("length_error_s") or 0.0) > 0.06 for row in rows)
     if longer:
         notes.append(
@@ -354,9 +380,8 @@ def _write(out: Path, found: Evaluation, rows: list[Row], against: tuple[Evaluat
     from lipforge.pipeline.evaluate.page.page import write_page
 
     columns = [_column_row(row) for row in rows]
-    schema = pa.schema([*_COLUMNS.items(), *((name, pa.float64()) for name, one in METRICS.items() if not one.of_set)])
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(columns, schema), buffer)
+    pq.write_table(pa.Table.from_pylist(columns, _SCHEMA), buffer)
     write_whole(out / CLIPS_PARQUET, buffer.getvalue().to_pybytes())
     write_page(out, found, columns, against)
     write_evaluation(out, found)
@@ -364,4 +389,8 @@ def _write(out: Path, found: Evaluation, rows: list[Row], against: tuple[Evaluat
 
 def _column_row(row: Row) -> Row:
     words = "; ".join(f"{name}: {reason}" for name, reason in row["reasons"].items())
-    return {**{key: value for key, value in row.items() if key != "reasons"}, "unmeasured": words}
+    columns = {key: value for key, value in row.items() if key not in ("reasons", "lost")} | {"unmeasured": words}
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in columns.items()
+    }

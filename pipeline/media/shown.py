@@ -18,7 +18,9 @@ def write_shown(path: Path, frames: np.ndarray, audio: np.ndarray) -> None:
     frames: uint8 [T, H, W, 3] RGB, even sides; audio: float32 [T * 640] mono at 16 kHz.
     """
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        video: Any = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "fast", "threads": "1"})
+        video: Any = container.add_stream(
+            "libx264", rate=FPS, options={"crf": "23", "preset": "veryfast", "threads": "1"}
+        )
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         sound: Any = container.add_stream("aac", rate=_SOUND_HZ, layout="mono")

@@ -52,8 +52,8 @@ class Difference:
     real: bool
     """p of at most 0.05."""
     better: bool | None
-    """Whether this report's value is the better one. None: they are the same, neither
-    is better by itself, or nothing was compared."""
+    """Whether this report's value is the better one. None: they are the same, neither is better by itself, or
+    nothing was compared."""
     paired: bool
     over_speakers: bool
     """Speakers were resampled, not clips."""
@@ -171,7 +171,7 @@ def _testable(draft: Difference, here: Values, there: Values) -> tuple[Differenc
 
 
 def _better(better: Better, value: float, other: float) -> bool | None:
-    if better == Better.ORIGINAL:
+    if better == Better.AS_ORIGINAL:
         return None
     if better == Better.ZERO:
         value, other = -abs(value), -abs(other)

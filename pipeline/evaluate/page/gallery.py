@@ -11,7 +11,7 @@ import av.error
 
 from lipforge.datasets_manifest.language_tags import UNKNOWN
 from lipforge.datasets_manifest.sample_media import poster_jpeg
-from lipforge.pipeline.evaluate.best import MEDIA
+from lipforge.pipeline.evaluate.best import media_path
 from lipforge.pipeline.evaluate.page.words import MAIN, metric_named, shown, title_of, with_unit
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Gallery:
 
 def make_gallery(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Gallery:
     """Players of the clips whose videos lie in REPORT/media. No clip is among the best and the worst."""
-    there = [row for row in rows if _path(folder, row["file"]).is_file()]
+    there = [row for row in rows if media_path(folder, row["file"]).is_file()]
     rank = next((name for name in ("sync_confidence", "st_lpips") if any(_has(row, name) for row in there)), None)
     if rank is None:
         return Gallery([], [], None)
@@ -96,7 +96,7 @@ def _player(folder: Path, row: Mapping[str, Any], budget: _Budget) -> Player:
     ][:_FACTS]
     about = [shown(str(row[key])) for key in ("language", "speaker") if row.get(key) not in (None, UNKNOWN)]
     player = Player(shown(name), about, facts, None, None, None, None, None)
-    video, reference = _read(_path(folder, name)), _read(_path(folder, name, "reference."))
+    video, reference = _read(media_path(folder, name)), _read(media_path(folder, name, reference=True))
     if video is None:
         return replace(player, note="Its video cannot be read.")
     files = [*video, *(reference or ())]
@@ -118,10 +118,6 @@ def _read(path: Path) -> tuple[bytes, bytes] | None:
     except (ValueError, av.error.FFmpegError) as error:
         log.warning("%s: cannot show it: %s", path, error)
         return None
-
-
-def _path(folder: Path, name: str, kind: str = "") -> Path:
-    return folder / MEDIA / f"{name}.{kind}mp4"
 
 
 def _has(row: Mapping[str, Any], metric: str) -> bool:

@@ -45,7 +45,8 @@ MAX_NAME = 120
 
 def metric_named(name: str) -> Metric:
     """Reports of other versions may hold metrics that this one does not know."""
-    return METRICS.get(name) or Metric(name, name, "", Better.HIGHER, "other", "Not known to this version of lipforge.")
+    unknown = Metric(name, name, "", Better.AS_ORIGINAL, "other", "Not known to this version of lipforge.")
+    return METRICS.get(name, unknown)
 
 
 def decimals(metric: Metric) -> int:
@@ -124,7 +125,7 @@ def better_text(metric: Metric) -> tuple[str, str]:
             return "↓", "lower is better"
         case Better.ZERO:
             return "→ 0", "near 0 is better"
-        case Better.ORIGINAL:
+        case Better.AS_ORIGINAL:
             return "≈", "as the original's"
 
 
