@@ -15,9 +15,7 @@ the course of each run, FOLDER/languages.svg draws it.
 
 import argparse
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from benchmarks.commands import lipforge, run, say
 from tests.made_speakers import OTHER_LANGUAGE, make_videos
 
 NUM_SPEAKERS, CLIP_S = 20, 8.0
@@ -147,22 +146,6 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
             shown = " | ".join("" if value is None else f"{value:.3f}" for value in cells)
             lines.append(f"| {name} | {row['step']} | {shown} |")
     return "\n".join(lines)
-
-
-def lipforge(arguments: Sequence[str]) -> None:
-    run([sys.executable, "-m", "lipforge", *arguments])
-
-
-def run(arguments: Sequence[str]) -> None:
-    started_s = time.perf_counter()
-    ended = subprocess.run(arguments, check=False)
-    if ended.returncode:
-        sys.exit(f"{' '.join(arguments)}: exit code {ended.returncode}")
-    print(f"took {time.perf_counter() - started_s:.0f} s", flush=True)
-
-
-def say(words: str) -> None:
-    print(f"\n== {words}", flush=True)
 
 
 if __name__ == "__main__":

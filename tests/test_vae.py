@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -22,6 +23,7 @@ from lipforge.model.denoiser.vae import (
     sample_latents,
 )
 from lipforge.model.weights.load import MissingModelError, ModelFileError
+from lipforge.train.features.extract import vae_moments
 from tests.tiny_vae import save_taesd, save_tiny_vae, tiny_network
 
 pytest.importorskip("diffusers", reason="the package diffusers is not installed")
@@ -250,3 +252,12 @@ def test_latents_of_another_kind_are_refused(folder: Path) -> None:
     other = json.dumps({**json.loads(config), "latent_channels": 16}).encode()
     with pytest.raises(ModelFileError, match="16 channels, not 4"):
         FrozenVae(weights, other, "x")
+
+
+def test_bfloat16_latents_are_close_to_those_of_float32_and_not_the_same(tmp_path: Path):
+    save_taesd(tmp_path)
+    vae = open_vae(tmp_path)
+    frames = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    exact, half = (vae_moments(vae, frames, False, 64, bf16)[:, :4] for bf16 in (False, True))
+    difference = np.sqrt(np.mean((half - exact) ** 2)) / exact.std()
+    assert half.dtype == np.float32 and 0 < difference < 0.03

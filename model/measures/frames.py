@@ -1,6 +1,6 @@
 """Frames of two videos, a few at a time, as networks take them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -25,6 +25,31 @@ def batches(frames: np.ndarray, size: int) -> Iterator[Tensor]:
     """float32 [at most `size`, 3, H, W] in 0..255, until the frames uint8 [T, H, W, 3] end."""
     for first in range(0, len(frames), size):
         yield torch.from_numpy(np.ascontiguousarray(frames[first : first + size])).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+def distances(
+    network: Callable[[Tensor, Tensor], Tensor],
+    frames: np.ndarray,
+    reference: np.ndarray,
+    device: str,
+    *,
+    least_px: int,
+    at_once: int,
+) -> np.ndarray:
+    """Distance of each frame from its reference: float32 [T].
+
+    network: two batches of pixels [B, 3, H, W] in -1..1 -> [B, ...], a number each; frames, reference: uint8
+    [T, H, W, 3] RGB, at least `least_px` a side. Raises ValueError for other shapes.
+    """
+    check_pair(frames, reference)
+    if min(frames.shape[1:3]) < least_px:
+        raise ValueError(f"expected frames of at least {least_px} px a side, got {list(frames.shape[1:3])}")
+    found = []
+    for pair in zip(batches(frames, at_once), batches(reference, at_once), strict=True):
+        pixels, target = (values.to(device) / 127.5 - 1 for values in pair)
+        found.append(network(pixels, target))
+    return one_number_each(found)
 
 
 def one_number_each(found: list[Tensor]) -> np.ndarray:

@@ -114,7 +114,7 @@ def _draw_made() -> _Made:
     status = gr.HTML("", elem_id="status", js_on_load=_CLICKED)
     stop = gr.Button("Stop all", size="sm", elem_id="stop", visible=False)
     result = gr.HTML(show.EMPTY, elem_id="result")
-    gr.HTML('<h2 class="lf-section">This session</h2>')
+    gr.HTML('<h2 class="lf-section">Made so far</h2>')
     history = gr.HTML("", elem_id="history", js_on_load=_CLICKED)
     return _Made(notice, status, stop, result, history)
 

@@ -4,15 +4,16 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import progress as rich_progress
 from rich.console import Console
 from rich.table import Table
 
 from lipforge.pipeline.cli import console, errors, plain_errors, say
+from lipforge.pipeline.running.progress_line import ProgressLine
 
 if TYPE_CHECKING:  # they import torch
     from lipforge.pipeline.evaluate.result import Evaluation
@@ -135,8 +136,8 @@ def evaluate(
             overwrite=overwrite,
             command=shlex.join(["lipforge", *sys.argv[1:]]),
         )
-        with _Bars() as bars:
-            found, rows = run_evaluate(request, bars)
+        with ProgressLine(errors) as line:
+            found, rows = run_evaluate(request, partial(_show, line))
         _print(found, rows)
         if against is not None:
             _print_differences(found, rows, against)
@@ -145,34 +146,9 @@ def evaluate(
             raise typer.Exit(1)
 
 
-class _Bars:
-    """A line with the video, how many are done, and the time left; on a terminal only."""
-
-    def __enter__(self) -> "_Bars":
-        self._bars = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}", markup=False),
-            rich_progress.BarColumn(),
-            rich_progress.TextColumn("{task.fields[left]}", markup=False),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
-        )
-        self._task = self._bars.add_task("begin", total=None, left="")
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, progress: "Progress") -> None:
-        from lipforge.datasets_manifest.durations import human_time
-
-        left = f"{int(progress.done)} of {progress.total}"
-        if progress.left_s is not None:
-            left += f", {human_time(progress.left_s)} left"
-        self._bars.update(
-            self._task, description=progress.what, completed=progress.done, total=progress.total, left=left
-        )
+def _show(line: ProgressLine, progress: "Progress") -> None:
+    so_far = f"{int(progress.done)} of {progress.total}"
+    line.show(progress.what, progress.done, progress.total, so_far, progress.left_s)
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import progress as rich_progress
 
 from lipforge.pipeline.cli import errors, plain_errors, say
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
+from lipforge.pipeline.running.progress_line import ProgressLine
 
 if TYPE_CHECKING:  # it imports torch
     from lipforge.pipeline.infer.protocols import Progress
@@ -192,10 +193,10 @@ def infer(
         if video is None:
             raise ValueError("name the video with --video, or many with --pairs")
         if list_faces:
-            with _Bars() as bars:
-                picture, lines = number_faces(video, out, config, bars)
-            for line in lines:
-                say(line)
+            with ProgressLine(errors) as line:
+                picture, lines = number_faces(video, out, config, partial(_show, line))
+            for words in lines:
+                say(words)
             say(f"picture: {picture}")
             return
         if audio is None:
@@ -207,41 +208,18 @@ def infer(
             return
         if preview:
             first = str(Path(out).with_suffix(f".preview{Path(out).suffix}"))
-            with _Bars() as bars:
-                made = run_infer(video, audio, first, config.model_copy(update={"overwrite": True}), bars, limit_s=2.0)
+            replacing = config.model_copy(update={"overwrite": True})
+            with ProgressLine(errors) as line:
+                made = run_infer(video, audio, first, replacing, partial(_show, line), limit_s=2.0)
             say(f"preview: {made.out}")
-        with _Bars() as bars:
-            result = run_infer(video, audio, out, config, bars)
+        with ProgressLine(errors) as line:
+            result = run_infer(video, audio, out, config, partial(_show, line))
         _print_result(result)
 
 
-class _Bars:
-    """A line with the step, how far it is, and the time left; on a terminal only."""
-
-    def __enter__(self) -> "_Bars":
-        self._bars = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.TaskProgressColumn(),
-            rich_progress.TextColumn("{task.fields[left]}"),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
-        )
-        self._task = self._bars.add_task("begin", total=None, left="")
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, progress: "Progress") -> None:
-        from lipforge.datasets_manifest.durations import human_time
-
-        left = "" if progress.left_s is None else f"{human_time(progress.left_s)} left in this step"
-        self._bars.update(
-            self._task, description=progress.step, completed=progress.done_s, total=progress.total_s, left=left
-        )
+def _show(line: ProgressLine, progress: "Progress") -> None:
+    so_far = f"{progress.done_s / max(progress.total_s, 1e-9):.0%} of this step"
+    line.show(progress.step, progress.done_s, progress.total_s, so_far, progress.left_s)
 
 
 @contextmanager
