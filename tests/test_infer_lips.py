@@ -130,7 +130,7 @@ def test_a_published_file_takes_the_published_companions(tmp_path: Path, monkeyp
     given = {"model": str(tmp_path / "latentsync_unet.pt"), "device": "cpu", "vae": "blocks"}
     model = open_lip_model(InferConfig(**given, audio_encoder=str(tmp_path / "hears.pt")))
     assert (model.resolution, model.window_frames) == (256, 16)
-    with pytest.raises(InferError, match=r"width 16, and mel gives 80"):
+    with pytest.raises(InferError, match=r"width 16, and mel gives 96"):
         open_lip_model(InferConfig(**given, audio_encoder="mel"))
 
 

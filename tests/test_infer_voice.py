@@ -6,15 +6,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 
 from lipforge.model.audio.mel import mel_spectrogram
-from lipforge.model.audio.tokens import mel_tokens
+from lipforge.model.audio.tokens import MEL_WIDTH, mel_tokens
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.audio.windows import audio_rows
 from lipforge.model.clock import FPS
+from lipforge.model.sync.builtin import LipSyncScorer
+from lipforge.model.sync.hearing import LipHearing
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.infer.live import Feed
 from lipforge.pipeline.infer.sound import Spans
-from lipforge.pipeline.infer.voice import LiveWhisperVoice, MelVoice, WhisperVoice
+from lipforge.pipeline.infer.voice import LipVoice, LiveWhisperVoice, MelVoice, WhisperVoice, open_hearing
+from lipforge.train.loop.audio import LipTokens
 from tests.talking_photo import babble
 from tests.whisper_file import whisper_file
 
@@ -47,8 +52,65 @@ def test_mel_columns_of_a_window_are_those_of_training(speech: np.ndarray):
     start = 25
     found = voice.tokens(np.arange(start, start + 16) / FPS)
     expected = mel_tokens(torch.from_numpy(mel_spectrogram(speech)[:, 80 : 80 + 52].copy()))
-    assert found.shape == (16, 16, 80)
+    assert found.shape == (16, 16, 96)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_attention_can_tell_what_comes_before_a_frame_from_what_comes_after_it():
+    torch.manual_seed(0)
+    hears = Attention(query_dim=32, cross_attention_dim=MEL_WIDTH, heads=2, dim_head=16)
+    mel, frame = torch.randn(80, 52), torch.randn(1, 1, 32)
+    backwards = mel.clone()
+    backwards[:, 20:36] = mel[:, 20:36].flip(1)  # the columns of frame 8
+    forth, back = (mel_tokens(sound)[8:9] for sound in (mel, backwards))
+    assert (hears(frame, forth) - hears(frame, back)).abs().max() > 1e-3
+    forth[..., 80:] = back[..., 80:] = 0
+    torch.testing.assert_close(hears(frame, forth), hears(frame, back))
+
+
+@pytest.fixture(scope="module")
+def hearing() -> LipHearing:
+    return open_hearing()
+
+
+def test_what_the_scorer_hears_is_its_own_vectors_around_each_frame(hearing: LipHearing, speech: np.ndarray):
+    scorer = LipSyncScorer(weights.load("builtin")["lip_sync.safetensors"])
+    own = scorer.embed_audio(speech)  # of frames 6 to T - 7
+    token = LipVoice(hearing, read_from(speech), 6.0).tokens(np.arange(6, 144) / FPS)
+    assert token.shape == (138, 1, 384)
+    parts = token[:, 0].reshape(138, 4, 96)[..., 64:] / 32**0.5 / 2
+    assert np.abs(parts.reshape(138, 128).numpy() - own).max() < 1e-5
+
+
+def test_lip_tokens_of_a_window_are_those_of_training(hearing: LipHearing, speech: np.ndarray):
+    encoder = LipTokens()
+    assert (encoder.sha256, encoder.width, encoder.kind) == (hearing.sha256, 384, None)
+    batch = {
+        "audio": [torch.from_numpy(speech)],
+        "start": torch.tensor([134]),
+        "audio_rows": torch.zeros((1, 16, 10), dtype=torch.int64),
+    }
+    found = LipVoice(hearing, read_from(speech), 6.0).tokens(np.arange(134, 150) / FPS)
+    torch.testing.assert_close(encoder.tokens(batch)[0], found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.voice(speech).tokens(np.arange(134, 150) / FPS), found, atol=1e-5, rtol=0)
+
+
+def test_how_loud_a_sound_is_and_what_follows_it_changes_no_lip_token(hearing: LipHearing, speech: np.ndarray):
+    times_s = np.arange(100, 116) / FPS
+    found = LipVoice(hearing, read_from(speech), 6.0).tokens(times_s)
+    quiet = LipVoice(hearing, read_from(speech * 0.05), 6.0).tokens(times_s)
+    torch.testing.assert_close(quiet, found, atol=2e-2, rtol=0)
+    moved = LipVoice(hearing, read_from(speech), 6.0).tokens(times_s + 0.02)
+    assert (moved - found).abs().max() > 0.1
+
+
+def test_a_live_sound_is_as_loud_as_its_last_seconds(hearing: LipHearing, speech: np.ndarray):
+    times_s = np.arange(100, 116) / FPS
+    live = LipVoice(hearing, read_from(speech), float("inf")).tokens(times_s)
+    whole = LipVoice(hearing, read_from(speech[: 4 * 16_000 + 9_600]), 4.6).tokens(times_s)
+    torch.testing.assert_close(live[:8], whole[:8], atol=2e-2, rtol=0)
+    begins = LipVoice(hearing, read_from(speech), float("inf")).tokens(np.arange(16) / FPS)
+    assert torch.isfinite(begins).all()
 
 
 def test_a_frame_between_two_of_the_grid_hears_its_own_moment(speech: np.ndarray):
@@ -101,7 +163,7 @@ def test_after_its_end_a_sound_is_silent(features: WhisperFeatures, speech: np.n
     found = WhisperVoice(features, read_from(spoken), 6.0).tokens(times_s)
     expected = WhisperVoice(features, read_from(silent), 6.0).tokens(times_s)
     assert torch.equal(found, expected)
-    assert MelVoice(read_from(spoken), 2.0).tokens(times_s).max() == -1
+    assert MelVoice(read_from(spoken), 2.0).tokens(times_s)[..., :80].max() == -1
 
 
 def test_a_sound_is_read_in_spans_of_which_two_are_kept():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lipforge.model.audio.tokens import MEL_WIDTH
 from lipforge.model.trained import load_trained
 from lipforge.train.config import LoraConfig, OptimizerConfig, Stage1Config, load_preset
 from lipforge.train.loop.denoiser import build_denoiser, merged
@@ -86,16 +87,16 @@ def test_model_folder_loads_in_one_line_as_the_network_that_was_trained(plain: P
 
 def test_lora_trains_adapters_alone_and_merges_them():
     config = load_preset(Stage1Config, "tiny_stage1", ["selection=s", "run_dir=r", "lora.rank=2", "lora.alpha=6"])
-    network, _, _ = build_denoiser(config, 80)
+    network, _, _ = build_denoiser(config, MEL_WIDTH)
     names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert names and all(".lora_" in name for name in names)
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    sample, audio = torch.randn(1, 13, 3, 8, 8), torch.randn(1, 3, 16, 80)
+    sample, audio = torch.randn(1, 13, 3, 8, 8), torch.randn(1, 3, 16, MEL_WIDTH)
     with torch.no_grad():
         expected = network(sample, 7, audio)
-        network_of_merged = build_denoiser(config.model_copy(update={"lora": None}), 80)[0]
+        network_of_merged = build_denoiser(config.model_copy(update={"lora": None}), MEL_WIDTH)[0]
         network_of_merged.load_state_dict(merged(network.state_dict(), config.lora), strict=True)
         assert torch.allclose(network_of_merged(sample, 7, audio), expected, atol=1e-5)
 
@@ -103,7 +104,7 @@ def test_lora_trains_adapters_alone_and_merges_them():
 def test_lora_trains_what_begins_anew_whole(plain: Path):
     more = ["selection=s", "run_dir=r", "unet=tiny_stage2", f"init={plain / 'model'}", "lora.rank=2"]
     config = load_preset(Stage1Config, "tiny_stage1", [*more, "init_differences=[adds_motion_modules]"])
-    network, _, _ = build_denoiser(config, 80)
+    network, _, _ = build_denoiser(config, MEL_WIDTH)
     trained_names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     for name, _ in network.named_parameters():
         assert (name in trained_names) == (".lora_" in name or "motion_modules." in name), name
@@ -112,10 +113,10 @@ def test_lora_trains_what_begins_anew_whole(plain: Path):
 def test_lora_needs_linear_layers_of_that_name():
     config = load_preset(Stage1Config, "tiny_stage1", ["selection=s", "run_dir=r", "lora.modules=[o_q]"])
     with pytest.raises(ValueError, match="no layer's name ends like that"):
-        build_denoiser(config, 80)
+        build_denoiser(config, MEL_WIDTH)
     config = load_preset(Stage1Config, "tiny_stage1", ["selection=s", "run_dir=r", "lora.modules=[conv_in]"])
     with pytest.raises(ValueError, match="takes linear layers only"):
-        build_denoiser(config, 80)
+        build_denoiser(config, MEL_WIDTH)
 
 
 def test_stage_2_begins_with_the_weights_of_a_stage_1(selection: str, plain: Path, tmp_path: Path):

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from lipforge.model.audio.mel import NUM_BANDS
-from lipforge.model.audio.windows import mel_rows
+from lipforge.model.audio.windows import NUM_MEL_COLUMNS, mel_rows
 
-MEL_WIDTH = NUM_BANDS
+MEL_WIDTH = NUM_BANDS + NUM_MEL_COLUMNS
+"""Numbers of one token of mel: a column's bands, and which of a frame's columns it is."""
 _MEL_RANGE = 4.0
 
 
@@ -19,8 +20,10 @@ def whisper_tokens(states: Tensor, rows: Tensor) -> Tensor:
 
 
 def mel_tokens(mel: Tensor, shifts: Tensor | None = None) -> Tensor:
-    """float32 [..., T, 16, 80] in -1..1: the mel columns around each frame of a window.
+    """float32 [..., T, 16, 96]: the mel columns around each frame of a window, 80 bands in -1..1.
 
+    The other 16 numbers are 1 at the column's place and 0 elsewhere: attention takes tokens in no order, and what was
+    heard before a frame must not look like what comes after it. (Whisper's states have their place in them.)
     mel: [..., 80, M], M = ceil(T / 5 * 16), of the window. shifts: int64 [T], columns by which a frame is heard later
     than its number says.
     """
@@ -29,4 +32,6 @@ def mel_tokens(mel: Tensor, shifts: Tensor | None = None) -> Tensor:
     columns = torch.from_numpy(mel_rows(num_frames))
     if shifts is not None:
         columns = (columns + shifts[:, None]).clamp(0, num_columns - 1)
-    return (mel / _MEL_RANGE).transpose(-1, -2)[..., columns, :]
+    heard = (mel / _MEL_RANGE).transpose(-1, -2)[..., columns, :]
+    places = torch.eye(NUM_MEL_COLUMNS, dtype=heard.dtype, device=heard.device).expand(*heard.shape[:-1], -1)
+    return torch.cat([heard, places], dim=-1)

@@ -106,7 +106,7 @@ _TINY: dict[str, Any] = {
     "down_block_types": ["DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"],
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "UpBlock3D"],
     "layers_per_block": 1,
-    "cross_attention_dim": 80,
+    "cross_attention_dim": 96,
     "attention_head_dim": 2,
     "motion_module_resolutions": [2, 4, 8],
     "motion_module_kwargs": {"num_attention_heads": 2},

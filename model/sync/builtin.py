@@ -88,14 +88,21 @@ def mel_power(audio: np.ndarray) -> np.ndarray:
     return (np.abs(spectrum) ** 2 @ _MEL_FILTERS).astype(np.float32)
 
 
-def log_mel(power: np.ndarray) -> np.ndarray:
+def log_mel(power: np.ndarray, loud: float | None = None) -> np.ndarray:
     """Log-mel independent of loudness: log10 of mel power relative to the clip's loud moments, floored, about -1..1.
 
-    power: float [L, 40] for one clip. Returns float32 [L, 40].
+    power: float [L, 40]. loud: `loudness` of the clip that it is from; None: it is the whole clip.
+    Returns float32 [L, 40].
     """
-    loud = np.quantile(power.mean(axis=1), 0.95)
-    level = np.log10(power / max(float(loud), 1e-12) + _MEL_FLOOR)
+    if loud is None:
+        loud = loudness(power.mean(axis=1))
+    level = np.log10(power / max(loud, 1e-12) + _MEL_FLOOR)
     return ((level + 2.5) / 2.5).astype(np.float32)
+
+
+def loudness(means: np.ndarray) -> float:
+    """Power of a clip's loud moments. means: float [L], of the bands of each row."""
+    return float(np.quantile(means, 0.95))
 
 
 _MEL_FILTERS = np.ascontiguousarray(htk_filters(MEL_BANDS, 60, 7600, 512).T)
@@ -207,7 +214,7 @@ class LipSyncScorer:
             raise ValueError(f"audio: expected {expected}, got {audio.shape}")
         if not np.isfinite(audio).all():
             raise ValueError("audio must be finite")
-        return self._embed([network.sound for network in self._networks], audio_features(log_mel(mel_power(audio))))
+        return self._embed(self.audio_towers(), audio_features(log_mel(mel_power(audio))))
 
     def match(self, lips: np.ndarray, audio: np.ndarray) -> SyncScore:
         """Offset and confidence from vectors. lips: [T, E]; audio: [T + 30, E], with 15 frames of margin."""
@@ -222,6 +229,10 @@ class LipSyncScorer:
             curve=curve,
             drift_frames=drift_frames(similar, len(lips) + RECEPTIVE_FRAMES - 1, _is_match),
         )
+
+    def audio_towers(self) -> list[Tower]:
+        """Frozen, one of each network."""
+        return [network.sound for network in self._networks]
 
     def _embed(self, towers: list[Tower], features: np.ndarray) -> np.ndarray:
         """The networks' vectors joined, so that a dot product is the mean of theirs."""

@@ -24,7 +24,7 @@ from lipforge.model.weights.state_dicts import load_strict, read_checkpoint_file
 from lipforge.model.weights.table import list_models
 from lipforge.pipeline.infer.protocols import Cancelled, LipModel, Stopped
 from lipforge.pipeline.infer.request import IDENTITY, InferConfig, InferError, SamplingConfig
-from lipforge.pipeline.infer.voice import MEL, open_whisper
+from lipforge.pipeline.infer.voice import LIP_SYNC, MEL, open_hearing, open_whisper
 from lipforge.pipeline.running.quiet import off_terminal
 
 PUBLISHED = {"latentsync-unet-1.6": 512, "latentsync-unet-1.5": 256}
@@ -259,11 +259,14 @@ def _width_heard(network: nn.Module) -> int:
 
 def _check_hearing(place: str, wanted: int, audio_encoder: str) -> None:
     """Raises InferError when an audio encoder gives another width than a U-Net takes; ModelFileError for its file."""
-    width = MEL_WIDTH if audio_encoder == MEL else open_whisper(audio_encoder).width
+    if audio_encoder == MEL:
+        width = MEL_WIDTH
+    else:
+        width = (open_hearing() if audio_encoder == LIP_SYNC else open_whisper(audio_encoder)).width
     if width != wanted:
         raise InferError(
             f"{place} hears features of width {wanted}, and {audio_encoder} gives {width}: Whisper tiny has 384, base "
-            f"512, small 768, {MEL} {MEL_WIDTH}; set --audio-encoder to the one that it was trained with"
+            f"512, small 768, {LIP_SYNC} 384, {MEL} {MEL_WIDTH}; set --audio-encoder to what it was trained with"
         )
 
 

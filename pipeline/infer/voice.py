@@ -1,6 +1,7 @@
 """What a model hears around any moment of the new sound, in bounded memory however long it is."""
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from lipforge.model.audio.tokens import mel_tokens, whisper_tokens
 from lipforge.model.audio.whisper import SAMPLES_PER_ROW, WhisperFeatures
 from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, NUM_ROWS, ROWS_PER_FRAME
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
+from lipforge.model.sync.hearing import LOOKS_AHEAD_S, SAMPLES_PER_LEVEL, LipHearing, loud_moments
+from lipforge.model.weights import load as weights
 from lipforge.pipeline.infer.protocols import Voice
 from lipforge.pipeline.infer.sound import ReadSamples, reader_of
 from lipforge.pipeline.media.output.sound import SoundTrack
 
-MEL = "mel"
+MEL, LIP_SYNC = "mel", "lip_sync"
+"""Audio encoders that need no download."""
 _MEL_MARGIN_COLUMNS = 3
 """A mel column depends on 401 samples to each side: less than 3 hops of 200."""
 _ROWS_PER_S = SAMPLE_RATE_HZ // SAMPLES_PER_ROW
@@ -27,7 +31,8 @@ _MARGIN_COLUMNS = 2
 """A column of Whisper's spectrogram depends on 200 samples to each side."""
 
 
-_LIVE_ROWS = 8 * _ROWS_PER_S
+_LIVE_S = 8
+_LIVE_ROWS = _LIVE_S * _ROWS_PER_S
 
 
 class MelVoice:
@@ -39,7 +44,7 @@ class MelVoice:
         self._read, self.duration_s = read, duration_s
 
     def tokens(self, times_s: np.ndarray) -> Tensor:
-        """float32 [T, 16, 80], of one window of consecutive frames: columns beyond its ends repeat, as in training."""
+        """float32 [T, 16, 96], of one window of consecutive frames: columns beyond its ends repeat, as in training."""
         num_frames = len(times_s)
         first = round(float(times_s[0]) * SAMPLE_RATE_HZ / HOP)
         num_columns = -(-num_frames * 16 // 5)
@@ -49,6 +54,26 @@ class MelVoice:
         late_s = times_s - times_s[0] - np.arange(num_frames) / FPS
         shifts = np.rint(late_s * SAMPLE_RATE_HZ / HOP).astype(np.int64)
         return mel_tokens(torch.from_numpy(np.ascontiguousarray(columns)), torch.from_numpy(shifts))
+
+
+class LipVoice:
+    """For models that hear as the built-in lip-sync scorer does."""
+
+    looks_ahead_s = LOOKS_AHEAD_S
+
+    def __init__(self, hearing: LipHearing, read: ReadSamples, duration_s: float) -> None:
+        self._hearing, self._read, self.duration_s = hearing, read, duration_s
+        self._loud = None if math.isinf(duration_s) else loud_moments(read, round(duration_s * SAMPLE_RATE_HZ))
+
+    def tokens(self, times_s: np.ndarray) -> Tensor:
+        """float32 [T, 1, 384]. Sound that is still coming is as loud as what came in the last seconds."""
+        rows = np.rint(times_s * SAMPLE_RATE_HZ / SAMPLES_PER_LEVEL).astype(np.int64)
+        loud = self._loud
+        if loud is None:
+            end = int(rows[-1]) * SAMPLES_PER_LEVEL
+            begin = max(0, end - _LIVE_S * SAMPLE_RATE_HZ)
+            loud = loud_moments(lambda first, last: self._read(begin + first, begin + last), max(end - begin, HOP))
+        return self._hearing.tokens(self._read, rows, loud)
 
 
 class WhisperVoice:
@@ -154,6 +179,8 @@ def open_voice(sound: SoundTrack, audio_encoder: str, until_s: float = 0.0) -> V
     read = reader_of(sound)
     if audio_encoder in ("", MEL):
         return MelVoice(read, sound.duration_s)
+    if audio_encoder == LIP_SYNC:
+        return LipVoice(open_hearing(), read, sound.duration_s)
     return WhisperVoice(open_whisper(audio_encoder), read, max(sound.duration_s, until_s))
 
 
@@ -161,7 +188,15 @@ def open_live_voice(read: ReadSamples, audio_encoder: str) -> Voice:
     """Sound that is still coming. read: waits until samples are there. Raises ModelFileError for Whisper's file."""
     if audio_encoder in ("", MEL):
         return MelVoice(read, float("inf"))
+    if audio_encoder == LIP_SYNC:
+        return LipVoice(open_hearing(), read, float("inf"))
     return LiveWhisperVoice(open_whisper(audio_encoder), read)
+
+
+@functools.cache
+def open_hearing() -> LipHearing:
+    """Of the scorer that ships, loaded once in a process. Raises ModelFileError."""
+    return LipHearing(weights.load("builtin")["lip_sync.safetensors"])
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,9 +1,9 @@
-"""Draws new mouths with the network that is trained, by the code of `lipforge infer`."""
+"""Draws new mouths on the frames of a dataset's clip, by the code of `lipforge infer`."""
 
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,10 +50,16 @@ class Asked(nn.Module):
 
 
 class Artist:
-    """One per process. Noise and seed are the same each time; nothing draws from torch's own generators."""
+    """Noise and seed are the same each time; nothing draws from torch's own generators."""
 
-    def __init__(self, config: DiffusionConfig, run: Run, inputs: InputMaker) -> None:
-        self._encoder: AudioEncoder = inputs.audio_encoder
+    def __init__(self, lips: DiffusionLips, encoder: AudioEncoder) -> None:
+        self._lips, self._encoder = lips, encoder
+        self.resolution, self._window = lips.resolution, lips.window_frames
+        self._blender = Blender(self.resolution)
+
+    @classmethod
+    def of_run(cls, config: DiffusionConfig, run: Run, inputs: InputMaker) -> Self:
+        """Draws with the network in training. One per process."""
         vae: Any = CachedVae(inputs.vae)
         networks = Networks(
             name="the network in training",
@@ -69,9 +75,7 @@ class Artist:
         )
         chosen = config.generate
         sampling = SamplingConfig(steps=chosen.steps, guidance=chosen.guidance, seed=config.seed)
-        self._lips = DiffusionLips(networks, sampling, lambda: False)
-        self._blender = Blender(inputs.resolution)
-        self.resolution, self._window = inputs.resolution, config.num_frames
+        return cls(DiffusionLips(networks, sampling, lambda: False), inputs.audio_encoder)
 
     def draw(self, frames: np.ndarray, audio: np.ndarray) -> np.ndarray:
         """The clip with new mouths. frames: uint8 [T, R, R, 3]; audio: float32 [(T + 30) * 640]; like frames."""

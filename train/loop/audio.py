@@ -10,9 +10,11 @@ from lipforge.model.audio.language import read_whisper_file
 from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.model.audio.tokens import MEL_WIDTH, mel_tokens, whisper_tokens
 from lipforge.model.clock import SAMPLE_RATE_HZ
+from lipforge.model.sync.builtin import MEL_PER_FRAME
+from lipforge.model.sync.hearing import loud_moments
 from lipforge.pipeline.infer.protocols import Voice
 from lipforge.pipeline.infer.sound import ReadSamples
-from lipforge.pipeline.infer.voice import MelVoice, WhisperVoice
+from lipforge.pipeline.infer.voice import LIP_SYNC, LipVoice, MelVoice, WhisperVoice, open_hearing
 from lipforge.train.stream.batches import Batch
 from lipforge.train.stream.config import FeatureKind
 
@@ -20,7 +22,7 @@ from lipforge.train.stream.config import FeatureKind
 class AudioEncoder(Protocol):
     """Frozen: the same samples always give the same tokens."""
 
-    kind: FeatureKind
+    kind: FeatureKind | None
     """The cached feature that replaces its computation."""
     sha256: str
     """The model that must have made it."""
@@ -61,7 +63,7 @@ class WhisperTokens:
 
 
 class MelTokens:
-    """No file needed: the 16 mel columns around each frame, K = 16 and D = 80, scaled to -1..1."""
+    """No file needed: the 16 mel columns around each frame, K = 16 and D = 96."""
 
     kind: FeatureKind = "mel"
     sha256 = MEL_RECIPE
@@ -72,6 +74,28 @@ class MelTokens:
 
     def voice(self, audio: np.ndarray) -> Voice:
         return MelVoice(_reader(audio), len(audio) / SAMPLE_RATE_HZ)
+
+
+class LipTokens:
+    """No file needed: what the built-in scorer hears around each frame, K = 1 and D = 384. Needs the clips' sound."""
+
+    kind = None
+
+    def __init__(self) -> None:
+        self._hearing = open_hearing()
+        self.sha256, self.width = self._hearing.sha256, self._hearing.width
+
+    def tokens(self, batch: Batch) -> Tensor:
+        num_frames = batch["audio_rows"].shape[1]
+        found = []
+        for audio, start in zip(batch["audio"], batch["start"].tolist(), strict=True):
+            read = _reader(audio.numpy())
+            rows = np.arange(start, start + num_frames) * MEL_PER_FRAME
+            found.append(self._hearing.tokens(read, rows, loud_moments(read, len(audio))))
+        return torch.stack(found)
+
+    def voice(self, audio: np.ndarray) -> Voice:
+        return LipVoice(self._hearing, _reader(audio), len(audio) / SAMPLE_RATE_HZ)
 
 
 def _reader(audio: np.ndarray) -> ReadSamples:
@@ -85,8 +109,10 @@ def _reader(audio: np.ndarray) -> ReadSamples:
 
 
 def open_audio_encoder(name: str) -> AudioEncoder:
-    """name: `mel`, a checkpoint of Whisper by name once fetched, or its path. Raises ModelFileError."""
+    """name: `mel`, `lip_sync`, a checkpoint of Whisper by name once fetched, or its path. Raises ModelFileError."""
     if name == "mel":
         return MelTokens()
+    if name == LIP_SYNC:
+        return LipTokens()
     file_name, content = read_whisper_file(name)
     return WhisperTokens(content, file_name)

@@ -83,7 +83,7 @@ class Generation:
         self._judge = run.together.do(
             lambda: Judge(only=frozenset(_NUMBERS), num_pictures=NUM_PICTURES), *OPENING_ERRORS
         )
-        self._artist = Artist(config, run, inputs)
+        self._artist = Artist.of_run(config, run, inputs)
         self._originals: dict[str, tuple[AlignedClip | None, dict[str, float]]] = {}
         networks = [model.sha256 for model in self._judge.models]
         self._clips = _fingerprint(config, inputs.resolution, self._jobs, networks)

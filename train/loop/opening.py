@@ -32,7 +32,7 @@ def open_diffusion(
     data = Data(
         config,
         together,
-        {audio_encoder.kind: audio_encoder.sha256},
+        {} if audio_encoder.kind is None else {audio_encoder.kind: audio_encoder.sha256},
         vae_sha256=vae.sha256,
         task="diffusion",
         decode_target=decode_target,

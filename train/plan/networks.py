@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from lipforge.model.audio.tokens import MEL_WIDTH
+from lipforge.model.audio.windows import NUM_MEL_COLUMNS
 from lipforge.model.denoiser import lpips, videomae
 from lipforge.model.denoiser.block_code import BlockCode
 from lipforge.model.denoiser.layouts import LAYOUTS, read_config
@@ -21,7 +23,7 @@ from lipforge.train.loop.judges import RANDOM, Judges, check_windows
 
 _WHISPER = {"tiny": (50, 384), "base": (70, 512), "small": (130, 768)}
 """Tokens of a frame (10 rows of each encoder state) and their width."""
-_MEL = (16, 80)
+_MEL, _LIP_SYNC = (NUM_MEL_COLUMNS, MEL_WIDTH), (1, 384)
 _SD_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -63,6 +65,8 @@ def audio_shape(config: DiffusionConfig) -> tuple[int, int]:
     """(K, D): tokens of a frame and their width."""
     if config.audio_encoder == "mel":
         return _MEL
+    if config.audio_encoder == "lip_sync":
+        return _LIP_SYNC
     if config.audio_encoder in _WHISPER:
         return _WHISPER[config.audio_encoder]
     width = read_config(LAYOUTS[config.unet]).cross_attention_dim if config.unet in LAYOUTS else _WHISPER["tiny"][1]
