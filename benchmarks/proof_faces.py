@@ -31,7 +31,7 @@ from lipforge.pipeline.evaluate.mouth import opening_curve
 from lipforge.pipeline.evaluate.numbers import interval
 from lipforge.pipeline.infer.lips import DiffusionLips, open_lip_model
 from lipforge.pipeline.infer.request import InferConfig, SamplingConfig
-from lipforge.train.loop.artist import Artist
+from lipforge.train.loop.artist import Artist, CachedVae
 from lipforge.train.loop.audio import open_audio_encoder
 from lipforge.train.loop.generate import SHIFT_FRAMES
 from lipforge.train.loop.held_out import HeldOut, fitted, foreign_of, read_held_out
@@ -60,7 +60,9 @@ def main() -> None:
     if not isinstance(model, DiffusionLips):
         parser.error("MODEL must be a diffusion network")
     clips, _ = read_held_out(given.selection, given.clips, given.seconds)
-    found = measured(Artist(model, open_audio_encoder(model.audio_encoder)), clips)
+    networks = replace(model.networks, vae=CachedVae(model.networks.vae))  # the same faces for each sound
+    lips = DiffusionLips(networks, sampling, lambda: False)
+    found = measured(Artist(lips, open_audio_encoder(model.audio_encoder)), clips)
     given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     words = table(found)
     given.out.with_suffix(".md").write_text(words + "\n")

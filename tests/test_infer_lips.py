@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 
 from lipforge.model.audio.tokens import MEL_WIDTH
 from lipforge.model.denoiser.layouts import LAYOUTS
+from lipforge.model.denoiser.packed import packed, unpacked
 from lipforge.model.denoiser.unet import UNet3D
 from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.table import list_models
 from lipforge.pipeline.infer import lips
 from lipforge.pipeline.infer.lips import DiffusionLips, Identity, layout_of, open_lip_model
 from lipforge.pipeline.infer.protocols import Cancelled
@@ -146,10 +148,44 @@ def test_identity_draws_what_it_sees():
     np.testing.assert_array_equal(model.show(model.draw(faces, None)), faces)
 
 
-def test_nothing_at_hand_says_what_to_fetch_or_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_ships_draws_where_nothing_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
-    with pytest.raises(InferError, match=r"RUN/model.*models fetch latentsync-unet-1\.6.*identity"):
-        open_lip_model(InferConfig())
+    model = open_lip_model(InferConfig(device="cpu", sampling=SamplingConfig(steps=2, guidance=1)))
+    assert isinstance(model, DiffusionLips)
+    assert (model.name, model.resolution, model.window_frames, model.audio_encoder) == ("builtin", 128, 12, "lip_sync")
+    shipped = [file for name in ("builtin-lips", "taesd") for file in list_models(name)]
+    assert sum(file.size_bytes for file in shipped) <= 12e6
+    assert model.sha256 == shipped[0].sha256
+    faces = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3)).astype(np.uint8)
+    shown = model.show(model.draw(faces, torch.zeros(2, 1, 384)))
+    assert shown.shape == (2, 128, 128, 3) and np.isfinite(shown).all()
+
+
+def test_a_packed_network_is_the_same_within_half_a_step_of_each_channel(run_model: Path):
+    tensors = load_file(run_model / "unet.safetensors")
+    found, about = unpacked(packed(tensors, {"kind": "unet"}), "a")
+    assert about == {"kind": "unet"} and found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        off = (found[name] - tensor).abs()
+        if tensor.ndim > 1:
+            assert (off.flatten(1).amax(1) <= tensor.abs().flatten(1).amax(1) * (0.5 / 127 * 1.02) + 1e-6).all()
+        else:
+            assert (off <= tensor.abs() * 1e-3 + 1e-6).all()
+
+
+@pytest.mark.parametrize("damage", ["text", "cut off", "no config", "no scales"])
+def test_a_damaged_packed_network_is_named(run_model: Path, damage: str):
+    tensors = load_file(run_model / "unet.safetensors")
+    content = packed(tensors, {"kind": "unet"})
+    plain = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    broken = {
+        "text": b"not weights",
+        "cut off": content[:-9],
+        "no config": save(tensors),
+        "no scales": save(plain, {"config": "{}"}),
+    }
+    with pytest.raises(ModelFileError, match="lips: not a packed U-Net"):
+        unpacked(broken[damage], "lips")
 
 
 @pytest.mark.parametrize(

@@ -185,20 +185,17 @@ def test_another_pair_of_files_is_refused(tmp_path: Path) -> None:
         open_vae(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["sd-vae-ft-mse", "taesd"])
-def test_an_autoencoder_that_was_not_fetched_says_how(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_autoencoder_that_was_not_fetched_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
+    with pytest.raises(MissingModelError, match="lipforge models fetch sd-vae-ft-mse"):
+        open_vae("sd-vae-ft-mse")
+
+
+def test_taesd_ships_and_shows_faces(
+    photo_of_a_face: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
-    with pytest.raises(MissingModelError, match=f"lipforge models fetch {place}"):
-        open_vae(place)
-
-
-def test_the_real_taesd_shows_faces(photo_of_a_face: torch.Tensor) -> None:
-    folder = Path(__file__).parents[2] / "shared" / "models"
-    if not folder.exists():
-        pytest.skip(f"{folder} is not there")
-    assert 24 < fidelity_db(open_vae(folder), photo_of_a_face) < 34
+    assert 24 < fidelity_db(open_vae("taesd"), photo_of_a_face) < 34
 
 
 def test_blocks_need_no_file_and_show_faces(photo_of_a_face: torch.Tensor) -> None:

@@ -102,6 +102,7 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
     assert table.bundles() == (
         "builtin",
         "mouth-cover",
+        "builtin-lips",
         "latentsync",
         "stable-syncnet",
         "latentsync-unet-1.5",

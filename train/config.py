@@ -147,8 +147,8 @@ class DiffusionConfig(TrainerConfig):
     vae: str = "sd-vae-ft-mse"
     """Autoencoder: `sd-vae-ft-mse` or `taesd` once fetched, a path, or `blocks`, which needs no file (and blurs)."""
     audio_encoder: str = "tiny"
-    """What the U-Net hears: a checkpoint of Whisper (`tiny` once fetched, or a path); or, without a file, `mel` columns or
-    `lip_sync`, what the built-in scorer hears of them."""
+    """What the U-Net hears: a checkpoint of Whisper (`tiny` once fetched, or a path). Without a file: `mel`, columns of
+    the spectrogram; `lip_sync`, what the built-in scorer hears in them."""
     trainable: tuple[str, ...] = ()
     """Parts of the names of the weights to train. Empty: all."""
     lora: LoraConfig | None = None

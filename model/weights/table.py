@@ -70,16 +70,15 @@ def _sd_vae(name: str, path: str, size_bytes: int, sha256: str) -> ModelFile:
 def _taesd(part: str, size_bytes: int, sha256: str) -> ModelFile:
     # The bfloat16 files. That copy of the author's repository is where ComfyUI's releases take them from, and these are
     # their hashes there. huggingface.co has the author's float32 ones, whose hashes differ.
-    name = f"taesd_{part}.safetensors"
     return ModelFile(
-        name=name,
+        name=f"taesd_{part}.safetensors",
         bundle="taesd",
         purpose=f"TAESD, {part}: small and fast, for latents of Stable Diffusion 1.x",
         source="Ollin Boer Bohan, github.com/madebyollin/taesd; copy in github.com/comfyanonymous/taesd",
         licence="MIT",
         sha256=sha256,
         size_bytes=size_bytes,
-        origin=WebFile(f"https://github.com/comfyanonymous/taesd/raw/HEAD/{name}"),
+        origin=None,
     )
 
 
@@ -161,6 +160,17 @@ MODEL_FILES = (
         licence="Apache-2.0",
         sha256="9563a7ac05f903116e731de550f64ae7e6dff4210756d8b789c8eb317ecd9709",
         size_bytes=62_850,
+        origin=None,
+    ),
+    # After another training, `python -m train.pack` says what belongs here.
+    ModelFile(
+        name="lips.safetensors",
+        bundle="builtin-lips",
+        purpose="the built-in U-Net: new lips at 128 px, from TAESD's latents",
+        source="this project: train/stage1.py, preset builtin_stage1; train/pack.py",
+        licence="Apache-2.0",
+        sha256="b70384159b6003ad7576a41610966afa07ed4364fa8ba9d54d796714a880c1ea",
+        size_bytes=6_176_304,
         origin=None,
     ),
     ModelFile(

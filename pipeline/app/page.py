@@ -12,6 +12,7 @@ from lipforge.pipeline.app.jobs import Jobs, Kind
 from lipforge.pipeline.app.settings import face_choice, setting_inputs
 from lipforge.pipeline.app.shelf import Shelf
 from lipforge.pipeline.infer.batch import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from lipforge.pipeline.infer.lips import best_at_hand
 from lipforge.pipeline.infer.request import IDENTITY
 
 _CLICKED = """element.addEventListener("click", event => {
@@ -150,4 +151,4 @@ def _connect(page: gr.Blocks, does: Handlers, one: _One, several: _Several, made
 def _model_words(model: str | None) -> str:
     if model == IDENTITY:
         return "identity (no network)"
-    return Path(model).name if model else "the published one at hand"
+    return Path(model).name if model else best_at_hand()

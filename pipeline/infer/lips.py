@@ -16,6 +16,7 @@ from lipforge.model.audio.tokens import MEL_WIDTH
 from lipforge.model.denoiser.diffusion import check_solver, sample
 from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
+from lipforge.model.denoiser.packed import load_packed
 from lipforge.model.denoiser.unet import UNet3D
 from lipforge.model.denoiser.vae import LATENT_SCALE, PIXELS_PER_LATENT, FrozenVae, open_vae
 from lipforge.model.trained import load_trained, read_about, weights_name
@@ -29,6 +30,8 @@ from lipforge.pipeline.running.quiet import off_terminal
 
 PUBLISHED = {"latentsync-unet-1.6": 512, "latentsync-unet-1.5": 256}
 """Bundles of published U-Nets with their resolution, the best first."""
+BUILTIN = "builtin"
+"""The U-Net that ships."""
 _PUBLISHED_FRAMES = 16
 _VAE_BATCH = 4
 """Pictures that the autoencoder takes at once."""
@@ -143,7 +146,7 @@ def open_lip_model(config: InferConfig, stopped: Stopped = lambda: False) -> Lip
 
     stopped: asked at each step of drawing; True ends it with Cancelled.
 
-    Raises InferError without a model, or for a device or precision that is not there; MissingModelError and
+    Raises InferError for a device or precision that is not there; MissingModelError and
     ModelFileError for files that are missing, damaged, or of another kind.
     """
     if config.model == IDENTITY:
@@ -152,7 +155,7 @@ def open_lip_model(config: InferConfig, stopped: Stopped = lambda: False) -> Lip
         check_solver(config.sampling.solver, config.sampling.steps)
     except ValueError as error:
         raise InferError(f"{error}: change --steps or --solver") from error
-    place = config.model or _best_at_hand()
+    place = config.model or best_at_hand()
     device = choose_device(config.device)
     dtype = _choose_dtype(config.dtype, device)
     path = _weights_path(place)
@@ -185,19 +188,16 @@ def _choose_dtype(wanted: str, device: torch.device) -> str:
     return wanted
 
 
-def _best_at_hand() -> str:
-    for bundle in PUBLISHED:
-        if all(path_of(file).is_file() for file in list_models(bundle)):
-            return bundle
-    raise InferError(
-        "no model is at hand: name one of yours with --model RUN/model, or fetch a published one with "
-        "`lipforge models fetch latentsync-unet-1.6`, `sd-vae-ft-mse` and `whisper`; --model identity shows everything "
-        "but the network"
-    )
+def best_at_hand() -> str:
+    """What draws when no model is named: the best published U-Net that was fetched, else the one that ships."""
+    fetched = (bundle for bundle in PUBLISHED if all(path_of(file).is_file() for file in list_models(bundle)))
+    return next(fetched, BUILTIN)
 
 
 def _weights_path(place: str) -> Path:
     """The file of weights behind a name or a path. Raises ModelFileError."""
+    if place == BUILTIN:
+        return checked_path(list_models("builtin-lips")[0])
     path = Path(place)
     if path.is_dir():
         kind = read_about(path)["kind"]
@@ -207,10 +207,10 @@ def _weights_path(place: str) -> Path:
     if place in {file.bundle for file in list_models()}:
         files = list_models(place)
         if place not in PUBLISHED:
-            raise InferError(f"--model {place}: not a U-Net; published ones are {', '.join(PUBLISHED)}")
+            raise InferError(f"--model {place}: not a U-Net; those are {BUILTIN}, {', '.join(PUBLISHED)}")
         return checked_path(files[0])
     if not path.exists():
-        known = ", ".join(PUBLISHED)
+        known = ", ".join((BUILTIN, *PUBLISHED))
         raise InferError(
             f"--model {place}: no such file or folder; expected RUN/model, a file of weights, {known}, or {IDENTITY}"
         )
@@ -223,8 +223,8 @@ def _load(
 ) -> Networks:
     """version: of the file, so that a newer one is loaded anew."""
     path = _weights_path(place)
-    if Path(place).is_dir():
-        network, about = load_trained(place)
+    if place == BUILTIN or Path(place).is_dir():
+        network, about = load_packed(path) if place == BUILTIN else load_trained(place)
         resolution, num_frames = about["resolution"], about["num_frames"]
         vae, audio_encoder = vae or about["vae"], audio_encoder or about["audio_encoder"]
     else:

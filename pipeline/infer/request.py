@@ -47,8 +47,8 @@ class InferConfig(Config):
     """Everything but the files that go in and out."""
 
     model: str | None = None
-    """A run's model folder, a published file, a name of `lipforge models list`, or `identity`. Unset: a published U-Net
-    that is on this machine."""
+    """A run's model folder, a published file, a name of `lipforge models list`, `builtin`, the small one that ships, or
+    `identity`. Unset: the best published U-Net that was fetched, else `builtin`."""
     sampling: SamplingConfig = SamplingConfig()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
