@@ -43,7 +43,7 @@ COURSE = tuple(f"{whose}{name}" for whose in ("own_", "base_own_") for name in _
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--vae", default="taesd", help="taesd once fetched, or a folder with its files")
+    parser.add_argument("--vae", default="taesd", help="an autoencoder, as `lipforge features --vae` takes it")
     given = parser.parse_args()
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)

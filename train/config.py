@@ -145,7 +145,7 @@ class DiffusionConfig(TrainerConfig):
     init_differences: tuple[Literal["adds_motion_modules", "stable_diffusion_1_5"], ...] = ()
     """Differences between `init` and `unet` that are meant. Any other missing or extra tensor is an error."""
     vae: str = "sd-vae-ft-mse"
-    """Autoencoder: `sd-vae-ft-mse` or `taesd` once fetched, a path, or `blocks`, which needs no file (and blurs)."""
+    """Autoencoder: `sd-vae-ft-mse` once fetched, `taesd`, which ships, a path, or `blocks`, which blurs."""
     audio_encoder: str = "tiny"
     """What the U-Net hears: a checkpoint of Whisper (`tiny` once fetched, or a path). Without a file: `mel`, columns of
     the spectrogram; `lip_sync`, what the built-in scorer hears in them."""

@@ -54,8 +54,8 @@ _NAMES_BEFORE_2023 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_att
 def read_vae_files(place: str | Path) -> tuple[bytes, bytes]:
     """(weights, config) of an autoencoder, for `FrozenVae`.
 
-    place: `sd-vae-ft-mse` or `taesd`, once fetched; `blocks`; or a path as above. Without a config.json beside a file
-    of weights, config is that of Stable Diffusion's VAE.
+    place: `sd-vae-ft-mse`, once fetched; `taesd` and `blocks`, which ship; or a path as above. Without a config.json
+    beside a file of weights, config is that of Stable Diffusion's VAE.
 
     Raises MissingModelError, which says how to get the files.
     """
@@ -78,9 +78,9 @@ def read_vae_files(place: str | Path) -> tuple[bytes, bytes]:
             return content, config.read_bytes()
     except OSError as error:
         raise MissingModelError(
-            f"no VAE at {path} ({error.filename}: {error.strerror}): expected `sd-vae-ft-mse` or `taesd`, once "
-            f"fetched, `blocks`, a folder of diffusers with {CONFIG_NAME} and {WEIGHTS_NAME}, the latter alone, or a "
-            f"folder with {_TAESD_ENCODER} and {_TAESD_DECODER}"
+            f"no VAE at {path} ({error.filename}: {error.strerror}): expected `sd-vae-ft-mse`, once "
+            f"fetched, `taesd`, `blocks`, a folder of diffusers with {CONFIG_NAME} and {WEIGHTS_NAME}, the latter "
+            f"alone, or a folder with {_TAESD_ENCODER} and {_TAESD_DECODER}"
         ) from error
     return content, json.dumps(_SD_VAE).encode()
 

@@ -169,7 +169,7 @@ MODEL_FILES = (
         purpose="the built-in U-Net: new lips at 128 px, from TAESD's latents",
         source="this project: train/stage1.py, preset builtin_stage1; train/pack.py",
         licence="Apache-2.0",
-        sha256="b70384159b6003ad7576a41610966afa07ed4364fa8ba9d54d796714a880c1ea",
+        sha256="7e5ce7d36714f99cc95db412178a66f1e617a52d5d639075385be3edacb83c50",
         size_bytes=6_176_304,
         origin=None,
     ),

@@ -36,8 +36,8 @@ def features(
     vae: Annotated[
         str | None,
         typer.Option(
-            help="Compute posterior moments of the frames, with and without the mouth, with this VAE: sd-vae-ft-mse or "
-            "taesd once fetched, a diffusers folder or its .safetensors, or blocks, which needs no file (and blurs)."
+            help="Compute posterior moments of the frames, with and without the mouth, with this VAE: sd-vae-ft-mse, "
+            "once fetched, taesd, which ships, a diffusers folder or its .safetensors, or blocks, which blurs."
         ),
     ] = None,
     shrink_to_px: Annotated[
