@@ -16,7 +16,7 @@ frame), and its first mouth held still. OUT.json has each clip's numbers; OUT.md
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ import torch
 from benchmarks.commands import say
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import to_pixels
-from lipforge.pipeline.evaluate.clip import AlignedClip, Unmeasurable
+from lipforge.pipeline.evaluate.clip import Unmeasurable
 from lipforge.pipeline.evaluate.judge import Judge, delayed
 from lipforge.pipeline.evaluate.mouth import opening_curve
 from lipforge.pipeline.evaluate.numbers import interval
@@ -38,10 +38,37 @@ from lipforge.train.loop.held_out import HeldOut, fitted, foreign_of, read_held_
 from lipforge.train.loop.pictures import to_frames
 
 Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one clip."""
+
+    key: str
+    speaker: str
+    language: str
+    numbers: dict[str, Numbers]
+    """By video and sound, as `drawn foreign`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """A sound, and how far the mouth of the person who spoke it was open: float [T], NaN where that is not known."""
+
+    audio: np.ndarray
+    opening: np.ndarray | None
+
+
 DRAWN, COPIED, STILL = "drawn", "copied", "still"
 OWN, LATE, FOREIGN = "own", "late", "foreign"
 CONFIDENCE, ON_TIME = "confidence", "on time"
 OF_SOUND, OF_COVER = "opening, sound", "opening, cover"
+COLUMNS = (CONFIDENCE, ON_TIME, OF_SOUND, OF_COVER)
+COMPARED = (
+    (f"{DRAWN} {OWN}", f"{STILL} {OWN}"),
+    (f"{DRAWN} {LATE}", f"{COPIED} {FOREIGN}"),
+    (f"{DRAWN} {FOREIGN}", f"{COPIED} {FOREIGN}"),
+)
 
 
 def main() -> None:
@@ -63,14 +90,13 @@ def main() -> None:
     networks = replace(model.networks, vae=CachedVae(model.networks.vae))  # the same faces for each sound
     lips = DiffusionLips(networks, sampling, lambda: False)
     found = measured(Artist(lips, open_audio_encoder(model.audio_encoder)), clips)
-    given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    given.out.with_suffix(".json").write_text(json.dumps([asdict(clip) for clip in found], indent=1) + "\n")
     words = table(found)
     given.out.with_suffix(".md").write_text(words + "\n")
     print(words)
 
 
-def measured(artist: Artist, clips: Sequence[HeldOut]) -> list[dict[str, object]]:
-    """By clip: key, speaker, and the numbers of each video as `drawn foreign`."""
+def measured(artist: Artist, clips: Sequence[HeldOut]) -> list[Found]:
     judge = Judge(only=frozenset({"sync_confidence", "sync_offset_frames"}))
     openings = [truth(judge, clip, artist.resolution) for clip in clips]
     found = []
@@ -79,23 +105,24 @@ def measured(artist: Artist, clips: Sequence[HeldOut]) -> list[dict[str, object]
         if own is None or other is None:
             continue
         frames = shrunk(clip, artist.resolution)
+        later = np.concatenate([np.full(SHIFT_FRAMES, np.nan), own])[: len(own)]
         spoken = {
-            OWN: (clip.audio, own),
-            LATE: (delayed(clip.audio, SHIFT_FRAMES), np.concatenate([np.full(SHIFT_FRAMES, np.nan), own])[: len(own)]),
-            FOREIGN: (fitted(clips[other].audio, clip.num_frames), openings[other]),
+            OWN: Spoken(clip.audio, own),
+            LATE: Spoken(delayed(clip.audio, SHIFT_FRAMES), later),
+            FOREIGN: Spoken(fitted(clips[other].audio, clip.num_frames), openings[other]),
         }
         still = np.repeat(frames[:1], len(frames), axis=0).astype(np.float32)
         videos: dict[str, dict[str, np.ndarray]] = {
             COPIED: dict.fromkeys(spoken, frames),
             STILL: {OWN: artist.blended(still, frames)},
-            DRAWN: {label: artist.draw(frames, audio) for label, (audio, _) in spoken.items()},
+            DRAWN: {label: artist.draw(frames, sound.audio) for label, sound in spoken.items()},
         }
         numbers = {
-            f"{how} {label}": judged(judge, video, *spoken[label], own)
+            f"{how} {label}": judged(judge, video, spoken[label], own)
             for how, by_sound in videos.items()
             for label, video in by_sound.items()
         }
-        found.append({"key": clip.key, "speaker": clip.speaker, "language": clip.language, "numbers": numbers})
+        found.append(Found(clip.key, clip.speaker, clip.language, numbers))
         say(f"{number + 1} of {len(clips)}: {clip.key}, {clip.num_frames} frames; {numbers}")
     return found
 
@@ -112,21 +139,21 @@ def truth(judge: Judge, clip: HeldOut, resolution: int) -> np.ndarray | None:
         return None
 
 
-def judged(
-    judge: Judge, video: np.ndarray, audio: np.ndarray, of_sound: np.ndarray | None, of_cover: np.ndarray
-) -> Numbers:
+def judged(judge: Judge, video: np.ndarray, sound: Spoken, cover: np.ndarray) -> Numbers:
+    """cover: opening of the mouth that the new one covers."""
     try:
-        clip: AlignedClip = judge.aligned("", video, audio)
-        score = judge.sync(replace(clip, audio=audio))
+        clip = judge.aligned("", video, sound.audio)
+        score = judge.sync(clip)
     except Unmeasurable:
         return {}
     curve = opening_curve(clip.points)
-    found = {CONFIDENCE: score.confidence, ON_TIME: float(abs(score.offset_frames) <= 1)}
-    for name, other in ((OF_SOUND, of_sound), (OF_COVER, of_cover)):
-        value = None if other is None else correlation(curve, other)
-        if value is not None:
-            found[name] = value
-    return found
+    values = {
+        CONFIDENCE: score.confidence,
+        ON_TIME: float(abs(score.offset_frames) <= 1),
+        OF_SOUND: None if sound.opening is None else correlation(curve, sound.opening),
+        OF_COVER: correlation(curve, cover),
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def correlation(curve: np.ndarray, other: np.ndarray) -> float | None:
@@ -139,46 +166,32 @@ def correlation(curve: np.ndarray, other: np.ndarray) -> float | None:
     return float(np.corrcoef(both)[0, 1])
 
 
-def table(found: Sequence[dict[str, object]]) -> str:
-    lines = ["| video | sound | " + " | ".join((CONFIDENCE, ON_TIME, OF_SOUND, OF_COVER)) + " |", "| --- " * 6 + "|"]
+def table(found: Sequence[Found]) -> str:
+    lines = ["| video | sound | " + " | ".join(COLUMNS) + " |", "| --- " * (2 + len(COLUMNS)) + "|"]
+    for name in dict.fromkeys(name for clip in found for name in clip.numbers):
+        cells = [mean(found, lambda clip, name=name, of=of: clip.numbers.get(name, {}).get(of)) for of in COLUMNS]
+        lines.append(f"| {' | '.join(name.split())} | {' | '.join(cells)} |")
+    lines += ["", "Confidence, within a clip:", ""]
+    for first, second in COMPARED:
 
-    def cell(pick: Callable[[dict[str, Numbers]], float | None]) -> str:
-        values, speakers = [], []
-        for clip in found:
-            value = pick(clip["numbers"])  # type: ignore[arg-type]
-            if value is not None:
-                values.append(value)
-                speakers.append(str(clip["speaker"]))
-        if not values:
-            return "-"
-        low, high = interval(np.array(values), speakers)
-        span = "" if low is None else f" ({low:.2f} to {high:.2f})"
-        return f"{np.mean(values):.2f}{span}"
+        def difference(clip: Found, first: str = first, second: str = second) -> float | None:
+            one, other = (clip.numbers.get(name, {}).get(CONFIDENCE) for name in (first, second))
+            return None if one is None or other is None else one - other
 
-    names = list(dict.fromkeys(name for clip in found for name in clip["numbers"]))  # type: ignore[attr-defined]
-    for name in names:
-        cells = [
-            cell(lambda numbers, name=name, of=of: numbers.get(name, {}).get(of))
-            for of in (CONFIDENCE, ON_TIME, OF_SOUND, OF_COVER)
-        ]
-        how, sound = name.split()
-        lines.append(f"| {how} | {sound} | " + " | ".join(cells) + " |")
-    lines += ["", "Differences of confidence within a clip:"]
-    for first, second in (
-        (f"{DRAWN} {OWN}", f"{STILL} {OWN}"),
-        (f"{DRAWN} {OWN}", f"{COPIED} {FOREIGN}"),
-        (f"{DRAWN} {LATE}", f"{COPIED} {FOREIGN}"),
-        (f"{DRAWN} {FOREIGN}", f"{COPIED} {FOREIGN}"),
-    ):
-
-        def difference(numbers: dict[str, Numbers], first: str = first, second: str = second) -> float | None:
-            both = [numbers.get(name, {}).get(CONFIDENCE) for name in (first, second)]
-            return None if None in both else both[0] - both[1]  # type: ignore[operator]
-
-        lines.append(f"- {first} over {second}: {cell(difference)}")
-    speakers = {clip["speaker"] for clip in found}
-    lines.append(f"\nn = {len(found)} clips of {len(speakers)} speakers; 95 % bootstrap intervals over speakers.")
+        lines.append(f"- {first} over {second}: {mean(found, difference)}")
+    speakers = {clip.speaker for clip in found}
+    lines += ["", f"n = {len(found)} clips of {len(speakers)} people; 95 % bootstrap intervals, drawn by person."]
     return "\n".join(lines)
+
+
+def mean(found: Sequence[Found], number: Callable[[Found], float | None]) -> str:
+    """With its interval, over the clips that have it."""
+    there = [(value, clip.speaker) for clip in found if (value := number(clip)) is not None]
+    if not there:
+        return "-"
+    values, speakers = zip(*there, strict=True)
+    low, high = interval(np.array(values), speakers)
+    return f"{np.mean(values):.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class LipHearing:
         """weights: those of `LipSyncScorer`."""
         self.sha256 = hashlib.sha256(weights).hexdigest()
         self._towers = LipSyncScorer(weights).audio_towers()
-        self.width = sum(tower.layers[0].out_channels + tower.outputs.out_channels for tower in self._towers)
+        self.width = sum(tower.inputs.out_channels + tower.outputs.out_channels for tower in self._towers)
 
     def tokens(self, read: Callable[[int, int], np.ndarray], rows: np.ndarray, loud: float) -> Tensor:
         """float32 [T, 1, 384]: for each moment, the towers' second layer in its middle, and their vectors.

@@ -41,7 +41,7 @@ class AudioEncoder(Protocol):
 class WhisperTokens:
     """As published: 10 rows of 5 states around each frame, K = 50 and D = 384 for whisper-tiny."""
 
-    kind: FeatureKind = "whisper"
+    kind: FeatureKind | None = "whisper"
 
     def __init__(self, content: bytes, name: str) -> None:
         """Raises ModelFileError."""
@@ -65,7 +65,7 @@ class WhisperTokens:
 class MelTokens:
     """No file needed: the 16 mel columns around each frame, K = 16 and D = 96."""
 
-    kind: FeatureKind = "mel"
+    kind: FeatureKind | None = "mel"
     sha256 = MEL_RECIPE
     width = MEL_WIDTH
 
@@ -79,7 +79,7 @@ class MelTokens:
 class LipTokens:
     """No file needed: what the built-in scorer hears around each frame, K = 1 and D = 384. Needs the clips' sound."""
 
-    kind = None
+    kind: FeatureKind | None = None
 
     def __init__(self) -> None:
         self._hearing = open_hearing()
