@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save, save_file
 
 from lipforge.model.audio.tokens import MEL_WIDTH
 from lipforge.model.denoiser.layouts import LAYOUTS
-from lipforge.model.denoiser.packed import packed, unpacked
+from lipforge.model.denoiser.packed import load_packed, packed, unpacked
 from lipforge.model.denoiser.unet import UNet3D
-from lipforge.model.weights.load import ModelFileError
+from lipforge.model.weights.load import ModelFileError, sha256_of
 from lipforge.model.weights.table import list_models
 from lipforge.pipeline.infer import lips
 from lipforge.pipeline.infer.lips import DiffusionLips, Identity, layout_of, open_lip_model
 from lipforge.pipeline.infer.protocols import Cancelled
 from lipforge.pipeline.infer.request import InferConfig, InferError, SamplingConfig
+from lipforge.train import pack
 from tests.golden import golden_json
 from tests.whisper_file import whisper_file
 
@@ -171,6 +172,17 @@ def test_a_packed_network_is_the_same_within_half_a_step_of_each_channel(run_mod
             assert (off.flatten(1).amax(1) <= tensor.abs().flatten(1).amax(1) * (0.5 / 127 * 1.02) + 1e-6).all()
         else:
             assert (off <= tensor.abs() * 1e-3 + 1e-6).all()
+
+
+def test_a_run_is_packed_into_the_file_that_ships(
+    run_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "lips.safetensors"
+    monkeypatch.setattr("sys.argv", ["pack", str(run_model), str(out), "--vae", "taesd"])
+    pack.main()
+    assert sha256_of(out) in capsys.readouterr().out
+    network, about = load_packed(out)
+    assert not network.training and about["vae"] == "taesd" and about["resolution"] == SIDE
 
 
 @pytest.mark.parametrize("damage", ["text", "cut off", "no config", "no scales"])

@@ -44,9 +44,9 @@ def trained(selection: str, folder: Path, *more: str, steps: int = 4) -> Path:
         ["optimizer.name=adamw8bit"],
         ["lora.rank=2", "ema.decay=0.9", "ema.on_cpu=true", "init=PLAIN"],
         ["optimizer.schedule=cosine", "optimizer.warmup_steps=2", "audio_dropout=0.5", "min_snr_gamma=5"],
-        ["mixed_precision=bf16", "gradient_checkpointing=true", "channels_last=true"],
+        ["mixed_precision=bf16", "gradient_checkpointing=true", "channels_last=true", "audio_encoder=lip_sync"],
     ],
-    ids=["8-bit AdamW", "LoRA and EMA", "schedule, dropout, min-SNR", "bf16, checkpointing, channels last"],
+    ids=["8-bit AdamW", "LoRA and EMA", "schedule, dropout, min-SNR", "bf16, checkpointing, channels last, lip_sync"],
 )
 def test_option_resumes_to_the_same_bits(selection: str, plain: Path, tmp_path: Path, options: list[str]):
     options = [option.replace("PLAIN", str(plain / "model")) for option in options]
