@@ -139,7 +139,7 @@ def reasons(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("act", FAULTS, ids=lambda act: act.__name__)
-@pytest.mark.parametrize("where", ["probe", "cut"])
+@pytest.mark.parametrize("where", [pytest.param("probe", marks=pytest.mark.slow), "cut"])
 def test_a_fault_is_the_row_of_its_source(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_fault(where, act, folder, monkeypatch)
 

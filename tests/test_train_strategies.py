@@ -52,7 +52,7 @@ def environment_of(name: str) -> dict[str, str]:
 _OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])
+@pytest.mark.parametrize("name", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2", "zero2"])
 def test_two_ranks_train_as_one_does_resume_exactly_and_go_on_alone(
     selection: str, alone: Path, tmp_path: Path, name: str
 ):

@@ -11,7 +11,7 @@ from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.draw import Drawing
 from lipforge.pipeline.infer.drawable import passed_spans
-from lipforge.pipeline.infer.lips import open_lip_model
+from lipforge.pipeline.infer.lips import BUILTIN, open_lip_model
 from lipforge.pipeline.infer.memory import give_back
 from lipforge.pipeline.infer.plan import runs_of
 from lipforge.pipeline.infer.progress import Steps
@@ -105,7 +105,13 @@ def infer(
             chosen,
             timeline,
             model,
-            [*chosen.notes, *chosen.length_notes(audio_s, timeline, config), *sound.notes, *lost],
+            [
+                *_note_of_default(model, config),
+                *chosen.notes,
+                *chosen.length_notes(audio_s, timeline, config),
+                *sound.notes,
+                *lost,
+            ],
             clock,
             began_s,
         )
@@ -155,6 +161,12 @@ def _result(
         notes=list(dict.fromkeys(notes)),
         report=str(path.with_name(f"{path.name}.report.json")),
     )
+
+
+def _note_of_default(model: LipModel, config: InferConfig) -> list[str]:
+    if config.model is not None or model.name != BUILTIN:
+        return []
+    return ["Drawn by the small model that ships (128 px): a larger one looks better, `lipforge models list` has some."]
 
 
 def _draw(
