@@ -71,10 +71,6 @@ class LipHearing:
 def loud_moments(read: Callable[[int, int], np.ndarray], num_samples: int) -> float:
     """`loudness` of a whole sound, read a minute at a time."""
     minute = 60 * SAMPLE_RATE_HZ
-    means = [
-        mel_power(read(first, min(first + minute, -(-num_samples // SAMPLES_PER_LEVEL) * SAMPLES_PER_LEVEL))).mean(
-            axis=1
-        )
-        for first in range(0, max(num_samples, 1), minute)
-    ]
-    return loudness(np.concatenate(means))
+    end = max(1, -(-num_samples // SAMPLES_PER_LEVEL)) * SAMPLES_PER_LEVEL
+    powers = (mel_power(read(first, min(first + minute, end))) for first in range(0, end, minute))
+    return loudness(np.concatenate([power.mean(axis=1) for power in powers]))
