@@ -162,6 +162,13 @@ def test_what_ships_draws_where_nothing_was_fetched(tmp_path: Path, monkeypatch:
     assert shown.shape == (2, 128, 128, 3) and np.isfinite(shown).all()
 
 
+def test_an_audio_encoder_of_the_same_width_is_no_other_one(run_model: Path, tmp_path: Path):
+    (tmp_path / "hears.pt").write_bytes(whisper_file())
+    for model, given in (("builtin", str(tmp_path / "hears.pt")), (str(run_model), "lip_sync")):
+        with pytest.raises(InferError, match=f"hears by .*{Path(given).name}: leave it out"):
+            open_lip_model(InferConfig(model=model, device="cpu", audio_encoder=given))
+
+
 def test_a_packed_network_is_the_same_within_half_a_step_of_each_channel(run_model: Path):
     tensors = load_file(run_model / "unet.safetensors")
     found, about = unpacked(packed(tensors, {"kind": "unet"}), "a")

@@ -227,6 +227,11 @@ def _load(
         network, about = load_packed(path) if place == BUILTIN else load_trained(place)
         resolution, num_frames = about["resolution"], about["num_frames"]
         vae, audio_encoder = vae or about["vae"], audio_encoder or about["audio_encoder"]
+        if audio_encoder != about["audio_encoder"] and LIP_SYNC in (audio_encoder, about["audio_encoder"]):
+            # As wide as Whisper tiny, so that the width below does not tell them apart.
+            raise InferError(
+                f"{place} hears by {about['audio_encoder']}, and --audio-encoder is {audio_encoder}: leave it out"
+            )
     else:
         tensors = read_checkpoint_file(path).tensors
         network = UNet3D(LAYOUTS[layout_of(tensors)])
