@@ -1,5 +1,7 @@
 """How the report and the commands show shares and text from data."""
 
+from typing import Any
+
 
 def human_share(value: float, whole: float) -> str:
     """`12.3 %`; never `0.0 %` for something, nor `100.0 %` for less than all."""
@@ -16,3 +18,8 @@ def human_share(value: float, whole: float) -> str:
 def visible(text: str) -> str:
     """Text with newlines, control and bidirectional characters escaped, so that a name cannot disguise itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def valid_unicode(value: Any) -> Any:
+    """Text with bytes that are not Unicode escaped: names may hold any, Arrow's and JSON's text may not."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value

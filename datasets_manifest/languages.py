@@ -62,14 +62,14 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
     if not datasets:
         raise ValueError("no dataset given: name at least one")
     roots = sorted({place if "://" in place else open_place(place)[1] for place in datasets})
-    wanted = NEEDED if len(roots) == 1 else (*NEEDED, "clip_id")
+    wanted = NEEDED if len(roots) == 1 else (*NEEDED, "key")
     with connect() as connection, plain_sql_errors():
         for index, root in enumerate(roots):
             scanner = open_manifest(root, DICTIONARIES).scanner(columns=list(wanted))
             with plain_arrow_errors(root):
                 connection.register(f"rows_{index}", with_canonical_languages(scanner.to_table()))
         all_rows = " UNION ALL ".join(f"SELECT *, {index} AS place FROM rows_{index}" for index in range(len(roots)))  # noqa: S608
-        once = f"QUALIFY row_number() OVER (PARTITION BY clip_id ORDER BY status <> '{Status.KEPT}', place) = 1"
+        once = f"QUALIFY row_number() OVER (PARTITION BY key ORDER BY status <> '{Status.KEPT}', place) = 1"
         connection.execute(
             f"CREATE VIEW rows AS SELECT * FROM ({all_rows}) {'' if len(roots) == 1 else once}"  # noqa: S608
         )

@@ -1,5 +1,6 @@
 """The manifest: one row for every candidate clip, kept or not, as Parquet files that any tool can query."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -10,19 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
-from lipforge.datasets_manifest.parquet import checked_format, parquet_bytes
-from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, SCHEMA_VERSION
-from lipforge.datasets_manifest.storage.files import is_remote, open_place, publish, remote_errors
+from lipforge.datasets_manifest.display import valid_unicode
+from lipforge.datasets_manifest.generations import (
+    Generation,
+    ManifestError,
+    last_generation,
+    publish_generation,
+    sorted_rows,
+    write_rows,
+)
+from lipforge.datasets_manifest.parquet import checked_format
+from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
+from lipforge.datasets_manifest.storage.files import is_remote, open_place, remote_errors
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
 
 MAX_ROWS_PER_FILE = 500_000
-SORT_KEYS = ("source_id", "start_s", "track_index", "clip_id")
+_FORMAT_1 = re.compile(r"manifest/part-[0-9]+\.parquet")
 DICTIONARIES = ("status", "reason", "language", "sync_model", "quality_model", "speaker", "source_id")
 """Text columns in which few values repeat: small and fast to read as dictionaries."""
-
-
-class ManifestError(ValueError):
-    """A manifest that this version cannot read."""
 
 
 def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -30,31 +37,25 @@ def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_batches(_batches(rows), COLUMNS)
 
 
-def write_manifest(dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
-    """Replace the manifest of `dataset_dir` (a folder or an fsspec URL) by these rows.
+def write_manifest(
+    dataset_dir: str, rows: Iterable[Mapping[str, Any]] | pa.Table, about: Mapping[str, Any] | None = None
+) -> Generation:
+    """Make these rows the manifest of `dataset_dir` (a folder or an fsspec URL), as its next generation.
 
     rows: a table of schema.COLUMNS, or one mapping per candidate by their names; a column left out is null, an unknown
     one is a ValueError. Text that is not valid Unicode (file names can be any bytes) is stored with its bytes escaped.
+    about: see `publish_generation`.
 
-    The same rows give the same bytes, in whatever order they come. Each file appears whole or not at all; between the
-    first and the last file a reader may see old files next to new ones, so write once, when the rows are complete.
+    The same rows give the same bytes, in whatever order they come. Readers see the old generation or the new one.
     """
-    fs, root = open_place(dataset_dir)
-    folder = f"{root}/manifest"
-    with remote_errors(folder_url := f"{dataset_dir}/manifest", "written"):
-        old_files = set(_manifest_files(fs, folder))
-        fs.makedirs(folder, exist_ok=True)
-
     table = cast(Any, rows) if isinstance(rows, pa.Table) else manifest_table(rows)
-    table = table.sort_by([(key, "ascending") for key in SORT_KEYS])
-    new_files = set()
-    for number, first in enumerate(range(0, max(len(table), 1), MAX_ROWS_PER_FILE)):
-        path = f"{folder}/part-{number:05d}.parquet"
-        publish(fs, path, parquet_bytes(table.slice(first, MAX_ROWS_PER_FILE)))
-        new_files.add(path)
-    for path in sorted(old_files - new_files):
-        with remote_errors(folder_url, "written"):
-            fs.rm_file(path)
+    table = sorted_rows(table)
+    store = Store(dataset_dir)
+    files = [
+        write_rows(store, table.slice(first, MAX_ROWS_PER_FILE))
+        for first in range(0, max(len(table), 1), MAX_ROWS_PER_FILE)
+    ]
+    return publish_generation(store, last_generation(store), files, about or {})
 
 
 def read_manifest(
@@ -81,10 +82,10 @@ def open_manifest(dataset_dir: str, dictionaries: Sequence[str] = ()) -> pyarrow
     schema = pa.schema([_as_dictionary(f) if f.name in dictionaries else f for f in COLUMNS])
     with plain_arrow_errors(dataset_dir):
         dataset = pyarrow.dataset.dataset(paths, schema=schema, format=checked_format(dictionaries), filesystem=fs)
-        for fragment in dataset.get_fragments():
+        for fragment in islice(dataset.get_fragments(), 1):
             _check_columns(dataset_dir, fragment.physical_schema)
         versions = set(dataset.to_table(columns=["schema_version"])["schema_version"].unique().to_pylist())
-    if versions - {SCHEMA_VERSION, None}:
+    if versions - {*READABLE_VERSIONS, None}:
         found = ", ".join(str(version) for version in sorted(versions - {None}))
         raise ManifestError(
             f"the manifest of {dataset_dir} has schema version {found}, this lipforge reads {SCHEMA_VERSION}: "
@@ -134,22 +135,26 @@ def plain_arrow_errors(dataset_dir: str) -> Iterator[None]:
 
 def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
     """(file system, paths of the manifest's Parquet files). Raises FileNotFoundError when there are none."""
-    fs, root = open_place(dataset_dir)
+    store = Store(dataset_dir)
     with remote_errors(dataset_dir):
-        paths = _manifest_files(fs, f"{root}/manifest")
-    if not paths:
+        names = store.list("manifest")
+    generation = last_generation(store, names)
+    if generation is None:
+        files = [name for name in names if _FORMAT_1.fullmatch(name)]
+    else:
+        files = [file["name"] for file in generation.files]
+        if missing := sorted(set(files) - set(names)):
+            raise ManifestError(
+                f"{dataset_dir}: {len(missing)} files of the manifest in force, {generation.name}, are missing: "
+                f"{missing[0]}. Restore them from a copy, or let `lipforge pack` write the manifest again"
+            )
+    if not files:
         raise FileNotFoundError(
-            f"no manifest in {dataset_dir}: expected manifest/part-*.parquet there. "
+            f"no manifest in {dataset_dir}: expected manifest/generation-*.json there. "
             "Is this the --out folder of `lipforge prepare`, and has its first run finished?"
         )
-    return fs, paths
-
-
-def _manifest_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
-    if not fs.isdir(folder):
-        return []
-    paths = fs.ls(folder, detail=False)  # not glob: a dataset's own path may hold `[` or `*`
-    return sorted(p for p in paths if p.rsplit("/", 1)[-1].startswith("part-") and p.endswith(".parquet"))
+    fs, root = open_place(dataset_dir)
+    return fs, [f"{root}/{name}" for name in files]
 
 
 def _batches(rows: Iterable[Mapping[str, Any]], rows_per_batch: int = 20_000) -> Iterator[pa.RecordBatch]:
@@ -159,13 +164,9 @@ def _batches(rows: Iterable[Mapping[str, Any]], rows_per_batch: int = 20_000) ->
     while batch := list(islice(iterator, rows_per_batch)):
         for row in batch:
             if not known.issuperset(row):
-                raise ValueError(f"unknown manifest columns {sorted(set(row) - known)} in row {row.get('clip_id')!r}")
+                raise ValueError(f"unknown manifest columns {sorted(set(row) - known)} in row {row.get('key')!r}")
         try:
             yield pa.RecordBatch.from_pylist(batch, schema=COLUMNS)
         except UnicodeEncodeError:
-            escaped = [{name: _valid_unicode(value) for name, value in row.items()} for row in batch]
+            escaped = [{name: valid_unicode(value) for name, value in row.items()} for row in batch]
             yield pa.RecordBatch.from_pylist(escaped, schema=COLUMNS)
-
-
-def _valid_unicode(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value

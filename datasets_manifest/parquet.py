@@ -24,9 +24,13 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return encoded.getvalue()
 
 
-def parse_parquet(data: bytes) -> pa.Table:
-    """The table in a Parquet file. Raises ValueError when it is not one, or its checksums show damage."""
+def parse_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in a Parquet file, or these of its columns.
+
+    Raises ValueError when it is not one, or its checksums show damage.
+    """
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(pa.BufferReader(data), columns=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a Parquet file, or damaged: {error}") from error

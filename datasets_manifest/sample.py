@@ -68,6 +68,20 @@ def read_clip_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: in
     return read_clip(data, size, key)
 
 
+def read_still_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: int, key: str) -> bytes:
+    """The JPEG of a clip without media, from its place in a tar. Raises OSError, ValueError as `read_clip_at`."""
+    with remote_errors(str(fs.unstrip_protocol(path))):
+        data = cast(bytes, fs.cat_file(path, start=offset, end=offset + size))
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data + END_OF_TAR), mode="r:") as tar:
+            stills = [tar.extractfile(member) for member in tar if member.isreg() and member.name == f"{key}.jpg"]
+            if not stills or stills[0] is None:
+                raise ValueError(f"there is no {key}.jpg")
+            return stills[0].read()
+    except tarfile.TarError as error:
+        raise ValueError(f"not a tar: {error}") from error
+
+
 def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
     try:
         about = json.loads(members["json"])

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 class Stage(StrEnum):
@@ -91,7 +92,7 @@ def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
 COLUMNS = pa.schema(
     [
         # identity
-        _column("clip_id", pa.string(), "KEY: hex of source content, time span and track"),
+        _column("key", pa.string(), "stem of the sample's members: hex of source content, time span and track"),
         _column("source_id", pa.string(), "sha256 of the source file"),
         _column("source_uri", pa.string(), "where the source was found"),
         _column("unit_id", pa.string(), "work unit that made the clip: the source, or a span of a long one"),
@@ -147,14 +148,16 @@ COLUMNS = pa.schema(
             "free text: what was measured, what was expected; of a kept clip, which streams of the source were used",
         ),
         # place
-        _column("shard", pa.string(), "path of the tar below the dataset; null when not in a shard"),
-        _column("key", pa.string(), "stem of the sample's members; equals clip_id"),
+        _column(
+            "shard",
+            pa.string(),
+            "tar below the dataset: of the sample in shards/ or refused/, or of a still in stills/; null: neither",
+        ),
         _column("sample_offset", pa.int64(), "first byte of the sample in the tar"),
         _column("sample_size", pa.int64(), "bytes of the sample in the tar"),
         # lineage
         _column("decode_passes", pa.float32(), "times that each source frame of the unit was decoded"),
         _column("lossy_generations", pa.int32(), "lossy encodes of the stored clip since the source"),
-        _column("attempt", pa.int32(), "attempt of the unit that succeeded, from 1"),
         _column("config_hash", pa.string(), "hash of the settings that shape media and measures"),
         _column("models_hash", pa.string(), "hash of all model files used"),
         _column("schema_version", pa.int32(), "version of this list of columns"),

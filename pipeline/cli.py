@@ -171,11 +171,12 @@ def pack(
     ] = None,
     shard_size_mb: Annotated[float | None, typer.Option(help="Largest size of new shards, in 10^6 bytes.")] = None,
 ) -> None:
-    """Apply new thresholds to a dataset. Nothing is measured again.
+    """Apply new thresholds to a dataset. Nothing is measured again, and no shard is changed.
 
-    A looser threshold moves clips from parts/ into new shards. A stricter one rewrites the shards with clips that no
-    longer pass, and moves these clips to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and
-    min_sync_confidence and min_quality on the scale of the dataset's models.
+    Each time, a new manifest is put in force. A stricter threshold takes clips out of it; they stay in their shards. A
+    looser one copies clips that come in into new shards. Selections keep working: they name their own clips.
+    Thresholds: min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence and min_quality on
+    the scale of the dataset's models.
     """
     from lipforge.datasets_manifest.report.page import write_report
     from lipforge.pipeline.maintain import repack
@@ -274,20 +275,48 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
     Their rows and measures stay, but a looser threshold can no longer bring them back.
     """
     from lipforge.datasets_manifest.storage.store import Store
+    from lipforge.pipeline.ledger.settings import require_dataset
     from lipforge.pipeline.maintain import prune as run_prune
     from lipforge.pipeline.publish.prune import find_prunable
 
     with plain_errors():
-        found = find_prunable(Store(dataset))
-        if not found.parts and not found.posters:
+        store = Store(dataset)
+        require_dataset(store)
+        found = find_prunable(store)
+        if not found.tars:
             console.print("nothing to prune")
             return
-        counts = {"the media of {} refused clips": len(found.parts), "{} stills of kept clips": len(found.posters)}
-        what = " and ".join(words.format(count) for words, count in counts.items() if count)
+        what = f"the media of {found.clips} refused clips"
         if not yes:
             typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)
         console.print(f"deleted {what}: {found.size_bytes / 1e6:.1f} MB freed")
+
+
+@app.command()
+def gc(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete what nothing refers to: manifests before the one in force, and what stopped commands left behind.
+
+    Shards and selections are not touched.
+    """
+    from lipforge.datasets_manifest.storage.store import Store
+    from lipforge.pipeline.ledger.settings import require_dataset
+    from lipforge.pipeline.maintain import collect_garbage
+    from lipforge.pipeline.publish.gc import find_garbage
+
+    with plain_errors():
+        store = Store(dataset)
+        require_dataset(store)
+        found = find_garbage(store)
+        if not found.names:
+            console.print("nothing to delete")
+            return
+        say(f"{len(found.generations)} manifests before the one in force: their rows cannot be looked up afterwards")
+        say(f"{len(found.left_over)} files that stopped commands left behind")
+        if not yes:
+            typer.confirm(f"Delete {len(found.names)} files ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
+        collect_garbage(dataset)
+        say(f"deleted {len(found.names)} files: {found.size_bytes / 1e6:.1f} MB freed")
 
 
 @app.command()

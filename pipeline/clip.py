@@ -42,6 +42,8 @@ class Video:
     info: VideoInfo | None
     reason: Reason | None = None
     detail: str = ""
+    fingerprint: str | None = field(default=None, compare=False)
+    """Of the file when it was probed: see stages/probe.py."""
 
     @property
     def first_frame(self) -> int:

@@ -12,10 +12,12 @@ encode           the only lossy encode
 detect_speech    share of the clip with speech
 measure_sync     offset between audio and lips, and confidence
 measure_quality  image quality
-commit           store media, then the ledger record
----------------- after all units:
-languages        (per unit, if `language.whisper` is set) the clips of a source vote for its language
-publish          thresholds decide; kept clips are packed into shards; the manifest is written
+commit           store media and record as one part
+---------------- after all units of a segment:
+languages        (if `language.whisper` is set) the clips of a source vote for its language
+seal             thresholds decide; kept clips are packed into shards
+---------------- at the end:
+publish          the manifest of all segments is put in force
 """
 
 from collections.abc import Mapping
@@ -49,7 +51,6 @@ class CutUnit:
     clips: list[Clip]
     stage_cpu_s: dict[str, float]
     decode_passes: float
-    attempt: int
 
 
 class CutOperator:
@@ -64,14 +65,14 @@ class CutOperator:
         self.cut = CutRuns(config.cut, config.faces, config.align, backend)
         self.clip_stages: list[ClipStage] = [AlignFace(config.align, config.faces, backend), EncodeClip(config.encode)]
 
-    def process(self, unit: Unit, attempt: int = 1) -> CutUnit:
+    def process(self, unit: Unit) -> CutUnit:
         clock = StageClock()
         count = DecodeCount()
         try:
             clips = self._clips(unit, clock, count)
         except MediaError as error:
             clips = [whole_unit(unit, Status.FAILED, self.resample.name, error.reason, error.detail)]
-        return CutUnit(unit, clips, clock.cpu_s, count.passes, attempt)
+        return CutUnit(unit, clips, clock.cpu_s, count.passes)
 
     def _clips(self, unit: Unit, clock: StageClock, count: DecodeCount) -> list[Clip]:
         with clock.running(self.resample.name):
@@ -111,17 +112,15 @@ class ScoreOperator:
         self.commit = Commit(store, hashes)
 
     def process(self, cut: CutUnit) -> dict[str, Any]:
-        """Measure and commit; return the ledger record."""
+        """Measure and commit; return the unit's record. Its `stage_cpu_s` is not stored: it differs each time."""
         clock = StageClock()
         clips = [done for clip in cut.clips for done in apply(self.stages, clip, clock)]
+        stage_cpu_s = {name: round(cpu_s, 3) for name, cpu_s in (cut.stage_cpu_s | clock.cpu_s).items()}
+        facts = {"decode_passes": cut.decode_passes}
         with clock.running(self.commit.name):
-            part_sizes = self.commit.write_media(clips)
-        facts = {
-            "attempt": cut.attempt,
-            "decode_passes": cut.decode_passes,
-            "stage_cpu_s": {name: round(cpu_s, 3) for name, cpu_s in (cut.stage_cpu_s | clock.cpu_s).items()},
-        }
-        return self.commit.write_record(cut.unit, clips, part_sizes, facts)
+            record = self.commit.write(cut.unit, clips, facts)
+        stage_cpu_s[self.commit.name] = round(clock.cpu_s[self.commit.name], 3)
+        return {**record, "stage_cpu_s": stage_cpu_s}
 
 
 def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:

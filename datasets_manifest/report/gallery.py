@@ -3,7 +3,7 @@
 import base64
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import av.error
 import fsspec
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.numbers import MEASURES, NO_TRACK, equals
-from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip_at
+from lipforge.datasets_manifest.sample import read_clip_at, read_still_at
 from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.files import remote_errors
@@ -24,9 +24,8 @@ MAX_CARDS = 12
 MAX_VIDEO_BYTES = 18_000_000
 """All videos of the page together, before base64 adds a third: keeps the page below about 25 MB."""
 CARD_COLUMNS = [
-    "clip_id",
+    "key",
     "source_uri",
-    "unit_id",
     "track_index",
     "start_s",
     "end_s",
@@ -55,7 +54,7 @@ def pick_kept(rows: pa.Table) -> list[str]:
     for number, source in enumerate(sources):
         of_source = at[source_ids == source]  # codes are 0, 1, 2 ... in order of first appearance
         picked += [of_source[i] for i in _spread(len(of_source), share + (number < extra))]
-    return rows["clip_id"].take(pa.array(picked)).to_pylist()
+    return rows["key"].take(pa.array(picked)).to_pylist()
 
 
 def pick_not_kept(rows: pa.Table) -> dict[str, list[str]]:
@@ -66,7 +65,7 @@ def pick_not_kept(rows: pa.Table) -> dict[str, list[str]]:
         at = np.flatnonzero(codes == code)
         if len(at):
             chosen = [at[i] for i in _spread(len(at), MAX_CARDS)]
-            picked[reason] = rows["clip_id"].take(pa.array(chosen)).to_pylist()
+            picked[reason] = rows["key"].take(pa.array(chosen)).to_pylist()
     return picked
 
 
@@ -83,46 +82,51 @@ class Gallery:
     def __init__(self, dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str) -> None:
         self.dataset_dir, self.fs, self.root = dataset_dir, fs, root
         self.video_bytes_left = MAX_VIDEO_BYTES
-        self.rows: dict[tuple[str, str | None], dict[str, Any]] = {}  # by clip_id and reason
+        self.rows: dict[tuple[str, str | None], dict[str, Any]] = {}  # by key and reason
 
-    def load(self, clip_ids: Sequence[str]) -> None:
-        wanted = pc.field("clip_id").isin(pa.array(clip_ids, pa.string()))
+    def load(self, keys: Sequence[str]) -> None:
+        wanted = pc.field("key").isin(pa.array(keys, pa.string()))
         table = read_manifest(self.dataset_dir, columns=CARD_COLUMNS, filter=wanted)
         for row in table.to_pylist():
             reason = None if row["status"] == Status.KEPT else row["reason"] or "unknown"
-            self.rows[row["clip_id"], reason] = row
+            self.rows[row["key"], reason] = row
 
-    def kept_card(self, clip_id: str) -> dict[str, Any]:
-        row = self.rows[clip_id, None]
+    def kept_card(self, key: str) -> dict[str, Any]:
+        row = self.rows[key, None]
         card = self._card(row)
         if row["shard"] is None or row["sample_offset"] is None or row["sample_size"] is None:
             return {**card, "note": "Not packed into a shard yet."}
         return {
             **card,
-            **self._player(clip_id, f"{self.root}/{row['shard']}", row["sample_offset"], row["sample_size"]),
+            **self._player(key, f"{self.root}/{row['shard']}", row["sample_offset"], row["sample_size"]),
         }
 
-    def lost_card(self, clip_id: str, reason: str) -> dict[str, Any]:
-        """With a player when only a threshold refused the clip: its media stays in parts/ until it is pruned."""
-        row = self.rows[clip_id, reason]
+    def lost_card(self, key: str, reason: str) -> dict[str, Any]:
+        """With a player when only a threshold refused the clip: its media stays until it is pruned."""
+        row = self.rows[key, reason]
         card = self._card(row)
-        part, poster = (f"{self.root}/parts/{row['unit_id']}/{clip_id}.{suffix}" for suffix in ("tar", "jpg"))
-        with remote_errors(self.dataset_dir):
-            size = self.fs.info(part)["size"] - len(END_OF_TAR) if self.fs.exists(part) else None
-            still = cast(bytes, self.fs.cat_file(poster)) if size is None and self.fs.exists(poster) else None
-        if size is not None:
-            return {**card, **self._player(clip_id, part, 0, size)}
-        return {**card, "image": None if still is None else _data_uri("image/jpeg", still)}
+        if row["shard"] is None:
+            return card
+        tar = f"{self.root}/{row['shard']}"
+        if not row["shard"].startswith("stills/"):
+            return {**card, **self._player(key, tar, row["sample_offset"], row["sample_size"])}
+        try:
+            with remote_errors(self.dataset_dir):
+                still = read_still_at(self.fs, tar, row["sample_offset"], row["sample_size"], key)
+        except (FileNotFoundError, ValueError) as error:
+            log.warning("%s: cannot show the still of clip %s: %s", tar, key, error)
+            return card
+        return {**card, "image": _data_uri("image/jpeg", still)}
 
-    def _player(self, clip_id: str, tar: str, offset: int, size: int) -> dict[str, Any]:
+    def _player(self, key: str, tar: str, offset: int, size: int) -> dict[str, Any]:
         """The sample at this place of a tar as video and poster image, or a note why there is none."""
         if size > self.video_bytes_left:
             return {"note": "Left out to keep this page small."}
         try:
-            members = read_clip_at(self.fs, tar, offset, size, clip_id)
+            members = read_clip_at(self.fs, tar, offset, size, key)
             video, poster = playable_mp4(members["mp4"], members["flac"]), poster_jpeg(members["mp4"])
         except (OSError, ValueError, av.error.FFmpegError) as error:
-            log.warning("%s: cannot show clip %s: %s", tar, clip_id, error)
+            log.warning("%s: cannot show clip %s: %s", tar, key, error)
             return {"note": f"Its sample cannot be read: {type(error).__name__}: {error}"}
         self.video_bytes_left -= len(video)
         return {"video": _data_uri("video/mp4", video), "image": _data_uri("image/jpeg", poster)}

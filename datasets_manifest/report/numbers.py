@@ -57,7 +57,7 @@ MEASURES = (
 )
 
 OVERVIEW_COLUMNS = [
-    "clip_id",
+    "key",
     "source_id",
     "status",
     "stage",

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
@@ -35,6 +36,7 @@ from lipforge.datasets_manifest.report.numbers import (
 )
 from lipforge.datasets_manifest.schema import STAGES, Status
 from lipforge.datasets_manifest.storage.files import open_place, publish, remote_errors
+from lipforge.datasets_manifest.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     """
     fs, root = open_place(dataset_dir)
     with remote_errors(dataset_dir):
-        runs, settings = _runs(fs, root), _settings(fs, root)
+        runs, settings = _runs(fs, root), _settings(fs, root, dataset_dir)
     page = _render(dataset_dir, fs, root, runs, settings).encode(
         "utf-8", "backslashreplace"
     )  # the path may be any bytes
@@ -75,7 +77,7 @@ def _render(
     run = _run_facts(runs[-1]) if runs else None
     gallery = Gallery(dataset_dir, fs, root)
     kept_ids, lost_ids = pick_kept(rows), pick_not_kept(rows)
-    gallery.load([*kept_ids, *(clip_id for ids in lost_ids.values() for clip_id in ids)])
+    gallery.load([*kept_ids, *(key for ids in lost_ids.values() for key in ids)])
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -88,8 +90,8 @@ def _render(
         reasons=reasons,
         languages=by_language(cells, rows),
         histograms=[histogram(rows, measure, settings) for measure in MEASURES],
-        kept_cards=[gallery.kept_card(clip_id) for clip_id in kept_ids],
-        lost_cards={reason: [gallery.lost_card(i, reason) for i in clip_ids] for reason, clip_ids in lost_ids.items()},
+        kept_cards=[gallery.kept_card(key) for key in kept_ids],
+        lost_cards={reason: [gallery.lost_card(i, reason) for i in ids] for reason, ids in lost_ids.items()},
         sources=by_source(read_manifest(dataset_dir, columns=SOURCE_COLUMNS)),
         max_sources=MAX_SOURCES,
         run=run,
@@ -155,13 +157,13 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, float]:
+def _settings(fs: fsspec.AbstractFileSystem, root: str, dataset_dir: str) -> dict[str, float]:
     """Numeric settings in force (`lipforge pack` may have changed them since the run), as `section.field`."""
     path = f"{root}/ledger/dataset.json"
-    if not fs.exists(path):
-        return {}
-    tree = json.loads(fs.cat_file(path)).get("config")
-    sections = tree.items() if isinstance(tree, dict) else ()
+    tree = json.loads(fs.cat_file(path)).get("config") if fs.exists(path) else None
+    generation = last_generation(Store(dataset_dir))
+    in_force = generation.about if generation else {}
+    sections = {**(tree if isinstance(tree, dict) else {}), **in_force}.items()
     return {
         f"{section}.{name}": float(value)
         for section, fields in sections

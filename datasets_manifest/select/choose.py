@@ -76,9 +76,7 @@ def _read_rows(roots: Sequence[str], clips: Candidates, taken: Mapping[str, RowN
 
 def _rows_of(root: str, keys: pa.StringArray) -> pa.Table:
     """Rows by key. Repeating text stays in dictionaries: most rows are read only to be skipped."""
-    dictionaries = [
-        field.name for field in COLUMNS if field.type == pa.string() and field.name not in ("clip_id", "key")
-    ]
+    dictionaries = [field.name for field in COLUMNS if field.type == pa.string() and field.name != "key"]
     scanner = open_manifest(root, dictionaries).scanner(
         filter=IN_SHARD & pc.field("key").isin(keys), batch_readahead=2, fragment_readahead=1
     )

@@ -94,6 +94,11 @@ class Quarantine:
             return ""
 
 
+def clear_attempts(store: Store, run_id: str) -> None:
+    """Delete the attempts of a run that is over: two small files per unit."""
+    store.delete_all(store.list(f"runs/{run_id}/attempts"))
+
+
 @contextlib.contextmanager
 def _stall_watch(stall_s: float, trace: IO[bytes]) -> Iterator[None]:
     """End the process, with a trace, when the calling thread waits for stall_s, as in a read that never returns."""

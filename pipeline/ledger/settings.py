@@ -6,11 +6,13 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
+from lipforge.datasets_manifest.generations import ManifestError, last_generation
+from lipforge.datasets_manifest.storage.lease import HeldError
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import RECIPE_VERSION, PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import FORMAT_VERSION, DatasetError, Record, read_dataset, write_dataset
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.running.summary import versions
 
@@ -91,75 +93,98 @@ def _filled(section: C, defaults: Mapping[str, Any]) -> C:
     return section.model_copy(update={name: v for name, v in defaults.items() if getattr(section, name) is None})
 
 
-def check_set(ledger: Ledger, config: PrepareConfig) -> None:
+def check_set(store: Store, config: PrepareConfig) -> None:
     """Raises DatasetError when the dataset was made with another profile. Needs no model files."""
-    record = ledger.read_dataset()
+    record = read_dataset(store)
     if record is None:
         return
-    stored = stored_config(record)
+    stored = stored_config(store, record)
     if stored.models != config.models:
         raise DatasetError(
-            f"{ledger.store.root} was made with the models `{stored.models}`, not with `{config.models}`: their scores "
+            f"{store.root} was made with the models `{stored.models}`, not with `{config.models}`: their scores "
             f"are not comparable. Use a new folder, or `--models {stored.models}`."
         )
 
 
-def stored_config(record: dict[str, Any]) -> PrepareConfig:
-    """The settings in a dataset's record. `run` gets its defaults: it shapes no byte, and old records name more."""
-    return PrepareConfig.model_validate({name: value for name, value in record["config"].items() if name != "run"})
+def stored_config(store: Store, record: Record) -> PrepareConfig:
+    """The dataset's settings, with the thresholds in force: `lipforge pack` may have changed those that it began with.
+
+    `run` gets its defaults: it shapes no byte. Raises DatasetError.
+    """
+    plain = {name: value for name, value in record["config"].items() if name != "run"}
+    try:
+        generation = last_generation(store)
+    except ManifestError as error:
+        raise DatasetError(str(error)) from error
+    if generation is not None:
+        plain |= {name: generation.about[name] for name in ("thresholds", "pack") if name in generation.about}
+    return PrepareConfig.model_validate(plain)
 
 
-def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:
+def open_dataset(store: Store, config: PrepareConfig, hashes: dict[str, str]) -> None:
     """Start a dataset, or check that this run fits the existing one."""
     plain = config.model_dump(mode="json")
-    record = ledger.read_dataset()
+    record = read_dataset(store)
     if record is None:
-        _refuse_export(ledger)
-        if next(ledger.contents(), None) is not None:
+        _refuse_export(store)
+        if store.list("ledger/segments"):
             raise DatasetError(
-                f"{ledger.store.root} has lost ledger/dataset.json, which says how it was made. "
+                f"{store.root} has lost ledger/dataset.json, which says how it was made. "
                 "Restore it from a copy, or use a new folder."
             )
-        ledger.write_dataset(
-            {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
+        write_dataset(
+            store, {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
         )
         return
-    where = ledger.store.root
-    advice = f"Use a new folder, or the settings that {where} was made with (ledger/dataset.json)."
+    _require_format(store, record)
+    advice = f"Use a new folder, or the settings that {store.root} was made with (ledger/dataset.json)."
     if record["measuring"].get("recipe_version") != RECIPE_VERSION:
         raise DatasetError(
-            f"{where} was made by another version of Lipforge whose clips and measures differ; it cannot be continued. "
-            "Prepare the sources into a new folder; this one can still be queried, selected from and trained on."
+            f"{store.root} was made by another version of Lipforge whose clips and measures differ; it cannot be "
+            "continued. Prepare the sources into a new folder; this one can still be queried, selected from and "
+            "trained on."
         )
     if record["hashes"]["config_hash"] != hashes["config_hash"]:
         changed = _differences(record["measuring"], config.measuring())
-        raise DatasetError(f"{where} was made with other settings: {'; '.join(changed)}. {advice}")
+        raise DatasetError(f"{store.root} was made with other settings: {'; '.join(changed)}. {advice}")
     if record["hashes"]["models_hash"] != hashes["models_hash"]:
-        raise DatasetError(f"{where} was made with other model files. {advice}")
-    changed = _differences(record["config"]["thresholds"], plain["thresholds"])
+        raise DatasetError(f"{store.root} was made with other model files. {advice}")
+    stored = stored_config(store, record).model_dump(mode="json")
+    changed = _differences(stored["thresholds"], plain["thresholds"])
     if changed:
         raise DatasetError(
-            f"{where} has other thresholds: {'; '.join(changed)}. Apply new ones with `lipforge pack`, which measures "
-            "nothing again, or run prepare with those of the dataset."
+            f"{store.root} has other thresholds: {'; '.join(changed)}. Apply new ones with `lipforge pack`, which "
+            "measures nothing again, or run prepare with those of the dataset."
         )
-    if record["config"]["pack"] != plain["pack"]:
-        raise DatasetError(f"{where} has shards of another size ({record['config']['pack']}). {advice}")
+    if stored["pack"] != plain["pack"]:
+        raise DatasetError(f"{store.root} has shards of another size ({stored['pack']}). {advice}")
 
 
-def require_dataset(ledger: Ledger, out: str) -> dict[str, Any]:
-    record = ledger.read_dataset()
+def require_dataset(store: Store) -> Record:
+    record = read_dataset(store)
     if record is None:
-        _refuse_export(ledger)
+        _refuse_export(store)
         raise DatasetError(
-            f"{out} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
+            f"{store.root} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
         )
+    _require_format(store, record)
     return record
 
 
-def _refuse_export(ledger: Ledger) -> None:
-    if ledger.store.exists(EXPORT_RECORD):
+def _require_format(store: Store, record: Record) -> None:
+    found = record.get("format_version", 1)
+    if found != FORMAT_VERSION:
         raise DatasetError(
-            f"{ledger.store.root} was made by `lipforge export`: it holds the chosen clips, but not what changes need "
+            f"{store.root} is a dataset of format {found}, which this version of Lipforge (format {FORMAT_VERSION}) "
+            "reads but does not change: select from it, train on it and export it as before. To change it, use the "
+            "version that made it, or prepare the sources again into a new folder."
+        )
+
+
+def _refuse_export(store: Store) -> None:
+    if store.exists(EXPORT_RECORD):
+        raise DatasetError(
+            f"{store.root} was made by `lipforge export`: it holds the chosen clips, but not what changes need "
             "(sources, refused clips, settings). Narrow it with `lipforge select`; make other changes in the "
             f"dataset that it came from ({EXPORT_RECORD} says which), and export again."
         )
@@ -195,17 +220,20 @@ def writing(store: Store) -> Iterator[None]:
         try:
             stack.enter_context(store.only_writer())
         except BlockingIOError as error:
-            raise DatasetError(f"{store.root} is being written by another command. Wait for it or stop it.") from error
+            who = f" ({error})" if isinstance(error, HeldError) else ""
+            words = f"{store.root} is being written by another command{who}. Wait for it or stop it."
+            raise DatasetError(words) from error
         except OSError as error:
             raise DatasetError(f"{store.root} cannot be written: {error.strerror}") from error
         yield
 
 
-def stored_where_unset(ledger: Ledger, config: PrepareConfig) -> PrepareConfig:
-    """Settings with the dataset's own thresholds and shard size where unset: `lipforge pack` may have changed them."""
-    record = ledger.read_dataset()
+def stored_where_unset(store: Store, config: PrepareConfig) -> PrepareConfig:
+    """Settings with the thresholds and shard size in force where unset: `lipforge pack` may have changed them."""
+    record = read_dataset(store)
     if record is None:
         return config
-    stored = stored_config(record)
+    _require_format(store, record)
+    stored = stored_config(store, record)
     unset = {name: getattr(stored, name) for name in ("thresholds", "pack") if name not in config.model_fields_set}
     return config.model_copy(update=unset)

@@ -1,12 +1,16 @@
-"""Keep or reject a measured clip: a pure function of its measures and the thresholds.
+"""Keep or reject measured clips: a pure function of their measures and the thresholds.
 
 The ledger stores measures, and a verdict only for clips that an earlier stage rejected or that failed. Whoever needs
-verdicts asks `decided` with the thresholds in force, so new thresholds need no models.
+verdicts asks `decided` (one row) or `decide_all` (a table) with the thresholds in force, so new thresholds need no
+models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.pipeline.config import Thresholds
@@ -23,16 +27,75 @@ class Verdict:
 KEPT = Verdict(Status.KEPT, Stage.COMMIT)
 
 
+@dataclass(frozen=True)
+class _Check:
+    """One threshold."""
+
+    column: str
+    """Null in rows of earlier versions: not refused."""
+    stage: Stage
+    reason: Reason
+    misses: Callable[[Any, Thresholds], Any]
+    """(values, thresholds) -> whether they miss it; for a number or an array."""
+    words: Callable[[Any, Thresholds], str]
+
+
+_CHECKS = (
+    _Check(
+        "speech_ratio",
+        Stage.DETECT_SPEECH,
+        Reason.NO_SPEECH,
+        lambda speech, limits: speech < limits.min_speech_ratio,
+        lambda speech, limits: f"speech in {speech:.0%} of the clip; {limits.min_speech_ratio:.0%} is needed",
+    ),
+    _Check(  # measured only where it is certain, and it lowers the confidence: so it is named first
+        "av_drift_frames",
+        Stage.MEASURE_SYNC,
+        Reason.AV_DRIFT,
+        lambda drift, limits: abs(drift) > limits.max_av_drift_frames,
+        lambda drift, limits: (
+            f"the offset changes by {drift:+.1f} frames within the clip; "
+            f"{limits.max_av_drift_frames:g} leave both ends within one frame"
+        ),
+    ),
+    _Check(
+        "sync_confidence",
+        Stage.MEASURE_SYNC,
+        Reason.LOW_SYNC_CONFIDENCE,
+        lambda confidence, limits: confidence < limits.min_sync_confidence,
+        lambda confidence, limits: (
+            f"sync confidence {confidence:.2f} ({limits.sync_model}); {limits.min_sync_confidence:g} is needed"
+        ),
+    ),
+    _Check(
+        "av_offset_frames",
+        Stage.MEASURE_SYNC,
+        Reason.AV_OFFSET_TOO_LARGE,
+        lambda offset, limits: abs(offset) > limits.max_av_offset_frames,
+        lambda offset, limits: (
+            f"the audio is off by {offset:+.0f} frames; at most {limits.max_av_offset_frames} are corrected"
+        ),
+    ),
+    _Check(
+        "quality",
+        Stage.MEASURE_QUALITY,
+        Reason.LOW_QUALITY,
+        lambda quality, limits: quality < limits.min_quality,
+        lambda quality, limits: (
+            f"quality {quality:.0f} of 100 ({limits.quality_model}); {limits.min_quality:g} is needed"
+        ),
+    ),
+)
+"""In the order of the stages: a clip is refused by the first that it misses."""
+
+
 def is_measured(row: Mapping[str, Any]) -> bool:
     """True for a clip whose media was stored: thresholds decide on it."""
     return row.get("quality") is not None
 
 
 def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
-    """A row of the ledger with its verdict in `status`, `stage`, `reason` and `detail`.
-
-    Records of earlier versions also hold a verdict on measured clips; it is replaced.
-    """
+    """A row of the ledger with its verdict in `status`, `stage`, `reason` and `detail`."""
     if not is_measured(row):
         return dict(row)
     verdict = decide(row, thresholds)
@@ -42,46 +105,56 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
 
 
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
-    """The first threshold that a clip misses, in the order of the stages.
+    """The first threshold that a clip misses.
 
-    measures: speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and quality_model.
-    A drift is measured only where it is certain, and lowers the confidence: so it is named first. All thresholds must
+    measures: those of the manifest's columns that thresholds limit; sync_model and quality_model. All thresholds must
     be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
-    _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
-    _check_scale("quality", measures.get("quality_model"), thresholds.quality_model)
-    speech = measures["speech_ratio"]
-    if speech < thresholds.min_speech_ratio:
-        detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
-        return Verdict(Status.REJECTED, Stage.DETECT_SPEECH, Reason.NO_SPEECH, detail)
-    drift = measures.get("av_drift_frames") or 0.0  # records of earlier versions have none
-    if abs(drift) > thresholds.max_av_drift_frames:
-        detail = (
-            f"the offset changes by {drift:+.1f} frames within the clip; "
-            f"{thresholds.max_av_drift_frames:g} leave both ends within one frame"
-        )
-        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_DRIFT, detail)
-    confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
-    if confidence < thresholds.min_sync_confidence:
-        detail = (
-            f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {thresholds.min_sync_confidence:g} is needed"
-        )
-        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.LOW_SYNC_CONFIDENCE, detail)
-    if abs(offset) > thresholds.max_av_offset_frames:
-        detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
-        return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_OFFSET_TOO_LARGE, detail)
-    quality = measures["quality"]
-    if quality < thresholds.min_quality:
-        detail = f"quality {quality:.0f} of 100 ({thresholds.quality_model}); {thresholds.min_quality:g} is needed"
-        return Verdict(Status.REJECTED, Stage.MEASURE_QUALITY, Reason.LOW_QUALITY, detail)
+    _check_scales({measures.get("sync_model")}, {measures.get("quality_model")}, thresholds)
+    for check in _CHECKS:
+        value = measures.get(check.column)
+        if value is not None and check.misses(value, thresholds):
+            return Verdict(Status.REJECTED, check.stage, check.reason, check.words(value, thresholds))
     return KEPT
 
 
-def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
-    if measured_by != made_for:
-        raise ValueError(
-            f"{what} was measured by {measured_by}, but the threshold is on the scale of "
-            f"{made_for or 'an unnamed model'}: the two are not comparable. "
-            "Prepare the sources into a new folder with one set of models."
-        )
+def decide_all(rows: pa.Table, thresholds: Thresholds) -> pa.Table:
+    """Rows of a sealed segment with `status`, `stage`, `reason` and `detail` set for measured clips, too."""
+    measured = rows["quality"].is_valid().to_numpy()
+    if not measured.any():
+        return rows
+    here = rows.filter(pa.array(measured))
+    _check_scales(
+        set(here["sync_model"].unique().to_pylist()), set(here["quality_model"].unique().to_pylist()), thresholds
+    )
+    outcome = {name: rows[name].to_numpy().copy() for name in ("status", "stage", "reason", "detail")}
+    for name, value in (("status", KEPT.status), ("stage", KEPT.stage), ("reason", None), ("detail", None)):
+        outcome[name][measured] = value
+    undecided = measured.copy()
+    for check in _CHECKS:
+        values = rows[check.column].cast(pa.float64()).to_numpy()
+        with np.errstate(invalid="ignore"):
+            missing = undecided & ~np.isnan(values) & check.misses(values, thresholds)
+        undecided &= ~missing
+        outcome["status"][missing] = Status.REJECTED.value
+        outcome["stage"][missing] = check.stage.value
+        outcome["reason"][missing] = check.reason.value
+        outcome["detail"][missing] = [check.words(value, thresholds) for value in values[missing].tolist()]
+    for name, values in outcome.items():
+        column = pa.array(values.tolist(), pa.string())
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def _check_scales(sync_models: set[Any], quality_models: set[Any], thresholds: Thresholds) -> None:
+    for what, measured_by, made_for in (
+        ("sync confidence", sync_models, thresholds.sync_model),
+        ("quality", quality_models, thresholds.quality_model),
+    ):
+        for name in measured_by - {made_for}:
+            raise ValueError(
+                f"{what} was measured by {name}, but the threshold is on the scale of "
+                f"{made_for or 'an unnamed model'}: the two are not comparable. "
+                "Prepare the sources into a new folder with one set of models."
+            )

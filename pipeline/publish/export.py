@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.language_tags import SAFE_AS_FOLDER, with_canonical_languages
 from lipforge.datasets_manifest.manifest import write_manifest
-from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from lipforge.datasets_manifest.storage.files import read_file, to_json
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
-from lipforge.pipeline.publish.shards import Sample, fill_shards, sample_places, with_places, write_shard
+from lipforge.pipeline.publish.shards import Place, Sample, fill_shards, write_shard
 from lipforge.pipeline.running.summary import Summary, now, versions
 
 SELECTION_NAME = "selection.parquet"
@@ -83,12 +83,13 @@ def export(
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
         for name, language, keys in missing:
-            write_shard(store, name, language, _read_samples([(key, origins[key]) for key in keys]))
+            places = write_shard(store, language, _read_samples([(key, origins[key]) for key in keys]))
+            store.write(_record_name(name), to_json({"places": places}))
             done += len(keys)
             progress(done, len(samples))
         _write_rows(store, rows, record)
     hours = sum(rows["duration_s"].to_pylist()) / 3600
-    return Exported(len(samples), hours, sum(shard["size"] for shard in Ledger(store).shards()), len(shards))
+    return Exported(len(samples), hours, sum(store.sizes("shards").values()), len(shards))
 
 
 # --- what to export ---
@@ -108,7 +109,7 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
                 f"{selection}: clip {key} with status {status}, language {language!r}, seconds {lengths} "
                 "was not made by lipforge"
             )
-        samples.append(Sample(key, "", language, size))
+        samples.append(Sample(key, language, size))
         origins[key] = _Origin(dataset, shard, offset, size)
     if not samples:
         raise ValueError(f"{selection} holds no clips")
@@ -157,17 +158,31 @@ def _require_own(store: Store, record: dict[str, Any]) -> None:
 
 
 def _not_yet_written(store: Store, shards: list[tuple[str, list[Sample]]]) -> list[tuple[str, str, list[str]]]:
-    """(name, language, keys) of shards without a record, or whose file does not match it."""
-    records = {shard["name"]: shard for shard in Ledger(store).shards()}
+    """(name, language, keys) of groups without a record, or whose shard is not as it says."""
+    sizes = store.sizes("shards")
     numbers: dict[str, int] = {}
     missing = []
     for language, members in shards:
         number = numbers[language] = numbers.get(language, -1) + 1
         name, keys = f"{language}-{number:06d}", [sample.key for sample in members]
-        record = records.get(name)
-        if record is None or list(record["samples"]) != keys or store.size(record["path"]) != record["size"]:
+        places = _recorded(store, name)
+        last = places.get(keys[-1])
+        if list(places) != keys or last is None or sizes.get(last.tar) != last.offset + last.size + len(END_OF_TAR):
             missing.append((name, language, keys))
     return missing
+
+
+def _record_name(name: str) -> str:
+    return f"ledger/shards/{name}.json"
+
+
+def _recorded(store: Store, name: str) -> dict[str, Place]:
+    """Where a group's samples lie; empty when it is not written yet."""
+    try:
+        found = {key: Place(*place) for key, place in json.loads(store.read(_record_name(name)))["places"].items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(sorted(found.items(), key=lambda item: item[1].offset))
 
 
 def _check_sources(origins: list[_Origin]) -> None:
@@ -226,8 +241,15 @@ def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
 
 def _write_rows(store: Store, rows: pa.Table, record: dict[str, Any]) -> None:
     """Write selection and manifest with the new places, then the run, which tells `lipforge status` that it is done."""
-    places = sample_places(Ledger(store))
-    rows = with_places(rows, [places[key] for key in rows["key"].to_pylist()])
+    places = {
+        key: place
+        for name in store.list("ledger/shards")
+        for key, place in _recorded(store, name.rpartition("/")[2].removesuffix(".json")).items()
+    }
+    found = zip(*(places[key] for key in rows["key"].to_pylist()), strict=True)
+    for name, column in zip(("shard", "sample_offset", "sample_size"), found, strict=True):
+        index = rows.schema.get_field_index(name)
+        rows = rows.set_column(index, rows.schema.field(index), pa.array(column, rows.schema.field(index).type))
     root = pa.array([store.root] * len(rows), pa.string())
     index = rows.schema.get_field_index("dataset")
     rows = rows.set_column(index, rows.schema.field(index), root)

@@ -1,35 +1,39 @@
 """Identify the language of each source: Whisper gives each of its clips a vote, and most votes win.
 
-The votes of a unit's clips are one record in ledger/languages/. Every rewrite of the manifest takes a source's language
-from there; samples and shards never change. Sources with a label from the user are skipped.
+The votes of a segment's clips are one table in ledger/languages/. Every manifest takes a source's language from there;
+samples and shards never change. Sources with a label from the user are skipped.
 """
 
 import hashlib
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.clip import Video
-from lipforge.pipeline.ledger.records import DatasetError, Ledger, Record
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.ledger.side_files import SegmentFiles
 from lipforge.pipeline.media.clips import decode_flac
 from lipforge.pipeline.media.container import MediaError
-from lipforge.pipeline.publish.accounts import Spoken
-from lipforge.pipeline.publish.decide import is_measured
-from lipforge.pipeline.publish.pack import Mapper, read_part
-from lipforge.pipeline.publish.shards import ShardPlace, sample_places
-from lipforge.pipeline.stages.commit import part_name
+from lipforge.pipeline.publish.facts import FactFiles
+from lipforge.pipeline.publish.pack import Mapper
+from lipforge.pipeline.publish.rows import Facts, places_now
+from lipforge.pipeline.publish.seal import SealTask, rows_in_parts
+from lipforge.pipeline.publish.shards import Place
+from lipforge.pipeline.publish.votes import Vote, spoken_by_content, voters, with_votes
 
 if TYPE_CHECKING:  # it loads torch
     from lipforge.model.audio.language import LanguageIdentifier
 
-MIN_SPEECH_RATIO = 0.2
-"""Share of speech that a clip needs to vote. Not the dataset's threshold, because that may change."""
+_CLIPS = 32
+"""Clips of one task."""
+_WRITE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -64,127 +68,128 @@ def open_whisper(whisper: str) -> WhisperFile:
     return file
 
 
-class Votes:
-    """Votes from the ledger."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._known = ledger.units_with_votes()
-
-    def of_units(self, unit_ids: Iterable[str]) -> dict[str, Record]:
-        found = self._ledger.read_votes([unit_id for unit_id in unit_ids if unit_id in self._known])
-        return {record["unit_id"]: record for record in found}
-
-    def spoken(self, video: Video, units: list[Record]) -> Spoken | None:
-        """The language of a video; None when it has a label or no speech, or when not every clip has voted yet."""
-        if is_labelled(video) or not self._known:
-            return None
-        voters = {unit["unit_id"]: keys for unit in units if (keys := voting_keys(unit))}
-        records = self.of_units(voters)
-        if any(not set(keys) <= set(records.get(unit_id, {"clips": {}})["clips"]) for unit_id, keys in voters.items()):
-            return None
-        if len({record["sha256"] for record in records.values()}) != 1:
-            return None  # another checkpoint is half done: its votes and the old ones do not mix
-        votes = [records[unit_id]["clips"][key] for unit_id, keys in voters.items() for key in keys]
-        return majority([vote for vote in votes if vote is not None], next(iter(records.values()))["whisper"])
-
-
-def is_labelled(video: Video) -> bool:
-    return video.source.language_source != "none"
-
-
-def voting_keys(unit: Record) -> list[str]:
-    """Measured clips, kept or not, with speech."""
-    return [row["key"] for row in unit["rows"] if is_measured(row) and row["speech_ratio"] >= MIN_SPEECH_RATIO]
-
-
-def majority(votes: list[tuple[str, float]], whisper: str) -> Spoken | None:
-    """Each clip votes for its most likely language, with that language's probability.
-
-    The winner's probability is the sum of its votes over the number of clips: 1 only if every clip was certain.
-    None without votes.
-    """
-    sums: defaultdict[str, float] = defaultdict(float)
-    for language, probability in votes:
-        sums[stored_language(language)] += probability  # not all of Whisper's codes are BCP 47: jw, Javanese
-    if not sums:
-        return None
-    winner = min(sums, key=lambda language: (-sums[language], language))
-    return Spoken(winner, sums[winner] / len(votes), whisper)
-
-
 @dataclass(frozen=True)
-class _Task:
-    """One unit whose clips have yet to vote."""
+class Listen:
+    """Clips of one segment that have yet to vote."""
 
-    unit_id: str
-    clips: list[tuple[str, ShardPlace | None]]
-    """Keys, and the place of each in a shard; None: in parts/, or pruned."""
-    votes: dict[str, Any]
-    """Votes from an earlier run with the same checkpoint."""
+    segment: int
+    clips: Sequence[tuple[str, Place | None]]
+    """Keys, and where each sample lies; None: it was pruned."""
 
 
 def identify(
     store: Store,
-    videos: Iterable[tuple[Video, list[Record]]],
+    segments: Sequence[int],
     whisper: WhisperFile,
     run_map: Mapper,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Let every clip without a vote of this checkpoint vote, and record the votes by unit. Safe to stop and to repeat.
+    """Let every clip of these sealed segments that has no vote of this checkpoint vote. Safe to stop and to repeat.
 
-    videos: finished ones, with the records of their units. progress: called with (units done, units to do).
-    Packing must not be running or interrupted. Raises DatasetError for a clip that cannot be read.
+    progress: called with (clips done, clips to do). Raises DatasetError for a clip that cannot be read.
     """
-    tasks = list(_tasks(Ledger(store), videos, whisper))
-    progress(0, len(tasks))
-    for done, _ in enumerate(run_map(_Listener(store, whisper), tasks), start=1):
-        progress(done, len(tasks))
+    ledger, facts = Segments(store), FactFiles(store)
+    tasks: list[Listen] = []
+    for segment in segments:
+        sealed = ledger.sealed(segment)
+        if sealed is not None:
+            places = _places(sealed.rows, facts.of(segment, sealed.rows))
+            keys = [key for keys in voters(sealed.rows).values() for key in keys]
+            voted = _voted(facts.votes.read(segment), whisper)
+            todo = [(key, places.get(key)) for key in keys if key not in voted]
+            tasks += [Listen(segment, todo[first : first + _CLIPS]) for first in range(0, len(todo), _CLIPS)]
+    listen(store, tasks, whisper, run_map, progress)
 
 
-def _tasks(ledger: Ledger, videos: Iterable[tuple[Video, list[Record]]], whisper: WhisperFile) -> Iterator[_Task]:
-    places = sample_places(ledger)
-    votes = Votes(ledger)
-    for video, units in videos:
-        if is_labelled(video):
-            continue
-        voters = {unit["unit_id"]: keys for unit in units if (keys := voting_keys(unit))}
-        records = votes.of_units(voters)
-        for unit_id, keys in voters.items():
-            record = records.get(unit_id)
-            votes_before = dict(record["clips"]) if record is not None and record["sha256"] == whisper.sha256 else {}
-            todo = [(key, places.get(key)) for key in keys if key not in votes_before]
-            if todo:
-                yield _Task(unit_id, todo, votes_before)
+def identify_first(
+    store: Store,
+    tasks: Sequence[SealTask],
+    whisper: WhisperFile,
+    run_map: Mapper,
+    progress: Callable[[int, int], None],
+) -> list[SealTask]:
+    """Segments that are about to be sealed, with the language of each content that has no label."""
+    files = SegmentFiles(store, "languages")
+    todo, rows = [], {}
+    for task in tasks:
+        table, places = rows_in_parts(store, task)
+        rows[task.segment] = table
+        voted = _voted(files.read(task.segment), whisper)
+        keys = [key for keys in voters(table).values() for key in keys if key not in voted]
+        clips = [(key, places.get(key)) for key in keys]
+        todo += [Listen(task.segment, clips[first : first + _CLIPS]) for first in range(0, len(clips), _CLIPS)]
+    listen(store, todo, whisper, run_map, progress)
+    files = SegmentFiles(store, "languages")
+    spoken = {task.segment: spoken_by_content(rows[task.segment], files.read(task.segment)) for task in tasks}
+    return [
+        replace(task, contents=[replace(done, spoken=spoken[task.segment].get(done.index)) for done in task.contents])
+        for task in tasks
+    ]
+
+
+def listen(
+    store: Store,
+    tasks: Sequence[Listen],
+    whisper: WhisperFile,
+    run_map: Mapper,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Let these clips vote, and record it at least every minute. progress: called with (clips done, clips to do)."""
+    files = SegmentFiles(store, "languages")
+    waiting: defaultdict[int, dict[str, Vote]] = defaultdict(dict)
+
+    def write() -> None:
+        for segment, votes in waiting.items():
+            files.write(segment, with_votes(files.read(segment), votes, whisper.name, whisper.sha256))
+        waiting.clear()
+
+    done, total, since_s = 0, sum(len(task.clips) for task in tasks), time.monotonic()
+    progress(0, total)
+    for segment, votes in run_map(_Listener(store, whisper), list(tasks)):
+        waiting[segment] |= votes
+        done += len(votes)
+        progress(done, total)
+        if time.monotonic() - since_s > _WRITE_EVERY_S:
+            write()
+            since_s = time.monotonic()
+    write()
+
+
+def _voted(votes: pa.Table | None, whisper: WhisperFile) -> set[str]:
+    if votes is None:
+        return set()
+    return {row["key"] for row in votes.to_pylist() if row["sha256"] == whisper.sha256}
+
+
+def _places(sealed: pa.Table, facts: Facts) -> dict[str, Place]:
+    columns = places_now(sealed, facts)
+    names = ("shard", "sample_offset", "sample_size")
+    values = zip(sealed["key"].to_pylist(), *(columns[name].to_pylist() for name in names), strict=True)
+    return {key: Place(*place) for key, *place in values if place[0] and not place[0].startswith("stills/")}
 
 
 class _Listener:
-    """Takes and records the votes of one unit's clips, in any process."""
+    """Takes the votes of clips, in any process."""
 
     def __init__(self, store: Store, whisper: WhisperFile) -> None:
         self.store = store
         self.whisper = whisper
 
-    def __call__(self, task: _Task) -> str:
-        clips = {**task.votes, **{key: self._vote(task.unit_id, key, place) for key, place in task.clips}}
-        record = {"unit_id": task.unit_id, "whisper": self.whisper.name, "sha256": self.whisper.sha256, "clips": clips}
-        Ledger(self.store).write_votes(task.unit_id, record)
-        return task.unit_id
+    def __call__(self, task: Listen) -> tuple[int, dict[str, Vote]]:
+        return task.segment, {key: self._vote(key, place) for key, place in task.clips}
 
-    def _vote(self, unit_id: str, key: str, place: ShardPlace | None) -> tuple[str, float] | None:
+    def _vote(self, key: str, place: Place | None) -> Vote:
         """None for a clip whose media was pruned."""
-        name = part_name(unit_id, key) if place is None else place.shard
-        if place is None and not self.store.exists(name):
+        if place is None:
             return None
         try:
-            data = read_part(self.store, unit_id, key) if place is None else self.store.read(*place)
-            size = len(data) if place is None else place.size
-            audio = decode_flac(read_clip(data, size, key)["flac"])
+            data = self.store.read(*place)
+            audio = decode_flac(read_clip(data, place.size, key)["flac"])
         except FileNotFoundError as error:
-            raise DatasetError(f"{self.store.path(name)} is missing: restore it from a copy") from error
+            raise DatasetError(f"{self.store.path(place.tar)} is missing: restore it from a copy") from error
         except (ValueError, MediaError) as error:
             raise DatasetError(
-                f"{self.store.path(name)} is damaged: the audio of clip {key} cannot be read ({error}). "
+                f"{self.store.path(place.tar)} is damaged: the audio of clip {key} cannot be read ({error}). "
                 "Restore it from a copy."
             ) from error
         language, probability = self.whisper.opened().identify(audio)

@@ -1,66 +1,87 @@
-"""Delete the media of clips that a threshold refused, but keep a still of each for the report."""
+"""Delete the media of clips that a threshold refused; a still of each stays for the report.
 
-from typing import NamedTuple
+Media of refused clips lies in tars of its own (refused/), so shards are not touched: a clip that stricter thresholds
+refused later stays in its shard. Stills are written first, then one table says where, then the tars go.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import av.error
+import pyarrow as pa
 
-from lipforge.datasets_manifest.sample import read_clip
+from lipforge.datasets_manifest.sample import read_clip, sample_bytes
 from lipforge.datasets_manifest.sample_media import poster_jpeg
-from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
-from lipforge.pipeline.ledger.settings import require_dataset, stored_config
-from lipforge.pipeline.publish.decide import decided, is_measured
-from lipforge.pipeline.publish.pack import read_part
-from lipforge.pipeline.stages.commit import part_name, poster_name
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.publish.facts import PRUNE_COLUMNS, FactFiles
+from lipforge.pipeline.publish.shards import Place, write_tar
+
+_COLUMNS = ("key", "shard", "sample_offset", "sample_size")
 
 
 class Prunable(NamedTuple):
-    """Files that `prune` deletes."""
+    """What `prune` deletes."""
 
-    parts: list[str]
-    """Media of refused clips. Kept clips that are not in a shard yet are not among them."""
-    posters: list[str]
-    """Stills of kept clips, which earlier versions wrote and nothing reads."""
+    tars: list[str]
+    clips: int
+    """With media in them."""
     size_bytes: int
-    """Of all these files."""
 
 
 def find_prunable(store: Store) -> Prunable:
-    """Raises DatasetError when packing was interrupted, so that it is not known what shards hold."""
-    ledger = Ledger(store)
-    dataset = require_dataset(ledger, store.root)
-    if ledger.read_pack_plan() is not None:
-        raise DatasetError("packing was interrupted; run `lipforge pack` first")
-    thresholds = stored_config(dataset).thresholds
-    refused, kept_posters = set(), set()
-    for unit in ledger.units():
-        for row in filter(is_measured, unit["rows"]):
-            if decided(row, thresholds)["status"] == Status.KEPT:
-                kept_posters.add(poster_name(unit["unit_id"], row["key"]))
-            else:
-                refused.add(part_name(unit["unit_id"], row["key"]))
-    names = store.list("parts")
-    parts, posters = [n for n in names if n in refused], [n for n in names if n in kept_posters]
-    return Prunable(parts, posters, sum(store.size(name) or 0 for name in parts + posters))
+    """Tars of refused media, by the ledger."""
+    sizes = store.sizes("refused")
+    clips = sum(len(rows) for _, rows in _refused(store, set(sizes)))
+    return Prunable(sorted(sizes), clips, sum(sizes.values()))
 
 
 def prune_files(store: Store, prunable: Prunable) -> None:
-    for name in prunable.parts:
-        _write_poster(store, name)
-        store.delete(name)
-    for name in prunable.posters:
-        store.delete(name)
+    """Safe to repeat. Whoever calls this publishes the manifest before, so that it names every clip that is kept."""
+    facts = FactFiles(store)
+    rows: list[dict[str, Any]] = []
+    for segment, refused in _refused(store, set(prunable.tars)):
+        rows += _with_stills(store, segment, refused)
+    if rows:
+        facts.pruned.add(pa.Table.from_pylist(rows, PRUNE_COLUMNS))
 
 
-def _write_poster(store: Store, part: str) -> None:
-    """Write a still of a part's clip, unless there is one or the part is damaged."""
-    unit_id, key = part.removesuffix(".tar").split("/")[1:]
-    if store.exists(poster_name(unit_id, key)):
-        return
+def delete_tars(store: Store, prunable: Prunable) -> None:
+    """After `prune_files`, and after a manifest that names none of them is in force."""
+    store.delete_all(prunable.tars)
+
+
+def _refused(store: Store, tars: set[str]) -> list[tuple[int, list[tuple[str, Place]]]]:
+    """(segment, [(key, place)]) of clips whose media lies in these tars."""
+    segments, pruned, found = Segments(store), FactFiles(store).pruned, []
+    for segment in segments.numbers():
+        sealed = segments.sealed(segment)
+        if sealed is None:
+            continue
+        gone = {(row["key"], row["tar"]) for row in pruned.rows(segment).to_pylist()}
+        columns = (sealed.rows[name].to_pylist() for name in _COLUMNS)
+        places = [(key, Place(*place)) for key, *place in zip(*columns, strict=True)]
+        here = [(key, place) for key, place in places if place.tar in tars and (key, place.tar) not in gone]
+        if here:
+            found.append((segment, here))
+    return found
+
+
+def _with_stills(store: Store, segment: int, refused: Sequence[tuple[str, Place]]) -> list[dict[str, Any]]:
+    """Rows of PRUNE_COLUMNS. A clip that cannot be read gets no still."""
+    stills = {key: still for key, place in sorted(refused) if (still := _still(store, key, place))}
+    places = write_tar(store, f"stills/{segment:06d}", stills.items()) if stills else {}
+    rows = []
+    for key, place in refused:
+        still = places.get(key) or (None, None, None)
+        row = {"segment": segment, "key": key, "tar": place.tar}
+        rows.append({**row, "still": still[0], "offset": still[1], "size": still[2]})
+    return rows
+
+
+def _still(store: Store, key: str, place: Place) -> bytes | None:
     try:
-        sample = read_part(store, unit_id, key)
-        poster = poster_jpeg(read_clip(sample, len(sample), key)["mp4"])
-    except (DatasetError, ValueError, av.error.FFmpegError):
-        return
-    store.write(poster_name(unit_id, key), poster)
+        poster = poster_jpeg(read_clip(store.read(*place), place.size, key)["mp4"])
+    except (FileNotFoundError, ValueError, av.error.FFmpegError):
+        return None
+    return sample_bytes(key, {"jpg": poster})

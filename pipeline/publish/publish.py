@@ -1,101 +1,210 @@
-"""From the ledger to shards and manifest, at the end of a run and for new thresholds.
+"""Put a manifest in force: the rows of every segment under the thresholds, and of sources that gave no content.
 
-One pass over the ledger, one video at a time, decides every clip and makes the manifest's rows. Packing then gives the
-kept clips their places in shards.
+A segment's rows are written again only when something about them changed, so adding a source costs what it costs, and
+packing with nothing to do reads no rows at all. The thresholds in force are those of the manifest in force.
 """
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lipforge.datasets_manifest.manifest import manifest_table, write_manifest
-from lipforge.datasets_manifest.schema import Reason, Stage, Status
+from lipforge.datasets_manifest.generations import (
+    Generation,
+    ManifestChangedError,
+    ManifestError,
+    last_generation,
+    publish_generation,
+    sorted_rows,
+    write_rows,
+)
+from lipforge.datasets_manifest.language_tags import stored_language
+from lipforge.datasets_manifest.manifest import manifest_table
+from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Reason, Stage, Status
+from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import Ledger
-from lipforge.pipeline.publish.accounts import Row, Totals, single_row, video_rows
-from lipforge.pipeline.publish.languages import Votes
-from lipforge.pipeline.publish.pack import pack
-from lipforge.pipeline.publish.shards import Sample, sample_places, with_places
+from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.publish.accounts import Totals
+from lipforge.pipeline.publish.facts import FactFiles
+from lipforge.pipeline.publish.pack import bring_in
+from lipforge.pipeline.publish.rows import UNLABELLED, manifest_rows
 from lipforge.pipeline.running.executors import Executor
-from lipforge.pipeline.sources.ownership import split_duplicates
-from lipforge.pipeline.sources.seams import plan_seams
+from lipforge.pipeline.sources.ownership import duplicates_of
 from lipforge.pipeline.stages.probe import from_record
 
+Progress = Callable[[int, int], None]
 
-def publish(store: Store, config: PrepareConfig, hashes: Mapping[str, str], executor: Executor) -> Totals:
-    """Pack the clips that these thresholds keep, and write the manifest. Returns its sums."""
-    ledger = Ledger(store)
+
+def publish(
+    store: Store,
+    config: PrepareConfig,
+    hashes: Mapping[str, str],
+    executor: Executor,
+    progress: Progress = lambda done, total: None,
+) -> Totals:
+    """Put a manifest under these thresholds in force; returns its sums. Safe to repeat.
+
+    Clips that these thresholds keep and that no shard holds get new shards first. progress: called with (segments done,
+    segments to do). Raises DatasetError, TakenOverError.
+    """
+    previous = generation_in_force(store)
+    segments, facts = Segments(store), FactFiles(store)
+    known = {file["made_from"]: file for file in (previous.files if previous else ()) if "made_from" in file}
+    limits = thresholds_of(config)
+    numbers = [number for number in segments.numbers() if segments.revision(number) >= 0]
+    marks = {number: _mark(facts.mark(segments, number), limits) for number in numbers}
+    todo = [number for number in numbers if marks[number] not in known]
+    if bring_in(store, config, segments, facts, todo, executor.map):
+        facts = FactFiles(store)
+        marks = {number: _mark(facts.mark(segments, number), limits) for number in numbers}
+        todo = [number for number in numbers if marks[number] not in known]
+    made: dict[int, dict[str, Any]] = {}
+    progress(0, len(todo))
+    tasks = [_Task(number, marks[number]) for number in todo]
+    for done, (number, file) in enumerate(executor.map(_Writer(store, config), tasks), start=1):
+        made[number] = file
+        progress(done, len(todo))
+    files = [made.get(number) or known[marks[number]] for number in numbers]
+    rest = _rows_without_units(store, segments, hashes)
+    if len(rest):
+        files.append({**write_rows(store, sorted_rows(rest)), "outcome": Totals.of(rest).as_json()})
     totals = Totals()
-    part_sizes: dict[str, int] = {}
-    rows = manifest_table(_rows(ledger, config, hashes, totals, part_sizes))
-    columns = zip(*(rows[name].to_pylist() for name in ("key", "unit_id", "language", "status")), strict=True)
-    samples, kept = [], set()
-    for key, unit_id, language, status in columns:
-        if key in part_sizes:
-            samples.append(Sample(key, unit_id, language, part_sizes[key]))
-            if status == Status.KEPT:
-                kept.add(key)
-    pack(store, samples, kept, int(config.pack.shard_size_mb * 1e6), executor.map)
-    _write(store, rows)
+    for file in files:
+        totals.add(Totals.from_json(file["outcome"]))
+    about = {**limits, "outcome": totals.as_json()}
+    try:
+        publish_generation(store, previous, files, about)
+    except ManifestChangedError as error:
+        raise TakenOverError(store.path(Generation((previous.number if previous else 0) + 1, []).name)) from error
     return totals
 
 
-def publish_manifest(store: Store, config: PrepareConfig, hashes: Mapping[str, str]) -> None:
-    """Write the manifest from the ledger, and leave the shards as they are."""
-    _write(store, manifest_table(_rows(Ledger(store), config, hashes, Totals(), {})))
+def generation_in_force(store: Store) -> Generation | None:
+    """Raises DatasetError when it is damaged."""
+    try:
+        return last_generation(store)
+    except ManifestError as error:
+        raise DatasetError(str(error)) from error
 
 
-def finished_videos(ledger: Ledger, config: PrepareConfig) -> Iterator[tuple[Video, list[dict[str, Any]]]]:
-    """Videos all of whose units, and seams between them, have a record; with those records."""
-    for content in ledger.contents():
-        video = from_record(content)
-        records = ledger.read_units(content["units"])
-        if len(records) < len(content["units"]):
-            continue
-        seams = [seam.unit_id for seam in plan_seams(video, records, config.cut.min_frames)]
-        seam_records = ledger.read_units(seams)
-        if len(seam_records) == len(seams):
-            yield video, records + seam_records
+def thresholds_of(config: PrepareConfig) -> dict[str, Any]:
+    """What a generation says of the settings that it was made with."""
+    return config.model_dump(mode="json", include={"thresholds", "pack"})
 
 
-def _rows(
-    ledger: Ledger, config: PrepareConfig, hashes: Mapping[str, str], totals: Totals, part_sizes: dict[str, int]
-) -> Iterator[Row]:
-    """All rows of the manifest, without places. Counts them into totals, and notes the size of each clip's sample."""
-    votes = Votes(ledger)
-    for video, records in finished_videos(ledger, config):
-        for record in records:
-            part_sizes |= record["part_sizes"]
-        spoken = votes.spoken(video, records)
-        yield from totals.add(video, video_rows(video, records, config.thresholds, hashes, spoken))
-    for video, row in _rows_without_units(ledger, hashes):
-        yield from totals.add(video, [row])
+def _mark(about_segment: Any, limits: Mapping[str, Any]) -> str:
+    plain = {"segment": about_segment, "thresholds": limits["thresholds"], "schema_version": SCHEMA_VERSION}
+    return hashlib.sha256(to_json(plain)).hexdigest()[:32]
 
 
-def _rows_without_units(ledger: Ledger, hashes: Mapping[str, str]) -> Iterator[tuple[Video, Row]]:
-    """Sources that cannot be used, and duplicates."""
-    owners = [from_record(content) for content in ledger.contents()]
-    owned = {(video.source.entry_id, video.source_id) for video in owners}
-    rest = [from_record(record) for record in ledger.sources()]
-    rest = [video for video in rest if (video.source.entry_id, video.source_id) not in owned]
-    usable = [video for video in rest if video.reason is None]
-    _, duplicates = split_duplicates(usable, owners)
-    for video, owner in duplicates:
-        detail = f"same content as {owner.source.uri}"
-        yield video, single_row(video, Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, detail, hashes)
-    for video in rest:
-        if video.reason is not None:
-            rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
-            status = Status.REJECTED if rejected else Status.FAILED
-            yield video, single_row(video, status, Stage.PROBE, video.reason, video.detail, hashes)
+@dataclass(frozen=True)
+class _Task:
+    segment: int
+    mark: str
 
 
-def _write(store: Store, rows: pa.Table) -> None:
-    """The manifest, with the places that the ledger knows for kept clips."""
-    places = sample_places(Ledger(store))
-    keys, statuses = rows["key"].to_pylist(), rows["status"].to_pylist()
-    kept = [places.get(key) if status == Status.KEPT else None for key, status in zip(keys, statuses, strict=True)]
-    write_manifest(store.root, with_places(rows, kept))
+class _Writer:
+    """Writes the rows of a segment, in any process."""
+
+    def __init__(self, store: Store, config: PrepareConfig) -> None:
+        self.store = store
+        self.config = config
+        self._files: tuple[Segments, FactFiles] | None = None
+
+    def __call__(self, task: _Task) -> tuple[int, dict[str, Any]]:
+        if self._files is None:
+            self._files = Segments(self.store), FactFiles(self.store)
+        segments, facts = self._files
+        sealed = segments.sealed(task.segment)
+        assert sealed is not None
+        rows = manifest_rows(sealed.rows, self.config.thresholds, facts.of(task.segment, sealed.rows))
+        file = write_rows(self.store, sorted_rows(rows))
+        failed = rows.filter(pc.field("status") == Status.FAILED)["reason"].unique().to_pylist()
+        about = {"segment": task.segment, "made_from": task.mark, "outcome": Totals.of(rows).as_json()}
+        contents = len(sealed.rows["content"].unique())
+        return task.segment, {
+            **file,
+            **about,
+            "revision": sealed.revision,
+            "contents": contents,
+            "failed": sorted(failed),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": None}
+
+
+def _rows_without_units(store: Store, segments: Segments, hashes: Mapping[str, str]) -> pa.Table:
+    """Rows of sources that cannot be used, and of duplicates: one each."""
+    log = SourceLog(store)
+    sources = log.table(["reason", "start_s", "end_s", "num_frames", "record"])
+    claims = segments.claims()
+    is_owner = pc.is_in(_joined(sources), _joined(claims))
+    rest = sources.filter(pc.invert(is_owner))
+    videos = [from_record(json.loads(text)) for text in rest["record"].to_pylist()]
+    usable = [video for video in videos if video.reason is None]
+    found = [
+        *((video, _duplicate(owner)) for video, owner in duplicates_of(usable, claims, segments)),
+        *((video, _unusable(video)) for video in videos if video.reason is not None),
+    ]
+    return manifest_table(_single_row(video, outcome, hashes) for video, outcome in found)
+
+
+def _joined(table: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(table["entry_id"], table["source_id"], ":")
+
+
+def _duplicate(owner_uri: str) -> dict[str, Any]:
+    return {
+        "status": Status.REJECTED,
+        "reason": Reason.DUPLICATE,
+        "detail": f"same content as {owner_uri}",
+    }
+
+
+def _unusable(video: Video) -> dict[str, Any]:
+    rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
+    return {"status": Status.REJECTED if rejected else Status.FAILED, "reason": video.reason, "detail": video.detail}
+
+
+def _single_row(video: Video, outcome: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """The one row of a source without units."""
+    info, source = video.info, video.source
+    first, end = video.first_frame, video.end_frame
+    return {
+        "key": hashlib.sha256(f"{video.source_id}:{source.entry_id}".encode()).hexdigest()[:32],
+        "source_id": video.source_id,
+        "source_uri": source.uri,
+        "unit_id": "",
+        "start_s": first / FPS,
+        "end_s": end / FPS,
+        "duration_s": (end - first) / FPS,
+        "accounted_s": (end - first) / FPS,
+        "num_frames": end - first,
+        "shot_index": -1,
+        "track_index": -1,
+        "source_width_px": info.width_px if info else None,
+        "source_height_px": info.height_px if info else None,
+        "source_fps": info.mean_fps if info else None,
+        "source_transfer": info.transfer if info else None,
+        "language": stored_language(source.language),
+        "language_prob": None if source.language_source == UNLABELLED else 1.0,
+        "language_source": source.language_source,
+        "speaker": source.speaker,
+        "speaker_source": source.speaker_source,
+        "stage": Stage.PROBE,
+        **outcome,
+        "detail": outcome["detail"] or video.detail or None,
+        "decode_passes": 0.0,
+        "schema_version": SCHEMA_VERSION,
+        **hashes,
+    }

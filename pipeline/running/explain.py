@@ -4,32 +4,34 @@ import os
 from collections.abc import Iterator
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.clip import Video
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.running.status import last_run
-from lipforge.pipeline.stages.commit import part_name
-from lipforge.pipeline.stages.probe import from_record
 
 Row = dict[str, Any]
+match = cast(Any, pc)
 
 
 def explain(dataset: str, what: str) -> list[str]:
     """Lines of text. what: a key or its first characters, a source's path, file name, or content hash."""
     rows = _rows(dataset, what)
-    if len(rows) == 1 and rows[0]["clip_id"].startswith(what):
+    if len(rows) == 1 and rows[0]["key"].startswith(what):
         return list(_clip_story(rows[0]))
     return list(_source_story(Store(dataset), rows))
 
 
 def _rows(dataset: str, what: str) -> list[Row]:
     text = os.fsencode(what).decode("utf-8", "backslashreplace")
-    uri, match = pc.field("source_uri"), cast(Any, pc)
-    ways = [match.starts_with(pc.field("clip_id"), text), uri == text, uri == os.path.abspath(text)]
+    uri = pc.field("source_uri")
+    ways = [match.starts_with(pc.field("key"), text), uri == text, uri == os.path.abspath(text)]
     ways += [match.ends_with(uri, "/" + text), match.starts_with(pc.field("source_id"), text)]
     for way in ways:
         rows = read_manifest(dataset, filter=way).to_pylist()
@@ -45,9 +47,9 @@ def _rows(dataset: str, what: str) -> list[Row]:
 
 
 def _clip_story(row: Row) -> Iterator[str]:
-    yield f"clip {row['clip_id']}"
+    yield f"clip {row['key']}"
     yield f"  from {row['source_uri']}"
-    yield f"  content {row['source_id']}, unit {row['unit_id'] or '(none)'}, attempt {row['attempt']}"
+    yield f"  content {row['source_id']}, unit {row['unit_id'] or '(none)'}"
     yield from _steps(row)
 
 
@@ -92,7 +94,9 @@ def _steps(row: Row) -> Iterator[str]:
     else:
         yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
         if row["lossy_generations"]:
-            yield f"  its media is in {part_name(row['unit_id'], row['clip_id'])} unless it was pruned"
+            where = row["shard"]
+            was_pruned = where is None or where.startswith("stills/")
+            yield "  its media was pruned" if was_pruned else f"  its media is in {where}"
 
 
 def _offset(frames: int) -> str:
@@ -102,11 +106,23 @@ def _offset(frames: int) -> str:
 
 
 def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:
-    videos = {video.source_id: video for video in map(from_record, Ledger(store).contents())}
+    videos = _videos(store, {row["source_id"] for row in rows})
     for source_id in dict.fromkeys(row["source_id"] for row in rows):
         own = [row for row in rows if row["source_id"] == source_id]
         for uri in dict.fromkeys(row["source_uri"] for row in own):
             yield from _one_source(uri, [row for row in own if row["source_uri"] == uri], videos.get(source_id))
+
+
+def _videos(store: Store, source_ids: set[str]) -> dict[str, Video]:
+    """What was probed of these contents, where they were planned."""
+    segments = Segments(store)
+    claims = segments.claims()
+    rows = claims.filter(match.is_in(claims["source_id"], pa.array(sorted(source_ids), pa.string())))
+    found = {}
+    for segment, content in zip(rows["segment"].to_pylist(), rows["content"].to_pylist(), strict=True):
+        video = segments.contents(segment)[content].video
+        found[video.source_id] = video
+    return found
 
 
 def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
@@ -129,4 +145,4 @@ def _one_source(uri: str, rows: list[Row], video: Any) -> Iterator[str]:
         end = f"{row['start_s']:8.2f} to {row['end_s']:8.2f} s"
         face = f"face {row['track_index']}" if row["track_index"] >= 0 else "no face" if row["unit_id"] else "all of it"
         verdict = "kept" if row["status"] == Status.KEPT else f"{row['status']}: {row['reason']}"
-        yield f"  {end}  {face:8}  {verdict}" + (f" ({row['detail']})" if row["detail"] else "") + f"  {row['clip_id']}"
+        yield f"  {end}  {face:8}  {verdict}" + (f" ({row['detail']})" if row["detail"] else "") + f"  {row['key']}"

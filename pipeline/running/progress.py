@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lipforge.datasets_manifest.durations import human_time
-from lipforge.datasets_manifest.schema import Reason, Stage
+from lipforge.datasets_manifest.schema import Stage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
 from lipforge.model.weights.load import ModelFileError
-from lipforge.pipeline.clip import Video
+from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig, Thresholds
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.publish.decide import decided
@@ -92,60 +92,75 @@ class Progress:
         self._bars.update(self._task, total=max(num_to_probe, 1), description="probe sources")
         self._show(force=True)
 
-    def probed(self, cpu_s: float) -> None:
+    def probed(self, cpu_s: float, is_usable: bool) -> None:
         self._num_probed += 1
+        self.summary.num_unusable += not is_usable
         self._charge({Stage.PROBE: cpu_s})
+        self._bars.update(self._task, description="probe sources", total=max(self._num_to_probe, 1))
         self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
-    def videos(self, found: Sequence[Video]) -> None:
-        unusable = sum(video.reason not in (None, Reason.NO_AUDIO) for video in found)
-        if unusable:
-            why = "see the report or `lipforge explain` for the reasons"
-            self.note(f"{unusable} of {len(found)} sources cannot be used: {why}")
+    def unusable(self, num_sources: int) -> None:
+        """Sources that cannot be used, of those that earlier runs probed."""
+        self.summary.num_unusable = num_sources
 
     def relabelled(self, num_sources: int) -> None:
         if num_sources:
-            self.note(f"{num_sources} sources have other labels than when they came in; their first labels stay")
+            self.note(
+                f"{num_sources} sources have other labels than when they came in; their first labels stay, and "
+                "`lipforge relabel` changes them"
+            )
 
     def undone(self, uri: str, detail: str, seconds: float) -> None:
         """The storage of a source failed: it, or a unit of it, is left to the next run."""
         self.summary.storage_errors.append({"source_uri": uri, "detail": detail, "seconds": seconds})
         self._say(f"not done, left to the next run: {detail}")
 
-    def units(self, seconds_in: float, num_units: int, done: Iterable[Mapping[str, Any]], num_workers: int) -> None:
-        """All units of the inputs. done: records of those that earlier runs finished."""
+    def done_before(self, seconds: float) -> None:
+        """Of the inputs, in segments that earlier runs sealed."""
+        self.summary.seconds_before += seconds
+
+    def units(self, units: Sequence[Unit], done: Sequence[Mapping[str, Any]], num_workers: int) -> None:
+        """A wave of work begins. done: records of those of its units that earlier runs finished."""
         self.phase("process")
         summary = self.summary
-        summary.num_units, summary.num_workers = num_units, num_workers
+        seconds_in = sum(unit.num_frames for unit in units) / FPS
+        summary.num_units += len(units)
+        summary.num_workers = num_workers
         for record in done:
             self._count(record)
-            summary.seconds_before += _seconds(record)
-        summary.seconds_in = seconds_in - summary.seconds_before
-        self._start_units_s = time.monotonic()
+        done_s = sum(map(_seconds, done))
+        summary.seconds_before += done_s
+        if not summary.seconds_in:
+            self._start_units_s = time.monotonic()
+        summary.seconds_in += seconds_in - done_s
         self._bars.update(
-            self._task, total=max(seconds_in, 0.04), completed=summary.seconds_before, description="process"
+            self._task,
+            total=max(summary.seconds_before + summary.seconds_in, 0.04),
+            completed=summary.seconds_before + summary.seconds_done,
+            description="process",
         )
         before = f", {human_time(summary.seconds_before)} done before" if summary.seconds_before else ""
-        self._say(
-            f"{num_units} units of work, {human_time(seconds_in)}{before}; starting {summary.num_workers} workers"
-        )
+        if len(done) < len(units):
+            words = f"{len(units)} units of work, {human_time(seconds_in)}{before}; starting {num_workers} workers"
+            self._say(words)
         self._show(force=True)
 
     def unit_done(self, record: Mapping[str, Any]) -> None:
         self._count(record)
-        self._charge(record["stage_cpu_s"])
+        self._charge(record.get("stage_cpu_s", {}))
         self.summary.seconds_done += _seconds(record)
         self._bars.update(self._task, completed=self.summary.seconds_before + self.summary.seconds_done)
         self._show()
 
     def seam_done(self, record: Mapping[str, Any]) -> None:
         """A unit across a border (sources/seams.py): its seconds are already counted."""
-        self._charge(record["stage_cpu_s"])
+        self._charge(record.get("stage_cpu_s", {}))
         self._show()
 
-    def languages(self, num_done: int, num_units: int) -> None:
-        self.phase(f"languages: {num_done} of {num_units} units")
+    def languages(self, num_done: int, num_clips: int) -> None:
+        if num_clips:
+            self.phase(f"languages: {num_done} of {num_clips} clips")
 
     def phase(self, name: str) -> None:
         self.summary.phase = name
@@ -153,6 +168,9 @@ class Progress:
 
     def finished(self, totals: Totals) -> None:
         outcome = dict(totals.seconds_by_outcome)
+        if self.summary.num_unusable:
+            why = "see the report or `lipforge explain` for the reasons"
+            self.note(f"{self.summary.num_unusable} of {self.summary.num_sources} sources cannot be used: {why}")
         self.summary.seconds_total = round(sum(outcome.values()), 2)
         self.summary.seconds_kept = round(outcome.pop("kept", 0.0), 2)
         self.summary.seconds_by_reason = {name: round(seconds, 2) for name, seconds in outcome.items()}

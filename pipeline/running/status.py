@@ -1,15 +1,18 @@
 """State of a dataset: from its manifest if the last run finished, else from the summary that the run keeps writing."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.publish.accounts import Totals
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def read_status(dataset: str) -> State:
         raise DatasetError(f"{dataset} has no runs: is it the --out folder of `lipforge prepare`?")
     units = f"{run['num_units_done']} of {run['num_units']} units"
     if run["finished_at"] is not None:
-        kept, by_reason, clips = _sums(read_manifest(dataset, columns=["status", "reason", "accounted_s"]))
+        kept, by_reason, clips = _sums(store)
         words = (
             f"finished {run['finished_at']} after {run['wall_s']:.0f} s; {run['num_sources']} sources in the last run"
         )
@@ -53,12 +56,23 @@ def read_status(dataset: str) -> State:
 
 def last_run(store: Store) -> dict[str, Any] | None:
     """The summary of the last run; see running/summary.py."""
-    names = [name for name in store.list("runs") if name.endswith("/summary.json")]
-    return json.loads(store.read(names[-1])) if names else None
+    for folder in reversed(store.folders("runs")):
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads(store.read(f"runs/{folder}/summary.json"))
+    return None
 
 
-def _sums(rows: pa.Table) -> tuple[float, dict[str, float], dict[str, int]]:
-    """Seconds kept, seconds by reason, rows by outcome."""
+def _sums(store: Store) -> tuple[float, dict[str, float], dict[str, int]]:
+    """Seconds kept, seconds by reason, rows by outcome: as the manifest in force says, else counted."""
+    generation = last_generation(store)
+    if generation is not None and "outcome" in generation.about:
+        totals = Totals.from_json(generation.about["outcome"])
+        by_reason = dict(totals.seconds_by_outcome)
+        return by_reason.pop("kept", 0.0), by_reason, totals.clips_by_outcome
+    return _counted(read_manifest(store.root, columns=["status", "reason", "accounted_s"]))
+
+
+def _counted(rows: pa.Table) -> tuple[float, dict[str, float], dict[str, int]]:
     groups = (
         rows.group_by(["status", "reason"]).aggregate([("accounted_s", "sum"), ("accounted_s", "count")]).to_pylist()
     )

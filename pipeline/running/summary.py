@@ -34,6 +34,7 @@ class Summary:
     wall_s: float = 0.0
     phase: str = "probe"
     num_sources: int = 0
+    num_unusable: int = 0
     num_units: int = 0
     num_units_done: int = 0
     num_workers: int = 0

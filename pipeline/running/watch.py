@@ -6,7 +6,8 @@ from typing import Any
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.parts import part_name
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.running.workers import Job, Record, Undone
 
 BROKEN = (Reason.WORKER_CRASHED, Reason.TIMEOUT, Reason.INTERNAL_ERROR)
@@ -33,8 +34,7 @@ def watched(outcomes: Iterable[Record | Undone], job: Job) -> Iterator[Record | 
             recent.append((outcome["unit_id"], failed_for(outcome, (Reason.DECODE_ERROR,))))
         damaged = [unit_id for unit_id, is_damaged in recent if is_damaged]
         if len(recent) == RECENT_UNITS and len(damaged) > job.config.run.max_decode_error_ratio * RECENT_UNITS:
-            for unit_id in damaged:
-                Ledger(job.store).delete_unit(unit_id)
+            job.store.delete_all([part_name(unit_id) for unit_id in damaged])
             raise DatasetError(
                 f"{len(damaged)} of the last {RECENT_UNITS} units cannot be decoded: check the storage that the "
                 "sources are on. The next run does these units again. If the files are damaged, "

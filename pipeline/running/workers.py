@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av.error
@@ -19,8 +19,9 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.ledger.parts import part_name, read_record
 from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.media.container import error_text
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
@@ -61,10 +62,9 @@ class Probed:
 
 
 class ProbeWorker:
-    """Probes sources and records what they are."""
+    """Probes sources: what they are. The driver records it."""
 
     def __init__(self, job: Job) -> None:
-        self.ledger = Ledger(job.store)
         self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
 
     def __call__(self, source: Source) -> Probed:
@@ -88,40 +88,37 @@ class ProbeWorker:
             video = unread(source, *_blame(error))
         if video.reason is Reason.STORAGE_ERROR:
             return Probed(video, None, time.process_time() - start_s)
-        record = to_record(video, mark)
-        self.ledger.write_source(source.entry_id, record)
-        return Probed(video, record, time.process_time() - start_s)
+        video = replace(video, fingerprint=mark)
+        return Probed(video, to_record(video), time.process_time() - start_s)
 
 
 class CutWorker:
     """Cuts units."""
 
     def __init__(self, job: Job) -> None:
-        self.ledger = Ledger(job.store)
+        self.store = job.store
         self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
         self.operator = CutOperator(job.config, job.models)
 
     def __call__(self, unit: Unit) -> CutUnit | Undone | None:
         """None for a unit that is done: committed by an attempt whose answer was lost."""
         with _writes_explained():
-            if self.ledger.read_unit(unit.unit_id) is not None:
+            if self.store.exists(part_name(unit.unit_id)):
                 return None
-            return _outcome(unit, "cut", self.quarantine, lambda attempt: self._cut(unit, attempt))
+            return _outcome(unit, "cut", self.quarantine, lambda: self._cut(unit))
 
-    def _cut(self, unit: Unit, attempt: int) -> CutUnit:
-        source = unit.video.source
-        record = self.ledger.read_source(source.entry_id)
+    def _cut(self, unit: Unit) -> CutUnit:
         try:
-            return self.operator.process(unit, attempt)
+            return self.operator.process(unit)
         finally:  # whatever came out: it would be stored as what the file was
-            _check_unchanged(source, record["fingerprint"] if record else None)
+            _check_unchanged(unit.video.source, unit.video.fingerprint)
 
 
 class ScoreWorker:
     """Scores and commits units."""
 
     def __init__(self, job: Job) -> None:
-        self.ledger = Ledger(job.store)
+        self.store = job.store
         self.quarantine = Quarantine(job.store, job.config.run, job.run_id)
         self.operator = ScoreOperator(job.config, job.models, job.store, job.hashes)
 
@@ -130,11 +127,11 @@ class ScoreWorker:
         if isinstance(cut, Undone):
             return cut
         with _writes_explained():
-            done = self.ledger.read_unit(unit.unit_id)
+            done = read_record(self.store, unit.unit_id)
             if done is not None:
                 return done
             assert cut is not None
-            scored = _outcome(unit, "score", self.quarantine, lambda _: self.operator.process(cut))
+            scored = _outcome(unit, "score", self.quarantine, lambda: self.operator.process(cut))
             if isinstance(scored, CutUnit):  # failed: nothing to measure, only a row to commit
                 return self.operator.process(scored)
             return scored
@@ -151,18 +148,17 @@ class UnitWorker:
         return self.score(unit, self.cut(unit))
 
 
-def _outcome(unit: Unit, operator: str, quarantine: Quarantine, work: Callable[[int], Any]) -> Any:
-    """work(attempt), or a CutUnit with one failed row, or Undone. Raises OSError of the dataset."""
-    attempts = 1
+def _outcome(unit: Unit, operator: str, quarantine: Quarantine, work: Callable[[], Any]) -> Any:
+    """work(), or a CutUnit with one failed row, or Undone. Raises OSError of the dataset."""
     try:
-        with quarantine.attempt(unit.unit_id, operator) as attempt:
-            return work(attempt)
+        with quarantine.attempt(unit.unit_id, operator):
+            return work()
     except StorageError as error:
         return Undone(unit, str(error))
     except NotThereError as error:  # it was there when it was probed
         return Undone(unit, f"{unit.video.source.uri}: {error}")
     except GivenUp as error:
-        reason, detail, attempts = error.reason, error.detail, quarantine.config.max_attempts
+        reason, detail = error.reason, error.detail
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
             raise
@@ -170,7 +166,7 @@ def _outcome(unit: Unit, operator: str, quarantine: Quarantine, work: Callable[[
     if reason is Reason.STORAGE_ERROR:
         return Undone(unit, f"{unit.video.source.uri}: {detail}")
     stage = Stage.RESAMPLE if operator == "cut" else Stage.DETECT_SPEECH  # where the operator begins
-    return CutUnit(unit, [whole_unit(unit, Status.FAILED, stage, reason, detail)], {}, 0.0, attempts)
+    return CutUnit(unit, [whole_unit(unit, Status.FAILED, stage, reason, detail)], {}, 0.0)
 
 
 def _blame(error: Exception) -> tuple[Reason, str]:

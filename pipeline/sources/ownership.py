@@ -1,108 +1,110 @@
 """Who owns content that several sources hold: the first source that brought it in, also in later runs.
 
-A content record in the ledger names the owner, its labels and the units that the content was cut into. Other sources
-with the same content are duplicates. Spans of one file that do not overlap are different content.
+The plan of a segment claims content for its owner (ledger/segments.py). Other sources with the same content are
+duplicates. Spans of one file that do not overlap are different content.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
 
-from lipforge.datasets_manifest.language_tags import stored_language
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.ledger.source_log import SourceLog
 from lipforge.pipeline.sources.inputs import Unreadable
-from lipforge.pipeline.sources.plan import plan_units
-from lipforge.pipeline.stages.probe import from_record, to_record
+from lipforge.pipeline.stages.probe import to_record
 
 UNLISTED = "0" * 64
 """Stands for the content of a folder that cannot be listed."""
 
 
-def claim_content(ledger: Ledger, videos: list[Video], max_span_s: float) -> list[Video]:
-    """Record owners and units of new content. Returns the owners of all content of these videos.
+class Claim(NamedTuple):
+    """Content that a segment holds, or will."""
 
-    Content keeps the labels that it came with, because its samples hold them.
+    entry_id: str
+    source_id: str
+    first_frame: int
+    end_frame: int
+    segment: int
+    content: int
+    """Row of the segment's plan."""
+
+    def overlaps(self, video: Video) -> bool:
+        return self.first_frame < video.end_frame and video.first_frame < self.end_frame
+
+
+def claims_on(videos: Sequence[Video], claims: pa.Table) -> dict[str, list[Claim]]:
+    """The claims on content of these videos, by source_id. claims: of `Segments.claims`."""
+    wanted = pa.array(sorted({video.source_id for video in videos}), pa.string())
+    rows = claims.filter(pc.is_in(claims["source_id"], wanted))
+    found: dict[str, list[Claim]] = {}
+    columns = (rows[name].to_pylist() for name in Claim._fields)
+    for claim in map(Claim._make, zip(*columns, strict=True)):
+        found.setdefault(claim.source_id, []).append(claim)
+    return found
+
+
+def split_duplicates(
+    videos: Iterable[Video], claims: dict[str, list[Claim]]
+) -> tuple[list[Video], list[tuple[Video, Claim]], list[tuple[Video, Video]]]:
+    """(new content, [(duplicate, the claim on its content)], [(duplicate, the new video that owns its content)]).
+
+    claims: of earlier runs. They stay, so adding sources changes nothing that is there. A video that overlaps another
+    one's span is a duplicate as a whole. An owner itself is in none of the lists.
     """
-    known = [from_record(content) for content in ledger.contents()]
-    usable = [video for video in videos if video.reason is None]
-    new, duplicates = split_duplicates(usable, known)
-    known = _pass_on(ledger, known, duplicates, {video.source.entry_id for video in usable})
-    for video in new:
-        units = [unit.unit_id for unit in plan_units(video, max_span_s)]
-        ledger.write_content(_content_name(video), to_record(video, None) | {"units": units})
-    # A file may have been replaced since: its earlier content stays, as far as it is done.
-    wanted = {(video.source.entry_id, video.source_id) for video in usable}
-    return [*(video for video in known if (video.source.entry_id, video.source_id) in wanted), *new]
-
-
-def count_relabelled(owners: list[Video], videos: list[Video]) -> int:
-    """How many of these owners have other labels now than when they came in. Another spelling is the same language."""
-    given = {video.source.entry_id: video.source for video in videos}
-    return sum(given[owner.source.entry_id] != _canonical(owner.source) for owner in owners)
-
-
-def _canonical(source: Source) -> Source:
-    """With the language as inputs write it: ledgers of earlier versions hold it as the user spelled it."""
-    return replace(source, language=stored_language(source.language))
-
-
-def split_duplicates(videos: Iterable[Video], known: Iterable[Video]) -> tuple[list[Video], list[tuple[Video, Video]]]:
-    """(new content, [(duplicate, its owner)]).
-
-    known: owners from earlier runs. They stay owners, so adding sources changes nothing that is there. A video that
-    overlaps an owner's span is a duplicate as a whole. A known owner itself is in neither list.
-    """
-    owners: dict[str, list[Video]] = {}
-    for video in known:
-        owners.setdefault(video.source_id, []).append(video)
     new: list[Video] = []
-    duplicates: list[tuple[Video, Video]] = []
+    old_duplicates: list[tuple[Video, Claim]] = []
+    new_duplicates: list[tuple[Video, Video]] = []
+    by_content: dict[str, list[Video]] = {}
     for video in videos:
-        same = owners.setdefault(video.source_id, [])
+        claim = next((claim for claim in claims.get(video.source_id, ()) if claim.overlaps(video)), None)
+        if claim is not None:
+            if claim.entry_id != video.source.entry_id:
+                old_duplicates.append((video, claim))
+            continue
+        same = by_content.setdefault(video.source_id, [])
         owner = next((o for o in same if o.first_frame < video.end_frame and video.first_frame < o.end_frame), None)
         if owner is None:
             same.append(video)
             new.append(video)
-        elif owner.source.entry_id != video.source.entry_id:
-            duplicates.append((video, owner))
-    return new, duplicates
+        else:
+            new_duplicates.append((video, owner))
+    return new, old_duplicates, new_duplicates
 
 
-def record_unreadable(ledger: Ledger, folders: list[Unreadable]) -> None:
-    """Give each folder that cannot be listed a source record, and delete those of folders that now can be."""
-    for record in list(ledger.sources()):
-        if record["source_id"] == UNLISTED:
-            ledger.delete_source(from_record(record).source.entry_id)
+def duplicates_of(videos: Sequence[Video], claims: pa.Table, segments: Segments) -> list[tuple[Video, str]]:
+    """[(duplicate, where its owner was found)] of videos without content of their own."""
+
+    @cache
+    def uris(segment: int) -> list[str]:
+        return [content.video.source.uri for content in segments.contents(segment)]
+
+    _, duplicates, _ = split_duplicates(videos, claims_on(videos, claims))
+    return [(video, uris(claim.segment)[claim.content]) for video, claim in duplicates]
+
+
+def stand_in(owner: Video, copies: Iterable[Video]) -> Video:
+    """An unfinished owner that is not in this run, read from a duplicate that is.
+
+    Otherwise a run that was stopped before its input folder was moved could never finish. copies: duplicates of it.
+    """
+    span = (owner.source.start_s, owner.source.end_s)
+    copy = next((video for video in copies if (video.source.start_s, video.source.end_s) == span), None)
+    if copy is None:
+        return owner
+    return replace(owner, source=replace(owner.source, uri=copy.source.uri), fingerprint=copy.fingerprint)
+
+
+def record_unreadable(log: SourceLog, folders: list[Unreadable]) -> None:
+    """Give each folder that cannot be listed a source record, and forget those of folders that now can be."""
+    known = log.table([])
+    for entry_id in known.filter(pc.equal(known["source_id"], UNLISTED))["entry_id"].to_pylist():
+        log.forget(entry_id)
     for folder in folders:
         video = Video(Source(folder.uri), UNLISTED, None, Reason.UNREADABLE, f"folder: {folder.detail}")
-        ledger.write_source(video.source.entry_id, to_record(video, None))
-
-
-def _pass_on(
-    ledger: Ledger, known: list[Video], duplicates: list[tuple[Video, Video]], present: set[str]
-) -> list[Video]:
-    """Pass unfinished content whose owner is not in this run to a duplicate that is. Labels stay. Returns the owners.
-
-    Otherwise a run that was stopped before its input folder was moved could never finish.
-    present: entries of this run's sources.
-    """
-    heirs: dict[Video, Video] = {}
-    for record in ledger.contents():
-        owner = from_record(record)
-        copies = [
-            video
-            for video, its_owner in duplicates
-            if its_owner == owner
-            and (video.source.start_s, video.source.end_s) == (owner.source.start_s, owner.source.end_s)
-        ]
-        if not copies or owner.source.entry_id in present or all(map(ledger.read_unit, record["units"])):
-            continue
-        heir = replace(owner, source=replace(owner.source, uri=copies[0].source.uri))
-        ledger.write_content(_content_name(heir), to_record(heir, None) | {"units": record["units"]})
-        heirs[owner] = heir
-    return [heirs.get(video, video) for video in known]
-
-
-def _content_name(video: Video) -> str:
-    return f"{video.source_id[:32]}-{video.first_frame:08d}-{video.end_frame:08d}"
+        log.add(video.source.entry_id, to_record(video))

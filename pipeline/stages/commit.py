@@ -1,15 +1,21 @@
-"""Store a unit's media, then its ledger record, which makes it done."""
+"""Store all that came of a unit as one part, which makes it done.
 
+KEY.json holds what was measured and where the clip came from. Labels (language, speaker) are the manifest's alone: they
+may change, and media never does.
+"""
+
+import os
 from typing import Any
 
 import numpy as np
 
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.datasets_manifest.display import valid_unicode
+from lipforge.datasets_manifest.sample import clip_members, sample_bytes
 from lipforge.datasets_manifest.schema import SCHEMA_VERSION, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.pipeline.clip import Clip, Unit
-from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.ledger.parts import write_part
 from lipforge.pipeline.media.clips import encode_flac
 from lipforge.pipeline.sources.seams import open_ends
 
@@ -25,14 +31,6 @@ def shift_audio(audio: np.ndarray, av_offset_frames: int) -> np.ndarray:
     return audio[first : first + length]
 
 
-def part_name(unit_id: str, key: str) -> str:
-    return f"parts/{unit_id}/{key}.tar"
-
-
-def poster_name(unit_id: str, key: str) -> str:
-    return f"parts/{unit_id}/{key}.jpg"
-
-
 class Commit:
     """Stores every measured clip, whatever the thresholds: applying new ones must not need the models."""
 
@@ -41,20 +39,10 @@ class Commit:
     def __init__(self, store: Store, hashes: dict[str, str]) -> None:
         """hashes: config_hash and models_hash."""
         self.store = store
-        self.ledger = Ledger(store)
         self.hashes = hashes
 
-    def write_media(self, clips: list[Clip]) -> dict[str, int]:
-        """Write parts, and posters of clips without media. Returns the size of each part's sample in bytes, by key."""
-        for clip in clips:
-            if clip.poster:
-                self.store.write(poster_name(clip.unit.unit_id, clip.key), clip.poster)
-        return {clip.key: self._write_part(clip) for clip in clips if clip.mp4}
-
-    def write_record(
-        self, unit: Unit, clips: list[Clip], part_sizes: dict[str, int], facts: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Write and return the unit's record, after its media. facts: further entries of the record."""
+    def write(self, unit: Unit, clips: list[Clip], facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the unit's part and return its record. facts: further entries of the record."""
         clips = sorted(clips, key=lambda clip: (clip.start_frame, clip.track_index, clip.end_frame))
         record = {
             "unit_id": unit.unit_id,
@@ -62,12 +50,10 @@ class Commit:
             "start_frame": unit.start_frame,
             "end_frame": unit.end_frame,
             "rows": [self._row(clip, facts) for clip in clips],
-            "part_sizes": part_sizes,
             "open_ends": open_ends(clips),
             **facts,
         }
-        self.ledger.write_unit(unit.unit_id, record)
-        return record
+        return write_part(self.store, record, {clip.key: blocks for clip in clips if (blocks := self._blocks(clip))})
 
     def _row(self, clip: Clip, facts: dict[str, Any]) -> dict[str, Any]:
         """A clip's row, with measures and no verdict if it passed every stage: thresholds decide on it later."""
@@ -81,7 +67,6 @@ class Commit:
                 "detail": clip.detail or None,
             }
         return {
-            "clip_id": clip.key,
             "key": clip.key,
             "start_frame": clip.start_frame,
             "end_frame": clip.end_frame,
@@ -92,25 +77,25 @@ class Commit:
             **clip.measures,
         }
 
-    def _write_part(self, clip: Clip) -> int:
-        data = sample_bytes(clip.key, self._members(clip))
-        self.store.write(part_name(clip.unit.unit_id, clip.key), data + END_OF_TAR)
-        return len(data)
+    def _blocks(self, clip: Clip) -> bytes:
+        """Tar blocks of a clip's sample, or of a still where it has no media; empty when nothing was seen."""
+        if clip.mp4:
+            return sample_bytes(clip.key, self._members(clip))
+        return sample_bytes(clip.key, {"jpg": clip.poster}) if clip.poster else b""
 
     def _members(self, clip: Clip) -> dict[str, bytes]:
         assert clip.audio is not None
-        source = clip.unit.video.source
+        video = clip.unit.video
         about = {
             "schema_version": SCHEMA_VERSION,
             "key": clip.key,
-            "source_id": clip.unit.video.source_id,
+            "source_id": video.source_id,
+            "source_name": valid_unicode(os.path.basename(video.source.uri)),
             "start_s": clip.start_frame / FPS,
             "end_s": clip.end_frame / FPS,
             "num_frames": clip.num_frames,
             "shot_index": clip.shot_index,
             "track_index": clip.track_index,
-            "language": source.language,
-            "speaker": source.speaker,
             **clip.measures,
             **self.hashes,
         }

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 import fsspec
 
 from lipforge.datasets_manifest.schema import Reason, Stage
+from lipforge.datasets_manifest.storage.store import READS_AT_ONCE
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.probe import VideoInfo, probe
@@ -72,15 +75,21 @@ def fingerprint(uri: str) -> str | None:
     return f"{about.get('size')}:{tag}"
 
 
-def to_record(video: Video, mark: str | None) -> dict[str, Any]:
-    """A video as plain values for the ledger. mark: its `fingerprint`."""
+def fingerprints(uris: Sequence[str]) -> list[str | None]:
+    """Of many files, many requests at once."""
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return list(pool.map(fingerprint, uris)) if any("://" in uri for uri in uris) else [*map(fingerprint, uris)]
+
+
+def to_record(video: Video) -> dict[str, Any]:
+    """A video as plain values for the ledger."""
     return {
         "source": asdict(video.source),
         "source_id": video.source_id,
         "info": asdict(video.info) if video.info else None,
         "reason": video.reason.value if video.reason else None,
         "detail": video.detail,
-        "fingerprint": mark,
+        "fingerprint": video.fingerprint,
     }
 
 
@@ -89,4 +98,5 @@ def from_record(record: dict[str, Any]) -> Video:
     if info is not None:
         info = VideoInfo(**{**info, "key_times_s": tuple(info["key_times_s"])})
     reason = Reason(record["reason"]) if record["reason"] else None
-    return Video(Source(**record["source"]), record["source_id"], info, reason, record["detail"])
+    source = Source(**record["source"])
+    return Video(source, record["source_id"], info, reason, record["detail"], record["fingerprint"])

@@ -1,0 +1,84 @@
+"""Find and delete files that nothing refers to: old manifests, and what stopped or refused commands left.
+
+Shards that any segment or `pack` recorded stay, so selections stay valid. In an object store, where a command that
+sleeps may wake up, only files older than a day are taken for left over.
+"""
+
+import time
+from dataclasses import dataclass
+
+from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
+from lipforge.datasets_manifest.generations import generation_numbers
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.ledger.parts import done_units, part_name
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.publish.facts import FactFiles
+from lipforge.pipeline.publish.publish import generation_in_force
+
+YOUNG_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files that nothing in force refers to, with their bytes."""
+
+    manifests: dict[str, int]
+    """Of generations before the one in force: the rows of those cannot be looked up any more."""
+    generations: list[int]
+    left_over: dict[str, int]
+    """Of commands that were stopped or refused."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.manifests.values()) + sum(self.left_over.values())
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.manifests, *self.left_over]
+
+
+def find_garbage(store: Store) -> Garbage:
+    """Raises DatasetError when the ledger or the manifest in force is damaged: then nothing is known to be garbage."""
+    in_force = generation_in_force(store)
+    manifests: dict[str, int] = {}
+    generations = []
+    if in_force is not None:
+        sizes = store.sizes(MANIFEST)
+        wanted = {in_force.name, *(file["name"] for file in in_force.files)}
+        manifests = {name: size for name, size in sizes.items() if name not in wanted}
+        generations = [number for number in generation_numbers(store) if number != in_force.number]
+    return Garbage(manifests, generations, _left_over(store))
+
+
+def _left_over(store: Store) -> dict[str, int]:
+    segments, facts = Segments(store), FactFiles(store)
+    wanted, sealed_units = set[str](), set[str]()
+    for segment in segments.numbers():
+        sealed = segments.sealed(segment)
+        if sealed is not None:
+            wanted |= set(sealed.rows["shard"].unique().to_pylist())
+            sealed_units |= set(sealed.rows["unit_id"].unique().to_pylist())
+        wanted |= set(facts.moves.rows(segment)["shard"].to_pylist())
+        pruned = facts.pruned.rows(segment)
+        wanted |= set(pruned["still"].to_pylist())
+        wanted -= set(pruned["tar"].to_pylist())
+    found = {}
+    for folder in ("shards", "refused", "stills"):
+        found |= {name: size for name, size in store.sizes(folder).items() if name not in wanted}
+    parts = store.sizes("parts")
+    found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
+    for run in store.folders("runs"):
+        found |= store.sizes(f"runs/{run}/attempts")
+    return {name: size for name, size in found.items() if store.is_local or _is_old(store, name)}
+
+
+def _is_old(store: Store, name: str) -> bool:
+    modified_s = store.modified_s(name)
+    return modified_s is not None and time.time() - modified_s > YOUNG_S
+
+
+def delete_garbage(store: Store, garbage: Garbage) -> None:
+    """Generations first: what they name must not be missed while they are there."""
+    names = [name for name in garbage.names if name.endswith(".json")]
+    store.delete_all(names)
+    store.delete_all([name for name in garbage.names if name not in set(names)])
