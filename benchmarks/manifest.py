@@ -83,7 +83,6 @@ def synthetic_rows(number: int, num_rows: int) -> pa.Table:
         return pa.repeat(value, num_rows)
 
     columns = {
-        "clip_id": keys,
         "source_id": words(sources, source),
         "source_uri": words(uris, source),
         "unit_id": words([f"{name[:32]}-00000000-00007500" for name in sources], source),

@@ -286,7 +286,7 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
         if not found.tars:
             console.print("nothing to prune")
             return
-        what = f"the media of {found.clips} refused clips"
+        what = f"the media of {found.clips} refused clips" if found.clips else "copies of clips that are in shards"
         if not yes:
             typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)

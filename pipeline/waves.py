@@ -208,7 +208,9 @@ class Waves:
             entry_id = video.source.entry_id
             if probed.record is not None:
                 found[entry_id] = video
-                self.log.add(entry_id, probed.record)
+                known = before.get(entry_id)
+                if known != video or known.fingerprint != video.fingerprint:
+                    self.log.add(entry_id, probed.record)
             else:
                 if entry_id not in before:  # nothing is known of it yet: its row says what happened
                     self.log.add(entry_id, to_record(video))

@@ -1,4 +1,4 @@
-"""A dataset made without videos and models: ledger records and parts as `lipforge prepare` leaves them, then packed."""
+"""A dataset made without videos and models: what `lipforge prepare` leaves of units, then sealed and published."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, sample_bytes
+from lipforge.datasets_manifest.sample import clip_members, sample_bytes
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import SAMPLES_PER_FRAME
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import Ledger
+from lipforge.pipeline.ledger.parts import write_part
+from lipforge.pipeline.ledger.records import read_dataset, write_dataset
+from lipforge.pipeline.ledger.segments import Content, Segments
+from lipforge.pipeline.ledger.source_log import SourceLog
 from lipforge.pipeline.media.clips import encode_flac
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.publish import publish
+from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
 from lipforge.pipeline.running.executors import LocalExecutor
-from lipforge.pipeline.stages.commit import part_name
 from lipforge.pipeline.stages.probe import to_record
 
 CLIP_FRAMES = 25
@@ -79,37 +82,48 @@ def audio_of(key: str) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
 
 
+def record_of(source: MadeSource) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A unit's record, and the tar blocks of its clips by key."""
+    rows, blocks = [], {}
+    for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
+        members = clip_members(key.encode() * 900, encode_flac(audio_of(key)), {"key": key})
+        blocks[key] = sample_bytes(key, members)
+        span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
+        row = {"key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
+        rows.append({**row, **span, **MEASURES, **measures})
+    unit = source.unit
+    spans = {"start_frame": 0, "end_frame": unit.end_frame}
+    return {"unit_id": unit.unit_id, "source_id": unit.video.source_id, **spans, "rows": rows, "open_ends": []}, blocks
+
+
 def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
-    """Write what cut and score leave; nothing is packed yet."""
-    ledger = Ledger(store)
-    if ledger.read_dataset() is None:
-        ledger.write_dataset({"config": CONFIG.model_dump(mode="json"), "measuring": {}, "hashes": HASHES})
+    """Write what probe, cut and score leave; nothing is sealed yet."""
+    if read_dataset(store) is None:
+        write_dataset(store, {"config": CONFIG.model_dump(mode="json"), "measuring": {}, "hashes": HASHES})
+    log = SourceLog(store)
     for source in sources:
-        unit, rows, sizes = source.unit, [], {}
-        record = to_record(unit.video, None)
-        ledger.write_source(unit.video.source.entry_id, record)
-        ledger.write_content(f"{source.name}-0", record | {"units": [unit.unit_id]})
-        for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
-            about = {"key": key, "language": unit.video.source.language}
-            data = sample_bytes(key, clip_members(key.encode() * 900, encode_flac(audio_of(key)), about))
-            store.write(part_name(unit.unit_id, key), data + END_OF_TAR)
-            sizes[key] = len(data)
-            span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
-            row = {"clip_id": key, "key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
-            rows.append({**row, **span, **MEASURES, **measures})
-        record = {
-            "unit_id": unit.unit_id,
-            "source_id": unit.video.source_id,
-            "start_frame": 0,
-            "end_frame": unit.end_frame,
-        }
-        ledger.write_unit(
-            unit.unit_id,
-            {**record, "rows": rows, "part_sizes": sizes, "open_ends": [], "attempt": 1, "stage_cpu_s": {}},
-        )
+        log.add(source.unit.video.source.entry_id, to_record(source.unit.video))
+        write_part(store, *record_of(source))
+    log.write()
+    Segments(store).plan([Content(source.unit.video, (source.unit,)) for source in sources])
+
+
+def seal_dataset(store: Store, config: PrepareConfig = CONFIG) -> None:
+    """Seal all segments whose units have parts."""
+    segments = Segments(store)
+    for number in segments.numbers():
+        if segments.revision(number) < 0:
+            contents = [
+                DoneContent(index, content.video, tuple(unit.unit_id for unit in content.units))
+                for index, content in enumerate(segments.contents(number))
+            ]
+            task = SealTask(number, contents)
+            Sealer(store, config, HASHES)(task)
+            delete_parts(store, [task])
 
 
 def pack_dataset(store: Store, config: PrepareConfig = CONFIG) -> Totals:
+    seal_dataset(store, config)
     return publish(store, config, HASHES, LocalExecutor())
 
 

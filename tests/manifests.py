@@ -12,7 +12,6 @@ from lipforge.datasets_manifest.schema import SCHEMA_VERSION
 def clip(number: int, **values: Any) -> dict[str, Any]:
     """A kept clip of 6 s in a shard; `values` replace columns."""
     row = {
-        "clip_id": f"{number:032x}",
         "source_id": f"{number // 4:064x}",
         "source_uri": f"/videos/{number // 4}.mp4",
         "start_s": number % 4 * 6.0,

@@ -67,7 +67,7 @@ def write_shards(root: Path, shards: list[list[bytes]], num_frames: list[int], d
         for sample in samples:
             clip = len(rows)
             where = {"shard": shard, "key": key_of(clip), "sample_offset": offset, "sample_size": len(sample)}
-            about = {"clip_id": key_of(clip), "num_frames": num_frames[clip], "crop_px": SIDE_PX, "status": "kept"}
+            about = {"key": key_of(clip), "num_frames": num_frames[clip], "crop_px": SIDE_PX, "status": "kept"}
             rows.append({**where, **about, "dataset": dataset or str(root), "split": "train"})
             offset += len(sample)
     return pa.Table.from_pylist(rows, SELECTION_COLUMNS)

@@ -1,21 +1,21 @@
 """Every second ends in exactly one row, and stored measures are decided under the thresholds in force."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from lipforge.datasets_manifest.schema import COLUMNS, Reason, Stage, Status
+from lipforge.datasets_manifest.schema import COLUMNS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.media.probe import VideoInfo
-from lipforge.pipeline.publish.accounts import (
-    AccountsError,
-    Totals,
-    account,
-    single_row,
-    video_rows,
-)
+from lipforge.pipeline.publish.accounts import AccountsError, Totals, account
+from lipforge.pipeline.publish.decide import decided
+from lipforge.pipeline.publish.rows import Facts, Labels, Spoken
+from tests.sealed import video_rows
 
-HASHES = {"config_hash": "c", "models_hash": "m"}
 LIMITS = Thresholds(min_sync_confidence=2.0, min_quality=40.0)
 MEASURES = {"speech_ratio": 0.9, "sync_confidence": 3.0, "av_offset_frames": 1, "quality": 70.0}
 
@@ -29,13 +29,13 @@ def stored(
     key: str, start: int, end: int, status: str = "kept", reason: str | None = None, track: int = 0, **measures
 ) -> dict:
     """A row as the ledger holds it: with a verdict only if the clip was not measured."""
-    row = {"clip_id": key, "key": key, "start_frame": start, "end_frame": end, "shot_index": 0, "track_index": track}
+    row = {"key": key, "start_frame": start, "end_frame": end, "shot_index": 0, "track_index": track}
     outcome = {} if measures else {"status": status, "stage": "cut", "reason": reason, "detail": None}
     return row | {"decode_passes": 1.0} | outcome | measures
 
 
 def unit(*rows: dict, unit_id: str = "u") -> dict:
-    return {"unit_id": unit_id, "attempt": 1, "rows": list(rows)}
+    return {"unit_id": unit_id, "rows": list(rows)}
 
 
 def test_kept_clips_take_their_frames_first_then_rejected_then_failed_ones() -> None:
@@ -73,17 +73,11 @@ def test_a_frame_without_a_row_stops_the_run() -> None:
         account(rows, 0, 200)
 
 
-@pytest.mark.parametrize("earlier_version", [False, True])
-def test_rows_are_decided_under_these_thresholds_whatever_the_ledger_says_of_measured_ones(
-    earlier_version: bool,
-) -> None:
+def test_rows_are_decided_under_these_thresholds() -> None:
     measured = [stored("k", 0, 200, **MEASURES), stored("r", 200, 500, **MEASURES | {"quality": 39.0})]
-    if earlier_version:
-        old = {"status": "rejected", "stage": "detect_speech", "reason": "no_speech", "detail": "old"}
-        measured = [row | old for row in measured]
 
     def outcome(limits: Thresholds) -> list[tuple]:
-        rows = video_rows(make_video(), [unit(*measured)], limits, HASHES)
+        rows = video_rows(make_video(), [unit(*measured)], limits)
         return [(row["status"], row["stage"], row["reason"]) for row in rows]
 
     kept, refused = ("kept", "commit", None), ("rejected", "measure_quality", "low_quality")
@@ -94,15 +88,13 @@ def test_rows_are_decided_under_these_thresholds_whatever_the_ledger_says_of_mea
 
 def test_thresholds_do_not_revive_what_was_never_measured() -> None:
     units = [unit(stored("r", 0, 500, "rejected", "face_too_small"))]
-    (row,) = video_rows(
-        make_video(), units, Thresholds(min_sync_confidence=0, min_quality=0, min_speech_ratio=0), HASHES
-    )
+    (row,) = video_rows(make_video(), units, Thresholds(min_sync_confidence=0, min_quality=0, min_speech_ratio=0))
     assert (row["status"], row["reason"]) == ("rejected", "face_too_small")
 
 
 def test_rows_have_the_columns_of_the_manifest_in_seconds() -> None:
     video = make_video(language="zh", language_source="list", start_s=4.0)
-    (row,) = video_rows(video, [unit(stored("k", 100, 500, **MEASURES))], LIMITS, HASHES)
+    (row,) = video_rows(video, [unit(stored("k", 100, 500, **MEASURES))], LIMITS)
     assert set(row) <= set(COLUMNS.names)
     assert (row["start_s"], row["end_s"], row["duration_s"], row["accounted_s"], row["num_frames"]) == (
         4,
@@ -117,47 +109,62 @@ def test_rows_have_the_columns_of_the_manifest_in_seconds() -> None:
 
 def test_several_units_of_a_video_are_checked_together() -> None:
     units = [unit(stored("a", 0, 300), unit_id="1"), unit(stored("b", 300, 500), unit_id="2")]
-    rows = video_rows(make_video(), units, LIMITS, HASHES)
+    rows = video_rows(make_video(), units, LIMITS)
     assert [row["unit_id"] for row in rows] == ["1", "2"]
     with pytest.raises(AccountsError):
-        video_rows(make_video(), units[:1], LIMITS, HASHES)
+        video_rows(make_video(), units[:1], LIMITS)
 
 
-def test_sources_without_units_have_one_row_that_answers_for_all() -> None:
-    row = single_row(make_video(), Status.REJECTED, Stage.PROBE, Reason.DUPLICATE, "same as b", HASHES)
-    assert row["accounted_s"] == 20 and set(row) <= set(COLUMNS.names)
-    nothing = Video(Source("/b.mp4"), "b" * 64, None, Reason.UNREADABLE, "empty")
-    row = single_row(nothing, Status.FAILED, Stage.PROBE, Reason.UNREADABLE, "empty", HASHES)
-    assert row["accounted_s"] == 0 and row["source_width_px"] is None
+def test_one_decision_for_one_row_and_for_a_table() -> None:
+    """A thousand random clips, at and around every threshold."""
+    rng = np.random.default_rng(1)
+    limits = LIMITS.model_copy(update={"sync_model": "s", "quality_model": "q"})
+    near = {
+        "speech_ratio": [0.0, 0.19, 0.2, 0.9],
+        "av_drift_frames": [None, -2.1, -2.0, 2.0, 2.5],
+        "sync_confidence": [1.99, 2.0, 5.0],
+        "av_offset_frames": [-7, -6, 0, 6, 7],
+        "quality": [39.9, 40.0, 80.0],
+    }
+    rows = []
+    for number in range(1000):
+        values = {name: choices[rng.integers(len(choices))] for name, choices in near.items()}
+        named = {"sync_model": "s", "quality_model": "q"}
+        rows.append(stored(str(number), 5 * number, 5 * number + 5, **values, **named))
+    found = video_rows(make_video(5000), [unit(*rows)], limits)
+    outcome = ("status", "stage", "reason", "detail")
+    assert [[row[name] for name in outcome] for row in found] == [
+        [decided(row, limits)[name] for name in outcome] for row in rows
+    ]
+    assert len({row["reason"] for row in found}) == 6
 
 
-def entry(uri: str, content: str, start_s: float, end_s: float) -> Video:
-    return Video(Source(uri, start_s=start_s, end_s=end_s), content, make_video().info)
+def test_labels_win_over_votes_and_later_ones_over_earlier() -> None:
+    facts = Facts(spoken={0: Spoken("hi", 0.75, "whisper:x")}, voices={"k": "voice-1"})
+    units = [unit(stored("k", 0, 500, **MEASURES))]
+
+    def labels(video: Video, facts: Facts) -> list[Any]:
+        (row,) = video_rows(video, units, LIMITS, facts)
+        return [row[name] for name in ("language", "language_prob", "language_source", "speaker", "speaker_source")]
+
+    plain, labelled = (
+        make_video(),
+        make_video(language="zh", language_source="list", speaker="a", speaker_source="list"),
+    )
+    assert labels(plain, facts) == ["hi", 0.75, "whisper:x", "voice-1", "voice"]
+    assert labels(labelled, facts) == ["zh", 1.0, "list", "a", "list"]
+    facts = replace(facts, labels={labelled.source.entry_id: Labels(None, "b")})
+    assert labels(labelled, facts) == ["zh", 1.0, "list", "b", "relabel"]
+    assert labels(plain, facts) == ["hi", 0.75, "whisper:x", "b", "relabel"]
 
 
-def counted(totals: Totals, video: Video, seconds: float, status: str = "kept", reason: str | None = None) -> None:
-    list(totals.add(video, [{"accounted_s": seconds, "status": status, "reason": reason}]))
-
-
-def test_totals_that_are_off_name_the_source() -> None:
-    totals = Totals()
-    first, other, replaced = entry("/a", "1", 0, 3), entry("/a", "1", 3, 8), entry("/a", "old", 0, 9)
-    for video, seconds in [(first, 3.0), (other, 5.0), (replaced, 9.0)]:
-        counted(totals, video, seconds)
-    totals.check([first])  # another span of the file may have come in another run
-    with pytest.raises(AccountsError, match=r"/b: 4\.00 s in, and no rows"):
-        totals.check([entry("/b", "2", 0, 4)])
-    counted(totals, other, 0.04)
-    with pytest.raises(AccountsError, match="/a"):
-        totals.check([first])
-
-
-def test_outcomes_are_kept_and_each_reason() -> None:
-    totals = Totals()
-    video = entry("/a", "1", 0, 8)
-    counted(totals, video, 1.0, "rejected", "no_face")
-    counted(totals, video, 2.0)
-    counted(totals, video, 4.0, "failed", "timeout")
-    counted(totals, video, 1.5, "rejected", "no_face")
-    assert totals.seconds_by_outcome == {"kept": 2.0, "timeout": 4.0, "no_face": 2.5}
-    assert totals.clips_by_outcome == {"kept": 1, "timeout": 1, "no_face": 2}
+def test_totals_are_sums_by_outcome() -> None:
+    rows = [
+        stored("k", 0, 200),
+        stored("a", 200, 300, "rejected", "no_face"),
+        stored("b", 300, 500, "failed", "timeout"),
+    ]
+    totals = Totals.of(pa.Table.from_pylist(video_rows(make_video(), [unit(*rows)], LIMITS)))
+    totals.add(Totals.from_json(totals.as_json()))
+    assert totals.seconds_by_outcome == {"kept": 16.0, "no_face": 8.0, "timeout": 16.0}
+    assert totals.clips_by_outcome == {"kept": 2, "no_face": 2, "timeout": 2}

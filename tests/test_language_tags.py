@@ -17,7 +17,9 @@ from lipforge.datasets_manifest.language_tags import (
     with_canonical_languages,
 )
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.pipeline.sources.ownership import count_relabelled
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.sources.known import Known
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset
 
 SPELLINGS = {
@@ -142,20 +144,26 @@ def test_a_table_gets_canonical_labels_and_keeps_its_type(type_: pa.DataType) ->
     assert with_canonical_languages(got) == got
 
 
-# --- datasets of earlier versions
+# --- datasets
 
 
-def test_a_ledger_with_other_spellings_gives_canonical_rows_and_keeps_its_shards(tmp_path: Path) -> None:
+def test_labels_are_canonical_in_rows_and_folders(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "d", [MadeSource("new", language="EN_us")])
-    assert store.list("shards") == ["shards/en-US/en-US-000000.tar"]
     add_sources(store, [MadeSource("late", language="eng"), MadeSource("odd", language="xx")])
     pack_dataset(store)
+    assert {name.rpartition("-")[0] for name in store.list("shards")} == {
+        "shards/en-US/en-US",
+        "shards/en/en",
+        "shards/xx/xx",
+    }
     languages = {Path(row["source_uri"]).stem: row["language"] for row in read_manifest(store.root).to_pylist()}
     assert languages == {"new": "en-US", "late": "en", "odd": "xx"}
 
 
-def test_another_spelling_is_no_other_label() -> None:
-    old = MadeSource("talk", language="eng").unit.video
-    now = [replace(old, source=replace(old.source, language=tag)) for tag in ("en", "en-US")]
-    assert count_relabelled([old], now[:1]) == 0
-    assert count_relabelled([old], now[1:]) == 1
+def test_another_spelling_is_no_other_label(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "d", [MadeSource("talk", language="eng"), MadeSource("mute")])
+    sources = [MadeSource("talk", language="eng").unit.video.source, MadeSource("mute").unit.video.source]
+    claims = Segments(store).claims()
+    for language, others in (("en", 0), ("en-US", 1)):
+        given = [replace(sources[0], language=language), sources[1]]
+        assert Known(SourceLog(store), given).num_relabelled(claims) == others

@@ -103,7 +103,7 @@ def test_warns_of_a_language_that_the_sync_threshold_alone_halves(tmp_path: Path
     rows += losses("am", 8, 11, 1)  # 55 % lost: 50 points more than usual; the usual yield is 90 %
     rows += losses("ka", 10, 9, 1)  # 45 %: 40 points more
     rows += losses("ta", 4, 1, 15)  # lost for another reason
-    _, warnings = languages([dataset(tmp_path, [dict(row, clip_id=str(n), key=str(n)) for n, row in enumerate(rows)])])
+    _, warnings = languages([dataset(tmp_path, [dict(row, key=str(n)) for n, row in enumerate(rows)])])
     assert [warning.split(":")[0] for warning in warnings] == ["am"]
     assert "refuses 55%" in warnings[0] and "40% are kept" in warnings[0]
 
@@ -119,7 +119,7 @@ def test_medians_are_of_one_model(tmp_path: Path) -> None:
 
 def test_command_prints_the_table(tmp_path: Path) -> None:
     rows = losses("en", 9, 1, 0) + losses("fr", 9, 1, 0) + losses("a\x1b[2Jm", 1, 9, 0)
-    root = dataset(tmp_path, [dict(row, clip_id=str(n), key=str(n)) for n, row in enumerate(rows)])
+    root = dataset(tmp_path, [dict(row, key=str(n)) for n, row in enumerate(rows)])
     result = CliRunner().invoke(app, ["languages", root])
     text = re.sub(r"[ ]+", " ", result.output)
     assert result.exit_code == 0

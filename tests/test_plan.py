@@ -7,7 +7,7 @@ import pytest
 from lipforge.model.faces.boxes import iou
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.media.probe import VideoInfo
-from lipforge.pipeline.sources.ownership import split_duplicates
+from lipforge.pipeline.sources.ownership import Claim, split_duplicates
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.sources.seams import SeamUnit, plan_seams
 
@@ -66,21 +66,21 @@ def test_adding_to_the_end_of_the_list_changes_no_unit() -> None:
 
 def test_the_first_of_equal_content_owns_it() -> None:
     one, two, other = make_video(9, uri="/1"), make_video(9, uri="/2"), make_video(9, uri="/3", content="b" * 64)
-    new, duplicates = split_duplicates([one, two, other], [])
-    assert (new, duplicates) == ([one, other], [(two, one)])
+    assert split_duplicates([one, two, other], {}) == ([one, other], [], [(two, one)])
 
 
 def test_what_earlier_runs_decided_stays() -> None:
     one, two = make_video(9, uri="/1"), make_video(9, uri="/2")
-    assert split_duplicates([one, two], known=[two]) == ([], [(one, two)])
-    assert split_duplicates([two], known=[two]) == ([], [])
+    claim = Claim(two.source.entry_id, two.source_id, two.first_frame, two.end_frame, 1, 0)
+    assert split_duplicates([one, two], {two.source_id: [claim]}) == ([], [(one, claim)], [])
+    assert split_duplicates([two], {two.source_id: [claim]}) == ([], [], [])
 
 
 def test_spans_of_one_file_are_different_content_unless_they_overlap() -> None:
     first, second = make_video(60, start_s=0.0, end_s=20.0), make_video(60, start_s=20.0, end_s=40.0)
     across = make_video(60, start_s=10.0, end_s=30.0)
-    assert split_duplicates([first, second], []) == ([first, second], [])
-    assert split_duplicates([first, second, across], []) == ([first, second], [(across, first)])
+    assert split_duplicates([first, second], {}) == ([first, second], [], [])
+    assert split_duplicates([first, second, across], {}) == ([first, second], [], [(across, first)])
 
 
 FACE, ELSEWHERE = (10.0, 10.0, 110.0, 110.0), (300.0, 10.0, 400.0, 110.0)

@@ -107,7 +107,7 @@ def test_the_published_chain_makes_clips_and_names_its_models(dataset: Path) -> 
     assert (row["sync_model"], row["quality_model"]) == ("syncnet_v2", "hyperiqa")
     assert row["face_size_px"] == pytest.approx(300, abs=6)  # the detector's box, not the extent of the points
     assert row["crop_px"] == 256 and (dataset / row["shard"]).is_file()
-    story = "\n".join(explain(str(dataset), row["clip_id"]))
+    story = "\n".join(explain(str(dataset), row["key"]))
     assert "(syncnet_v2)" in story and "(hyperiqa)" in story
     config = json.loads((dataset / "ledger" / "dataset.json").read_text())["config"]
     assert config["models"] == "latentsync" and config["faces"]["min_width_px"] == 50

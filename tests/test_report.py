@@ -28,6 +28,7 @@ from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip_at, sample_bytes
 from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Reason, Status
+from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import PrepareConfig
 
 HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
@@ -63,7 +64,7 @@ def make_flac() -> bytes:
 
 def make_row(number: int, **columns: Any) -> dict[str, Any]:
     return {
-        "clip_id": f"{number:032x}",
+        "key": f"{number:032x}",
         "source_id": f"{number % 3:064x}",
         "source_uri": f"/videos/source-{number % 3}.mp4",
         "unit_id": f"{number % 3:016x}",
@@ -108,10 +109,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
 
     blurred = {**MEASURED, "quality": 21.0, "detail": "quality 21.0, expected at least 40"}
-    rows.append(make_row(10, status=Status.REJECTED, stage="measure_quality", reason=Reason.LOW_QUALITY, **blurred))
-    poster = root / "parts" / rows[-1]["unit_id"] / f"{rows[-1]['clip_id']}.jpg"
-    poster.parent.mkdir(parents=True)
-    cv2.imwrite(str(poster), np.full((160, 160, 3), 90, np.uint8))
+    written, still = cv2.imencode(".jpg", np.full((160, 160, 3), 90, np.uint8))
+    assert written
+    blocks = sample_bytes(f"{10:032x}", {"jpg": still.tobytes()})
+    Store(str(root)).write("stills/000001-ab.tar", blocks + END_OF_TAR)
+    where = {"shard": "stills/000001-ab.tar", "sample_offset": 0, "sample_size": len(blocks)}
+    refused = {"stage": "measure_quality", "reason": Reason.LOW_QUALITY, **blurred, **where}
+    rows.append(make_row(10, status=Status.REJECTED, **refused))
     no_face = {"stage": "track_faces", "reason": Reason.NO_FACE, "quality": float("nan"), "accounted_s": 20.0}
     rows.append(make_row(11, status=Status.REJECTED, source_uri=HOSTILE, source_id="f" * 64, **no_face))
     broken = {"start_s": None, "end_s": None, "duration_s": None, "accounted_s": None, "language": None}
@@ -243,11 +247,11 @@ def test_refused_clips_whose_media_is_still_there_can_be_watched(tmp_path: Path)
         )
         for n in range(2)
     ]
+    members = clip_members(make_mp4(90), make_flac(), {"key": rows[0]["key"]})
+    blocks = sample_bytes(rows[0]["key"], members)
+    Store(str(tmp_path)).write("refused/000001-ab.tar", blocks + END_OF_TAR)
+    rows[0] |= {"shard": "refused/000001-ab.tar", "sample_offset": 0, "sample_size": len(blocks)}
     write_manifest(str(tmp_path), rows)
-    part = tmp_path / "parts" / rows[0]["unit_id"] / f"{rows[0]['clip_id']}.tar"
-    part.parent.mkdir(parents=True)
-    members = clip_members(make_mp4(90), make_flac(), {"key": rows[0]["clip_id"]})
-    part.write_bytes(sample_bytes(rows[0]["clip_id"], members) + END_OF_TAR)
     page = Path(write_report(str(tmp_path))).read_text()
     assert page.count("<video") == 1
 
@@ -336,8 +340,8 @@ def test_broken_summary_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_kept_gallery_is_spread_over_sources() -> None:
     sources = ["a"] * 100 + ["b"] * 100 + ["c"]
-    rows = pa.table({"clip_id": [str(i) for i in range(201)], "source_id": sources, "status": ["kept"] * 201})
-    picked = [int(clip_id) for clip_id in gallery.pick_kept(rows)]
+    rows = pa.table({"key": [str(i) for i in range(201)], "source_id": sources, "status": ["kept"] * 201})
+    picked = [int(key) for key in gallery.pick_kept(rows)]
     assert sorted({sources[i] for i in picked}) == ["a", "b", "c"]
     assert len(picked) == len(set(picked)) == 9  # 4 of a, 4 of b and the only one of c
 

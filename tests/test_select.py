@@ -207,7 +207,7 @@ def test_neither_rows_files_nor_datasets_order_matters(tmp_path: Path) -> None:
     wanted = {"languages": ["zh"], "hours": 0.4, "val_hours": 0.05, "max_hours_per_speaker": 0.05, "seed": 7}
     first, second = (
         varied(1500),
-        [dict(row, key=f"f{row['key'][1:]}", clip_id=f"f{row['key'][1:]}") for row in varied(500, 1)],
+        [dict(row, key=f"f{row['key'][1:]}") for row in varied(500, 1)],
     )
     a, b = dataset(tmp_path / "a", first), dataset(tmp_path / "b", second)
     once = select([a, b], **wanted)

@@ -13,9 +13,9 @@ import pytest
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline import run
 from lipforge.pipeline.config import PrepareConfig
-from lipforge.pipeline.ledger.records import DatasetError, Ledger
+from lipforge.pipeline.ledger.parts import done_units, write_part
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.media import source_file
 from lipforge.pipeline.media.audio import read_audio
 from lipforge.pipeline.media.probe import VideoInfo, probe
@@ -26,6 +26,7 @@ from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.running.workers import Job
 from lipforge.pipeline.stages.probe import content_hash
+from lipforge.pipeline.waves import Waves
 from tests.coded import noise, write_coded
 from tests.conftest import run_prepare
 from tests.faulty_storage import FaultySource
@@ -156,11 +157,11 @@ def test_units_of_failing_storage_stay_undone_and_the_next_run_does_them(
         probed.start, probed.end = size // 2, size // 2 + 20_000
         return real(*arguments)
 
-    real = run._run_units
+    real = Waves._run_units
     probed.start = probed.end = 0
     with monkeypatch.context() as patch:
         probed.install(patch)
-        patch.setattr(run, "_run_units", units_meet_the_fault)
+        patch.setattr(Waves, "_run_units", units_meet_the_fault)
         summary = run_prepare([str(video.parent)], tmp_path / "dataset")
     assert not summary.is_complete
     assert [error["source_uri"] for error in summary.storage_errors] == [str(video)]
@@ -199,14 +200,14 @@ def test_a_source_that_changes_between_probe_and_units_has_no_rows_of_both(
     video, out = tmp_path / "a.mkv", tmp_path / "dataset"
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
     other = write_coded(tmp_path / "b.mkv", [n / 25 for n in range(75)], noise(48_000, 1)).read_bytes()
-    real = run._run_units
+    real = Waves._run_units
 
     def units_of_a_changed_file(*arguments: Any) -> Any:
         video.write_bytes(other if how == "replaced" else video.read_bytes()[:40_000])
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_run_units", units_of_a_changed_file)
+        patch.setattr(Waves, "_run_units", units_of_a_changed_file)
         summary = run_prepare([str(video)], out)
     assert "changed while it was in use" in summary.storage_errors[0]["detail"] and outcomes(out) == []
     assert run_prepare([str(video)], out).is_complete
@@ -290,7 +291,7 @@ def healthy(number: int) -> dict[str, Any]:
 def watched(outcomes: list[Any], store: Store, **limits: float) -> int:
     """How many outcomes pass the watch. Their records are in the store."""
     for outcome in outcomes:
-        Ledger(store).write_unit(outcome["unit_id"], outcome)
+        write_part(store, outcome, {})
     config = PrepareConfig.model_validate({"run": limits})
     return sum(1 for _ in watch.watched(outcomes, Job(store, config, {}, {}, "run")))
 
@@ -301,8 +302,7 @@ def test_a_sudden_rise_of_damage_stops_the_run_and_is_done_again(tmp_path: Path)
     outcomes = [*map(healthy, range(100)), *map(damaged, range(100, 200))]
     with pytest.raises(DatasetError, match=r"21 of the last 40 units cannot be decoded.*max_decode_error_ratio=1"):
         watched(outcomes, store)
-    left = {record["unit_id"] for record in Ledger(store).units()}
-    assert left == {f"unit-{n}" for n in range(100)} | {f"unit-{n}" for n in range(121, 200)}
+    assert done_units(store) == {f"unit-{n}" for n in range(100)} | {f"unit-{n}" for n in range(121, 200)}
     assert watched(outcomes, store, max_decode_error_ratio=1.0) == 200
     mixed = [damaged(n) if n % 2 else healthy(n) for n in range(200)]  # as bad from the start: half is still let pass
     assert watched(mixed, store) == 200
@@ -313,7 +313,7 @@ def test_status_and_explain_tell_of_what_is_undone(
 ) -> None:
     video, out = tmp_path / "a.mkv", tmp_path / "dataset"
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
-    real = run._run_units
+    real = Waves._run_units
     with monkeypatch.context() as patch:
         faults = FaultySource(video, fails_left=0).install(patch)
 
@@ -321,7 +321,7 @@ def test_status_and_explain_tell_of_what_is_undone(
             faults.fails_left = 1 << 30
             return real(*arguments)
 
-        patch.setattr(run, "_run_units", units_meet_the_fault)
+        patch.setattr(Waves, "_run_units", units_meet_the_fault)
         run_prepare([str(video)], out)
     assert "1 source is not done" in read_status(str(out)).words
     with pytest.raises(DatasetError, match=r"a\.mkv is not done yet: .*cannot be read"):

@@ -10,11 +10,11 @@ import pytest
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.media.container import open_media, other_streams, video_stream
 from lipforge.pipeline.media.probe import probe
-from lipforge.pipeline.publish.accounts import video_rows
 from lipforge.pipeline.stages.probe import Probe, from_record, to_record
 from tests.coded import coded_image, noise, shown, write_coded
 from tests.odd_pictures import without_first_packets
-from tests.test_accounts import HASHES, LIMITS, MEASURES, stored, unit
+from tests.sealed import video_rows
+from tests.test_accounts import LIMITS, MEASURES, stored, unit
 
 NUM_FRAMES = 100
 TIMES_S = [n / 25 for n in range(NUM_FRAMES)]
@@ -182,8 +182,8 @@ def test_cover_art_and_thumbnails_are_never_taken_even_as_the_default() -> None:
 def test_the_manifest_mentions_other_streams_where_it_has_nothing_else_to_say(tmp_path: Path) -> None:
     path = several(tmp_path / "a.mkv", ["", "default"], num_audio=2)
     video = Probe().process(Source(str(path)))
-    assert from_record(to_record(video, None)) == video
+    assert from_record(to_record(video)) == video
     kept, short = stored("k", 0, 25, **MEASURES), stored("s", 25, 50, "rejected", "too_short") | {"detail": "1.00 s"}
-    rows = video_rows(video, [unit(kept, short)], LIMITS, HASHES)
+    rows = video_rows(video, [unit(kept, short)], LIMITS)
     note = "2 video streams; the default, number 2, was used; 2 audio tracks; number 1 was used"
     assert [row["detail"] for row in rows] == [note, "1.00 s"]

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -121,6 +122,13 @@ class Store:
                 continue
             for name in names[first : first + _DELETES_AT_ONCE]:  # one of them was gone
                 self.delete(name)
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder and all that is in it."""
+        if self.is_local:
+            shutil.rmtree(self.path(folder), ignore_errors=True)
+        else:
+            self.delete_all(sorted(self.sizes(folder)))
 
     def read_all(self, names: Sequence[str], length: int | None = None) -> Iterator[bytes | None]:
         """The bytes of many files, or the first `length` of each, in order, many at once. None for a missing one."""

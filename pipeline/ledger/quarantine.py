@@ -96,7 +96,7 @@ class Quarantine:
 
 def clear_attempts(store: Store, run_id: str) -> None:
     """Delete the attempts of a run that is over: two small files per unit."""
-    store.delete_all(store.list(f"runs/{run_id}/attempts"))
+    store.delete_folder(f"runs/{run_id}/attempts")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Shards that any segment or `pack` recorded stay, so selections stay valid. In an
 sleeps may wake up, only files older than a day are taken for left over.
 """
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.publish import generation_in_force
 
 YOUNG_S = 24 * 3600.0
+_OURS = re.compile(r"(shards/[^/]+|refused|stills)/[^/]+-[0-9a-f]{16}\.tar")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def _left_over(store: Store) -> dict[str, int]:
         wanted -= set(pruned["tar"].to_pylist())
     found = {}
     for folder in ("shards", "refused", "stills"):
-        found |= {name: size for name, size in store.sizes(folder).items() if name not in wanted}
+        sizes = store.sizes(folder)
+        found |= {name: size for name, size in sizes.items() if _OURS.fullmatch(name) and name not in wanted}
     parts = store.sizes("parts")
     found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
     for run in store.folders("runs"):

@@ -25,14 +25,15 @@ class Prunable(NamedTuple):
 
     tars: list[str]
     clips: int
-    """With media in them."""
+    """Refused ones with media in them. The rest are copies: shards hold those clips now."""
     size_bytes: int
 
 
 def find_prunable(store: Store) -> Prunable:
     """Tars of refused media, by the ledger."""
     sizes = store.sizes("refused")
-    clips = sum(len(rows) for _, rows in _refused(store, set(sizes)))
+    moves = FactFiles(store).moves
+    clips = sum(len(rows) - len(moves.rows(segment)) for segment, rows in _refused(store, set(sizes)))
     return Prunable(sorted(sizes), clips, sum(sizes.values()))
 
 
@@ -41,7 +42,7 @@ def prune_files(store: Store, prunable: Prunable) -> None:
     facts = FactFiles(store)
     rows: list[dict[str, Any]] = []
     for segment, refused in _refused(store, set(prunable.tars)):
-        rows += _with_stills(store, segment, refused)
+        rows += _with_stills(store, segment, refused, set(facts.moves.rows(segment)["key"].to_pylist()))
     if rows:
         facts.pruned.add(pa.Table.from_pylist(rows, PRUNE_COLUMNS))
 
@@ -67,9 +68,12 @@ def _refused(store: Store, tars: set[str]) -> list[tuple[int, list[tuple[str, Pl
     return found
 
 
-def _with_stills(store: Store, segment: int, refused: Sequence[tuple[str, Place]]) -> list[dict[str, Any]]:
-    """Rows of PRUNE_COLUMNS. A clip that cannot be read gets no still."""
-    stills = {key: still for key, place in sorted(refused) if (still := _still(store, key, place))}
+def _with_stills(
+    store: Store, segment: int, refused: Sequence[tuple[str, Place]], in_shards: set[str]
+) -> list[dict[str, Any]]:
+    """Rows of PRUNE_COLUMNS. A clip that a shard holds, or that cannot be read, gets no still."""
+    wanted = [(key, place) for key, place in sorted(refused) if key not in in_shards]
+    stills = {key: still for key, place in wanted if (still := _still(store, key, place))}
     places = write_tar(store, f"stills/{segment:06d}", stills.items()) if stills else {}
     rows = []
     for key, place in refused:

@@ -75,7 +75,7 @@ def publish(
         progress(done, len(todo))
     files = [made.get(number) or known[marks[number]] for number in numbers]
     rest = _rows_without_units(store, segments, hashes)
-    if len(rest):
+    if len(rest) or not files:
         files.append({**write_rows(store, sorted_rows(rest)), "outcome": Totals.of(rest).as_json()})
     totals = Totals()
     for file in files:

@@ -80,7 +80,7 @@ def rows_in_parts(store: Store, task: SealTask) -> tuple[pa.Table, dict[str, Pla
         for unit_id, record in zip(done.units, read_records(store, done.units), strict=True):
             if record is None:
                 raise _gone(store, unit_id)
-            rows += [_sealed_row(row, done, record, {}) for row in record["rows"]]
+            rows += [sealed_row(row, done, record, {}) for row in record["rows"]]
             for key, (offset, size) in record["media"].items():
                 places[key] = Place(part_name(unit_id), record["media_start"] + offset, size)
     return pa.Table.from_pylist(rows, SEALED_COLUMNS), places
@@ -126,7 +126,7 @@ class _NewRows:
             for unit_id, record in zip(done.units, read_records(self.sealer.store, done.units), strict=True):
                 if record is None:
                     raise _gone(self.sealer.store, unit_id)
-                rows += [_sealed_row(row, done, record, self.sealer.hashes) for row in record["rows"]]
+                rows += [sealed_row(row, done, record, self.sealer.hashes) for row in record["rows"]]
                 media |= dict.fromkeys(record["media"], record)
                 if record["open_ends"]:
                     self.open_ends[unit_id] = record["open_ends"]
@@ -185,7 +185,7 @@ def read_ahead(
         yield from zip(group, pool.map(read, group), strict=True)
 
 
-def _sealed_row(row: Record, done: DoneContent, record: Record, hashes: Mapping[str, str]) -> Record:
+def sealed_row(row: Record, done: DoneContent, record: Record, hashes: Mapping[str, str]) -> Record:
     """A row of a unit's record with what is known of its source. Text that is not valid Unicode is escaped."""
     video = done.video
     info, source = video.info, video.source
