@@ -37,7 +37,7 @@ UNITS_AT_ONCE = 4096
 """A wave ends when it has planned about so many."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Todo:
     """Content that is planned and not done."""
 
@@ -96,8 +96,12 @@ class Waves:
         self.progress.unusable(known.num_unusable(to_probe))
         left_s = sum(unit.num_frames for todo in unfinished for unit in todo.units) / FPS
         self.progress.done_before(known.seconds_claimed(claims) - left_s)
-        self._go_on(unfinished, known, claims)
+        changing = {sources[number].entry_id for number in to_probe}
+        later = [todo for todo in unfinished if todo.owner.source.entry_id in changing]
+        later += self._go_on([todo for todo in unfinished if todo not in later], known, claims)
         self._start_new(sources, known, to_probe, claims)
+        if later and to_probe:
+            self._go_on(later, Known(self.log, sources), self.segments.claims())
 
     # --- what earlier runs left ---
 
@@ -142,8 +146,8 @@ class Waves:
         self.store.delete_all([part_name(unit) for unit in sorted(leftovers)])
         self._parts.difference_update(leftovers)
 
-    def _go_on(self, unfinished: Sequence[_Todo], known: Known, claims: pa.Table) -> None:
-        """Finish content whose owner, or a copy of it, is in this run."""
+    def _go_on(self, unfinished: Sequence[_Todo], known: Known, claims: pa.Table) -> list[_Todo]:
+        """Finish content whose owner, or a copy of it, is in this run. Returns the rest."""
         owners = known.owners([todo.owner.source.entry_id for todo in unfinished])
         here = [
             owner is not None and owner[0] == todo.owner.source_id
@@ -151,18 +155,20 @@ class Waves:
         ]
         absent = [todo.owner.source_id for todo, is_here in zip(unfinished, here, strict=True) if not is_here]
         copies = known.copies(absent, claims)
-        todos = []
+        todos, rest = [], []
         for todo, owner, is_here in zip(unfinished, owners, here, strict=True):
             if is_here and owner is not None:
                 video = replace(todo.owner, fingerprint=owner[1])
             else:
                 video = stand_in(todo.owner, copies.get(todo.owner.source_id, ()))
                 if video is todo.owner:
-                    continue  # the next run that has it goes on
+                    rest.append(todo)
+                    continue
             units = tuple(replace(unit, video=video) for unit in todo.content.units)
             todos.append(replace(todo, content=Content(video, units)))
         for group in _by_units(todos):
             self._process(group)
+        return rest
 
     # --- new sources ---
 
@@ -232,13 +238,13 @@ class Waves:
         for record in self._run_units(sorted(todo, key=_longest_first)):
             records[record["unit_id"]] = record
             self.progress.unit_done(record)
-        seams = {id(todo): self._seams(todo, records) for todo in todos}
-        new = [s for todo in todos for s in seams[id(todo)] or () if s.unit_id not in todo.sealed_units]
+        seams = {todo: self._seams(todo, records) for todo in todos}
+        new = [s for todo in todos for s in seams[todo] or () if s.unit_id not in todo.sealed_units]
         done = set(self._done_before(new))
         for record in self._run_units([seam for seam in new if seam.unit_id not in done]):
             done.add(record["unit_id"])
             self.progress.seam_done(record)
-        self._seal([(todo, units) for todo in todos if (units := seams[id(todo)]) is not None], done)
+        self._seal([(todo, units) for todo in todos if (units := seams[todo]) is not None], done)
 
     def _done_before(self, units: Sequence[Unit]) -> dict[str, Record]:
         """Records of units that have a part. Parts of those that failed for a reason to try again are deleted."""

@@ -7,20 +7,24 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import webdataset
+from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
+from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
+from lipforge.datasets_manifest.sample import find_samples, read_still_at
 from lipforge.datasets_manifest.storage import store as storage
+from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline import run
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig
@@ -31,6 +35,7 @@ from lipforge.pipeline.publish.prune import find_prunable
 from lipforge.pipeline.recipe import CutOperator, CutUnit
 from lipforge.pipeline.running.status import read_status
 from lipforge.pipeline.sources.inputs import Labels
+from lipforge.pipeline.waves import Waves
 from tests.coded import noise, write_coded
 from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
 
@@ -43,7 +48,11 @@ def shards(out: Path) -> dict[str, str]:
 
 
 def manifest_bytes(out: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted((out / "manifest").iterdir()))
+    """All bytes of the manifest in force."""
+    generation = last_generation(Store(str(out)))
+    assert generation is not None
+    rows = b"".join((out / file["name"]).read_bytes() for file in generation.files)
+    return to_json({"files": generation.files, "about": generation.about}) + rows
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -104,11 +113,12 @@ def test_ray_with_two_workers_and_one_process_give_the_same_bytes(ray_dataset: P
 
 
 def test_a_dataset_holds_only_what_its_page_says(local_dataset: Path) -> None:
-    assert {path.name for path in local_dataset.iterdir()} == {"shards", "manifest", "ledger", "parts", "runs"}
-    parts = {path.suffix for path in (local_dataset / "parts").rglob("*") if path.is_file()}
-    assert parts <= {".tar", ".jpg"}
+    folders = {path.name for path in local_dataset.iterdir()}
+    assert folders == {"shards", "refused", "manifest", "ledger", "parts", "runs"}
+    assert list((local_dataset / "parts").iterdir()) == []
     refused = [row["key"] for row in rows(local_dataset) if row["reason"] == "no_speech"]
-    assert [path.stem for path in (local_dataset / "parts").rglob("*.tar")] == refused
+    (tar,) = (local_dataset / "refused").glob("*.tar")
+    assert list(find_samples(io.BytesIO(tar.read_bytes()))) == refused
 
 
 def test_status_says_how_it_ended(local_dataset: Path) -> None:
@@ -169,17 +179,17 @@ def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
 def test_a_source_that_was_away_for_a_while_is_done_by_the_next_run(
     tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video, out, run_units = tmp_path / "a.mkv", tmp_path / "dataset", run._run_units
+    video, out, run_units = tmp_path / "a.mkv", tmp_path / "dataset", Waves._run_units
 
-    def run_units_without_disk(*arguments: Any) -> Any:
-        video.rename(tmp_path / "away")
-        undone = run_units(*arguments)
-        (tmp_path / "away").rename(video)
-        return undone
+    def run_units_without_disk(self: Waves, units: Any) -> Any:
+        if units:
+            video.rename(tmp_path / "away")
+            yield from run_units(self, units)
+            (tmp_path / "away").rename(video)
 
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_run_units", run_units_without_disk)
+        patch.setattr(Waves, "_run_units", run_units_without_disk)
         assert not run_prepare([str(video)], out).is_complete
     assert outcome(out) == []
     assert run_prepare([str(video)], out).is_complete
@@ -203,13 +213,13 @@ def test_a_run_that_was_stopped_goes_on_after_its_folder_was_moved(
     before.mkdir()
     write_coded(before / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "_run_units", stop)
+        patch.setattr(Waves, "_run_units", stop)
         run_prepare([str(before)], out, labels=Labels(language="en"))
     before.rename(after)
     run_prepare([str(after)], out)
     found = {row["source_uri"]: (row["reason"], row["accounted_s"], row["language"]) for row in rows(out)}
-    assert found[str(after / "a.mkv")] == ("no_face", 2.0, "en")
-    assert found[str(before / "a.mkv")][0] == "duplicate"
+    assert found[str(before / "a.mkv")] == ("no_face", 2.0, "en")  # it came in under this name, and keeps it
+    assert found[str(after / "a.mkv")][0] == "duplicate"
 
 
 def test_a_file_that_was_replaced_is_new_content(tmp_path: Path, models: dict) -> None:
@@ -291,7 +301,7 @@ def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_c
     path.write_text(json.dumps(record))
     run_prepare([str(small_inputs)], own_copy)
     repack(str(own_copy), ["min_quality=100"], None)
-    assert find_prunable(Store(str(own_copy)))[0]
+    assert find_prunable(Store(str(own_copy))).clips
     repack(str(own_copy), [f"min_quality={record['config']['thresholds']['min_quality']}"], None)
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
     assert json.loads(path.read_text()) == record
@@ -368,18 +378,21 @@ class Killed(BaseException):
 def dying(monkeypatch: pytest.MonkeyPatch, lives: int, error: Callable[[], BaseException] = Killed) -> Iterator[None]:
     """Fail to write the n-th file."""
     left = lives
-    writing = storage.Store.writing
 
-    def mortal(self: storage.Store, name: str) -> AbstractContextManager[IO[bytes]]:
-        nonlocal left
-        if not name.startswith("runs/"):
-            left -= 1
-            if left == 0:
-                raise error()
-        return writing(self, name)
+    def mortal(write: Callable[..., Any]) -> Callable[..., Any]:
+        def dies(self: Store, *arguments: Any) -> Any:
+            nonlocal left
+            if not str(arguments[0]).startswith("runs/"):
+                left -= 1
+                if left == 0:
+                    raise error()
+            return write(self, *arguments)
+
+        return dies
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.Store, "writing", mortal)
+        for kind in ("writing", "writing_hashed", "create"):
+            patch.setattr(Store, kind, mortal(getattr(Store, kind)))
         yield
 
 
@@ -388,9 +401,9 @@ def cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut each unit once and reuse the clips: only storing them is tested."""
     process, known = CutOperator.process, CUTS
 
-    def remembered(self: CutOperator, unit: Unit, attempt: int = 1) -> CutUnit:
+    def remembered(self: CutOperator, unit: Unit) -> CutUnit:
         if unit.unit_id not in known:
-            known[unit.unit_id] = process(self, unit, attempt)
+            known[unit.unit_id] = process(self, unit)
         return known[unit.unit_id]
 
     monkeypatch.setattr(CutOperator, "process", remembered)
@@ -415,8 +428,9 @@ def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(
     assert num_kills >= 5
     assert shards(out) == shards(local_dataset)
     assert manifest_bytes(out) == manifest_bytes(local_dataset)
-    parts = [str(path.relative_to(local_dataset)) for path in (local_dataset / "parts").rglob("*") if path.is_file()]
-    assert sorted(parts) == sorted(str(path.relative_to(out)) for path in (out / "parts").rglob("*") if path.is_file())
+    for folder in ("parts", "refused", "stills"):
+        names = [[path.name for path in (root / folder).glob("*.tar")] for root in (local_dataset, out)]
+        assert names[0] == names[1]
 
 
 def test_a_full_disk_is_told_in_words_and_loses_nothing(
@@ -425,7 +439,7 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(
     out = tmp_path / "dataset"
     full = lambda: OSError(errno.ENOSPC, "No space left on device")  # noqa: E731
     with (
-        dying(monkeypatch, 14, full),
+        dying(monkeypatch, 6, full),
         pytest.raises(DatasetError, match=r"No space left on device.*run the same command"),
     ):
         run_prepare([str(small_inputs)], out)
@@ -439,35 +453,33 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(
 def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
     own_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = shards(own_copy), manifest_bytes(own_copy)
+    before, kept_before = shards(own_copy), outcome(own_copy)
     original = json.loads((own_copy / "ledger" / "dataset.json").read_text())["config"]["thresholds"]
     monkeypatch.setattr("lipforge.pipeline.recipe.ScoreOperator.process", None)
     repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
     assert ("music.mp4", "kept") in outcome(own_copy)
-    assert shards(own_copy).items() > before[0].items()
-    repack(str(own_copy), ["min_quality=100"], None)
-    assert not shards(own_copy)
-    assert not [row for row in rows(own_copy) if row["status"] == "kept" or row["shard"]]
-    changed = json.loads((own_copy / "ledger" / "dataset.json").read_text())["config"]["thresholds"]
-    assert changed["min_quality"] == 100
+    assert shards(own_copy).items() > before.items()
+    looser = shards(own_copy)
+    thresholds, _ = repack(str(own_copy), ["min_quality=100"], None)
+    assert thresholds.min_quality == 100 and shards(own_copy) == looser
+    assert not [row for row in rows(own_copy) if row["status"] == "kept"]
     numbers = [f"{name}={value}" for name, value in original.items() if not name.endswith("_model")]
     repack(str(own_copy), numbers, None)
-    assert (shards(own_copy), manifest_bytes(own_copy)) == before
+    assert outcome(own_copy) == kept_before and shards(own_copy) == looser
 
 
 def test_prune_drops_refused_media_only_and_a_looser_threshold_then_says_so(own_copy: Path) -> None:
     before = shards(own_copy)
-    refused = {path.with_suffix(".jpg") for path in (own_copy / "parts").rglob("*.tar")}
-    kept = next(row for row in rows(own_copy) if row["status"] == "kept")
-    still = own_copy / "parts" / kept["unit_id"] / f"{kept['key']}.jpg"
-    assert not still.exists() and not any(path.exists() for path in refused)
-    still.parent.mkdir(exist_ok=True)
-    still.write_bytes(b"of an earlier version")
+    (refused,) = (row for row in rows(own_copy) if row["reason"] == "no_speech")
+    assert refused["shard"].startswith("refused/")
     prune(str(own_copy))
-    assert not list((own_copy / "parts").rglob("*.tar")) and not still.exists()
-    assert refused and all(cv2.imread(str(path)) is not None for path in refused)
+    assert not list((own_copy / "refused").iterdir())
+    (pruned,) = (row for row in rows(own_copy) if row["reason"] == "no_speech")
+    place = (pruned["sample_offset"], pruned["sample_size"], pruned["key"])
+    still = read_still_at(LocalFileSystem(), str(own_copy / pruned["shard"]), *place)
+    assert cv2.imdecode(np.frombuffer(still, np.uint8), cv2.IMREAD_COLOR) is not None
     assert shards(own_copy) == before
-    with pytest.raises(DatasetError, match="no longer in parts"):
+    with pytest.raises(DatasetError, match="their media is gone: it was pruned"):
         repack(str(own_copy), ["min_speech_ratio=0", "min_sync_confidence=-100", "max_av_offset_frames=15"], None)
     assert shards(own_copy) == before
     repack(str(own_copy), [], None)
@@ -481,7 +493,7 @@ def test_prune_keeps_the_clips_of_a_run_that_was_stopped_before_packing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "publish", stop)
+        patch.setattr("lipforge.pipeline.run.publish", stop)
         run_prepare([str(small_inputs)], tmp_path / "out")
     prune(str(tmp_path / "out"))
     run_prepare([str(small_inputs)], tmp_path / "out")
@@ -495,4 +507,4 @@ def test_labels_make_folders_of_shards(tmp_path: Path, small_inputs: Path, model
     run_prepare([str(tmp_path / "in")], tmp_path / "out", labels=Labels(path_template="{language}/{speaker}/"))
     (row,) = rows(tmp_path / "out")
     assert (row["language"], row["language_source"], row["speaker"]) == ("zh", "path", "anna")
-    assert list(shards(tmp_path / "out")) == ["shards/zh/zh-000000.tar"]
+    assert [name.rpartition("-")[0] for name in shards(tmp_path / "out")] == ["shards/zh/zh"]

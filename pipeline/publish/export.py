@@ -21,6 +21,7 @@ from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from lipforge.datasets_manifest.storage.files import read_file, to_json
+from lipforge.datasets_manifest.storage.lease import FOLDER as LEASES
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
@@ -147,7 +148,7 @@ def _require_own(store: Store, record: dict[str, Any]) -> None:
             return
         what = "the export of another selection, or of the same one with other settings"
     else:
-        held = store.list("")
+        held = [name for name in store.list("") if not name.startswith(LEASES)]
         if not held:
             return
         what = f"something else ({held[0].lstrip('/') or 'it is a file'})"
