@@ -103,9 +103,14 @@ def add_sources(store: Store, sources: Sequence[MadeSource]) -> None:
     log = SourceLog(store)
     for source in sources:
         log.add(source.unit.video.source.entry_id, to_record(source.unit.video))
-        write_part(store, *record_of(source))
     log.write()
+    write_parts(store, sources)
     Segments(store).plan([Content(source.unit.video, (source.unit,)) for source in sources])
+
+
+def write_parts(store: Store, sources: Sequence[MadeSource]) -> None:
+    for source in sources:
+        write_part(store, *record_of(source))
 
 
 def seal_dataset(store: Store, config: PrepareConfig = CONFIG) -> None:

@@ -1,7 +1,7 @@
 """Find and delete files that nothing refers to: old manifests, and what stopped or refused commands left.
 
 Shards that any segment or `pack` recorded stay, so selections stay valid. In an object store, where a command that
-sleeps may wake up, only files older than a day are taken for left over.
+lost its lease may wake up, only files older than a day go.
 """
 
 import re
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
-from lipforge.datasets_manifest.generations import generation_numbers
+from lipforge.datasets_manifest.generations import Generation, generation_numbers
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.parts import done_units, part_name
 from lipforge.pipeline.ledger.segments import Segments
@@ -47,9 +47,9 @@ def find_garbage(store: Store) -> Garbage:
     if in_force is not None:
         sizes = store.sizes(MANIFEST)
         wanted = {in_force.name, *(file["name"] for file in in_force.files)}
-        manifests = {name: size for name, size in sizes.items() if name not in wanted}
-        generations = [number for number in generation_numbers(store) if number != in_force.number]
-    return Garbage(manifests, generations, _left_over(store))
+        manifests = _old(store, {name: size for name, size in sizes.items() if name not in wanted})
+        generations = [number for number in generation_numbers(store) if Generation(number, []).name in manifests]
+    return Garbage(manifests, generations, _old(store, _left_over(store)))
 
 
 def _left_over(store: Store) -> dict[str, int]:
@@ -72,12 +72,16 @@ def _left_over(store: Store) -> dict[str, int]:
     found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
     for run in store.folders("runs"):
         found |= store.sizes(f"runs/{run}/attempts")
-    return {name: size for name, size in found.items() if store.is_local or _is_old(store, name)}
+    return found
 
 
-def _is_old(store: Store, name: str) -> bool:
-    modified_s = store.modified_s(name)
-    return modified_s is not None and time.time() - modified_s > YOUNG_S
+def _old(store: Store, files: dict[str, int]) -> dict[str, int]:
+    """Those that no other command may be about to use: all of a folder, which is locked."""
+    if store.is_local:
+        return files
+    now_s = time.time()
+    ages = {name: store.modified_s(name) for name in files}
+    return {name: size for name, size in files.items() if (at_s := ages[name]) and now_s - at_s > YOUNG_S}
 
 
 def delete_garbage(store: Store, garbage: Garbage) -> None:

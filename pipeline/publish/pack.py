@@ -121,7 +121,10 @@ def read_sample(store: Store, key: str, place: Place) -> bytes:
         data = store.read(*place)
         read_clip(data, place.size, key)
     except FileNotFoundError as error:
-        raise DatasetError(f"{store.path(place.tar)} is missing: restore it from a copy") from error
+        raise DatasetError(
+            f"{store.path(place.tar)} is missing. If another command pruned the dataset at the same time, run this one "
+            "again; else restore the file from a copy"
+        ) from error
     except ValueError as error:
         raise DatasetError(
             f"{store.path(place.tar)} is damaged: clip {key} cannot be read ({error}). Restore it from a copy."

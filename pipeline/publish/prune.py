@@ -30,11 +30,13 @@ class Prunable(NamedTuple):
 
 
 def find_prunable(store: Store) -> Prunable:
-    """Tars of refused media, by the ledger."""
-    sizes = store.sizes("refused")
-    moves = FactFiles(store).moves
-    clips = sum(len(rows) - len(moves.rows(segment)) for segment, rows in _refused(store, set(sizes)))
-    return Prunable(sorted(sizes), clips, sum(sizes.values()))
+    """Tars of refused media that the ledger knows: others belong to a segment that is being sealed, or to `gc`."""
+    sizes, moves = store.sizes("refused"), FactFiles(store).moves
+    tars, clips = set[str](), 0
+    for segment, refused in _refused(store, set(sizes)):
+        tars |= {place.tar for _, place in refused}
+        clips += len(refused) - len(moves.rows(segment))
+    return Prunable(sorted(tars), clips, sum(sizes[tar] for tar in tars))
 
 
 def prune_files(store: Store, prunable: Prunable) -> None:
