@@ -2,15 +2,20 @@
 
 import io
 import json
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from lipforge.model.audio.voice import FILE, WIDTH, VoiceEncoder, VoiceNetwork
 from lipforge.model.weights.load import MissingModelError, ModelFileError, load_file
+from lipforge.pipeline.publish.voices import SourceClips, assign
 from tests import voice_golden
 from tests.voice_golden import known_sounds
+
+CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,27 @@ def test_sounds_have_the_voices_that_the_package_gives_them(published: VoiceEnco
     assert list(expected) == list(sounds)
     for name, sound in sounds.items():
         assert published.embed(sound)[::4] == pytest.approx(expected[name], abs=2e-6), name
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not next to the repository")
+def test_halves_of_real_recordings_are_one_voice_and_other_people_another(published: VoiceEncoder) -> None:
+    sources = []
+    for name in ("sadtalker_hdtf_hill", "sadtalker_hdtf_markey", "spectre_mead_m026", "latentsync_demo1_vertical"):
+        sound = read_sound(CLIPS / f"{name}.mp4")
+        for half, samples in enumerate(np.array_split(sound, 2)):
+            voice = published.embed(samples).astype(np.float16)
+            sources.append(SourceClips([f"{name}{half}"], voice[None], [0], [len(samples) / 16000], [None]))
+    halves = np.concatenate(assign(sources).of_clips).reshape(-1, 2)
+    assert (halves[:, 0] == halves[:, 1]).all()
+    assert len(set(halves[:, 0].tolist())) == 4
+
+
+def read_sound(path: Path) -> np.ndarray:
+    """float32 [N] mono 16 kHz."""
+    with av.open(str(path)) as container:
+        resampler = av.AudioResampler("flt", "mono", 16_000)
+        blocks = [block for frame in container.decode(audio=0) for block in resampler.resample(frame)]
+    return np.concatenate([block.to_ndarray()[0] for block in blocks])
 
 
 def test_a_voice_is_a_unit_vector_without_negative_numbers(encoder: VoiceEncoder) -> None:

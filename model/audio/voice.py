@@ -71,7 +71,7 @@ class VoiceEncoder:
         samples: float32 [N >= 1] mono at 16 kHz in [-1, 1]: 2 s and more of one person's speech. From 1.2 s down the
         rest of 1.6 s counts as silence, and the vector says less. Zeros for digital silence (peak below 1e-4): no
         voice. Raises ValueError for another shape, no samples, or values that are not finite.
-        A cosine moves by less than 1e-3 if this is stored as float16.
+        As float16 it moves cosines by 1e-4.
         """
         return self.embed_clips([samples])[0]
 

@@ -17,7 +17,7 @@ def average_linkage(vectors: np.ndarray, weights: np.ndarray, num_fixed: int, le
 
     Clusters that are each other's nearest are joined at once. Joining two never makes a third more alike to them than
     it was to one of them, so the result is that of joining one pair at a time, and whatever has no neighbour within
-    reach is done. Time: V * V * D for the first round, and about as much again for all others.
+    reach is done. Time: V * V * D for the first round, and about three times as much for all others together.
     """
     means, weights = vectors.astype(np.float32), weights.astype(np.float64)
     parent = np.arange(len(means))
