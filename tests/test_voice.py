@@ -53,7 +53,7 @@ def test_sounds_have_the_voices_that_the_package_gives_them(published: VoiceEnco
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not next to the repository")
 def test_halves_of_real_recordings_are_one_voice_and_other_people_another(published: VoiceEncoder) -> None:
     sources = []
-    for name in ("sadtalker_hdtf_hill", "sadtalker_hdtf_markey", "spectre_mead_m026", "latentsync_demo1_vertical"):
+    for name in ("sadtalker_hdtf_hill", "sadtalker_hdtf_markey", "headpose_31", "latentsync_demo1_vertical"):
         sound = read_sound(CLIPS / f"{name}.mp4")
         for half, samples in enumerate(np.array_split(sound, 2)):
             voice = published.embed(samples).astype(np.float16)
@@ -81,7 +81,7 @@ def test_a_voice_is_a_unit_vector_without_negative_numbers(encoder: VoiceEncoder
 
 
 def test_clips_together_give_what_each_gives_alone(encoder: VoiceEncoder) -> None:
-    sounds = [np.tile(sound, 8) for sound in known_sounds().values()]  # more partial utterances than one batch holds
+    sounds = [np.tile(sound, 3) for sound in known_sounds().values()]  # more partial utterances than one batch holds
     together = encoder.embed_clips([*sounds, np.zeros(16000, np.float32)])
     assert together[:-1] == pytest.approx(np.stack([encoder.embed(sound) for sound in sounds]), abs=1e-5)
     assert not together[-1].any()

@@ -130,6 +130,9 @@ def test_silence_takes_the_name_of_its_track_and_otherwise_none() -> None:
     ((heard, silent, alone),) = names(assign([one]))
     assert heard == silent
     assert alone is None
+    assert names(assign([replace(source(1, 1, 1, 2, tracks=[0, 0, 1]), seconds=[4.0, 0.0, 0.0])])) == [
+        [heard, heard, None]
+    ]
     labelled = source(1, 1, label="Ann")
     labelled.embeddings[:] = 0
     assert names(assign([labelled, source(2, 2)]))[0] == ["Ann"]
@@ -155,7 +158,7 @@ def test_short_and_long_sound_are_compared_by_one_threshold() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seconds": [4.0, 0.0]}, "seconds above 0"),
+        ({"seconds": [4.0, -1.0]}, "seconds of 0 or more"),
         ({"labels": [None]}, "of 2 clips"),
         ({"embeddings": np.full((2, 256), np.nan, np.float32)}, "finite embeddings"),
         ({"embeddings": np.ones((2, 8), np.float32)}, r"\[2, 256\]"),

@@ -40,7 +40,7 @@ class SourceClips:
     tracks: Sequence[int]
     """Equal for clips that show the same face track of the same shot."""
     seconds: Sequence[float]
-    """Of speech, more than 0."""
+    """Of speech: how much the embedding counts; 0 counts like silence."""
     labels: Sequence[str | None]
     """The user's names of the speakers, where there are any."""
 
@@ -77,7 +77,7 @@ def assign(sources: Iterable[SourceClips], known: Voices = NO_VOICES, same_voice
     same_voice: least average likeness of one speaker's voices, in -1..1; the default was measured.
     The user's label of a clip is always its name, and two labels are never one speaker.
     A new name is made of the smallest clip_id that has it. Time grows with the square of the number of voices.
-    Raises ValueError for sequences of unequal length, seconds that are not above 0, or embeddings that are not finite.
+    Raises ValueError for sequences of unequal length, negative seconds, or embeddings that are not finite.
     """
     sizes: list[int] = []
     heard: list[_Heard] = []
@@ -132,7 +132,7 @@ def _in_source(source: int, clips: SourceClips, same_voice: float) -> Iterator[_
         (by_track[clips.tracks[row]] if label is None else by_label[label]).append(row)
 
     def heard(rows: list[int], label: str | None) -> _Heard:
-        voiced = [row for row in rows if lengths[row] > 0]
+        voiced = [row for row in rows if lengths[row] > 0 and seconds[row] > 0]
         total_s = float(seconds[voiced].sum())
         vector = _scaled(seconds[voiced] @ units[voiced], total_s)
         return _Heard(source, rows, clips.clip_ids[rows[0]], label, vector, total_s)
@@ -152,8 +152,8 @@ def _check(clips: SourceClips, embeddings: np.ndarray, seconds: np.ndarray) -> N
         raise ValueError(f"expected finite embeddings [{num_clips}, {_WIDTH}], got shape {embeddings.shape}")
     if {len(clips.tracks), len(clips.labels), *seconds.shape} != {num_clips}:
         raise ValueError(f"expected tracks, labels and seconds of {num_clips} clips")
-    if not (np.isfinite(seconds) & (seconds > 0)).all():
-        raise ValueError("expected seconds above 0")
+    if not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise ValueError("expected seconds of 0 or more")
 
 
 def likenesses(embeddings: np.ndarray, seconds: np.ndarray) -> np.ndarray:
