@@ -16,6 +16,7 @@ $(VENV)/.done: pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[train,infer,evaluate,app,dev]'
 	@$(BIN)/python -c 'import cv2' || { echo "OpenCV cannot be imported: on Debian and Ubuntu, apt-get install libgl1 libglib2.0-0"; exit 1; }
 	@$(BIN)/lipforge models fetch i3d || echo "without I3D, the tests of FVD's network are skipped"
+	@$(BIN)/lipforge models fetch voice || echo "without the voice encoder, the test of its numbers is skipped"
 	@touch $@
 
 check: setup lint types test ## what CI runs

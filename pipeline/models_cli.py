@@ -19,7 +19,8 @@ _BUNDLES = (
     "the published models of `lipforge prepare --models latentsync`. `whisper`: identifies the spoken language, and "
     "what the U-Net hears (0.7 GB). For training: `sd-vae-ft-mse` (0.3 GB) or `taesd` (5 MB), `stable-syncnet` "
     "(1.6 GB), `videomae` (2 GB), `lpips` (0.6 GB); and to begin with: `latentsync-unet-1.5`, "
-    "`latentsync-unet-1.6` (5.1 GB each), `stable-diffusion-1.5` (3.4 GB). For `lipforge evaluate`: `st-lpips`, which "
+    "`latentsync-unet-1.6` (5.1 GB each), `stable-diffusion-1.5` (3.4 GB). `voice`: speakers without labels (17 MB, by "
+    "pip). For `lipforge evaluate`: `st-lpips`, which "
     "ships; `i3d` (51 MB, by pip), `st-lpips-vgg` (59 MB, by pip), `lpips`, `inception` (96 MB), `arcface` (174 MB)."
 )
 Bundle = Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help=f"{_BUNDLES} Default: all.")]

@@ -115,6 +115,7 @@ def test_published_files_are_pinned_and_reached_by_tls() -> None:
         "st-lpips",
         "st-lpips-vgg",
         "i3d",
+        "voice",
         "inception",
         "arcface",
         "whisper",

