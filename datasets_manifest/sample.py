@@ -38,10 +38,7 @@ def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
             for member in tar:
                 name, _, suffix = member.name.partition(".")
                 if name != key:
-                    raise ValueError(
-                        f"{member.name} is there instead. "
-                        "If the dataset was packed again after the selection was made, select again"
-                    )
+                    raise ValueError(f"{member.name} is there instead")
                 is_plain = member.type == tarfile.REGTYPE and not member.issparse() and member.size <= size
                 content = tar.extractfile(member) if is_plain else None
                 if content is None or suffix in members:

@@ -233,6 +233,38 @@ def identify_languages(
 
 
 @app.command()
+def relabel(
+    dataset: Dataset,
+    list_file: Annotated[
+        str | None,
+        typer.Argument(metavar="[LIST]", help="A list of sources as `prepare` takes it, with `language` or `speaker`."),
+    ] = None,
+    path_template: Annotated[
+        str | None,
+        typer.Option(help="Read labels from the folders above each source, for example `{language}/{speaker}/`."),
+    ] = None,
+) -> None:
+    """Change the language and speaker of sources that are in a dataset. No media is touched.
+
+    What the list or the template does not label keeps its labels.
+
+    Examples:
+
+        lipforge relabel dataset labels.csv
+
+        lipforge relabel dataset --path-template "{language}/{speaker}/"
+    """
+    from lipforge.pipeline.maintain import relabel as run_relabel
+
+    with plain_errors():
+        done = run_relabel(dataset, list_file, path_template, lambda done, total: None)
+        say(f"new labels for {done.sources} sources; {done.others} keep theirs")
+        if done.unknown:
+            first = done.unknown[0]
+            say(f"note: {len(done.unknown)} of the list are not in the dataset, for example {first}", style="yellow")
+
+
+@app.command()
 def export(
     selection: Annotated[str, typer.Argument(metavar="SELECTION", help="A selection, from `lipforge select --out`.")],
     out: Annotated[str, typer.Option(help="The new dataset: an empty or new folder, or an fsspec URL.")],

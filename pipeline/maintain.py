@@ -14,7 +14,10 @@ from lipforge.pipeline.publish.gc import delete_garbage, find_garbage
 from lipforge.pipeline.publish.languages import identify, open_whisper
 from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_files
 from lipforge.pipeline.publish.publish import publish
+from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels_of_paths
+from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.running.executors import LocalExecutor, make_executor
+from lipforge.pipeline.sources.inputs import read_list
 
 Progress = Callable[[int, int], None]
 
@@ -55,6 +58,25 @@ def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progres
     sources = read_manifest(out, ["source_id", "language"], unlabelled & pc.field("quality").is_valid())
     counts = sources.group_by(["source_id", "language"]).aggregate([])["language"].value_counts().to_pylist()
     return {count["values"]: count["counts"] for count in counts}
+
+
+def relabel(out: str, list_file: str | None, path_template: str | None, progress: Progress) -> Relabelled:
+    """`lipforge relabel`: other labels for sources that are in the dataset; the manifest gets them.
+
+    Raises ValueError unless exactly one of list and template is given, or when nothing gets a label.
+    """
+    if (list_file is None) == (path_template is None):
+        raise ValueError("give a list, or --path-template: one of the two")
+    store = Store(out)
+    require_dataset(store)  # before anything is made there
+    listed = [] if list_file is None else [source.uri for source in read_list(list_file)]
+    find = labels_of_list(list_file) if list_file is not None else labels_of_paths(path_template or "")
+    with writing(store):
+        record = require_dataset(store)
+        config = stored_config(store, record)
+        done = set_labels(store, find, listed)
+        publish(store, config, record["hashes"], LocalExecutor(), progress)
+    return done
 
 
 def prune(out: str) -> None:

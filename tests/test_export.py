@@ -369,15 +369,13 @@ def test_missing_short_or_moved_shards_are_told_before_anything_is_written(
     name = source.list("shards/en")[0]
     data, out = source.read(name), tmp_path / "out"
     source.write(name, data[:900])
-    with pytest.raises(DatasetError, match=r"1 of \d+ shards .*en-[0-9a-f]{16}\.tar ends at byte 900 of"):
+    with pytest.raises(FileNotFoundError, match=r"1 of the \d+ shards .*en-[0-9a-f]{16}\.tar ends at byte 900 of"):
         export(selection, str(out))
     source.delete(name)
-    with pytest.raises(DatasetError, match=r"en-[0-9a-f]{16}\.tar is missing"):
+    with pytest.raises(FileNotFoundError, match=r"en-[0-9a-f]{16}\.tar is gone"):
         export(selection, str(out))
     (tmp_path / "source").rename(tmp_path / "moved")
-    with pytest.raises(
-        DatasetError, match=r"is missing. If the dataset was moved or packed again, make a new selection"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"is gone.*make the selection anew: lipforge select /.* --out NAME"):
         export(selection, str(out))
     assert Store(str(out)).list("") == []
 

@@ -287,7 +287,7 @@ LAST = NUM_CLIPS - 1
     ("damage", "detail"),
     [
         ("tar header", "tar"),
-        ("another sample", "select again"),
+        ("another sample", "is there instead"),
         ("video", "mp4 and the hash"),
         ("no H.264", "the video"),
         ("audio", "flac and the hash"),

@@ -109,7 +109,7 @@ class RangeReader:
     def _checked(self, span: Span, answer: bytes | Exception) -> bytes:
         if isinstance(answer, FileNotFoundError):
             raise FileNotFoundError(
-                f"{span.dataset}/{span.shard} is missing. If the dataset was moved or packed again, make the selection "
+                f"{span.dataset}/{span.shard} is missing. If the dataset was moved, make the selection "
                 "again where it lies now; if the file was lost, restore it from a copy"
             ) from answer
         if isinstance(answer, Exception):

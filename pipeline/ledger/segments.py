@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from lipforge.datasets_manifest import schema
+from lipforge.datasets_manifest.display import valid_unicode
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Unit, Video
@@ -34,6 +35,7 @@ PLAN_COLUMNS = pa.schema(
     [
         ("entry_id", pa.string()),
         ("source_id", pa.string()),
+        ("source_uri", pa.string()),
         ("first_frame", pa.int64()),
         ("end_frame", pa.int64()),
         ("language", pa.string()),  # labels that it came with
@@ -118,6 +120,7 @@ class Segments:
             {
                 "entry_id": content.video.source.entry_id,
                 "source_id": content.video.source_id,
+                "source_uri": valid_unicode(content.video.source.uri),
                 "first_frame": content.video.first_frame,
                 "end_frame": content.video.end_frame,
                 "language": content.video.source.language,
@@ -141,15 +144,15 @@ class Segments:
             contents.append(Content(video, tuple(Unit(video, int(first), int(end)) for first, end in spans)))
         return contents
 
-    def claims(self) -> pa.Table:
-        """CLAIM_COLUMNS of all content, and its `segment` and `content` (its row in the plan)."""
+    def claims(self, columns: Sequence[str] = CLAIM_COLUMNS) -> pa.Table:
+        """These of PLAN_COLUMNS for all content, and its `segment` and `content` (its row in the plan)."""
         numbers = self.numbers()
         tables = []
-        for number, rows in zip(numbers, self._read_many([_plan_name(n) for n in numbers], CLAIM_COLUMNS), strict=True):
+        for number, rows in zip(numbers, self._read_many([_plan_name(n) for n in numbers], columns), strict=True):
             table = rows.append_column("segment", pa.array([number] * len(rows), pa.int32()))
             tables.append(table.append_column("content", pa.array(range(len(rows)), pa.int32())))
         if not tables:
-            fields = [PLAN_COLUMNS.field(name) for name in CLAIM_COLUMNS]
+            fields = [PLAN_COLUMNS.field(name) for name in columns]
             return pa.schema([*fields, ("segment", pa.int32()), ("content", pa.int32())]).empty_table()
         return pa.concat_tables(tables)
 

@@ -19,6 +19,7 @@ from lipforge.datasets_manifest.language_tags import SAFE_AS_FOLDER, with_canoni
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.schema import COLUMNS, Status
+from lipforge.datasets_manifest.select.again import require_shards
 from lipforge.datasets_manifest.selection import read_selection, selection_bytes, selection_request
 from lipforge.datasets_manifest.storage.files import read_file, to_json
 from lipforge.datasets_manifest.storage.lease import FOLDER as LEASES
@@ -79,7 +80,8 @@ def export(
     with writing(store):
         _require_own(store, record)
         missing = _not_yet_written(store, shards)
-        _check_sources([origins[key] for _, _, keys in missing for key in keys])
+        wanted = pa.array([key for _, _, keys in missing for key in keys], pa.string())
+        require_shards(rows.filter(pc.is_in(rows["key"], wanted)), selection, whole=True)
         store.write(EXPORT_RECORD, to_json(record))
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
@@ -186,27 +188,6 @@ def _recorded(store: Store, name: str) -> dict[str, Place]:
     return dict(sorted(found.items(), key=lambda item: item[1].offset))
 
 
-def _check_sources(origins: list[_Origin]) -> None:
-    """Check that every shard exists and is long enough, before a byte is copied."""
-    needed: dict[tuple[str, str], int] = {}
-    for origin in origins:
-        place = (origin.dataset, origin.shard)
-        needed[place] = max(needed.get(place, 0), origin.offset + origin.size)
-    stores = {dataset: Store(dataset) for dataset, _ in needed}
-    bad = []
-    for (dataset, shard), end in sorted(needed.items()):
-        size = stores[dataset].size(shard)
-        if size is None or size < end:
-            bad.append(
-                f"{stores[dataset].path(shard)} " + ("is missing" if size is None else f"ends at byte {size} of {end}")
-            )
-    if bad:
-        raise DatasetError(
-            f"{len(bad)} of {len(needed)} shards are not as the selection says: {bad[0]}. If the dataset was moved or "
-            "packed again, make a new selection where it is now; if a shard was lost, restore it from a copy."
-        )
-
-
 def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes]]:
     """Verified samples in order, a few read ahead."""
     stores = {origin.dataset: Store(origin.dataset) for _, origin in clips}
@@ -230,8 +211,7 @@ def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
     except ValueError as error:
         raise DatasetError(
             f"clip {key} cannot be exported: bytes {origin.offset} to {origin.offset + origin.size} of "
-            f"{store.path(origin.shard)} are damaged or hold something else ({error}). If the dataset was packed again "
-            "since, make a new selection; otherwise restore the shard from a copy, or leave the clip out: "
+            f"{store.path(origin.shard)} are damaged ({error}). Restore the shard from a copy, or leave the clip out: "
             f"--where \"key <> '{key}'\""
         ) from error
     return data

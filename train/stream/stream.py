@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader
 
+from lipforge.datasets_manifest.select.again import require_shards
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import mouth_mask
 from lipforge.train.features.store import FeatureStore
@@ -45,7 +46,8 @@ class SampleStream:
         iteration then starts from the beginning, the first one after `load_state_dict` from the loaded position.
 
         Raises ValueError for a selection that cannot be streamed, for example one with clips that are too short for two
-        windows, and what FeatureStore raises when features are missing or of another model.
+        windows, FileNotFoundError when a shard is gone, and what FeatureStore raises when features are missing or of
+        another model.
         """
         if not 0 <= rank < num_ranks:
             raise ValueError(f"rank {rank} of {num_ranks} ranks: ranks count from 0")
@@ -56,6 +58,8 @@ class SampleStream:
             raise ValueError(
                 f"{config.selection} holds no clip{words}: `lipforge select --val-hours` makes a val split"
             )
+        if config.decoded_fields:  # with all features at hand, no sample is read
+            require_shards(clips, str(config.selection))
         self._stored = StoredSamples(clips.select(COLUMNS))
         _refuse_short_clips(self._stored, config.num_frames, config.min_distance_frames)
         features = None if config.features is None else _open_features(config.features, clips)

@@ -1,0 +1,92 @@
+"""New labels for sources that are in a dataset: language and speaker. Media is not touched.
+
+Labels are written as one file of the ledger, so all of a command's labels are in force or none; the manifest takes the
+last label of each source. Samples hold no labels, so nothing contradicts them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from lipforge.datasets_manifest.display import valid_unicode
+from lipforge.datasets_manifest.language_tags import canonical_language, is_language
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline.clip import Source
+from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.publish.facts import LABEL_COLUMNS, FactFiles
+from lipforge.pipeline.publish.rows import Labels
+from lipforge.pipeline.sources.inputs import path_labels, read_list
+
+_COLUMNS = ("entry_id", "source_uri")
+
+
+class Relabelled(NamedTuple):
+    """What new labels were found for."""
+
+    sources: int
+    """That got a label. One file may be several sources, each a span of it."""
+    others: int
+    """In the dataset, and without a new label."""
+    unknown: list[str]
+    """In the list, and not in the dataset."""
+
+
+def labels_of_list(path: str) -> Callable[[str, str], Labels | None]:
+    """(entry_id, uri) -> the labels that a list gives. A row with a span labels that span, one without the whole file.
+
+    Raises ValueError for a list that is invalid, or gives no label at all.
+    """
+    rows = list(read_list(path))
+    given = {valid_unicode(row.uri) if (row.start_s, row.end_s) == (None, None) else row.entry_id: row for row in rows}
+    if all(row.language_source == "none" and row.speaker is None for row in rows):
+        raise ValueError(f"{path} gives no label: it needs a column `language` or `speaker`")
+
+    def find(entry_id: str, uri: str) -> Labels | None:
+        return _labels(given.get(entry_id) or given.get(uri))
+
+    return find
+
+
+def _labels(row: Source | None) -> Labels | None:
+    if row is None:
+        return None
+    return Labels(None if row.language_source == "none" else row.language, row.speaker)
+
+
+def labels_of_paths(template: str) -> Callable[[str, str], Labels | None]:
+    """(entry_id, uri) -> the labels that the folders above a file give. Raises ValueError for a wrong template."""
+    path_labels("", template)
+
+    def find(entry_id: str, uri: str) -> Labels | None:
+        found = path_labels(uri, template)
+        language = found.get("language")
+        known = canonical_language(language) if language is not None and is_language(language) else None
+        speaker = found.get("speaker") or None
+        return None if known is None and speaker is None else Labels(known, speaker)
+
+    return find
+
+
+def relabel(store: Store, find: Callable[[str, str], Labels | None], listed: Iterable[str] = ()) -> Relabelled:
+    """Record the labels that `find` gives for the dataset's sources. listed: addresses to say of which are not in it.
+
+    Raises ValueError when no source of the dataset gets one.
+    """
+    claims = Segments(store).claims([*_COLUMNS])
+    rows: list[dict[str, Any]] = []
+    others: list[str] = []
+    for segment, entry_id, uri in zip(*(claims[name].to_pylist() for name in ("segment", *_COLUMNS)), strict=True):
+        labels = find(entry_id, uri)
+        if labels is None or labels == Labels(None, None):
+            others.append(uri)
+        else:
+            rows.append({"segment": segment, "entry_id": entry_id, **labels._asdict()})
+    if not rows:
+        example = f", for example not {others[0]}" if others else ""
+        raise ValueError(
+            f"none of the {len(others)} sources of {store.root} gets a label{example}: nothing was changed"
+        )
+    FactFiles(store).labels.add(pa.Table.from_pylist(rows, LABEL_COLUMNS))
+    known = set(claims["source_uri"].to_pylist())
+    return Relabelled(len(rows), len(others), [uri for uri in listed if valid_unicode(uri) not in known])
