@@ -174,8 +174,9 @@ def pack(
     """Apply new thresholds to a dataset. Nothing is measured again.
 
     A looser threshold moves clips from parts/ into new shards. A stricter one rewrites the shards with clips that no
-    longer pass, and moves these clips to parts/. Thresholds: min_speech_ratio, max_av_offset_frames, and
-    min_sync_confidence and min_quality on the scale of the dataset's models.
+    longer pass, and moves these clips to parts/. Thresholds: max_outside_ratio, min_speech_ratio,
+    max_av_offset_frames, max_av_drift_frames, and, on the scale of the dataset's models, min_sync_confidence and
+    min_quality.
     """
     from lipforge.datasets_manifest.report.page import write_report
     from lipforge.pipeline.maintain import repack

@@ -44,13 +44,20 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and quality_model.
+    measures: outside_ratio, speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and
+    quality_model.
     A drift is measured only where it is certain, and lowers the confidence: so it is named first. All thresholds must
     be set. Raises ValueError when the measures are of other models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
     _check_scale("quality", measures.get("quality_model"), thresholds.quality_model)
+    outside = measures.get("outside_ratio") or 0.0  # records of earlier versions have none
+    if outside > thresholds.max_outside_ratio:
+        detail = (
+            f"up to {outside:.0%} of the crop is outside the picture; {thresholds.max_outside_ratio:.0%} is allowed"
+        )
+        return Verdict(Status.REJECTED, Stage.ALIGN, Reason.FACE_CUT_OFF, detail)
     speech = measures["speech_ratio"]
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
