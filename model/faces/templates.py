@@ -4,7 +4,7 @@ latentsync  LatentSync's three-point alignment: 75 x 100 units, 3:4, stretched t
 square      The same three points at natural proportions: 100 x 100 units, with the face in the middle.
 musetalk    The upright box of MuseTalk 1.5's training data: what the detector's box and the landmarks cover together,
             and 10 px below the chin, cut off at the edges of the picture, stretched to a square (TMElyralab/MuseTalk on
-            GitHub: musetalk/data/sample_method.py, process_bbox_musetalk; musetalk/data/dataset.py, dynamic_margin_crop;
+            GitHub: process_bbox_musetalk in musetalk/data/sample_method.py; dynamic_margin_crop in dataset.py there;
             configs/training/stage2.yaml, cropping_jaw2edge_margin_mean; its training draws the margin anew each time).
 wav2lip     The upright box of Wav2Lip's training data: the detector's box, cut off at the edges of the picture,
             stretched to a square (Rudrabha/Wav2Lip on GitHub: preprocess.py; face_detection/api.py; wav2lip_train.py:
