@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -207,17 +208,39 @@ def test_a_projected_source_frame_is_the_stored_crop(sample: Sample, source_fram
         assert cv2.PSNR(project(source_frames[(index + 20) % 40], sample.geometry, index), crops[index]) < 30
 
 
-def test_a_crop_is_pasted_back_to_where_it_came_from(sample: Sample, source_frames: list[np.ndarray]) -> None:
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """The functions of docs/geometry.md."""
+    text = (Path(__file__).parents[1] / "docs" / "geometry.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "geometry.md", "exec"), names)
+    return names
+
+
+def test_a_crop_is_pasted_back_to_where_it_came_from(
+    sample: Sample, source_frames: list[np.ndarray], page: dict[str, Any]
+) -> None:
+    geometry, crops = sample.geometry, decode_mp4(sample.mp4)
+    assert geometry is not None and geometry.frame_size_px[9].tolist() == [SIDE_PX, SIDE_PX]
+    assert cv2.PSNR(page["crop_of"](source_frames[9], geometry, 9), crops[9]) > 36
+    elsewhere = np.zeros_like(source_frames[9])
+    pasted = page["paste"](elsewhere, crops[9], np.ones((256, 256)), geometry, 9)
+    covered = cv2.erode((pasted.max(axis=2) > 0).astype(np.uint8), np.ones((7, 7))) == 1
+    assert covered.mean() > 0.15
+    assert np.abs(pasted.astype(float) - source_frames[9])[covered].mean() < 3
+    again = page["paste"](source_frames[9], crops[9], np.ones((256, 256)), geometry, 9)
+    assert cv2.PSNR(again, source_frames[9]) > 36
+    assert page["unstretched"](crops[9]).shape == (256, 192, 3)
+
+
+def test_the_masked_mouth_is_what_moves(sample: Sample, page: dict[str, Any]) -> None:
     geometry, crops = sample.geometry, decode_mp4(sample.mp4)
     assert geometry is not None
-    back = geometry.to_source()[9]
-    size = geometry.frame_size_px[9].tolist()
-    assert size == [SIDE_PX, SIDE_PX]
-    pasted = cv2.warpAffine(crops[9], back, size)
-    covered = cv2.erode(cv2.warpAffine(np.full((256, 256), 255, np.uint8), back, size), np.ones((5, 5))) == 255
-    assert covered.mean() > 0.15
-    error = np.abs(pasted.astype(float) - source_frames[9])[covered]
-    assert error.mean() < 3
+    moves = crops.astype(float).std(axis=0).mean(axis=2)
+    mask = page["mouth_mask"](geometry, 9) == 1
+    assert 0.01 < mask.mean() < 0.15
+    assert moves[mask].mean() > 3 * moves[~mask].mean()
 
 
 def test_the_mouth_outline_lies_on_the_mouth(sample: Sample) -> None:
