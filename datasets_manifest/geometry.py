@@ -215,8 +215,8 @@ _RULES = {
 def _checked(arrays: dict[str, np.ndarray], num_frames: int) -> ClipGeometry:
     if arrays["version"].shape != () or arrays["version"] != VERSION:
         raise GeometryError(f"version {arrays['version']}, this lipforge reads {VERSION}")
-    if not 0 < num_frames <= _MAX_FRAMES:
-        raise GeometryError(f"{num_frames} frames")
+    if not isinstance(num_frames, int) or not 0 < num_frames <= _MAX_FRAMES:  # as some JSON has it
+        raise GeometryError(f"of a clip of {num_frames!r} frames")
     for name, rule in _RULES.items():
         shape, wanted = arrays[name].shape, rule.sides(num_frames)
         fits = len(shape) == len(wanted) and all(

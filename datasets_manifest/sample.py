@@ -47,7 +47,7 @@ def read_sample(dataset: str, row: Mapping[str, Any]) -> Sample:
     place = f"{root}/{row['shard']}"
     members = read_clip_at(fs, place, row["sample_offset"], row["sample_size"], row["key"])
     about = json.loads(members["json"])
-    geometry = decode_geometry(members[GEOMETRY], about["num_frames"]) if GEOMETRY in members else None
+    geometry = decode_geometry(members[GEOMETRY], about.get("num_frames")) if GEOMETRY in members else None
     return Sample(members["mp4"], members["flac"], about, geometry)
 
 

@@ -237,7 +237,7 @@ def test_a_crop_is_pasted_back_to_where_it_came_from(
 def test_the_masked_mouth_is_what_moves(sample: Sample, page: dict[str, Any]) -> None:
     geometry, crops = sample.geometry, decode_mp4(sample.mp4)
     assert geometry is not None
-    moves = crops.astype(float).std(axis=0).mean(axis=2)
+    moves = crops[::4].astype(np.float32).std(axis=0).mean(axis=2)
     mask = page["mouth_mask"](geometry, 9) == 1
     assert 0.01 < mask.mean() < 0.15
     assert moves[mask].mean() > 3 * moves[~mask].mean()
