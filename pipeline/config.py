@@ -134,7 +134,7 @@ class Thresholds(Config):
 
     max_outside_ratio: float = Field(default=0.1, ge=0, le=1)
     """Largest share of the stored crop, in any frame, that may lie outside the picture, where its last pixels repeat.
-    On real clips these stripes reached the chin from 0.19 on, and only the neck below 0.1."""
+    On real clips these stripes reached the chin from 0.18 on, and only the neck up to 0.07."""
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Smallest share of the clip's time that has speech."""
     min_sync_confidence: float | None = None
