@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.storage.ranges import Span
 from lipforge.model.faces.templates import Template
@@ -83,7 +82,7 @@ def one_template(rows: pa.Table) -> str:
 
     rows: with `align_template`, at least one. Raises ValueError for several.
     """
-    templates = sorted(pc.unique(rows["align_template"].fill_null(Template.LATENTSYNC.value)).to_pylist())
+    templates = sorted(rows["align_template"].fill_null(Template.LATENTSYNC.value).unique().to_pylist())
     if len(templates) > 1:
         raise ValueError(
             f"crops of the templates {', '.join(templates)} in one selection: select with "
