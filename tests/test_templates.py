@@ -179,7 +179,7 @@ def first_batch(path: str) -> dict[str, Any]:
 
 def test_a_stream_refuses_mixed_templates_and_old_crops_are_latentsyncs(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"templates latentsync, square in one selection: .*align_template = 'latentsync'"
+        ValueError, match=r"templates latentsync, square in one selection: .*'latentsync'\) = 'latentsync'"
     ):
         first_batch(selection(tmp_path / "mixed", [None, "square", "latentsync"]))
     batch = first_batch(selection(tmp_path / "old", [None, "latentsync"]))

@@ -86,7 +86,7 @@ def one_template(rows: pa.Table) -> str:
     if len(templates) > 1:
         raise ValueError(
             f"crops of the templates {', '.join(templates)} in one selection: select with "
-            f"--where \"align_template = '{templates[0]}'\""
+            f"--where \"coalesce(align_template, 'latentsync') = '{templates[0]}'\""
         )
     return templates[0]
 
