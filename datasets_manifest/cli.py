@@ -119,6 +119,9 @@ def select(
     min_sync: Annotated[float | None, typer.Option(help="Lowest sync confidence.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="Lowest image quality, 0..100.")] = None,
     min_face_px: Annotated[float | None, typer.Option(help="Lowest face height in the source, pixels.")] = None,
+    max_outside: Annotated[
+        float | None, typer.Option(help="Largest share of the crop outside the picture, in any frame, 0..1.")
+    ] = None,
     max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one speaker.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help='A condition over the manifest\'s columns: "source_fps = 25".')
@@ -165,6 +168,7 @@ def select(
             min_sync=min_sync,
             min_quality=min_quality,
             min_face_px=min_face_px,
+            max_outside=max_outside,
             max_hours_per_speaker=max_hours_per_speaker,
             where=where,
             exclude=tuple(exclude or ()),

@@ -9,20 +9,54 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import fsspec
 
-from lipforge.datasets_manifest.storage.files import remote_errors, to_json
+from lipforge.datasets_manifest.geometry import ClipGeometry, decode_geometry
+from lipforge.datasets_manifest.storage.files import open_place, remote_errors, to_json
 
 END_OF_TAR = bytes(1024)
 MEDIA = ("mp4", "flac")
+GEOMETRY = "npz"
+"""Where the frames lie in the source (geometry.py). Samples of earlier versions have none."""
 
 
-def clip_members(mp4: bytes, flac: bytes, about: Mapping[str, Any]) -> dict[str, bytes]:
-    """The members of a clip by suffix. about: its JSON without the hashes of the media; `key` is the clip's."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A clip as it is stored."""
+
+    mp4: bytes
+    flac: bytes
+    about: dict[str, Any]
+    """KEY.json: origin, measures, hashes."""
+    geometry: ClipGeometry | None
+    """None in a sample of an earlier version."""
+
+
+def read_sample(dataset: str, row: Mapping[str, Any]) -> Sample:
+    """The sample of a row of the manifest, or of a selection: its `key`, `shard`, `sample_offset`, `sample_size`.
+
+    dataset: folder or fsspec URL (`dataset` of a selection's row). Reads only these bytes, and verifies them.
+    Raises OSError when the shard cannot be read, ValueError when a clip is in no shard, or damaged.
+    """
+    if row["shard"] is None:
+        raise ValueError(f"clip {row['key']} is in no shard: only kept clips are")
+    fs, root = open_place(dataset)
+    place = f"{root}/{row['shard']}"
+    members = read_clip_at(fs, place, row["sample_offset"], row["sample_size"], row["key"])
+    about = json.loads(members["json"])
+    geometry = decode_geometry(members[GEOMETRY], about.get("num_frames")) if GEOMETRY in members else None
+    return Sample(members["mp4"], members["flac"], about, geometry)
+
+
+def clip_members(mp4: bytes, flac: bytes, about: Mapping[str, Any], npz: bytes | None = None) -> dict[str, bytes]:
+    """The members of a clip by suffix. about: its JSON without the hashes of the others; `key` is the clip's."""
     media = dict(zip(MEDIA, (mp4, flac), strict=True))
-    return {**media, "json": to_json({**about, "sha256": {suffix: _hash(data) for suffix, data in media.items()}})}
+    geometry = {} if npz is None else {GEOMETRY: npz}
+    hashes = {suffix: _hash(data) for suffix, data in (media | geometry).items()}
+    return {**media, "json": to_json({**about, "sha256": hashes}), **geometry}
 
 
 def read_clip(data: bytes, size: int, key: str) -> dict[str, bytes]:
@@ -82,14 +116,17 @@ def read_still_at(fs: fsspec.AbstractFileSystem, path: str, offset: int, size: i
 def _check_hashes(members: Mapping[str, bytes], key: str) -> None:
     try:
         about = json.loads(members["json"])
-        named, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in MEDIA}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        hashed = {*MEDIA, *({GEOMETRY} & (members.keys() | about["sha256"].keys()))}
+        named, hashes = about["key"], {suffix: about["sha256"][suffix] for suffix in sorted(hashed)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             "its JSON is damaged, or written by an older lipforge, without hashes: then prepare the dataset again"
         ) from error
     if named != key:
         raise ValueError(f"its JSON is that of clip {named}")
     for suffix, expected in hashes.items():
+        if suffix not in members:
+            raise ValueError(f"no {suffix} in it, though its JSON has the hash of one")
         if _hash(members[suffix]) != expected:
             raise ValueError(f"its {suffix} and the hash in its JSON differ")
 

@@ -62,7 +62,7 @@ class Reason(StrEnum):
     FACE_LOST = "face_lost"
     """Tracking lost the face before the run was long enough."""
     FACE_CUT_OFF = "face_cut_off"
-    """The aligned crop reaches too far beyond the edge of the frame."""
+    """The crop reaches too far beyond the edge of the frame."""
     NO_SPEECH = "no_speech"
     LOW_SYNC_CONFIDENCE = "low_sync_confidence"
     AV_OFFSET_TOO_LARGE = "av_offset_too_large"
@@ -81,7 +81,7 @@ class Reason(StrEnum):
     """A bug in Lipforge. `--retry-failed` tries again."""
 
 
-ADDED_COLUMNS = frozenset({"source_transfer", "av_drift_frames", "audio_downmix"})
+ADDED_COLUMNS = frozenset({"source_transfer", "av_drift_frames", "audio_downmix", "align_template", "outside_ratio"})
 """Columns that older manifests of this version lack. They read as null."""
 
 
@@ -116,7 +116,9 @@ COLUMNS = pa.schema(
         _column("face_size_px", pa.float32(), "median face height, pixels of the source as displayed"),
         _column("max_faces", pa.int32(), "most faces seen at once during the clip"),
         _column("crop_px", pa.int32(), "side of the stored square crop"),
+        _column("align_template", pa.string(), "which part of the picture the crop is; null: latentsync"),
         _column("upscale_ratio", pa.float32(), "median stored pixels per source pixel; above 1 the crop was enlarged"),
+        _column("outside_ratio", pa.float32(), "largest share of a frame's crop outside the picture: repeated pixels"),
         # sync
         _column("av_offset_frames", pa.int32(), "offset found in the source at 25 fps; positive: the audio is early"),
         _column(

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
-from lipforge.datasets_manifest.schema import COLUMNS
+from lipforge.datasets_manifest.schema import ADDED_COLUMNS, COLUMNS
 from lipforge.datasets_manifest.storage.files import open_place, publish, read_file, remote_errors
 
 SELECTION_VERSION = 1
@@ -136,10 +136,19 @@ def read_selection(path: str, split: str | None = None) -> pa.Table:
         raise SelectionError(
             f"{path} is a selection of version {about['version']}, this lipforge reads {SELECTION_VERSION}"
         )
+    table = _with_added_columns(table)
     if not table.schema.equals(SELECTION_COLUMNS):
         raise SelectionError(f"{path} does not have the columns of a selection: select again")
     _check_rows(table, path)
     return table if split is None else table.filter(pc.field("split") == split)
+
+
+def _with_added_columns(table: pa.Table) -> pa.Table:
+    """Selections of earlier versions lack columns that were added since: they are null."""
+    for index, field in enumerate(SELECTION_COLUMNS):
+        if field.name in ADDED_COLUMNS and field.name not in table.schema.names and index <= table.num_columns:
+            table = table.add_column(index, field, pa.nulls(len(table), field.type))
+    return table
 
 
 def _check_rows(rows: pa.Table, path: str) -> None:

@@ -1,6 +1,6 @@
 """Lipforge: from talking-head video to train-ready lip-sync data. Scripts of your own import from here:
 
-    from lipforge import SampleStream, StreamConfig, FeatureStore, select, read_selection, read_manifest
+    from lipforge import SampleStream, StreamConfig, FeatureStore, select, read_selection, read_manifest, read_sample
 
 Each name is loaded on first use, so `import lipforge` costs nothing.
 """
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lipforge.datasets_manifest.manifest import read_manifest
+    from lipforge.datasets_manifest.sample import read_sample
     from lipforge.datasets_manifest.select.choose import select
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.train.features.store import FeatureStore
     from lipforge.train.stream.config import StreamConfig
     from lipforge.train.stream.stream import SampleStream
 
-__all__ = ["FeatureStore", "SampleStream", "StreamConfig", "read_manifest", "read_selection", "select"]
+__all__ = ["FeatureStore", "SampleStream", "StreamConfig", "read_manifest", "read_sample", "read_selection", "select"]
 
 _HERE = Path(__file__).parent
 if not (_HERE / "pipeline").is_dir():
@@ -30,6 +31,7 @@ _HOMES = {
     "SampleStream": "lipforge.train.stream.stream",
     "StreamConfig": "lipforge.train.stream.config",
     "read_manifest": "lipforge.datasets_manifest.manifest",
+    "read_sample": "lipforge.datasets_manifest.sample",
     "read_selection": "lipforge.datasets_manifest.selection",
     "select": "lipforge.datasets_manifest.select.choose",
 }

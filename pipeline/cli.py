@@ -175,8 +175,8 @@ def pack(
 
     Each time, a new manifest is put in force. A stricter threshold takes clips out of it; they stay in their shards. A
     looser one copies clips that come in into new shards. Selections keep working: they name their own clips.
-    Thresholds: min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence and min_quality on
-    the scale of the dataset's models.
+    Thresholds: max_outside_ratio, min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence
+    and min_quality on the scale of the dataset's models.
     """
     from lipforge.datasets_manifest.report.page import write_report
     from lipforge.pipeline.maintain import repack

@@ -122,15 +122,22 @@ class Clip:
     """Per frame, the area around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, R, R, 3]: aligned face (until `encode`)."""
+    scored_frames: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [T, S, S, 3]: by template latentsync, which scorers are calibrated on, where `frames` are of another (until
+    `encode`)."""
     lip_points: np.ndarray | None = field(default=None, repr=False)
     """float32 [T, P, 3]: landmarks for the built-in lip-sync scorer; None when the face backend has none."""
     mouths: np.ndarray | None = field(default=None, repr=False)
     """uint8 [T, 64, 64]: mouth images for the built-in lip-sync scorer."""
     quality_frames: np.ndarray | None = field(default=None, repr=False)
-    """uint8 [3, R, R, 3]: first, middle and last aligned frame."""
+    """uint8 [3, S, S, 3]: first, middle and last frame as scorers see them."""
     audio: np.ndarray | None = field(default=None, repr=False)
     """float32 mono 16 kHz: the clip's span with SYNC_MARGIN_FRAMES more on both sides."""
     mp4: bytes = field(default=b"", repr=False)
+    scored_mp4: bytes = field(default=b"", repr=False)
+    """`scored_frames`, encoded like `mp4`, for scorers of lip-sync that look at pixels."""
+    npz: bytes = field(default=b"", repr=False)
+    """Where each frame lies in the source (datasets_manifest/geometry.py)."""
     poster: bytes = field(default=b"", repr=False)
     """Small JPEG of a candidate without media, for the report."""
 
@@ -171,15 +178,30 @@ class FacePiece:
     """float32 [K, 2 or 3], pixels of the frame; None where the face was lost briefly."""
     scale: float = 1.0
     """Source pixels per pixel of the frame: not 1 after `in_reference`."""
+    face_box: np.ndarray | None = None
+    """float32 [2, 2]: corners of the face, from forehead to chin; None where it was lost."""
+    frame_size_px: tuple[int, int] = (0, 0)
+    """Width and height of the frame, in source pixels whatever the scale."""
+    stored: "FacePiece | None" = None
+    """The area that the stored crop needs, where it is of another template than latentsync."""
 
     def in_reference(self, scale: float) -> "FacePiece":
         """The same piece in pixels of the first frame with its proportions. scale: as in `Frame`."""
         if scale == 1.0:
             return self
-        landmarks = self.landmarks
+        landmarks, face_box = self.landmarks, self.face_box
         if landmarks is not None:
             landmarks = landmarks / np.float32(scale)
             landmarks[:, :2] += (1 / scale - 1) / 2  # coordinates are those of pixel centres
+        if face_box is not None:
+            face_box = face_box / np.float32(scale) + np.float32((1 / scale - 1) / 2)
         return replace(
-            self, left=self.left / scale, top=self.top / scale, step=self.step / scale, landmarks=landmarks, scale=scale
+            self,
+            left=self.left / scale,
+            top=self.top / scale,
+            step=self.step / scale,
+            landmarks=landmarks,
+            scale=scale,
+            face_box=face_box,
+            stored=None if self.stored is None else self.stored.in_reference(scale),
         )

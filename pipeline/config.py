@@ -11,9 +11,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
+from lipforge.model.faces.templates import Template
 from lipforge.pipeline.config_loader import Config, hash_of
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Raise this when a code change alters stored media or measures under the same settings."""
 
 
@@ -59,18 +60,33 @@ class FacesConfig(Config):
 
 
 class AlignConfig(Config):
-    """The aligned crop, by LatentSync's three-point alignment."""
+    """The aligned crop. Runs end, and clips are scored, by the latentsync crop whatever the template."""
 
-    resolution: Literal[256, 512] = 256
-    """Side of the stored crop, in pixels."""
+    template: Template = Template.LATENTSYNC
+    """latentsync: three-point alignment, 3:4 stretched to a square; square: the same points at natural proportions;
+    musetalk, wav2lip: the upright boxes that those are trained on (model/faces/templates.py)."""
+    resolution: Literal[96, 256, 512] = 256
+    """Side of the stored crop, in pixels. 96 is for template wav2lip."""
     smoothing_frames: float = Field(default=0.7, ge=0)
-    """Standard deviation, in frames at 25 fps, of the Gaussian that smooths the alignment points within a clip."""
+    """Standard deviation, in frames at 25 fps, of the Gaussian that smooths alignment points or boxes within a clip."""
     max_outside_ratio: float = Field(default=0.3, ge=0, le=1)
-    """Share of the crop that may lie outside the frame, as below the chin in a close-up; more ends the run."""
+    """Share of the latentsync crop that may lie outside the frame, as below the chin in a close-up; more ends the run.
+    `thresholds.max_outside_ratio` limits the stored crop, without preparing anew."""
     max_hidden_ratio: float = Field(default=0.05, ge=0, le=1)
     """Share of the face's landmarks that may lie outside the frame; more ends the run."""
     max_upscale_ratio: float = Field(default=4.0, gt=0)
     """Stored pixels per source pixel. A clip that needs more enlargement is rejected."""
+
+    @model_validator(mode="after")
+    def _small_crops_are_for_wav2lip(self) -> "AlignConfig":
+        if self.resolution == 96 and self.template is not Template.WAV2LIP:
+            raise ValueError(f"resolution 96 is for template wav2lip; for {self.template}: 256 or 512")
+        return self
+
+    @property
+    def scored_px(self) -> int:
+        """Side of the latentsync crop that scorers see: they are calibrated on 256 px."""
+        return max(256, self.resolution)
 
 
 class CutConfig(Config):
@@ -116,6 +132,9 @@ class EncodeConfig(Config):
 class Thresholds(Config):
     """Limits that decide which measured clips are kept. `lipforge pack` applies new ones to stored measures."""
 
+    max_outside_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of the stored crop, in any frame, that may lie outside the picture, where its last pixels repeat.
+    On real clips these stripes reached the chin from 0.18 on, and only the neck up to 0.07."""
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Smallest share of the clip's time that has speech."""
     min_sync_confidence: float | None = None

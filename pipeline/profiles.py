@@ -113,7 +113,7 @@ class _LandmarkScorer:
 
 
 class _FrameScorer:
-    """SyncNet v2, on the frames of the stored clip, as training reads them."""
+    """SyncNet v2, on the frames of the stored clip, as training reads them; by template latentsync in any case."""
 
     def __init__(self, weights: bytes) -> None:
         from lipforge.model.sync.syncnet_v2 import SyncNetScorer
@@ -123,4 +123,4 @@ class _FrameScorer:
 
     def score(self, clip: Clip) -> SyncScore:
         assert clip.audio is not None
-        return self.model.score(decode_mp4(clip.mp4), clip.audio)
+        return self.model.score(decode_mp4(clip.scored_mp4 or clip.mp4), clip.audio)

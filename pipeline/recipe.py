@@ -87,7 +87,7 @@ class CutOperator:
             for clip in apply(self.clip_stages, candidate, clock):
                 audio = audio_of(clip, sound.samples) if clip.mp4 else None
                 poster = b"" if clip.mp4 else poster_of(clip)
-                done = replace(clip, poster=poster, audio=audio, pieces=[], frames=None)
+                done = replace(clip, poster=poster, audio=audio, pieces=[], frames=None, scored_frames=None)
                 clips.append(done.measured(audio_downmix=sound.downmix) if clip.mp4 else done)
         return clips
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lipforge.model.faces.boxes import iou
+from lipforge.model.faces.face import Outlines
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
-from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points
+from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points, outlines
 from lipforge.pipeline.clip import Clip, Frame, Source, Unit, Video
 from lipforge.pipeline.config import (
     AlignConfig,
@@ -75,6 +76,9 @@ class FakeFaces:
 
     def sync_points(self, points: np.ndarray) -> np.ndarray:
         return points[:, SYNC_LANDMARKS]
+
+    def outlines(self, points: np.ndarray) -> Outlines:
+        return outlines(points)
 
 
 GRADIENT = np.stack([*np.mgrid[:HEIGHT, :WIDTH] % 256, np.full((HEIGHT, WIDTH), 99)], axis=2).astype(np.uint8)

@@ -119,4 +119,4 @@ def test_the_clip_says_what_was_done_to_it(delivered: dict[str, Delivered]) -> N
         about = json.loads(clip.members["json"])
         assert about["av_offset_frames"] == clip.row["av_offset_frames"]
         assert about["key"] == clip.row["key"] and about["num_frames"] == clip.row["num_frames"]
-        assert list(clip.members) == ["mp4", "flac", "json"]
+        assert list(clip.members) == ["mp4", "flac", "json", "npz"]

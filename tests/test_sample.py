@@ -69,6 +69,22 @@ def test_one_wrong_byte_of_the_media_is_seen() -> None:
                 read_clip(bytes(data), len(data), KEY)
 
 
+def test_geometry_is_hashed_like_the_media() -> None:
+    npz = MP4[300:900]
+    members = clip_members(MP4, FLAC, {"key": KEY}, npz)
+    whole = sample_bytes(KEY, members)
+    assert list(members) == ["mp4", "flac", "json", "npz"] and read_clip(whole, len(whole), KEY) == members
+    damaged = sample_bytes(KEY, {**members, "npz": npz[::-1]})
+    with pytest.raises(ValueError, match="its npz and the hash"):
+        read_clip(damaged, len(damaged), KEY)
+    without = sample_bytes(KEY, {name: data for name, data in members.items() if name != "npz"})
+    with pytest.raises(ValueError, match="no npz in it"):
+        read_clip(without, len(without), KEY)
+    unknown = clip_bytes(npz=npz)
+    with pytest.raises(ValueError, match="its JSON is damaged"):
+        read_clip(unknown, len(unknown), KEY)
+
+
 def with_member(kind: bytes) -> bytes:
     """A clip with one more member, which is no file."""
     info = tarfile.TarInfo(f"{KEY}.more")

@@ -111,6 +111,18 @@ def test_each_threshold_takes_its_own_limit_in(tmp_path: Path) -> None:
         assert sorted(select([root], **{option: 3.1})[column].to_pylist()) == pytest.approx([3.1, 40.0])
 
 
+def test_the_share_outside_is_an_upper_limit_and_what_was_refused_for_it_is_explained(tmp_path: Path) -> None:
+    values = [0.0, 0.1, 0.1001, None, float("nan")]
+    rows = [clip(number, outside_ratio=value) for number, value in enumerate(values)]
+    rows += [refused(10, "face_cut_off", outside_ratio=0.3), refused(11, "face_cut_off", quality=None)]
+    root = dataset(tmp_path, rows)
+    assert sorted(select([root], max_outside=0.1)["outside_ratio"].to_pylist()) == pytest.approx([0.0, 0.1])
+    (note,) = (note for note in choose(Request((root,), max_outside=0.4)).notes if "pack" in note)
+    assert "up to 6.0 s more pass" in note and "--set max_outside_ratio=0.4" in note
+    with pytest.raises(ValueError, match="max_outside is nan"):
+        select([root], max_outside=float("nan"))
+
+
 def test_languages_ignore_case_and_take_their_regions_along(mixed: str, tmp_path: Path) -> None:
     assert set(select([mixed], languages=["ZH"])["language"].to_pylist()) == {"zh", "zh-CN", "zh-TW"}
     assert set(select([mixed], languages=["zh-cn", "hi"])["language"].to_pylist()) == {"zh-CN", "hi"}

@@ -178,7 +178,9 @@ def test_encode_counts_its_generation_and_keeps_three_frames() -> None:
 # --- decide ---------------------------------------------------------------------------------------
 
 GOOD = {"speech_ratio": 0.5, "sync_confidence": 2.0, "av_offset_frames": 0, "quality": 60.0}
-LIMITS = Thresholds(min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset_frames=6, min_quality=60.0)
+LIMITS = Thresholds(
+    max_outside_ratio=0.25, min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset_frames=6, min_quality=60.0
+)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,9 @@ LIMITS = Thresholds(min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset
         ({"av_drift_frames": 2.5}, Reason.AV_DRIFT),
         ({"av_drift_frames": -2.5, "sync_confidence": 1.0}, Reason.AV_DRIFT),  # drift takes confidence away
         ({"av_drift_frames": None}, None),  # a record of an earlier version
+        ({"outside_ratio": 0.25}, None),
+        ({"outside_ratio": 0.26, "speech_ratio": 0.0}, Reason.FACE_CUT_OFF),  # align comes first
+        ({"outside_ratio": None}, None),  # a record of an earlier version
         ({"quality": 59.99}, Reason.LOW_QUALITY),
         ({"quality": 0.0, "speech_ratio": 0.0, "sync_confidence": 0.0}, Reason.NO_SPEECH),  # the first stage decides
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lipforge.model.denoiser.vae import open_vae
+from lipforge.model.faces.templates import Template
 from lipforge.model.sync.stable_syncnet import LAYOUTS, StableSyncNet
 from lipforge.model.sync.window import syncnet_input
 from lipforge.model.trained import read_about, read_weights
@@ -71,6 +72,8 @@ def measure_accuracy(
             }
         )
         stream = SampleStream(config, num_epochs=num_epochs)
+        if stream.template != Template.LATENTSYNC:
+            raise ValueError(f"crops of template {stream.template}: a SyncNet of ours sees those of latentsync only")
         maker = PairMaker(stream_seed, stream.crop_px, sees, encoder, place, nullcontext)
         found = []
         for batch in stream:

@@ -48,7 +48,8 @@ HELP = {
     ),
     Reason.FACE_CUT_OFF: Help(
         "The crop around the face reaches too far beyond the edge of the frame.",
-        "The video is framed too tightly; `align.max_outside_ratio` is the limit.",
+        "The video is framed too tightly. `align.max_outside_ratio` is the limit at `cut`; at `align` it is "
+        "`thresholds.max_outside_ratio`: raise it and pack again if repeated pixels at the edge do not matter.",
     ),
     Reason.NO_SPEECH: Help(
         "Silence, music or noise: hardly any speech.",

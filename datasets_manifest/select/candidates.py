@@ -16,10 +16,14 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.select.request import NotEnoughDataError
 from lipforge.datasets_manifest.select.where import Condition
 
-THRESHOLDS = {Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence", Reason.LOW_QUALITY: "min_quality"}
+THRESHOLDS = {
+    Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
+    Reason.LOW_QUALITY: "min_quality",
+    Reason.FACE_CUT_OFF: "max_outside_ratio",
+}
 """Reasons of a dataset's own thresholds, which keep clips out of shards, and their names for `lipforge pack --set`."""
 IN_SHARD = (pc.field("status") == Status.KEPT) & pc.field("shard").is_valid()
-_COLUMNS = (*DICTIONARIES, "key", "duration_s", "sync_confidence", "quality", "face_size_px")
+_COLUMNS = (*DICTIONARIES, "key", "duration_s", "sync_confidence", "quality", "face_size_px", "outside_ratio")
 
 Mask = NDArray[np.bool_]
 """For each candidate: yes or no."""
@@ -64,6 +68,7 @@ class Candidates:
     sync: NDArray[np.float32]
     quality: NDArray[np.float32]
     face_px: NDArray[np.float32]
+    outside: NDArray[np.float32]
     language: TextColumn
     reason: TextColumn
     sync_model: TextColumn
@@ -104,6 +109,7 @@ class Candidates:
             sync=_numbers(table, "sync_confidence", np.float32),
             quality=_numbers(table, "quality", np.float32),
             face_px=_numbers(table, "face_size_px", np.float32),
+            outside=_numbers(table, "outside_ratio", np.float32),
             language=TextColumn.of(table["language"]),
             reason=TextColumn.of(table["reason"]),
             sync_model=TextColumn.of(table["sync_model"]),
@@ -143,6 +149,7 @@ def _batches(root: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Rows in shards and rows that a threshold refused, batch by batch."""
     dataset = open_manifest(root, DICTIONARIES)
     refused = pc.field("reason").isin([str(reason) for reason in THRESHOLDS])
+    refused &= (pc.field("reason") != str(Reason.FACE_CUT_OFF)) | pc.field("outside_ratio").is_valid()  # has media
     batches = dataset.to_batches(
         columns=list(columns), filter=IN_SHARD | refused, batch_size=131_072, batch_readahead=4, fragment_readahead=1
     )

@@ -26,6 +26,8 @@ def masks_by_option(clips: Candidates, request: Request) -> dict[str, Mask]:
             # In the column's own precision: a clip of exactly 3.1 passes 3.1.
             with np.errstate(over="ignore"):
                 filters[f"{option} {least:g}"] = measured >= np.float32(least)
+    if request.max_outside is not None:
+        filters[f"--max-outside {request.max_outside:g}"] = clips.outside <= np.float32(request.max_outside)
     if request.where is not None:
         filters[f'--where "{request.where}"'] = clips.where
     if request.exclude:

@@ -39,6 +39,8 @@ class Request:
     """Lowest quality, on the scale of the clips' one quality_model."""
     min_face_px: float | None = None
     """Lowest native face height, pixels of the source."""
+    max_outside: float | None = None
+    """Highest outside_ratio."""
     max_hours_per_speaker: float | None = None
     """Most hours of one speaker. A clip without a speaker counts its source as one."""
     where: str | None = None
@@ -66,7 +68,7 @@ class Request:
             raise ValueError(f"val_hours is {self.val_hours}: expected 0 or more")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share is {self.val_share}: expected more than 0 and less than 1")
-        for name in ("min_sync", "min_quality", "min_face_px"):
+        for name in ("min_sync", "min_quality", "min_face_px", "max_outside"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: expected a number")

@@ -130,14 +130,19 @@ def _most_spoken(clips: Candidates, count: int = 12) -> str:
 def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
     """Clips that pass the request but not the stricter threshold that their dataset was packed with."""
     lines = []
-    for reason, least in ((Reason.LOW_SYNC_CONFIDENCE, request.min_sync), (Reason.LOW_QUALITY, request.min_quality)):
-        if least is None:
+    asked = {
+        Reason.LOW_SYNC_CONFIDENCE: request.min_sync,
+        Reason.LOW_QUALITY: request.min_quality,
+        Reason.FACE_CUT_OFF: request.max_outside,
+    }
+    for reason, limit in asked.items():
+        if limit is None:
             continue
         seconds = _seconds(clips, clips.distinct(passing & ~clips.in_shard & clips.reason.equals(reason)))
         if seconds:
             lines.append(
                 f"up to {human_time(seconds)} more pass, but the dataset's own threshold refused them ({reason}) and "
-                f"they are in no shard: lipforge pack DATASET --set {THRESHOLDS[reason]}={least:g} brings back those "
+                f"they are in no shard: lipforge pack DATASET --set {THRESHOLDS[reason]}={limit:g} brings back those "
                 "that its other thresholds keep"
             )
     return lines

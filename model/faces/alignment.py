@@ -5,6 +5,7 @@ maps three points of the face onto a template of 75 x 100 units, then the result
 one matrix.
 """
 
+import cv2
 import numpy as np
 
 TEMPLATE_SIZE = (75.0, 100.0)
@@ -88,14 +89,14 @@ def crop_corners(matrix: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def outside_ratio(corners: np.ndarray, width: int, height: int) -> float:
-    """Share of a parallelogram [4, 2] that lies outside a frame of that size, sampled at 16 x 16 points."""
+    """Share of a parallelogram [4, 2] that lies outside a frame of that size."""
     if (corners >= -0.5).all() and (corners <= (width - 0.5, height - 0.5)).all():
         return 0.0
-    grid = (np.arange(16) + 0.5) / 16
-    across, down = corners[1] - corners[0], corners[3] - corners[0]
-    points = corners[0] + grid[:, None, None] * across + grid[None, :, None] * down
-    inside = (points >= -0.5).all(axis=-1) & (points[..., 0] <= width - 0.5) & (points[..., 1] <= height - 0.5)
-    return float(1 - inside.mean())
+    right, bottom = width - 0.5, height - 0.5
+    frame = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]], np.float32)
+    inside, _ = cv2.intersectConvexConvex(corners.astype(np.float32), frame)
+    whole = abs(float(np.linalg.det(corners[1:4:2] - corners[0])))
+    return min(1.0, max(0.0, 1 - inside / whole))
 
 
 def hidden_ratio(points: np.ndarray, width: int, height: int) -> float:

@@ -1,7 +1,7 @@
 """What every face model returns, and the protocol that the pipeline calls."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -66,6 +66,14 @@ class FaceLandmarks:
         return self.box[3] - self.box[1]
 
 
+class Outlines(NamedTuple):
+    """Closed outlines in consecutive faces, each float32 [T, P, 2] in pixels."""
+
+    mouth_outer: np.ndarray
+    mouth_inner: np.ndarray
+    face: np.ndarray
+
+
 class FaceBackend(Protocol):
     """Detects and follows faces. Not thread-safe."""
 
@@ -88,4 +96,8 @@ class FaceBackend(Protocol):
 
         None if the backend has no such points: lip-sync must then be scored from pixels.
         """
+        ...
+
+    def outlines(self, points: np.ndarray) -> Outlines:
+        """Landmarks [T, K, 2 or 3] -> the outlines of lips, mouth and face."""
         ...

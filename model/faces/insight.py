@@ -14,13 +14,19 @@ import cv2
 import numpy as np
 
 from lipforge.model.faces.boxes import intersection
-from lipforge.model.faces.face import DetectedFace, FaceLandmarks
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks, Outlines
 from lipforge.model.weights.load import ModelFileError
 
 _LEFT_BROW = (43, 48, 49, 51, 50)
 _RIGHT_BROW = (101, 102, 103, 104, 105)
 _NOSE = (74, 77, 83, 86)
 """LatentSync's groups; left and right of the image."""
+_OUTER_LIP = (52, 64, 63, 71, 67, 68, 61, 58, 59, 53, 56, 55)
+_INNER_LIP = (65, 66, 62, 70, 69, 57, 60, 54)
+"""Points 48..59 and 60..67 of the 68-point scheme, by the order in which the field maps these 106 points to it."""
+_JAW = (1, *range(9, 17), *range(2, 9), 0, *range(24, 17, -1), *range(32, 24, -1), 17)
+_FACE = (*_JAW, 101, 105, 104, 103, 102, 50, 51, 49, 48, 43)
+"""From the image-left temple along the jaw to the other one, and back along the brows: there is no forehead."""
 
 _WHOLE_SIZE_PX = 512
 """Side that a whole frame is scaled to for detection (LatentSync's INSIGHTFACE_DETECT_SIZE)."""
@@ -94,6 +100,10 @@ class InsightFaces:
     def sync_points(self, points: np.ndarray) -> None:
         """None: these 106 points have no depth, and are not the ones that the built-in lip-sync scorer needs."""
         return None
+
+    def outlines(self, points: np.ndarray) -> Outlines:
+        """12, 8 and 43 points; the face's begins above the brows."""
+        return Outlines(*(points[:, index, :2].astype(np.float32) for index in (_OUTER_LIP, _INNER_LIP, _FACE)))
 
     def _detect(self, image: np.ndarray, left: int, top: int, size_px: int) -> list[DetectedFace]:
         """Faces in a part of a frame whose corner is at (left, top), in pixels of the frame."""

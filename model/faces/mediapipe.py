@@ -15,8 +15,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from lipforge.model.faces.boxes import overlap_of_smaller
-from lipforge.model.faces.face import DetectedFace, FaceLandmarks
-from lipforge.model.faces.lip_points import SYNC_LANDMARKS
+from lipforge.model.faces.face import DetectedFace, FaceLandmarks, Outlines
+from lipforge.model.faces.lip_points import INNER_LIP, OUTER_LIP, SYNC_LANDMARKS
 
 # FaceMesh point indices. "Left" is always the left of the image.
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
@@ -25,6 +25,11 @@ _RIGHT_BROW = (300, 293, 334, 296, 336)
 """Upper edges of the brows: points 17..21 and 22..26 of the 68-point scheme."""
 _NOSE = (168, 197, 5, 4, 129, 98, 2, 327, 358)
 """Bridge, wings and base of the nose: points 27..35 of the 68-point scheme."""
+_OVAL = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
+"""The outline of the face, clockwise from the top of the forehead (MediaPipe's FACEMESH_FACE_OVAL)."""
 
 
 def alignment_points(points: np.ndarray) -> np.ndarray:
@@ -35,6 +40,11 @@ def alignment_points(points: np.ndarray) -> np.ndarray:
     """
     groups = [points[..., index, :2].mean(axis=-2) for index in (_LEFT_BROW, _RIGHT_BROW, _NOSE)]
     return np.stack(groups, axis=-2).astype(np.float32)
+
+
+def outlines(points: np.ndarray) -> Outlines:
+    """points: float [T, 468, 3] FaceMesh points."""
+    return Outlines(*(points[:, index, :2].astype(np.float32) for index in (OUTER_LIP, INNER_LIP, _OVAL)))
 
 
 class MediaPipeFaces:
@@ -86,6 +96,10 @@ class MediaPipeFaces:
 
     def sync_points(self, points: np.ndarray) -> np.ndarray:
         return points[:, SYNC_LANDMARKS]
+
+    def outlines(self, points: np.ndarray) -> Outlines:
+        """20, 20 and 36 points."""
+        return outlines(points)
 
     def _mesh_points(self, frame: np.ndarray, to_frame: np.ndarray) -> FaceLandmarks | None:
         """to_frame: float64 [2, 3], maps pixels of the network's input to pixels of the frame."""

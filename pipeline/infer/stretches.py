@@ -86,7 +86,7 @@ class SyncStretches:
                     stretch.waiting.append(stretch.waiting[-1])
         for track, face in frame.faces.items():
             assert frame.rgb is not None
-            piece = self._cutter.piece(frame.rgb, face.points)
+            piece = self._cutter.piece(frame.rgb, face)
             if piece is None:  # the picture's edge cuts it off
                 self._close(track)
                 continue

@@ -42,6 +42,15 @@ class _Check:
 
 _CHECKS = (
     _Check(
+        "outside_ratio",
+        Stage.ALIGN,
+        Reason.FACE_CUT_OFF,
+        lambda outside, limits: outside > limits.max_outside_ratio,
+        lambda outside, limits: (
+            f"up to {outside:.0%} of the crop is outside the picture; {limits.max_outside_ratio:.0%} is allowed"
+        ),
+    ),
+    _Check(
         "speech_ratio",
         Stage.DETECT_SPEECH,
         Reason.NO_SPEECH,

@@ -69,7 +69,11 @@ def _steps(row: Row) -> Iterator[str]:
         faces = "1 face" if row["max_faces"] == 1 else f"at most {row['max_faces']} faces at once"
         yield f"  track_faces: track {row['track_index']}, {faces}, face {row['face_size_px'] or 0:.0f} px high"
     if row["crop_px"]:
-        yield f"  align: {row['crop_px']} px, {row['upscale_ratio']:.2f} stored pixels per source pixel"
+        outside = f", up to {row['outside_ratio']:.0%} of it outside the picture" if row["outside_ratio"] else ""
+        yield (
+            f"  align: {row['align_template'] or 'latentsync'}, {row['crop_px']} px, "
+            f"{row['upscale_ratio']:.2f} stored pixels per source pixel{outside}"
+        )
     if row["lossy_generations"]:
         yield f"  encode: {row['lossy_generations']} lossy generation"
     if row["speech_ratio"] is not None:

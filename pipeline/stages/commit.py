@@ -100,4 +100,4 @@ class Commit:
             **self.hashes,
         }
         flac = encode_flac(shift_audio(clip.audio, clip.measures["av_offset_frames"]))
-        return clip_members(clip.mp4, flac, about)
+        return clip_members(clip.mp4, flac, about, clip.npz)

@@ -10,7 +10,8 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, hidden_ratio, outside_ratio, to_square
-from lipforge.model.faces.face import FaceBackend
+from lipforge.model.faces.face import FaceBackend, FaceLandmarks
+from lipforge.model.faces.templates import Template, crop_matrices
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
 from lipforge.pipeline.sources.seams import belongs_to_its_unit, border_box
@@ -79,32 +80,44 @@ class CutRuns:
             yield from filter(belongs_to_its_unit, cutter.add(frame))
         yield from filter(belongs_to_its_unit, cutter.finish())
 
-    def piece(self, rgb: np.ndarray, landmarks: np.ndarray) -> FacePiece | None:
-        """The area of a frame that the aligned crop needs; None when too much of the crop or the face lies outside."""
+    def piece(self, rgb: np.ndarray, face: FaceLandmarks) -> FacePiece | None:
+        """What the crops need of a frame; None when too much of the latentsync crop, or of the face, lies outside."""
         height, width = rgb.shape[:2]
+        landmarks, side = face.points, self.crop.scored_px
         if hidden_ratio(landmarks, width, height) > self.crop.max_hidden_ratio:
             return None
         points = self.backend.alignment_points(landmarks)
-        matrix = to_square(align(points[None], self.crop.resolution), self.crop.resolution)[0]
-        corners = crop_corners(matrix, self.crop.resolution)
-        if outside_ratio(corners, width, height) > self.crop.max_outside_ratio:
+        matrix = to_square(align(points[None], side), side)[0]
+        if outside_ratio(crop_corners(matrix, side), width, height) > self.crop.max_outside_ratio:
             return None
-        step = max(1, int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
-        margin = PIECE_MARGIN * (corners.max(axis=0) - corners.min(axis=0))
-        left, top = np.maximum(np.floor(corners.min(axis=0) - margin), 0).astype(int)
-        right, bottom = np.minimum(np.ceil(corners.max(axis=0) + margin), (width, height)).astype(int)
-        return _take(rgb, int(left), int(top), int(right), int(bottom), step, landmarks)
+        box = np.array(face.box, np.float32).reshape(2, 2)
+        piece = replace(_area(rgb, matrix, side), landmarks=landmarks, face_box=box)
+        if self.crop.template is Template.LATENTSYNC:
+            return piece
+        side, size = self.crop.resolution, np.array([[width, height]])
+        (own,) = crop_matrices(self.crop.template, points[None], landmarks[None], box[None], size, side, 0)
+        return replace(piece, stored=_area(rgb, own, side))
 
 
-def _take(
-    rgb: np.ndarray, left: int, top: int, right: int, bottom: int, step: int, landmarks: np.ndarray | None
-) -> FacePiece:
+def _area(rgb: np.ndarray, matrix: np.ndarray, side: int) -> FacePiece:
+    """What a crop needs of a frame, with a margin. matrix: [2, 3], pixels of the frame to those of the crop."""
+    height, width = rgb.shape[:2]
+    corners = crop_corners(matrix, side)
+    step = max(1, int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
+    margin = PIECE_MARGIN * (corners.max(axis=0) - corners.min(axis=0))
+    left, top = np.maximum(np.floor(corners.min(axis=0) - margin), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(corners.max(axis=0) + margin), (width, height)).astype(int)
+    return _take(rgb, int(left), int(top), int(right), int(bottom), step)
+
+
+def _take(rgb: np.ndarray, left: int, top: int, right: int, bottom: int, step: int) -> FacePiece:
+    size = rgb.shape[1], rgb.shape[0]
     if step == 1:
-        return FacePiece(rgb[top:bottom, left:right].copy(), left, top, 1, landmarks)
+        return FacePiece(rgb[top:bottom, left:right].copy(), left, top, 1, None, frame_size_px=size)
     columns, rows = max(1, (right - left) // step), max(1, (bottom - top) // step)
     area = rgb[top : top + rows * step, left : left + columns * step]
     small = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
-    return FacePiece(small, left, top, step, landmarks)
+    return FacePiece(small, left, top, step, None, frame_size_px=size)
 
 
 class _Cutter:
@@ -143,7 +156,7 @@ class _Cutter:
                     run.still.miss()
         for track, face in frame.faces.items() if frame.has_audio else ():
             assert frame.rgb is not None
-            piece = self.stage.piece(frame.rgb, face.points)
+            piece = self.stage.piece(frame.rgb, face)
             if piece is None:
                 yield from self._close(track, Reason.FACE_CUT_OFF)
                 yield from self._note_cut_off(track, frame)
@@ -307,7 +320,8 @@ def _same_place(frame: Frame, piece: FacePiece) -> FacePiece:
     step = piece.step * frame.scale
     left, top = min(round(piece.left * frame.scale), width - 1), min(round(piece.top * frame.scale), height - 1)
     right, bottom = min(round(left + columns * step), width), min(round(top + rows * step), height)
-    return _take(frame.rgb, left, top, right, bottom, max(1, round(step)), None).in_reference(frame.scale)
+    same = _take(frame.rgb, left, top, right, bottom, max(1, round(step))).in_reference(frame.scale)
+    return same if piece.stored is None else replace(same, stored=_same_place(frame, piece.stored))
 
 
 def _thumbnail(rgb: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from lipforge.model.threads import one_thread
 from lipforge.train.features.index import FeatureError
 from lipforge.train.features.write import ClipFeatures, write_shard
 from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows
+from lipforge.train.stream.order import refuse_other_templates
 
 UNIT_FRAMES = 4096
 """Frames in a unit, about 164 s of video."""
@@ -72,6 +73,8 @@ def plan(clips: pa.Table, stored: pa.Table, kinds: Sequence[str]) -> list[Featur
     odd = [side for side in clips["crop_px"].unique().to_pylist() if side % PIXELS_PER_LATENT]
     if odd and "vae_target" in kinds:
         raise ValueError(f"frames of {odd} pixels: the VAE takes multiples of {PIXELS_PER_LATENT}")
+    if "vae_masked" in kinds:
+        refuse_other_templates(clips, "the mask of the masked latents")
     columns = ("key", "kind", "num_frames", "config_hash")
     done = {(key, kind): about for key, kind, *about in zip(*(stored[c].to_pylist() for c in columns), strict=True)}
     groups: dict[tuple[str, str, int, tuple[str, ...]], list[StoredClip]] = {}

@@ -12,6 +12,7 @@ from lipforge.train.features.extract import vae_model
 from lipforge.train.features.index import INDEX, models_of, read_index
 from lipforge.train.loop.together import Together
 from lipforge.train.stream.config import StreamConfig
+from lipforge.train.stream.order import refuse_other_templates
 from lipforge.train.stream.stream import SampleStream
 
 _VAE_KINDS = {"vae_target", "vae_masked"}
@@ -37,6 +38,7 @@ class Data:
         self._config = config
         self._rank, self._num_ranks = together.accelerator.process_index, together.accelerator.num_processes
         selection = read_selection(config.selection)
+        refuse_other_templates(selection, "the mask of the trainers")
         self.resolution, shrinks = _resolution(config, selection)
         wanted = {**models, "mel": MEL_RECIPE}
         if vae_sha256 is not None:

@@ -16,6 +16,7 @@ from lipforge.pipeline.evaluate.judge import MIN_SYNC_FRAMES
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
 from lipforge.pipeline.media.container import MediaError
 from lipforge.train.stream.decode import DamagedSampleError
+from lipforge.train.stream.order import refuse_other_templates
 
 Row = Mapping[str, Any]
 _COLUMNS = ["key", "language", "speaker", "source_id", "num_frames", "dataset", "shard", "sample_offset", "sample_size"]
@@ -50,7 +51,9 @@ def read_held_out(selection: str, num_clips: int, seconds: float) -> tuple[list[
     Fewer than num_clips, or none, when there are no more. Raises what `read_selection` raises, UnreadableError, and
     DamagedSampleError.
     """
-    rows = read_selection(selection, "val").select(_COLUMNS).to_pylist()
+    clips = read_selection(selection, "val")
+    refuse_other_templates(clips, "the mask of the trainers")
+    rows = clips.select(_COLUMNS).to_pylist()
     long = [row for row in rows if row["num_frames"] >= MIN_SYNC_FRAMES]
     return [_read(row, seconds) for row in choose(long, num_clips)], len(rows) - len(long)
 

@@ -21,6 +21,7 @@ from lipforge.model.faces.lip_points import mouth_images
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
+from lipforge.train.stream.order import refuse_other_templates
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,11 @@ def extract_clips(dataset: str, cache: Path) -> None:
     """
     faces = MediaPipeFaces(weights.load("builtin"))
     cache.mkdir(parents=True, exist_ok=True)
-    columns = ["key", "source_uri", "speaker", "av_offset_frames", "shard", "sample_offset", "sample_size"]
-    rows = read_manifest(dataset, columns, pc.field("status") == "kept").sort_by("key").to_pylist()
+    columns = ["key", "source_uri", "speaker", "av_offset_frames", "align_template"]
+    columns += ["shard", "sample_offset", "sample_size"]
+    table = read_manifest(dataset, columns, pc.field("status") == "kept").sort_by("key")
+    refuse_other_templates(table, "the scorer of lip-sync")
+    rows = table.to_pylist()
     if not rows:
         raise ValueError(f"{dataset} has no kept clips: `lipforge report {dataset}` shows why")
     fs, root = open_place(dataset)

@@ -27,7 +27,7 @@ mel: float32 [B, 80, M]: StableSyncNet's input for the target;
 negative_mel: float32 [B, 80, M]: audio of another moment of the clip;
 audio: list of B float32 tensors: audio of the whole clip at 16 kHz in [-1, 1], for Whisper (2 rows a frame);
 audio_rows: int64 [B, T, 10]: which of these rows belong to each target frame;
-mouth_mask: float32 [1, H, W], 1 where the mouth is generated;
+mouth_mask: float32 [1, H, W], 1 where the mouth is generated; only for crops of template latentsync;
 key: list of B strings;
 start, reference_start, negative_start: int64 [B], first frame of each window;
 position: int64 [B], place in the stream: sample `position % N` of epoch `position // N`;

@@ -23,11 +23,12 @@ import numpy as np
 import pyarrow as pa
 
 from lipforge.datasets_manifest.storage.ranges import Span
+from lipforge.model.faces.templates import Template
 
 GROUP_SAMPLES = 8
 BLOCK_GROUPS = 256
-COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px")
-"""Columns of a selection that locate its samples."""
+COLUMNS = ("dataset", "shard", "key", "sample_offset", "sample_size", "num_frames", "crop_px", "align_template")
+"""Columns of a selection that locate its samples, and say what their frames are."""
 _STORAGE_ORDER = ("dataset", "shard", "sample_offset")
 
 _U64 = np.uint64
@@ -37,7 +38,7 @@ class StoredSamples:
     """The rows of a selection in storage order. Sample n is row n."""
 
     def __init__(self, rows: pa.Table) -> None:
-        """rows: COLUMNS of a selection, at least one row. Raises ValueError when frames differ in size."""
+        """rows: COLUMNS of a selection, at least one row. Raises ValueError when frames differ in size or template."""
         rows = rows.select(COLUMNS).sort_by([(column, "ascending") for column in _STORAGE_ORDER]).combine_chunks()
         self.rows = rows
         self.num_frames = rows["num_frames"].to_numpy()
@@ -48,6 +49,8 @@ class StoredSamples:
             )
         self.crop_px: int = sizes_px[0]
         """Side of all frames."""
+        self.template = one_template(rows)
+        """Of all frames."""
         self.shards = _run_numbers(rows["dataset"], rows["shard"])
         """int64 [N]: the shard of each sample, numbered."""
 
@@ -72,6 +75,30 @@ class StoredSamples:
         digest.update(self.num_frames.astype("<i8").tobytes())
         digest.update(self.shards.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def one_template(rows: pa.Table) -> str:
+    """The template that all frames of a selection were cut by: those of earlier versions by latentsync.
+
+    rows: with `align_template`, at least one. Raises ValueError for several.
+    """
+    templates = sorted(rows["align_template"].fill_null(Template.LATENTSYNC.value).unique().to_pylist())
+    if len(templates) > 1:
+        raise ValueError(
+            f"crops of the templates {', '.join(templates)} in one selection: select with "
+            f"--where \"coalesce(align_template, 'latentsync') = '{templates[0]}'\""
+        )
+    return templates[0]
+
+
+def refuse_other_templates(rows: pa.Table, what: str) -> None:
+    """Raises ValueError unless all crops are by template latentsync. what: that fits no others, for the message."""
+    template = one_template(rows) if len(rows) else Template.LATENTSYNC
+    if template != Template.LATENTSYNC:
+        raise ValueError(
+            f"crops of template {template}, but {what} fits those of latentsync only: select from a dataset that was "
+            "prepared with align.template=latentsync"
+        )
 
 
 def _run_numbers(*columns: pa.ChunkedArray) -> np.ndarray:

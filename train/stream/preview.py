@@ -1,7 +1,7 @@
 """Contact sheet of the samples of a stream: python -m train.stream.preview SELECTION OUT.png
 
-One line per sample: target frames, the same with the mouth hidden, reference frames, each with its number in the clip,
-and the mel of the target with the times of the shown frames.
+One line per sample: target frames, the same with the mouth hidden (where the crops are latentsync's), reference frames,
+each with its number in the clip, and the mel of the target with the times of the shown frames.
 """
 
 import argparse
@@ -47,8 +47,8 @@ def _line(batch: Batch) -> np.ndarray:
     """One sample, with evenly spaced frames."""
     (target,), (reference,) = batch["target"], batch["reference"]
     shown = np.linspace(0, len(target) - 1, NUM_SHOWN).round().astype(int)
-    mask = batch["mouth_mask"]
-    masked = hide_mouth(to_pixels(target[shown], mask.shape[-1]), mask)
+    pixels = to_pixels(target[shown], target.shape[-2])
+    masked = hide_mouth(pixels, batch["mouth_mask"]) if "mouth_mask" in batch else pixels
     start, reference_start = int(batch["start"]), int(batch["reference_start"])
     gap = np.full((SIDE_PX, GAP_PX, 3), 255, np.uint8)
     strips = (

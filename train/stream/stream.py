@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from lipforge.datasets_manifest.select.again import require_shards
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import mouth_mask
+from lipforge.model.faces.templates import Template
 from lipforge.train.features.store import FeatureStore
 from lipforge.train.stream.batches import Batch, BatchDataset
 from lipforge.train.stream.config import FeaturesConfig, StreamConfig
@@ -86,6 +87,11 @@ class SampleStream:
         return self._stored.crop_px
 
     @property
+    def template(self) -> str:
+        """Template that the stored frames were cut by."""
+        return self._stored.template
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the clips, in their order: part of the state."""
         return self._fingerprint
@@ -138,7 +144,9 @@ class SampleStream:
         self._position = self._begin = position
 
     def __iter__(self) -> Iterator[Batch]:
-        mask = mouth_mask(self._stored.crop_px)
+        # The mask fits latentsync's crops alone; a trainer of another template brings its own.
+        fitting = self._stored.template == Template.LATENTSYNC
+        mask = {"mouth_mask": mouth_mask(self._stored.crop_px)} if fitting else {}
         if self._end is not None:
             self._position, self._begin = self._begin, 0
         for batch, damaged in self._loader():
@@ -149,7 +157,7 @@ class SampleStream:
             assert batch is not None
             self.damaged += damaged
             self._position += self.global_batch_size  # the trainer has it once it is yielded
-            yield {**batch, "mouth_mask": mask}
+            yield {**batch, **mask}
 
     def _loader(self) -> DataLoader:
         size = self.global_batch_size
