@@ -234,37 +234,52 @@ def identify_languages(
 @app.command()
 def export(
     selection: Annotated[str, typer.Argument(metavar="SELECTION", help="A selection, from `lipforge select --out`.")],
-    out: Annotated[str, typer.Option(help="The new dataset: an empty or new folder, or an fsspec URL.")],
-    shard_size_mb: Annotated[float, typer.Option(help="Largest size of a shard, in 10^6 bytes.")] = 512.0,
+    out: Annotated[str, typer.Option(help="An empty or new folder, or an fsspec URL.")],
+    as_: Annotated[
+        str, typer.Option("--as", help="`dataset`, or `files`: MP4s with their sound, and lists of them.")
+    ] = "dataset",
+    shard_size_mb: Annotated[
+        float | None, typer.Option(help="Largest size of a shard of a dataset, in 10^6 bytes. Default: 512.")
+    ] = None,
 ) -> None:
-    """Copy the clips of a selection into a dataset of its own, to share.
+    """Copy the clips of a selection into a dataset of its own, to share; or into files for another trainer.
 
-    Every sample is verified and copied byte for byte, from one or more datasets. OUT gets shards, a manifest of these
-    clips, the selection with its splits (selection.parquet), and a record of where they came from. Stop it at any time:
+    Every sample is verified and copied, from one or more datasets. A dataset gets shards, a manifest of these clips,
+    the selection with its splits (selection.parquet), and a record of where they came from. With `--as files` the
+    trainers of LatentSync, Wav2Lip and MuseTalk can read the folder: its README.txt says how. Stop it at any time:
     the same command continues.
 
-    Example:
+    Examples:
 
         lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
+
+        lipforge export zh20.parquet --out zh20-files --as files
     """
     from rich.progress import Progress as Bars
 
     from lipforge.pipeline.publish.export import SELECTION_NAME
     from lipforge.pipeline.publish.export import export as run_export
+    from lipforge.pipeline.publish.export_files import export_files
 
     with plain_errors():
+        if as_ not in ("dataset", "files"):
+            raise ValueError(f"--as {as_}: expected dataset or files")
+        if as_ == "files" and shard_size_mb is not None:
+            raise ValueError("--shard-size-mb is for a dataset: --as files makes no shards")
         with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
             bar = bars.add_task("copy clips", total=None)
 
             def show(done: int, total: int) -> None:
                 bars.update(bar, completed=done, total=total)
 
-            made = run_export(selection, out, shard_size_mb, show)
-        words = (
-            f"{made.clips} clips, {made.hours:.2f} hours, {made.shards} shards, {made.size_bytes / 1e6:.1f} MB in total"
-        )
-        say(f"{out}: {words}")
-        say(f"selection: {out}/{SELECTION_NAME}")
+            if as_ == "files":
+                made = export_files(selection, out, show)
+                shards, where = "", f"how trainers read it: {out}/README.txt"
+            else:
+                made = run_export(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
+                shards, where = f"{made.shards} shards, ", f"selection: {out}/{SELECTION_NAME}"
+        say(f"{out}: {made.clips} clips, {made.hours:.2f} hours, {shards}{made.size_bytes / 1e6:.1f} MB in total")
+        say(where)
 
 
 @app.command()

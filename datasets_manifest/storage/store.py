@@ -14,7 +14,7 @@ from lipforge.datasets_manifest.storage.files import is_temporary, open_place, r
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """System errors for no space, a limit, and no permission."""
-_OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest")
+_OWN_FOLDERS = ("parts", "shards", "ledger", "runs", "manifest", "train", "val", "lists")  # the last three: exported
 
 
 class Store:
@@ -82,6 +82,18 @@ class Store:
         prefix = len(self._base) + 1
         names = (str(path)[prefix:] for path in found)
         return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith("."))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Like `list`, with the bytes of each file."""
+        self._fs.invalidate_cache()  # another process may have written since
+        try:
+            with self._storage_errors(folder):
+                found = cast(dict[str, dict[str, Any]], self._fs.find(self.path(folder), detail=True))
+        except FileNotFoundError:
+            return {}
+        prefix = len(self._base) + 1
+        names = ((str(path)[prefix:], int(about.get("size") or 0)) for path, about in found.items())
+        return {name: size for name, size in names if not name.rsplit("/", 1)[-1].startswith(".")}
 
     def _storage_errors(self, name: str) -> AbstractContextManager[None]:
         return remote_errors(f"{self.root.rstrip('/')}/{name}")
