@@ -10,7 +10,7 @@ def playable_mp4(mp4: bytes, flac: bytes) -> bytes:
     """One MP4 with a sample's video and audio, for a player or a trainer. Both are copied, not encoded again.
 
     One file, because two media elements kept in step by a script drift by more than a visible lip-sync error. Equal
-    samples give equal bytes. Raises av.FFmpegError or IndexError when either cannot be read.
+    samples give equal bytes. Raises av.FFmpegError or ValueError when either cannot be read.
     """
     output = io.BytesIO()
     with (  # named formats, or a hostile file may be a playlist of others
@@ -18,6 +18,8 @@ def playable_mp4(mp4: bytes, flac: bytes) -> bytes:
         av.open(io.BytesIO(flac), "r", format="flac") as audio,
         av.open(output, "w", format="mp4", options={"fflags": "+bitexact"}) as muxed,
     ):
+        if not video.streams.video or not audio.streams.audio:
+            raise ValueError("it has no video or no audio")
         streams = (video.streams.video[0], audio.streams.audio[0])
         copies = [muxed.add_stream_from_template(stream) for stream in streams]
         packets = []

@@ -86,9 +86,10 @@ LatentSync     data.train_fileslist: {root}/train.txt
 Wav2Lip        python preprocess.py --data_root {root} --preprocessed_root PRE
                cp {root}/lists/wav2lip/*.txt filelists/    then train with --data_root PRE
                Its ffmpeg runs in a shell: the path of this folder must have no space or other special character.
-MuseTalk       configs/training/preprocess.yaml: video_root_raw: an empty folder, video_root_25fps: another one,
-               video_audio_clip_root: {root}/train. Then nothing is converted or cut, which would encode again and
-               delay the sound by 64 ms; its WAV files go beside the clips. Afterwards
+MuseTalk       configs/training/preprocess.yaml: video_root_raw and video_root_25fps: two empty folders,
+               video_audio_clip_root: {root}/train
+               Then nothing is converted or cut, which would encode again and delay the sound by 64 ms. Its WAV files
+               go beside the clips. Afterwards
                cp {root}/lists/musetalk/*.txt dataset/HDTF/    (its reader skips the first line)
 {moved}"""
 
@@ -222,7 +223,7 @@ class _Writer:
         try:
             mp4 = playable_mp4(members["mp4"], members["flac"])
             _check_clock(mp4, clip.num_frames)
-        except (av.FFmpegError, ValueError, IndexError) as error:
+        except (av.FFmpegError, ValueError) as error:
             raise DatasetError(
                 f"clip {clip.key} of {source.path(clip.origin.shard)} cannot be exported: {error}. Leave it out: "
                 f"--where \"key <> '{clip.key}'\""
