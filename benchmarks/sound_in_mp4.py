@@ -52,7 +52,7 @@ def main() -> None:
 
 def mux(path: Path, mp4: bytes, pcm: np.ndarray, codec: str) -> None:
     """An MP4 of the copied pictures and the encoded sound. pcm: int16 [N]."""
-    with av.open(io.BytesIO(mp4)) as source, av.open(str(path), "w") as target:
+    with av.open(io.BytesIO(mp4), "r") as source, av.open(str(path), "w") as target:
         stream = source.streams.video[0]
         pictures = target.add_stream_from_template(stream)
         sound: Any = target.add_stream(codec, rate=SAMPLE_RATE_HZ, layout="mono")

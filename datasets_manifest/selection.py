@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +102,7 @@ def write_selection(path: str, table: pa.Table, request: Mapping[str, Any], over
     encoded = selection_bytes(table, request)
     with remote_errors(path):
         is_there = fs.exists(place)
-        found = fs.cat_file(place) if is_there and fs.isfile(place) else None
+        found = cast(bytes, fs.cat_file(place)) if is_there and fs.isfile(place) else None
     if found == encoded:
         return
     if is_there:

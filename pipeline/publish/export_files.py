@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import av.error
 import pyarrow as pa
 from pyarrow import csv
 
@@ -223,7 +224,7 @@ class _Writer:
         try:
             mp4 = playable_mp4(members["mp4"], members["flac"])
             _check_clock(mp4, clip.num_frames)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, ValueError) as error:
             raise DatasetError(
                 f"clip {clip.key} of {source.path(clip.origin.shard)} cannot be exported: {error}. Leave it out: "
                 f"--where \"key <> '{clip.key}'\""
@@ -239,12 +240,14 @@ def _check_clock(mp4: bytes, num_frames: int) -> None:
         for packet in container.demux():
             if packet.dts is None:
                 continue
-            kind, end = packet.stream.type, ends.get(packet.stream.type, Fraction(0))
-            if packet.pts is None or packet.pts * packet.time_base != end:
+            kind, tick = packet.stream.type, packet.time_base
+            end = ends.get(kind, Fraction(0))
+            if packet.pts is None or tick is None or packet.pts * tick != end:
                 raise ValueError(f"its {kind} has a gap at {float(end):.3f} s")
-            if kind == "video" and packet.duration * packet.time_base != Fraction(1, FPS):
+            length = (packet.duration or 0) * tick
+            if kind == "video" and length != Fraction(1, FPS):
                 raise ValueError(f"its pictures are not at {FPS} fps")
-            ends[kind] = end + packet.duration * packet.time_base
+            ends[kind] = end + length
     wanted = Fraction(num_frames, FPS)
     wrong = {kind: float(ends.get(kind, 0)) for kind in ("video", "audio") if ends.get(kind) != wanted}
     if wrong:
