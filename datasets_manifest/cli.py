@@ -135,6 +135,9 @@ def select(
     ] = "random",
     seed: Annotated[int, typer.Option(help="Seed of the random order.")] = 0,
     allow_less: Annotated[bool, typer.Option("--allow-less", help="Accept fewer hours than asked for.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out if it is a selection, and its chart.")
+    ] = False,
 ) -> None:
     """Choose clips for training by language, hours, scores and speaker. The same request always gives the same clips.
 
@@ -153,12 +156,15 @@ def select(
     from lipforge.datasets_manifest.select.choose import choose
     from lipforge.datasets_manifest.select.request import Request
     from lipforge.datasets_manifest.selection import write_selection
+    from lipforge.datasets_manifest.storage.files import open_place
 
     with plain_errors():
         if not out.endswith(".parquet"):
             raise ValueError(f"--out is {out}: expected a name that ends in .parquet")
         if val_share is not None and not val_hours:
             raise ValueError("--val-share needs --val-hours, the hours of validation")
+        if overwrite and open_place(out)[1] in {open_place(path)[1] for path in exclude or ()}:
+            raise ValueError(f"--overwrite would replace {out}, which --exclude names: give another --out")
         request = Request(
             datasets=tuple(datasets),
             languages=tuple(language or ()),
@@ -177,8 +183,8 @@ def select(
             allow_less=allow_less,
         )
         selection = choose(request)
-        refuse_foreign_chart(out)
-        write_selection(out, selection.table, request.as_json())
+        refuse_foreign_chart(out, overwrite)
+        write_selection(out, selection.table, request.as_json(), overwrite)
         chart = write_chart(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
         _print_notes(selection.notes)

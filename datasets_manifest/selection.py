@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -92,24 +92,38 @@ def selection_bytes(table: pa.Table, request: Mapping[str, Any]) -> bytes:
     return parquet_bytes(with_request(table, request))
 
 
-def write_selection(path: str, table: pa.Table, request: Mapping[str, Any]) -> None:
+def write_selection(path: str, table: pa.Table, request: Mapping[str, Any], overwrite: bool = False) -> None:
     """Write a selection to a path or an fsspec URL. An existing file with the same bytes is left alone.
 
-    Raises SelectionError for wrong columns, FileExistsError when the file holds something else, OSError when writing
-    fails.
+    overwrite: replace another selection. Raises SelectionError for wrong columns, FileExistsError when the file holds
+    another selection, or anything else, OSError when writing fails.
     """
     fs, place = open_place(path)
     encoded = selection_bytes(table, request)
     with remote_errors(path):
         is_there = fs.exists(place)
-        is_same = is_there and fs.isfile(place) and fs.cat_file(place) == encoded
-    if is_same:
+        found = cast(bytes, fs.cat_file(place)) if is_there and fs.isfile(place) else None
+    if found == encoded:
         return
     if is_there:
-        raise FileExistsError(f"{path} exists and holds something else: give another name, or delete it first")
+        if found is None or not _is_selection(found):
+            raise FileExistsError(f"{path} exists and is no selection, so it is not replaced: give another name")
+        if not overwrite:
+            raise FileExistsError(
+                f"{path} exists and holds another selection: give another name, or replace it with --overwrite"
+            )
     if isinstance(fs, LocalFileSystem):
         os.makedirs(os.path.dirname(place), exist_ok=True)
     publish(fs, place, encoded)
+
+
+def _is_selection(data: bytes) -> bool:
+    """Whether a file is a selection, of any version."""
+    try:
+        selection_request(parse_parquet(data))
+    except ValueError:
+        return False
+    return True
 
 
 def read_selection(path: str, split: str | None = None) -> pa.Table:

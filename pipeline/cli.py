@@ -1,16 +1,15 @@
 """The commands of the data pipeline, as `lipforge ...` and as `python -m pipeline ...`."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import lipforge
+from lipforge.pipeline.change_cli import app as change_app
 from lipforge.pipeline.models_cli import app as models_app
+from lipforge.pipeline.terminal import Dataset, console, plain_errors, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,48 +19,7 @@ app = typer.Typer(
     help="Raw talking-head video in, train-ready shards out; and new lips for a video: `infer`, `app`.",
 )
 app.add_typer(models_app, name="models")
-
-console = Console(emoji=False)
-errors = Console(stderr=True, emoji=False)
-
-
-def say(text: str, style: str | None = None) -> None:
-    """Print a line as it is: no markup, no colours of rich's own, not wrapped."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by `lipforge prepare`.")]
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
-    from lipforge.datasets_manifest.storage.trouble import UnreadableError
-    from lipforge.model.weights.load import ModelFileError
-    from lipforge.pipeline.ledger.records import DatasetError
-
-    try:
-        yield
-    except (DatasetError, FileNotFoundError, ModelFileError, UnreadableError) as error:
-        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except ValueError as error:
-        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except NotADirectoryError as error:
-        errors.print(f"lipforge: a file is where a folder is needed: {error.filename}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        words = f"cannot write: {error.strerror}{where}. Finished work is safe; run the same command again."
-        errors.print(f"lipforge: {words}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        errors.print("lipforge: stopped. Finished work is safe; the same command continues from here.")
-        raise typer.Exit(130) from error
+app.add_typer(change_app)
 
 
 @app.command()
@@ -158,197 +116,6 @@ def _print_summary(summary, out: str, report: str) -> None:
         )
     say(f"shards and manifest: {out}")
     say(f"report: {report}")
-
-
-@app.command()
-def pack(
-    dataset: Dataset,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="THRESHOLD=VALUE", help="A threshold, for example min_quality=50. Can be repeated."
-        ),
-    ] = None,
-    shard_size_mb: Annotated[float | None, typer.Option(help="Largest size of new shards, in 10^6 bytes.")] = None,
-) -> None:
-    """Apply new thresholds to a dataset. Nothing is measured again, and no shard is changed.
-
-    Each time, a new manifest is put in force. A stricter threshold takes clips out of it; they stay in their shards. A
-    looser one copies clips that come in into new shards. Selections keep working: they name their own clips.
-    Thresholds: max_outside_ratio, min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence
-    and min_quality on the scale of the dataset's models.
-    """
-    from lipforge.datasets_manifest.report.page import write_report
-    from lipforge.pipeline.maintain import repack
-    from lipforge.pipeline.running.progress import outcome_table
-
-    with plain_errors():
-        thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
-        outcome = dict(totals.seconds_by_outcome)
-        say(f"thresholds: {thresholds.words()}")
-        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
-        say(f"report: {write_report(dataset)}")
-
-
-@app.command()
-def identify_languages(
-    dataset: Dataset,
-    whisper: Annotated[
-        str,
-        typer.Option(
-            help="`tiny`, `base` or `small`, after `lipforge models fetch whisper`, or the path of a multilingual "
-            "checkpoint of openai-whisper."
-        ),
-    ] = "tiny",
-    workers: Annotated[int | None, typer.Option(help="Workers; default: one per CPU of the cluster.")] = None,
-    executor: Annotated[
-        str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
-    ] = None,
-) -> None:
-    """Identify the spoken language of each source without a label.
-
-    Whisper gives every clip with speech a vote, kept or not, and most votes win. Languages that you gave stay. Only the
-    manifest is rewritten, no shard. Stop it at any time: the same command continues.
-    """
-    from rich.progress import Progress as Bars
-
-    from lipforge.pipeline.config import PrepareConfig
-    from lipforge.pipeline.config_loader import load_config
-    from lipforge.pipeline.maintain import identify_languages as run_identify
-
-    with plain_errors():
-        overrides = [f"run.workers={workers}"] if workers is not None else []
-        overrides += [f"run.executor={executor}"] if executor is not None else []
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("identify languages", total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            found = run_identify(dataset, whisper, load_config(PrepareConfig, None, overrides).run, show)
-        for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
-            say(f"{language}: {sources} sources")
-        if not found:
-            console.print("every source with clips has a label")
-
-
-@app.command()
-def relabel(
-    dataset: Dataset,
-    list_file: Annotated[
-        str | None,
-        typer.Argument(metavar="[LIST]", help="A list of sources as `prepare` takes it, with `language` or `speaker`."),
-    ] = None,
-    path_template: Annotated[
-        str | None,
-        typer.Option(help="Read labels from the folders above each source, for example `{language}/{speaker}/`."),
-    ] = None,
-) -> None:
-    """Change the language and speaker of sources that are in a dataset. No media is touched.
-
-    What the list or the template does not label keeps its labels.
-
-    Examples:
-
-        lipforge relabel dataset labels.csv
-
-        lipforge relabel dataset --path-template "{language}/{speaker}/"
-    """
-    from lipforge.pipeline.maintain import relabel as run_relabel
-
-    with plain_errors():
-        done = run_relabel(dataset, list_file, path_template, lambda done, total: None)
-        say(f"new labels for {done.sources} sources; {done.others} keep theirs")
-        if done.unknown:
-            first = done.unknown[0]
-            say(f"note: {len(done.unknown)} of the list are not in the dataset, for example {first}", style="yellow")
-
-
-@app.command()
-def export(
-    selection: Annotated[str, typer.Argument(metavar="SELECTION", help="A selection, from `lipforge select --out`.")],
-    out: Annotated[str, typer.Option(help="The new dataset: an empty or new folder, or an fsspec URL.")],
-    shard_size_mb: Annotated[float, typer.Option(help="Largest size of a shard, in 10^6 bytes.")] = 512.0,
-) -> None:
-    """Copy the clips of a selection into a dataset of its own, to share.
-
-    Every sample is verified and copied byte for byte, from one or more datasets. OUT gets shards, a manifest of these
-    clips, the selection with its splits (selection.parquet), and a record of where they came from. Stop it at any time:
-    the same command continues.
-
-    Example:
-
-        lipforge select dataset --language zh --hours 20 --out zh20.parquet && lipforge export zh20.parquet --out zh20
-    """
-    from rich.progress import Progress as Bars
-
-    from lipforge.pipeline.publish.export import SELECTION_NAME
-    from lipforge.pipeline.publish.export import export as run_export
-
-    with plain_errors():
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("copy clips", total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            made = run_export(selection, out, shard_size_mb, show)
-        words = (
-            f"{made.clips} clips, {made.hours:.2f} hours, {made.shards} shards, {made.size_bytes / 1e6:.1f} MB in total"
-        )
-        say(f"{out}: {words}")
-        say(f"selection: {out}/{SELECTION_NAME}")
-
-
-@app.command()
-def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete the media of clips that a threshold refused. A still of each stays for the report.
-
-    Their rows and measures stay, but a looser threshold can no longer bring them back.
-    """
-    from lipforge.datasets_manifest.storage.store import Store
-    from lipforge.pipeline.ledger.settings import require_dataset
-    from lipforge.pipeline.maintain import prune as run_prune
-    from lipforge.pipeline.publish.prune import find_prunable
-
-    with plain_errors():
-        store = Store(dataset)
-        require_dataset(store)
-        found = find_prunable(store)
-        if not found.tars:
-            console.print("nothing to prune")
-            return
-        what = f"the media of {found.clips} refused clips" if found.clips else "copies of clips that are in shards"
-        if not yes:
-            typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
-        run_prune(dataset)
-        console.print(f"deleted {what}: {found.size_bytes / 1e6:.1f} MB freed")
-
-
-@app.command()
-def gc(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete what nothing refers to: manifests before the one in force, and what stopped commands left behind.
-
-    Shards and selections are not touched.
-    """
-    from lipforge.datasets_manifest.storage.store import Store
-    from lipforge.pipeline.ledger.settings import require_dataset
-    from lipforge.pipeline.maintain import collect_garbage
-    from lipforge.pipeline.publish.gc import find_garbage
-
-    with plain_errors():
-        store = Store(dataset)
-        require_dataset(store)
-        found = find_garbage(store)
-        if not found.names:
-            console.print("nothing to delete")
-            return
-        say(f"{len(found.generations)} manifests before the one in force: their rows cannot be looked up afterwards")
-        say(f"{len(found.left_over)} files that stopped commands left behind")
-        if not yes:
-            typer.confirm(f"Delete {len(found.names)} files ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
-        collect_garbage(dataset)
-        say(f"deleted {len(found.names)} files: {found.size_bytes / 1e6:.1f} MB freed")
 
 
 @app.command()

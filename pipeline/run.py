@@ -54,7 +54,7 @@ def prepare(
     check_set(store, config)
     models = load_models(config)  # first: without them nothing can be done
     exclude = Path(store.root) if store.is_local else None
-    sources, unreadable = find_sources(inputs, labels, exclude)
+    sources, unreadable, notes = find_sources(inputs, labels, exclude)
     if not sources and not unreadable:
         raise ValueError("no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and similar")
     with writing(store):
@@ -65,6 +65,7 @@ def prepare(
             settings = yaml.safe_dump(config.model_dump(mode="json")).encode()
             store.write(f"runs/{summary.run_id}/config.yaml", settings)
             progress.unreadable(unreadable)
+            progress.labels(notes)
             whisper = _open_whisper(config, progress)
             executor = make_executor(config)
             try:

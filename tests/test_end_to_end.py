@@ -504,7 +504,9 @@ def test_labels_make_folders_of_shards(tmp_path: Path, small_inputs: Path, model
     folder = tmp_path / "in" / "zh" / "anna"
     folder.mkdir(parents=True)
     shutil.copy(small_inputs / "base.mp4", folder)
-    run_prepare([str(tmp_path / "in")], tmp_path / "out", labels=Labels(path_template="{language}/{speaker}/"))
+    labels = Labels(path_template="{language}/{speaker}/")
+    summary = run_prepare([str(tmp_path / "in")], tmp_path / "out", labels=labels)
+    assert "path template {language}/{speaker}/ matches 1 of 1 file" in summary.notes
     (row,) = rows(tmp_path / "out")
     assert (row["language"], row["language_source"], row["speaker"]) == ("zh", "path", "anna")
     assert [name.rpartition("-")[0] for name in shards(tmp_path / "out")] == ["shards/zh/zh"]

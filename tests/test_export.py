@@ -266,8 +266,8 @@ def test_what_is_there_is_not_copied_again(
     lost = out.list("shards")[0]
     out.write(lost, b"cut off")
     read = []
-    read_sample = export_module._read_sample
-    monkeypatch.setattr(export_module, "_read_sample", lambda *a: read.append(a[1]) or read_sample(*a))
+    read_sample = export_module.read_sample
+    monkeypatch.setattr(export_module, "read_sample", lambda *a: read.append(a[1]) or read_sample(*a))
     seen = []
     export(selection, out.root, SMALL_MB, lambda done, total: seen.append((done, total)))
     assert content(out) == before

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lipforge.pipeline.clip import Source
-from lipforge.pipeline.sources.inputs import Labels, find_sources, path_labels
+from lipforge.pipeline.sources.inputs import Labels, find_sources
 
 
 def touch(*paths: Path) -> None:
@@ -20,7 +20,7 @@ def touch(*paths: Path) -> None:
 
 
 def found(*inputs: Path | str, labels: Labels | None = None, exclude: Path | None = None) -> list[Source]:
-    sources, unreadable = find_sources([str(text) for text in inputs], labels or Labels(), exclude)
+    sources, unreadable, _ = find_sources([str(text) for text in inputs], labels or Labels(), exclude)
     assert not unreadable
     return sources
 
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_found(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    sources, unreadable = find_sources([str(tmp_path)], Labels())
+    sources, unreadable, _ = find_sources([str(tmp_path)], Labels())
     assert [source.uri for source in sources] == [str(tmp_path / "a.mp4")]
     assert [(folder.uri, folder.detail) for folder in unreadable] == [(str(tmp_path / "locked"), "Permission denied")]
 
@@ -254,21 +254,8 @@ def test_empty_cells_of_a_table_of_pandas_are_no_labels(tmp_path: Path) -> None:
     assert found(tmp_path / "list.parquet") == [Source(str(tmp_path / "a.mp4"))]
 
 
-def test_path_templates() -> None:
-    assert path_labels("/data/hi/anna/1.mp4", "{language}/{speaker}/") == {"language": "hi", "speaker": "anna"}
-    assert path_labels("/data/hi/x/anna/1.mp4", "{language}/*/{speaker}") == {"language": "hi", "speaker": "anna"}
-    assert path_labels("/1.mp4", "{language}/{speaker}/") == {}
-    below = {"root": "/data"}
-    assert path_labels("/data/hi/anna/1.mp4", "{language}/{speaker}/", **below) == {"language": "hi", "speaker": "anna"}
-    assert path_labels("/data/misc/1.mp4", "{language}/{speaker}/", **below) == {}, "`data` is not a language"
-    with pytest.raises(ValueError, match="path template"):
-        path_labels("/a/1.mp4", "{person}/")
-
-
 def test_a_folder_that_is_not_a_language_is_ignored_and_a_bad_flag_is_refused(tmp_path: Path) -> None:
     touch(*(tmp_path / name / "1.mp4" for name in ("my videos", "english", "root", "xx", "en-USAA")))
-    for source in found(tmp_path, labels=Labels(path_template="{language}")):
-        assert (source.language, source.language_source) == ("und", "none")
     for source in found(tmp_path, labels=Labels(language="fr", path_template="{language}")):
         assert (source.language, source.language_source) == ("fr", "flag")
     for flag in ("a/b", "english", ""):

@@ -417,7 +417,7 @@ def test_command_writes_the_selection_and_its_chart(mixed: str, tmp_path: Path) 
     assert run(*arguments)[0] == 0  # the same again is no conflict
     assert out.read_bytes() == before
     code, text = run(mixed, "--hours", "0.4", "--out", str(out))
-    assert code == 1 and "exists and holds something else" in text and out.read_bytes() == before
+    assert code == 1 and "exists and holds another selection" in text and out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -485,9 +485,82 @@ def test_request_is_stored_in_one_form(mixed: str) -> None:
 
 def test_a_chart_of_something_else_is_not_overwritten(mixed: str, tmp_path: Path) -> None:
     (tmp_path / "n.svg").write_text("mine")
-    code, text = run(mixed, "--hours", "0.1", "--out", str(tmp_path / "n.parquet"))
-    assert code == 1 and "n.svg exists" in text
+    for option in ([], ["--overwrite"]):
+        code, text = run(mixed, "--hours", "0.1", "--out", str(tmp_path / "n.parquet"), *option)
+        assert code == 1 and "n.svg exists" in text and "is no chart of a selection" in text
     assert [path.name for path in tmp_path.iterdir()] == ["n.svg"] and (tmp_path / "n.svg").read_text() == "mine"
+
+
+def test_overwrite_replaces_a_selection_and_its_chart(mixed: str, tmp_path: Path) -> None:
+    out, fresh = tmp_path / "a.parquet", tmp_path / "fresh.parquet"
+    little, more = [mixed, "--hours", "0.1"], [mixed, "--hours", "0.2", "--min-sync", "2"]
+    assert run(*more, "--out", str(fresh))[0] == 0
+
+    def files(path: Path) -> list[bytes]:
+        return [path.read_bytes(), path.with_suffix(".svg").read_bytes()]
+
+    assert run(*little, "--out", str(out), "--overwrite")[0] == 0  # nothing is there
+    first = files(out)
+    assert run(*little, "--out", str(out), "--overwrite")[0] == 0 and files(out) == first
+    code, text = run(*more, "--out", str(out))
+    assert code == 1 and "replace it with --overwrite" in text and files(out) == first
+    for _ in range(2):
+        assert run(*more, "--out", str(out), "--overwrite")[0] == 0 and files(out) == files(fresh)
+    assert run(*more, "--out", str(out))[0] == 0 and files(out) == files(fresh)
+    assert run(*little, "--out", str(out), "--overwrite")[0] == 0 and files(out) == first
+    out.with_suffix(".svg").unlink()
+    assert run(*more, "--out", str(out), "--overwrite")[0] == 0 and files(out) == files(fresh)
+    out.unlink()  # its chart is left
+    code, text = run(*little, "--out", str(out))
+    assert code == 1 and "a.svg exists" in text and "replace it with --overwrite" in text and not out.exists()
+    assert run(*little, "--out", str(out), "--overwrite")[0] == 0 and files(out) == first
+
+
+@pytest.mark.parametrize("kind", ["text", "parquet", "half", "folder", "foreign chart"])
+def test_overwrite_replaces_nothing_else(mixed: str, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "a.parquet"
+    assert run(mixed, "--hours", "0.1", "--out", str(out))[0] == 0
+    if kind == "text":
+        out.write_text("mine")
+    elif kind == "parquet":
+        pq.write_table(pa.table({"key": ["mine"]}), out)
+    elif kind == "half":
+        out.write_bytes(out.read_bytes()[:-9])
+    elif kind == "folder":
+        out.unlink()
+        out.mkdir()
+    else:
+        out.with_suffix(".svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><text>mine</text></svg>')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for option in ([], ["--overwrite"]):
+        code, text = run(mixed, "--hours", "0.2", "--out", str(out), *option)
+        assert code == 1 and ("is no chart of a selection" if kind == "foreign chart" else "is no selection") in text
+        assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_overwrite_replaces_a_selection_of_another_version(mixed: str, tmp_path: Path) -> None:
+    out = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"key": ["x"]}).replace_schema_metadata({"lipforge.selection": '{"version": 0}'}), out)
+    code, text = run(mixed, "--hours", "0.1", "--out", str(out))
+    assert code == 1 and "holds another selection" in text
+    assert run(mixed, "--hours", "0.1", "--out", str(out), "--overwrite")[0] == 0 and read_selection(str(out)).num_rows
+
+
+def test_overwrite_keeps_what_exclude_names(mixed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(mixed, "--hours", "0.1", "--out", "a.parquet")[0] == 0
+    before = Path("a.parquet").read_bytes()
+    out = str(tmp_path / "a.parquet")
+    code, text = run(mixed, "--hours", "0.1", "--exclude", "a.parquet", "--out", out, "--overwrite")
+    assert code == 2 and "which --exclude names" in text and Path("a.parquet").read_bytes() == before
+
+
+def test_overwrite_at_a_url(mixed: str) -> None:
+    for hours in ("0.1", "0.2"):
+        assert run(mixed, "--hours", hours, "--out", "memory://over/a.parquet", "--overwrite")[0] == 0
+    about = selection_request(read_selection("memory://over/a.parquet"))
+    assert about["request"]["hours"] == 0.2
+    fsspec.filesystem("memory").rm("/over", recursive=True)
 
 
 def test_a_share_without_hours_for_validation_is_refused(mixed: str, tmp_path: Path) -> None:

@@ -60,10 +60,10 @@ def test_another_selection_is_never_overwritten(chosen: pa.Table, tmp_path: Path
     write_selection(str(path), chosen, {})
     write_selection(str(path), chosen, {})
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match=r"holds another selection: .* replace it with --overwrite"):
         write_selection(str(path), chosen.slice(1), {})
-    with pytest.raises(FileExistsError):
-        write_selection(str(tmp_path), chosen, {})
+    with pytest.raises(FileExistsError, match="is no selection"):
+        write_selection(str(tmp_path), chosen, {}, overwrite=True)
     assert path.read_bytes() == before
 
 

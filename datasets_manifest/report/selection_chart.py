@@ -1,5 +1,7 @@
 """The chart beside a selection: hours by speaker, and histograms of scores."""
 
+from typing import cast
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,16 +15,35 @@ from lipforge.datasets_manifest.storage.files import open_place, publish, remote
 
 MAX_BARS = 112
 NUM_BINS = 40
+_TITLE = "Selection of "
+_HEAD_BYTES = 65536  # of a chart, with its title
 
 
-def refuse_foreign_chart(selection_path: str) -> None:
-    """Raises FileExistsError when the chart's file exists and the selection does not: it belongs to something else."""
+def refuse_foreign_chart(selection_path: str, overwrite: bool = False) -> None:
+    """Raises FileExistsError when the chart's file exists and may be somebody else's.
+
+    That is, when it is no chart of a selection; or, without `overwrite`, when its selection is not beside it.
+    """
     path = _chart_path(selection_path)
     fs, place = open_place(path)
     with remote_errors(path):
-        is_foreign = fs.exists(place) and not fs.exists(open_place(selection_path)[1])
-    if is_foreign:
-        raise FileExistsError(f"{path} exists, where the chart would go: give another name, or delete it first")
+        if not fs.exists(place):
+            return
+        is_chart = fs.isfile(place) and _is_chart(cast(bytes, fs.cat_file(place, start=0, end=_HEAD_BYTES)))
+        is_alone = not fs.exists(open_place(selection_path)[1])
+    if not is_chart:
+        raise FileExistsError(
+            f"{path} exists, where the chart would go, and is no chart of a selection: give another name"
+        )
+    if is_alone and not overwrite:
+        raise FileExistsError(
+            f"{path} exists, the chart of a selection that is not beside it: give another name, or replace it with "
+            "--overwrite"
+        )
+
+
+def _is_chart(head: bytes) -> bool:
+    return head.startswith(b"<svg ") and f">{_TITLE}".encode() in head
 
 
 def _chart_path(selection_path: str) -> str:
@@ -56,7 +77,7 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
         panels.append(
             _histogram(rows, shown, column, f"{title} ({', '.join(sorted(models)) or 'not measured'})", least)
         )
-    return selection_svg(f"Selection of {human_time(3600 * hours)}", legend, panels)
+    return selection_svg(f"{_TITLE}{human_time(3600 * hours)}", legend, panels)
 
 
 def _speakers(rows: pa.Table, splits: list[str]) -> Bars:

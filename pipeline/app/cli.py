@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lipforge.pipeline.cli import plain_errors, say
 from lipforge.pipeline.infer.request import InferConfig, InferError
+from lipforge.pipeline.terminal import plain_errors, say
 
 app = typer.Typer()
 

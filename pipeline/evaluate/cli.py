@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lipforge.pipeline.cli import console, errors, plain_errors, say
 from lipforge.pipeline.running.progress_line import ProgressLine
+from lipforge.pipeline.terminal import console, errors, plain_errors, say
 
 if TYPE_CHECKING:  # they import torch
     from lipforge.pipeline.evaluate.result import Evaluation

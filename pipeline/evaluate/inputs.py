@@ -37,7 +37,7 @@ def find_items(
     path_template: str | None = None,
 ) -> tuple[list[Item], list[str]]:
     """(all items by name, notes). Raises EvaluateError for what does not fit together, ValueError for bad inputs."""
-    sources, unreadable = find_sources(list(videos), Labels(path_template=path_template), out)
+    sources, unreadable, notes = find_sources(list(videos), Labels(path_template=path_template), out)
     if unreadable:
         raise EvaluateError(f"{unreadable[0].uri} cannot be read: {unreadable[0].detail}")
     if not sources:
@@ -49,7 +49,6 @@ def find_items(
     items = [Item(name, source.uri, None, source.language, source.speaker) for name, source in sorted(named.items())]
     if labels is not None:
         items = _labelled(items, labels)
-    notes: list[str] = []
     for folder, what in ((reference, "reference"), (silent, Sound.SILENT), (foreign, Sound.FOREIGN)):
         if folder is None:
             continue
@@ -149,7 +148,7 @@ def _index(place: str, what: str, out: Path) -> tuple[dict[str, str], dict[str, 
 
 
 def _videos_below(path: Path, out: Path) -> Iterator[str]:
-    sources, unreadable = find_sources([str(path)], Labels(), out)
+    sources, unreadable, _ = find_sources([str(path)], Labels(), out)
     if unreadable:
         raise EvaluateError(f"{unreadable[0].uri} cannot be read: {unreadable[0].detail}")
     yield from (source.uri for source in sources)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipforge.pipeline.cli import errors, plain_errors, say
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
 from lipforge.pipeline.running.progress_line import ProgressLine
+from lipforge.pipeline.terminal import errors, plain_errors, say
 
 if TYPE_CHECKING:  # it imports torch
     from lipforge.pipeline.infer.protocols import Progress

@@ -32,7 +32,8 @@ from lipforge.pipeline.running.summary import Summary, now, versions
 SELECTION_NAME = "selection.parquet"
 """In the exported dataset: the same rows in the same order and splits, with their new places."""
 
-_AT_ONCE = 8  # samples read concurrently: about 1 MB each, and an object store answers slowly
+AT_ONCE = 8
+"""Samples read concurrently: about 1 MB each, and an object store answers slowly."""
 
 Progress = Callable[[int, int], None]
 
@@ -49,7 +50,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class Origin:
     """Where a sample is copied from."""
 
     dataset: str
@@ -72,16 +73,15 @@ def export(
     if shard_size_mb <= 0:
         raise ValueError(f"the shard size is {shard_size_mb}: expected more than 0")
     rows = with_canonical_languages(read_selection(selection))
-    samples, origins = _origins(rows, selection)
+    samples, origins = find_origins(rows, selection)
     store = Store(out)
-    record = _record(selection, rows, shard_size_mb)
-    _require_own(store, record)  # before anything is made there
+    record = export_record(selection, rows, shard_size_mb=shard_size_mb)
+    require_own(store, record)  # before anything is made there
     shards = list(fill_shards(samples, int(shard_size_mb * 1e6)))
     with writing(store):
-        _require_own(store, record)
+        require_own(store, record)
         missing = _not_yet_written(store, shards)
-        wanted = pa.array([key for _, _, keys in missing for key in keys], pa.string())
-        require_shards(rows.filter(pc.is_in(rows["key"], wanted)), selection, whole=True)
+        check_sources(rows, [key for _, _, keys in missing for key in keys], selection)
         store.write(EXPORT_RECORD, to_json(record))
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
@@ -98,7 +98,7 @@ def export(
 # --- what to export ---
 
 
-def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _Origin]]:
+def find_origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, Origin]]:
     """Samples by language and key, and where each lies. rows: as checked by `read_selection`."""
     places = ("dataset", "shard", "sample_offset", "sample_size")
     names = ("key", "language", "status", *places, "duration_s", "accounted_s")
@@ -113,21 +113,21 @@ def _origins(rows: pa.Table, selection: str) -> tuple[list[Sample], dict[str, _O
                 "was not made by lipforge"
             )
         samples.append(Sample(key, language, size))
-        origins[key] = _Origin(dataset, shard, offset, size)
+        origins[key] = Origin(dataset, shard, offset, size)
     if not samples:
         raise ValueError(f"{selection} holds no clips")
     return sorted(samples, key=lambda sample: (sample.language, sample.key)), origins
 
 
-def _record(selection: str, rows: pa.Table, shard_size_mb: float) -> dict[str, Any]:
-    """What is exported, and from where. Depends on the selection's content alone, not on its path or the time."""
+def export_record(selection: str, rows: pa.Table, **settings: Any) -> dict[str, Any]:
+    """What is exported, how, and from where. Depends on the selection's content alone, not on its path or the time."""
     about = selection_request(rows, selection)
     return {
         "selection_sha256": hashlib.sha256(read_file(selection)).hexdigest(),
         "request": about["request"],
         "gave": about["gave"],
         "lipforge": about["lipforge"],
-        "shard_size_mb": shard_size_mb,
+        **settings,
         "datasets": [_dataset_facts(root, rows) for root in sorted(set(rows["dataset"].to_pylist()))],
     }
 
@@ -139,7 +139,7 @@ def _dataset_facts(root: str, rows: pa.Table) -> dict[str, Any]:
     return {"dataset": root, "clips": own.num_rows, **facts}
 
 
-def _require_own(store: Store, record: dict[str, Any]) -> None:
+def require_own(store: Store, record: dict[str, Any]) -> None:
     """Raises DatasetError unless `out` is empty or holds this very export, finished or not."""
     if store.exists(EXPORT_RECORD):
         try:
@@ -175,6 +175,11 @@ def _not_yet_written(store: Store, shards: list[tuple[str, list[Sample]]]) -> li
     return missing
 
 
+def check_sources(rows: pa.Table, keys: list[str], selection: str) -> None:
+    """Check that the shards of these clips are there and whole, before a byte is copied. Raises FileNotFoundError."""
+    require_shards(rows.filter(pc.is_in(rows["key"], pa.array(keys, pa.string()))), selection, whole=True)
+
+
 def _record_name(name: str) -> str:
     return f"ledger/shards/{name}.json"
 
@@ -188,24 +193,24 @@ def _recorded(store: Store, name: str) -> dict[str, Place]:
     return dict(sorted(found.items(), key=lambda item: item[1].offset))
 
 
-def _read_samples(clips: list[tuple[str, _Origin]]) -> Iterator[tuple[str, bytes]]:
+def _read_samples(clips: list[tuple[str, Origin]]) -> Iterator[tuple[str, bytes]]:
     """Verified samples in order, a few read ahead."""
     stores = {origin.dataset: Store(origin.dataset) for _, origin in clips}
 
-    def read(clip: tuple[str, _Origin]) -> tuple[str, bytes]:
+    def read(clip: tuple[str, Origin]) -> tuple[str, bytes]:
         key, origin = clip
-        return key, _read_sample(stores[origin.dataset], key, origin)
+        return key, read_sample(stores[origin.dataset], key, origin)[0]
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for first in range(0, len(clips), _AT_ONCE):
-            yield from pool.map(read, clips[first : first + _AT_ONCE])
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for first in range(0, len(clips), AT_ONCE):
+            yield from pool.map(read, clips[first : first + AT_ONCE])
 
 
-def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
-    """One sample, verified. Raises DatasetError."""
+def read_sample(store: Store, key: str, origin: Origin) -> tuple[bytes, dict[str, bytes]]:
+    """One sample, verified: its bytes, and its members by suffix. Raises DatasetError."""
     try:
         data = store.read(origin.shard, origin.offset, origin.size)
-        read_clip(data, origin.size, key)
+        return data, read_clip(data, origin.size, key)
     except FileNotFoundError as error:
         raise DatasetError(f"{store.path(origin.shard)} is missing: restore it from a copy") from error
     except ValueError as error:
@@ -214,7 +219,6 @@ def _read_sample(store: Store, key: str, origin: _Origin) -> bytes:
             f"{store.path(origin.shard)} are damaged ({error}). Restore the shard from a copy, or leave the clip out: "
             f"--where \"key <> '{key}'\""
         ) from error
-    return data
 
 
 # --- manifest, selection and run ---

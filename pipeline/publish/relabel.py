@@ -16,7 +16,8 @@ from lipforge.pipeline.clip import Source
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.publish.facts import LABEL_COLUMNS, FactFiles
 from lipforge.pipeline.publish.rows import Labels
-from lipforge.pipeline.sources.inputs import path_labels, read_list
+from lipforge.pipeline.sources.inputs import read_list
+from lipforge.pipeline.sources.path_template import path_labels
 
 _COLUMNS = ("entry_id", "source_uri")
 
@@ -84,9 +85,8 @@ def relabel(store: Store, find: Callable[[str, str], Labels | None], listed: Ite
             rows.append({"segment": segment, "entry_id": entry_id, **labels._asdict()})
     if not rows:
         example = f", for example not {others[0]}" if others else ""
-        raise ValueError(
-            f"none of the {len(others)} sources of {store.root} gets a label{example}: nothing was changed"
-        )
+        what = f"none of the {len(others)} sources of {store.root} gets a label{example}"
+        raise ValueError(f"{what}: nothing was changed")
     FactFiles(store).labels.add(pa.Table.from_pylist(rows, LABEL_COLUMNS))
     known = set(claims["source_uri"].to_pylist())
     return Relabelled(len(rows), len(others), [uri for uri in listed if valid_unicode(uri) not in known])

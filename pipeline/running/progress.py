@@ -82,6 +82,12 @@ class Progress:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         self.note(text)
 
+    def labels(self, notes: Iterable[str]) -> None:
+        """Print at once, too: labels stay, so whoever made a mistake wants to stop now."""
+        for text in notes:
+            self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self.note(text)
+
     def sources(self, num_sources: int, num_to_probe: int) -> None:
         self.summary.num_sources = num_sources
         self._num_to_probe = num_to_probe

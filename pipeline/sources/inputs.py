@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language, is_language
+from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
 from lipforge.datasets_manifest.storage.files import open_place, read_file
 from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source
+from lipforge.pipeline.sources.path_template import TemplateUse
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -63,7 +64,7 @@ class Labels:
     language: str | None = None
     speaker: str | None = None
     path_template: str | None = None
-    """For example `{language}/{speaker}/`: labels from the folders above each file, matched from the file upwards."""
+    """For example `{language}/{speaker}/`: see path_template.py."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,47 @@ class Unreadable:
     detail: str
 
 
-def find_sources(
-    inputs: list[str], labels: Labels, exclude: Path | None = None
-) -> tuple[list[Source], list[Unreadable]]:
-    """All sources, sorted and without repeats, and the folders that could not be read.
+class Found(NamedTuple):
+    """What the inputs hold."""
+
+    sources: list[Source]
+    """Sorted and without repeats."""
+    unreadable: list[Unreadable]
+    notes: list[str]
+    """For the user: what a path template gave."""
+
+
+def find_sources(inputs: list[str], labels: Labels, exclude: Path | None = None) -> Found:
+    """All sources with their labels, and the folders that could not be read.
 
     inputs: files, folders (searched recursively), globs, list files, fsspec URLs of any of these.
     exclude: the dataset being written, which may be inside an input folder.
-    Raises ValueError for an input that does not exist or a list that is invalid; FileNotFoundError for a URL of which
-    nothing exists, UnreadableError when the storage of a URL or list fails.
+    Raises ValueError for an input that does not exist, a list that is invalid, or a path template that gives no file a
+    label; FileNotFoundError for a URL of which nothing exists, UnreadableError when the storage of a URL or list fails.
     """
     if labels.language is not None:
         labels = replace(labels, language=check_language(labels.language, "--language"))
+    template = None if labels.path_template is None else TemplateUse(labels.path_template, labels.language)
     sources: dict[tuple[str, float | None, float | None], Source] = {}
     unreadable: list[Unreadable] = []
     for text in inputs:
         if exclude is not None and os.path.realpath(text) == os.path.realpath(exclude):
             raise ValueError(f"{text}: this input is also the output folder; choose another --out")
-        root = text.rstrip("/") if "://" in text else os.path.abspath(text)
+        root = _as_root(text)
         for source in _expand(text, unreadable, exclude):
-            labelled = _label(source, labels, root if source.uri.startswith(f"{root}/") else None)
+            above = root if source.uri.startswith(f"{root}/") else None
+            labelled = _label(source, labels, {} if template is None else template.labels(source, above))
             sources.setdefault((labelled.uri, labelled.start_s, labelled.end_s), labelled)
     ordered = sorted(sources.values(), key=lambda s: (os.fsencode(s.uri), s.start_s or 0.0, s.end_s or 0.0))
-    return ordered, unreadable
+    return Found(ordered, unreadable, [] if template is None else template.notes())
+
+
+def _as_root(text: str) -> str:
+    """An input as the sources in it begin, if it is a folder: of several names of a protocol, the one they have."""
+    if "://" not in text:
+        return os.path.abspath(text)
+    filesystem, path = open_place(text)
+    return str(filesystem.unstrip_protocol(path)).rstrip("/")
 
 
 def check_language(code: str, where: str) -> str:
@@ -269,34 +288,16 @@ def _seconds(value: Any, where: str) -> float | None:
     return seconds
 
 
-def _label(source: Source, labels: Labels, root: str | None) -> Source:
-    found = path_labels(source.uri, labels.path_template, root) if labels.path_template else {}
+def _label(source: Source, labels: Labels, found: dict[str, str]) -> Source:
+    """found: labels of the path."""
     if source.language_source == "none":
-        if "language" in found and is_language(found["language"]):
+        if "language" in found:
             source = replace(source, language=canonical_language(found["language"]), language_source="path")
         elif labels.language:
             source = replace(source, language=labels.language, language_source="flag")
     if source.speaker_source == "none":
-        if found.get("speaker"):
+        if "speaker" in found:
             source = replace(source, speaker=found["speaker"], speaker_source="path")
         elif labels.speaker:
             source = replace(source, speaker=labels.speaker, speaker_source="flag")
     return source
-
-
-def path_labels(uri: str, template: str, root: str | None = None) -> dict[str, str]:
-    """Labels from a path: `{language}/{speaker}/` on /data/hi/anna/001.mp4 gives hi and anna.
-
-    Each name in the template stands for one folder, the last for the folder of the file. `*` is any folder.
-    root: the input folder that the file was found in. Only folders below it count; a file with too few gets no labels.
-    Raises ValueError when the template has anything but {language}, {speaker} and *.
-    """
-    names = [name for name in template.strip("/").split("/") if name]
-    for name in names:
-        if name not in ("{language}", "{speaker}", "*"):
-            raise ValueError(f"path template {template!r}: {name!r} is not {{language}}, {{speaker}} or *")
-    folders = (uri[len(root) + 1 :] if root else uri).split("/")[:-1]
-    if len(folders) < len(names):
-        return {}
-    pairs = zip(reversed(names), reversed(folders), strict=False)
-    return {name[1:-1]: folder for name, folder in pairs if name != "*"}
