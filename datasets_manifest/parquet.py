@@ -25,12 +25,13 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def parse_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table in a Parquet file, or these of its columns.
+    """The table in a Parquet file, or those of these columns that it has.
 
     Raises ValueError when it is not one, or its checksums show damage.
     """
     try:
-        wanted = None if columns is None else list(columns)
-        return pq.read_table(pa.BufferReader(data), columns=wanted, page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a Parquet file, or damaged: {error}") from error

@@ -27,7 +27,7 @@ def pack(
     Thresholds: max_outside_ratio, min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence
     and min_quality on the scale of the dataset's models.
     """
-    from lipforge.datasets_manifest.report.page import write_report
+    from lipforge.datasets_manifest.report.page import report_after
     from lipforge.pipeline.maintain import repack
     from lipforge.pipeline.running.progress import outcome_table
 
@@ -36,7 +36,7 @@ def pack(
         outcome = dict(totals.seconds_by_outcome)
         say(f"thresholds: {thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
-        say(f"report: {write_report(dataset)}")
+        say(f"report: {report_after(dataset)}")
 
 
 @app.command()
@@ -79,6 +79,39 @@ def identify_languages(
             say(f"{language}: {sources} sources")
         if not found:
             console.print("every source with clips has a label")
+
+
+@app.command()
+def identify_speakers(
+    dataset: Dataset,
+    workers: Annotated[int | None, typer.Option(help="Workers; default: one per CPU of the cluster.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
+    ] = None,
+) -> None:
+    """Name the speakers of sources without a label, by their voices.
+
+    One person in several sources gets one name, `voice-...`; labels that you gave stay, and an unlabelled voice that
+    sounds like one of them takes its name. After `lipforge models fetch voice`. Names stay when sources are added.
+    docs/models/voices.md says how often this is right. Stop it at any time: the same command continues.
+    """
+    from rich.progress import Progress as Bars
+
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.config_loader import load_config
+    from lipforge.pipeline.maintain import name_speakers
+
+    with plain_errors():
+        overrides = [f"run.workers={workers}"] if workers is not None else []
+        overrides += [f"run.executor={executor}"] if executor is not None else []
+        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+            bar = bars.add_task("listen to voices", total=None)
+
+            def show(done: int, total: int) -> None:
+                bars.update(bar, completed=done, total=total)
+
+            found = name_speakers(dataset, load_config(PrepareConfig, None, overrides).run, show)
+        say(f"{found.clips} clips have a voice; {found.voices} voices in the dataset")
 
 
 @app.command()

@@ -75,7 +75,7 @@ def prepare(
 
         ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
     """
-    from lipforge.datasets_manifest.report.page import write_report
+    from lipforge.datasets_manifest.report.page import report_after
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.config_loader import load_config
     from lipforge.pipeline.run import prepare as run_prepare
@@ -92,7 +92,7 @@ def prepare(
         summary = run_prepare(
             inputs, out, settings, labels, Progress(console, settings.run.executor == "ray"), retry_failed
         )
-        report = write_report(out)
+        report = report_after(out)
         _print_summary(summary, out, report)
         if not summary.seconds_total or not summary.is_complete:
             raise typer.Exit(1)

@@ -16,6 +16,7 @@ from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_fi
 from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels_of_paths
 from lipforge.pipeline.publish.relabel import relabel as set_labels
+from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
 from lipforge.pipeline.running.executors import LocalExecutor, make_executor
 from lipforge.pipeline.sources.inputs import read_list
 
@@ -58,6 +59,26 @@ def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progres
     sources = read_manifest(out, ["source_id", "language"], unlabelled & pc.field("quality").is_valid())
     counts = sources.group_by(["source_id", "language"]).aggregate([])["language"].value_counts().to_pylist()
     return {count["values"]: count["counts"] for count in counts}
+
+
+def name_speakers(out: str, run: RunConfig, progress: Progress) -> Found:
+    """`lipforge identify-speakers`: name the speakers of unlabelled sources by voice; the manifest gets it.
+
+    Raises ModelFileError when the voice encoder's file is not at hand.
+    """
+    store = Store(out)
+    require_dataset(store)  # before anything is made there
+    weights = open_voice_weights()
+    with writing(store):
+        record = require_dataset(store)
+        config = stored_config(store, record)
+        executor = make_executor(config.model_copy(update={"run": run}))
+        try:
+            found = identify_speakers(store, weights, executor.map, progress)
+            publish(store, config, record["hashes"], executor)
+        finally:
+            executor.close()
+    return found
 
 
 def relabel(out: str, list_file: str | None, path_template: str | None, progress: Progress) -> Relabelled:

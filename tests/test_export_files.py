@@ -208,10 +208,10 @@ def test_the_table_says_what_each_file_is(made: tuple[Path, list[dict[str, Any]]
 def test_a_url_gets_lists_that_a_copy_can_use(selection: str) -> None:
     out = Store("memory://files/out")
     export_files(selection, out.root)
-    before = {name: out.read(name) for name in out.list("")}
+    before = {name: out.read(name) for name in out.list("") if "/lease/" not in name}
     assert before["val.txt"] == f"val/{key_of(1)}.mp4\n".encode() and b"put its path before" in before["README.txt"]
     export_files(selection, out.root)
-    assert {name: out.read(name) for name in out.list("")} == before
+    assert {name: out.read(name) for name in out.list("") if "/lease/" not in name} == before
 
 
 def test_no_validation_has_no_list(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_finished_export_needs_its_source_no_more(
     made: tuple[Path, list[dict[str, Any]]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     chosen = write_rows(tmp_path / "a.parquet", [{**row, "dataset": str(tmp_path / "gone")} for row in rows])
-    with pytest.raises(DatasetError, match=r"2 of 2 shards .* is missing\. If the dataset was moved"):
+    with pytest.raises(FileNotFoundError, match=r"2 of the 2 shards .* is gone\. .*If the dataset was moved"):
         export_files(chosen, str(tmp_path / "out"))
     assert not (tmp_path / "out/train").exists()
     (tmp_path / "gone").symlink_to(made[0] / "two")

@@ -17,7 +17,7 @@ from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
-from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.datasets_manifest.manifest import open_manifest, read_manifest
 from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
 from lipforge.datasets_manifest.report.gallery import Gallery, pick_kept, pick_not_kept
 from lipforge.datasets_manifest.report.numbers import (
@@ -40,6 +40,10 @@ from lipforge.datasets_manifest.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+MAX_ROWS = 2_000_000
+"""Of a manifest whose report is written without being asked for: making one takes BYTES_PER_ROW."""
+BYTES_PER_ROW = 420
+
 
 def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = None) -> str:
     """Write the report of a dataset (a folder or an fsspec URL) and return its path.
@@ -61,6 +65,14 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     os.makedirs(os.path.dirname(path), exist_ok=True)
     publish(LocalFileSystem(), path, page)
     return os.fspath(out_path)
+
+
+def report_after(dataset_dir: str) -> str:
+    """What a command that changed a dataset says of its report: where it was written, or why not."""
+    rows = open_manifest(dataset_dir).count_rows()
+    if rows <= MAX_ROWS:
+        return write_report(dataset_dir)
+    return f"not written for {rows:,} rows, which takes about {rows * BYTES_PER_ROW / 1e9:.0f} GB: `lipforge report`"
 
 
 def _render(

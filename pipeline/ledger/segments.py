@@ -11,7 +11,7 @@ on the order of the sources alone, not on when which unit was done.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,10 @@ class Segments:
         revision = self.revision(segment)
         if revision < 0:
             return None
-        rows = self._read(_sealed_name(segment, revision), SEALED_COLUMNS.names)
+        rows = self._read(_sealed_name(segment, revision), SEALED_COLUMNS.names, schema.ADDED_COLUMNS)
+        for field in SEALED_COLUMNS:
+            if field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
         return Sealed(segment, revision, rows, json.loads((rows.schema.metadata or {}).get(b"open_ends", b"{}")))
 
     def seal(self, sealed: Sealed) -> None:
@@ -180,17 +183,19 @@ class Segments:
 
     # --- files ---
 
-    def _read(self, name: str, columns: Sequence[str]) -> pa.Table:
-        (table,) = self._read_many([name], columns)
+    def _read(self, name: str, columns: Sequence[str], may_lack: Collection[str] = ()) -> pa.Table:
+        (table,) = self._read_many([name], columns, may_lack)
         return table
 
-    def _read_many(self, names: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    def _read_many(
+        self, names: Sequence[str], columns: Sequence[str], may_lack: Collection[str] = ()
+    ) -> Iterator[pa.Table]:
         for name, data in zip(names, self.store.read_all(names), strict=True):
             if data is None:
                 raise DatasetError(f"{self.store.path(name)} is gone. {_RESTORE}")
             try:
                 table = parse_parquet(data, columns)
-                if set(columns) - set(table.column_names):
+                if set(columns) - set(table.column_names) - set(may_lack):
                     raise ValueError("another version of Lipforge wrote it")
             except ValueError as error:
                 raise DatasetError(f"{self.store.path(name)} is damaged: {error}. {_RESTORE}") from error

@@ -28,9 +28,6 @@ COLUMNS = pa.schema(
         ("source_id", pa.string()),
         ("fingerprint", pa.string()),
         ("reason", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("num_frames", pa.int64()),
         ("record", pa.string()),  # all of it, as JSON: see stages/probe.py
     ]
 )
@@ -53,7 +50,7 @@ class SourceLog:
         empty = pa.schema([COLUMNS.field(name) for name in wanted]).empty_table()
         tables = [empty]
         for name, data in zip(self._names, self._store.read_all(self._names), strict=True):
-            tables.append(self._parsed(name, data).select(wanted))
+            tables.append(self._parsed(name, data, wanted))
         table = pa.concat_tables(tables)
         codes = table["entry_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
         last = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
@@ -68,7 +65,7 @@ class SourceLog:
         found: dict[str, Record] = {}
         wanted = pa.array(sorted(entry_ids), pa.string())
         for name, data in zip(self._names, self._store.read_all(self._names) if entry_ids else (), strict=False):
-            rows = self._parsed(name, data)
+            rows = self._parsed(name, data, ["entry_id", "source_id", "record"])
             rows = rows.filter(pc.is_in(rows["entry_id"], wanted))
             columns = (rows[column].to_pylist() for column in ("entry_id", "source_id", "record"))
             for entry_id, source_id, record in zip(*columns, strict=True):
@@ -77,14 +74,14 @@ class SourceLog:
                     found[entry_id] = json.loads(record)
         return found
 
-    def _parsed(self, name: str, data: bytes | None) -> pa.Table:
+    def _parsed(self, name: str, data: bytes | None, columns: Sequence[str]) -> pa.Table:
         if data is None:
             raise DatasetError(
                 f"{self._store.path(name)} is gone: another command may be writing this dataset. If none is, restore "
                 "the file from a copy."
             )
         try:
-            return parse_parquet(data)
+            return parse_parquet(data, columns).select(list(columns))
         except ValueError as error:
             raise DatasetError(
                 f"{self._store.path(name)} is damaged ({error}). Delete this file and run `lipforge prepare` again: "
@@ -99,9 +96,6 @@ class SourceLog:
                 "source_id": record["source_id"],
                 "fingerprint": record["fingerprint"],
                 "reason": record["reason"],
-                "start_s": record["source"]["start_s"],
-                "end_s": record["source"]["end_s"],
-                "num_frames": record["info"]["num_frames"] if record["info"] else 0,
                 "record": json.dumps(record, sort_keys=True),  # ASCII: names may hold any bytes
             }
         )

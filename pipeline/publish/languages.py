@@ -23,7 +23,7 @@ from lipforge.pipeline.media.clips import decode_flac
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.pack import Mapper
-from lipforge.pipeline.publish.rows import Facts, places_now
+from lipforge.pipeline.publish.rows import sample_places
 from lipforge.pipeline.publish.seal import SealTask, rows_in_parts
 from lipforge.pipeline.publish.shards import Place
 from lipforge.pipeline.publish.votes import Vote, spoken_by_content, voters, with_votes
@@ -93,7 +93,7 @@ def identify(
     for segment in segments:
         sealed = ledger.sealed(segment)
         if sealed is not None:
-            places = _places(sealed.rows, facts.of(segment, sealed.rows))
+            places = sample_places(sealed.rows, facts.of(segment, sealed.rows))
             keys = [key for keys in voters(sealed.rows).values() for key in keys]
             voted = _voted(facts.votes.read(segment), whisper)
             todo = [(key, places.get(key)) for key in keys if key not in voted]
@@ -159,13 +159,6 @@ def _voted(votes: pa.Table | None, whisper: WhisperFile) -> set[str]:
     if votes is None:
         return set()
     return {row["key"] for row in votes.to_pylist() if row["sha256"] == whisper.sha256}
-
-
-def _places(sealed: pa.Table, facts: Facts) -> dict[str, Place]:
-    columns = places_now(sealed, facts)
-    names = ("shard", "sample_offset", "sample_size")
-    values = zip(sealed["key"].to_pylist(), *(columns[name].to_pylist() for name in names), strict=True)
-    return {key: Place(*place) for key, *place in values if place[0] and not place[0].startswith("stills/")}
 
 
 class _Listener:

@@ -5,7 +5,6 @@ packing with nothing to do reads no rows at all. The thresholds in force are tho
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -146,11 +145,9 @@ class _Writer:
 def _rows_without_units(store: Store, segments: Segments, hashes: Mapping[str, str]) -> pa.Table:
     """Rows of sources that cannot be used, and of duplicates: one each."""
     log = SourceLog(store)
-    sources = log.table(["reason", "start_s", "end_s", "num_frames", "record"])
-    claims = segments.claims()
-    is_owner = pc.is_in(_joined(sources), _joined(claims))
-    rest = sources.filter(pc.invert(is_owner))
-    videos = [from_record(json.loads(text)) for text in rest["record"].to_pylist()]
+    sources, claims = log.table([]), segments.claims()
+    rest = sources.filter(pc.invert(pc.is_in(_joined(sources), _joined(claims))))
+    videos = [from_record(record) for record in log.records(set(rest["entry_id"].to_pylist())).values()]
     usable = [video for video in videos if video.reason is None]
     found = [
         *((video, _duplicate(owner)) for video, owner in duplicates_of(usable, claims, segments)),

@@ -113,6 +113,14 @@ def places_now(rows: pa.Table, facts: Facts) -> dict[str, Any]:
     return {name: pa.array(column, COLUMNS.field(name).type) for name, column in zip(names, columns, strict=True)}
 
 
+def sample_places(rows: pa.Table, facts: Facts) -> dict[str, Place]:
+    """Where the sample of each clip lies that has one, by key. rows: SEALED_COLUMNS."""
+    columns = places_now(rows, facts)
+    names = ("shard", "sample_offset", "sample_size")
+    values = zip(rows["key"].to_pylist(), *(columns[name].to_pylist() for name in names), strict=True)
+    return {key: Place(*place) for key, *place in values if place[0] and not place[0].startswith("stills/")}
+
+
 def is_shard(tar: str | None) -> bool:
     """Whether a tar is a shard, and not one of refused media."""
     return tar is not None and tar.startswith("shards/")
