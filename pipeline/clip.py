@@ -13,7 +13,13 @@ from lipforge.model.faces.face import FaceLandmarks
 from lipforge.pipeline.media.probe import VideoInfo
 
 
-@dataclass(frozen=True)
+def fingerprint_of(about: dict[str, Any]) -> str:
+    """Changes when a remote file does. about: what fsspec says of it, in a listing or by itself."""
+    tag = about.get("ETag") or about.get("etag") or about.get("LastModified") or about.get("mtime")
+    return f"{about.get('size')}:{tag}"
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One entry of the input list: where a video is, and its labels from the user."""
 
@@ -25,6 +31,8 @@ class Source:
     start_s: float | None = None
     """Use only this span; None: from the start, to the end."""
     end_s: float | None = None
+    listed: str | None = field(default=None, compare=False)
+    """Its fingerprint, where listing its folder told: saves a request per source."""
 
     @property
     def entry_id(self) -> str:

@@ -15,6 +15,8 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.maintain import repack
+from lipforge.pipeline.sources.inputs import Labels, find_sources
+from lipforge.pipeline.stages.probe import fingerprints
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset
 from tests.test_two_writers import COMMANDS, FIRST, MORE, check
 
@@ -131,6 +133,18 @@ def test_two_commands_at_once_with_every_request_held_up(s3: Gate, root: str, se
         assert run(name) is None or "prune" in names
     pack_dataset(store)
     check(store, FIRST + MORE if "add" in "".join(names) else FIRST)
+
+
+def test_a_listing_tells_what_changed_without_a_request_per_source(s3: Gate, root: str) -> None:
+    store = Store(root)
+    for number in range(20):
+        store.write(f"in/{number:02d}.mp4", b"%d" % number)
+    s3.counts.clear()
+    sources = find_sources([f"{root}/in"], Labels()).sources
+    assert len(sources) == 20 and sum(s3.counts.values()) < 5
+    assert [source.listed for source in sources] == fingerprints([source.uri for source in sources])
+    listed = [source.listed for source in find_sources([f"{root}/in/*1.mp4"], Labels()).sources]
+    assert listed == [sources[1].listed, sources[11].listed]
 
 
 def test_requests_do_not_grow_with_the_clips(s3: Gate, root: str) -> None:

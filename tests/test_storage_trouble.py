@@ -165,12 +165,12 @@ def test_what_is_missing_is_said_and_slips_stay_slips(tmp_path: Path) -> None:
 
 def test_object_stores_take_a_missing_bucket_for_an_empty_one() -> None:
     found: list[bool] = []
-    store: Any = SimpleNamespace(glob=lambda path: [], exists=lambda path: found[-1])
+    store: Any = SimpleNamespace(glob=lambda path, detail: {}, exists=lambda path: found[-1])
     for path, has_bucket, files in (
         ("bucket/*.mp4", False, None),
-        ("bucket/*.mp4", True, []),
-        ("http://host/*.mp4", False, []),
-        ("/a/*.mp4", False, []),
+        ("bucket/*.mp4", True, {}),
+        ("http://host/*.mp4", False, {}),
+        ("/a/*.mp4", False, {}),
     ):
         found.append(has_bucket)
         assert _list_url(store, path, is_pattern=True) == files
@@ -206,6 +206,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # another test may have loaded it
     for command in (["prepare", "s3://bucket/raw", "--out", str(tmp_path / "out")], ["languages", "s3://bucket/raw"]):
         assert "s3://bucket/raw cannot be read: Install s3fs" in sentence(said(*command))
 

@@ -11,7 +11,7 @@ _SIGNS_OF_CREDENTIALS = (
     "bad request",  # all that S3 says to HEAD with an expired token
 )
 _SIGNS_OF_CONNECTION = ("connect", "name or service not known", "name resolution")
-_SLIPS_AND_BUGS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+_SLIPS_AND_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 
 class UnreadableError(OSError):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import fsspec
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
 from lipforge.datasets_manifest.storage.files import open_place, read_file
 from lipforge.datasets_manifest.storage.trouble import storage_errors
-from lipforge.pipeline.clip import Source
+from lipforge.pipeline.clip import Source, fingerprint_of
 from lipforge.pipeline.sources.path_template import TemplateUse
 
 VIDEO_SUFFIXES = frozenset(
@@ -190,22 +190,26 @@ def _expand_url(url: str) -> Iterator[Source]:
         raise FileNotFoundError(f"{url} does not exist: check the names of the bucket, the folders and the file")
     if is_pattern and not found:
         raise ValueError(f"{url}: the pattern matches nothing")
-    for match in found:
+    for match, about in sorted(found.items()):
         name = url if match == path else str(filesystem.unstrip_protocol(match))
-        yield from _file_or_list(name, os.path.splitext(match)[1].lower())
+        for source in _file_or_list(name, os.path.splitext(match)[1].lower()):
+            yield replace(source, listed=fingerprint_of(about)) if about and source.uri == name else source
 
 
-def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool) -> list[str] | None:
-    """Files of a pattern, videos of a folder, or the file itself; None when nothing is there, not even the bucket."""
+def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool) -> dict[str, Any] | None:
+    """Files of a pattern, videos of a folder, or the file itself, with what a listing says of each, or nothing.
+
+    None when nothing is there, not even the bucket.
+    """
     if is_pattern:
-        found = sorted(str(match) for match in filesystem.glob(path))
+        found = cast(dict[str, Any], filesystem.glob(path, detail=True))
         bucket = path.split("/", 1)[0]
         has_bucket = bool(bucket) and not bucket.endswith(":")  # not so for `/folder` and `http://host/folder`
         return None if not found and has_bucket and not filesystem.exists(bucket) else found
     if filesystem.isdir(path):
-        files = sorted(str(match) for match in filesystem.find(path))
-        return [file for file in files if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES]
-    return [path] if filesystem.exists(path) else None
+        files = cast(dict[str, Any], filesystem.find(path, detail=True))
+        return {file: about for file, about in files.items() if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES}
+    return {path: None} if filesystem.exists(path) else None
 
 
 def read_list(uri: str) -> Iterator[Source]:

@@ -18,6 +18,10 @@ from lipforge.pipeline.stages.probe import fingerprints, from_record
 pc = cast(Any, pyarrow.compute)
 
 
+_AT_ONCE = 50_000
+"""Sources that are Python objects at the same time."""
+
+
 class Known:
     """The log's last word on each source. Sources go by their number in the run."""
 
@@ -35,10 +39,19 @@ class Known:
         wanted = pa.array([reason.value for reason in again], pa.string())
         is_new = pc.or_(self._table["source_id"].is_null(), pc.is_in(self._table["reason"], wanted)).to_numpy()
         known = np.flatnonzero(~is_new)
-        marks = self._table["fingerprint"].take(pa.array(known)).to_pylist()
-        now = fingerprints([self._sources[number].uri for number in known])
-        changed = [number for number, mark, mark_now in zip(known, marks, now, strict=True) if mark != mark_now]
+        changed = [
+            n for first in range(0, len(known), _AT_ONCE) for n in self._changed(known[first : first + _AT_ONCE])
+        ]
         return sorted([*np.flatnonzero(is_new).tolist(), *changed])
+
+    def _changed(self, numbers: np.ndarray) -> list[int]:
+        """Those whose file is not what it was."""
+        marks = self._table["fingerprint"].take(pa.array(numbers)).to_pylist()
+        listed = [self._sources[number].listed for number in numbers]
+        ask = [number for number, mark in zip(numbers, listed, strict=True) if mark is None]
+        asked = dict(zip(ask, fingerprints([self._sources[number].uri for number in ask]), strict=True))
+        now = [mark or asked[number] for number, mark in zip(numbers, listed, strict=True)]
+        return [int(n) for n, mark, mark_now in zip(numbers, marks, now, strict=True) if mark != mark_now]
 
     def num_unusable(self, to_probe: Sequence[int]) -> int:
         """Of those that are not probed now."""
@@ -59,13 +72,16 @@ class Known:
     def num_relabelled(self, claims: pa.Table) -> int:
         """Sources whose labels are not those that their content came with. Another spelling is the same language."""
         rows = pc.index_in(_joined(self._table).combine_chunks(), _joined(claims).combine_chunks())
-        labels = claims.select(["language", "speaker"]).take(rows)
-        owned = rows.is_valid().to_pylist()
-        pairs = zip(owned, self._sources, labels["language"].to_pylist(), labels["speaker"].to_pylist(), strict=True)
-        return sum(
-            is_owner and (source.language, source.speaker) != (stored_language(language), speaker)
-            for is_owner, source, language, speaker in pairs
-        )
+        labels = claims.select(["language", "speaker"])
+        count = 0
+        for first in range(0, len(rows), _AT_ONCE):
+            here = rows.slice(first, _AT_ONCE)
+            given = self._sources[first : first + _AT_ONCE]
+            for is_owner, source, (language, speaker) in zip(
+                here.is_valid().to_pylist(), given, _pairs(labels.take(here)), strict=True
+            ):
+                count += is_owner and (source.language, source.speaker) != (stored_language(language), speaker)
+        return count
 
     def videos(self, numbers: Sequence[int]) -> dict[str, Video]:
         """What is known of these sources, by entry, with the labels of this run."""
@@ -92,6 +108,10 @@ class Known:
 
     def _owns(self, claims: pa.Table) -> Any:
         return pc.is_in(_joined(self._table), _joined(claims))
+
+
+def _pairs(table: pa.Table) -> Any:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def _joined(table: pa.Table) -> Any:

@@ -11,7 +11,7 @@ import fsspec
 
 from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.datasets_manifest.storage.store import READS_AT_ONCE
-from lipforge.pipeline.clip import Source, Video
+from lipforge.pipeline.clip import Source, Video, fingerprint_of
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.probe import VideoInfo, probe
 from lipforge.pipeline.media.source_file import NotThereError, SourceFile
@@ -71,8 +71,7 @@ def fingerprint(uri: str) -> str | None:
         about = filesystem.info(path)
     except Exception:  # noqa: BLE001 - libraries of storage raise what they like; reading it will tell
         return None
-    tag = about.get("ETag") or about.get("etag") or about.get("LastModified") or about.get("mtime")
-    return f"{about.get('size')}:{tag}"
+    return fingerprint_of(about)
 
 
 def fingerprints(uris: Sequence[str]) -> list[str | None]:
@@ -84,7 +83,7 @@ def fingerprints(uris: Sequence[str]) -> list[str | None]:
 def to_record(video: Video) -> dict[str, Any]:
     """A video as plain values for the ledger."""
     return {
-        "source": asdict(video.source),
+        "source": {name: value for name, value in asdict(video.source).items() if name != "listed"},
         "source_id": video.source_id,
         "info": asdict(video.info) if video.info else None,
         "reason": video.reason.value if video.reason else None,
