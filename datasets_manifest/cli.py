@@ -119,6 +119,13 @@ def select(
     min_sync: Annotated[float | None, typer.Option(help="Lowest sync confidence.")] = None,
     min_quality: Annotated[float | None, typer.Option(help="Lowest image quality, 0..100.")] = None,
     min_face_px: Annotated[float | None, typer.Option(help="Lowest face height in the source, pixels.")] = None,
+    min_clip_s: Annotated[float | None, typer.Option(help="Shortest clip, seconds.")] = None,
+    window_frames: Annotated[
+        int,
+        typer.Option(
+            help="Frames of a training window (a trainer's `num_frames`). Clips that cannot hold two are not taken."
+        ),
+    ] = 16,
     max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one speaker.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help='A condition over the manifest\'s columns: "source_fps = 25".')
@@ -165,6 +172,8 @@ def select(
             min_sync=min_sync,
             min_quality=min_quality,
             min_face_px=min_face_px,
+            min_clip_s=min_clip_s,
+            window_frames=window_frames,
             max_hours_per_speaker=max_hours_per_speaker,
             where=where,
             exclude=tuple(exclude or ()),

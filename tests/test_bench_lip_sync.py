@@ -180,17 +180,21 @@ def test_missing_clips_csv_says_what_it_is_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("confidence", "offset", "speech", "verdict"),
+    ("confidence", "offset", "num_frames", "speech", "verdict"),
     [
-        (2.0, 6, 0.9, "kept"),
-        (1.9, 0, 0.9, "low_sync_confidence"),
-        (5.0, 7, 0.9, "av_offset_too_large"),
-        (5.0, 0, 0.1, "no_speech"),
+        (2.0, 6, 125, 0.9, "kept"),
+        (1.9, 0, 125, 0.9, "low_sync_confidence"),
+        (2.3, 0, 50, 0.9, "low_sync_confidence"),  # 2 s need more
+        (2.4, 0, 50, 0.9, "kept"),
+        (5.0, 7, 125, 0.9, "av_offset_too_large"),
+        (5.0, 0, 125, 0.1, "no_speech"),
     ],
 )
-def test_verdicts_are_those_of_the_engine(confidence: float, offset: int, speech: float, verdict: str) -> None:
+def test_verdicts_are_those_of_the_engine(
+    confidence: float, offset: int, num_frames: int, speech: float, verdict: str
+) -> None:
     score = SyncScore(offset, confidence, 0.0, np.zeros(31, np.float32), 0.0)
-    assert lip_sync_cases.verdict(score, speech, min_confidence=2.0) == verdict
+    assert lip_sync_cases.verdict(score, num_frames, speech, min_confidence=2.0) == verdict
 
 
 def test_noise_has_the_power_that_was_asked_for() -> None:

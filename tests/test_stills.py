@@ -12,7 +12,7 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, FacePiece, Source, Unit, Video
-from lipforge.pipeline.config import CutConfig, PrepareConfig
+from lipforge.pipeline.config import CutConfig, PrepareConfig, Thresholds
 from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.stages.cut import CutRuns
@@ -33,7 +33,7 @@ from tests.scripted_faces import (
 )
 
 CASES = Path(__file__).parents[1].parent / "shared" / "data" / "cases"
-SHORT_CLIPS = PrepareConfig(cut=CutConfig(min_clip_s=1, max_clip_s=2))
+SHORT_CLIPS = PrepareConfig(cut=CutConfig(min_run_s=1, max_clip_s=2), thresholds=Thresholds(min_clip_s=1))
 
 
 @pytest.fixture(scope="module")

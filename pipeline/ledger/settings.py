@@ -72,7 +72,12 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
                 f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold is valid "
                 f"only on the scale of its own model. Leave {field} out, and set the threshold for {name}."
             )
-    limits = {"min_sync_confidence": profile.min_sync_confidence, "min_quality": profile.min_quality, **names}
+    limits = {
+        "min_sync_confidence": profile.min_sync_confidence,
+        "short_sync_factor": profile.short_sync_factor,
+        "min_quality": profile.min_quality,
+        **names,
+    }
     config = config.model_copy(
         update={
             "thresholds": _filled(config.thresholds, limits),
@@ -106,7 +111,13 @@ def check_set(ledger: Ledger, config: PrepareConfig) -> None:
 
 def stored_config(record: dict[str, Any]) -> PrepareConfig:
     """The settings in a dataset's record. `run` gets its defaults: it shapes no byte, and old records name more."""
-    return PrepareConfig.model_validate({name: value for name, value in record["config"].items() if name != "run"})
+    stored = {name: value for name, value in record["config"].items() if name != "run"}
+    if "min_clip_s" in stored["cut"]:  # an earlier version: one setting for what is cut and what is kept
+        cut = dict(stored["cut"])
+        shortest_s = cut.pop("min_clip_s")
+        stored["cut"] = {**cut, "min_run_s": shortest_s}
+        stored["thresholds"] = {"min_clip_s": shortest_s, **stored["thresholds"]}
+    return PrepareConfig.model_validate(stored)
 
 
 def open_dataset(ledger: Ledger, config: PrepareConfig, hashes: dict[str, str]) -> None:

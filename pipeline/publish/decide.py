@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipforge.datasets_manifest.schema import Reason, Stage, Status
+from lipforge.model.clock import FPS
 from lipforge.pipeline.config import Thresholds
 
 
@@ -20,6 +21,8 @@ class Verdict:
     detail: str = ""
 
 
+_SHORT_FRAMES, _LONG_FRAMES = 4 * FPS, 5 * FPS
+"""Where `short_sync_factor` begins to fall, and where it has ended."""
 KEPT = Verdict(Status.KEPT, Stage.COMMIT)
 
 
@@ -44,13 +47,19 @@ def decided(row: Mapping[str, Any], thresholds: Thresholds) -> dict[str, Any]:
 def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses, in the order of the stages.
 
-    measures: speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality; sync_model and quality_model.
-    A drift is measured only where it is certain, and lowers the confidence: so it is named first. All thresholds must
-    be set. Raises ValueError when the measures are of other models than the thresholds.
+    measures: start_frame, end_frame, speech_ratio, av_drift_frames, sync_confidence, av_offset_frames, quality;
+    sync_model and quality_model. A drift is measured only where it is certain, and lowers the confidence: so it is
+    named first. min_sync_confidence and min_quality must be set. Raises ValueError when the measures are of other
+    models than the thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scale("sync confidence", measures.get("sync_model"), thresholds.sync_model)
     _check_scale("quality", measures.get("quality_model"), thresholds.quality_model)
+    num_frames = measures["end_frame"] - measures["start_frame"]
+    duration_s = num_frames / FPS
+    if duration_s < thresholds.min_clip_s:
+        detail = f"the clip has {duration_s:.2f} s; {thresholds.min_clip_s:g} s are needed"
+        return Verdict(Status.REJECTED, Stage.CUT, Reason.TOO_SHORT, detail)
     speech = measures["speech_ratio"]
     if speech < thresholds.min_speech_ratio:
         detail = f"speech in {speech:.0%} of the clip; {thresholds.min_speech_ratio:.0%} is needed"
@@ -63,10 +72,10 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
         )
         return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.AV_DRIFT, detail)
     confidence, offset = measures["sync_confidence"], measures["av_offset_frames"]
-    if confidence < thresholds.min_sync_confidence:
-        detail = (
-            f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {thresholds.min_sync_confidence:g} is needed"
-        )
+    needed = confidence_needed(num_frames, thresholds)
+    if confidence < needed:
+        of_length = f" for {duration_s:.2f} s" if needed > thresholds.min_sync_confidence else ""
+        detail = f"sync confidence {confidence:.2f} ({thresholds.sync_model}); {needed:.4g} is needed{of_length}"
         return Verdict(Status.REJECTED, Stage.MEASURE_SYNC, Reason.LOW_SYNC_CONFIDENCE, detail)
     if abs(offset) > thresholds.max_av_offset_frames:
         detail = f"the audio is off by {offset:+d} frames; at most {thresholds.max_av_offset_frames} are corrected"
@@ -76,6 +85,14 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
         detail = f"quality {quality:.0f} of 100 ({thresholds.quality_model}); {thresholds.min_quality:g} is needed"
         return Verdict(Status.REJECTED, Stage.MEASURE_QUALITY, Reason.LOW_QUALITY, detail)
     return KEPT
+
+
+def confidence_needed(num_frames: int, thresholds: Thresholds) -> float:
+    """Smallest sync confidence of a clip of num_frames at 25 fps: more for a short one, see `short_sync_factor`."""
+    assert thresholds.min_sync_confidence is not None
+    factor = thresholds.short_sync_factor or 1.0  # datasets of earlier versions have none
+    shortness = min(max((_LONG_FRAMES - num_frames) / (_LONG_FRAMES - _SHORT_FRAMES), 0.0), 1.0)
+    return thresholds.min_sync_confidence * (1 + (factor - 1) * shortness)
 
 
 def _check_scale(what: str, measured_by: str | None, made_for: str | None) -> None:
