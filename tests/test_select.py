@@ -121,8 +121,8 @@ def test_clips_that_cannot_hold_two_windows_are_not_taken_and_a_note_says_so(tmp
     chosen = choose(Request((root,)))
     assert sorted(chosen.table["num_frames"].to_pylist()) == [32, 33, 150]
     assert [note for note in chosen.notes if "--window-frames" in note] == [
-        "2 clips (2.2 s) are too short for two windows of 16 frames (--window-frames 16): trainers with windows of that "
-        "length cannot use them"
+        "2 clips (2.2 s) are too short for two windows of 16 frames (--window-frames 16): trainers with windows of "
+        "that length cannot use them"
     ]
     assert select([root], window_frames=12).num_rows == 5
     assert select([root], window_frames=17)["num_frames"].to_pylist() == [150]
