@@ -152,7 +152,7 @@ each of their stretches of 4 s. So one threshold would let more wrong audio pass
 ## Held-out speakers
 
 The clean clips of [lip_sync_results.md](lip_sync_results.md): neither the weights nor the factor have seen these
-speakers.
+speakers. That 5 s need {DEFAULT_MIN_CONFIDENCE:g} was once read off some of them.
 
 {rows(held_out)}
 
