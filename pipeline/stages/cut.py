@@ -221,7 +221,7 @@ class _Cutter:
         shortest = f"{self.stage.config.min_run_s:g} s"
         need = f"a run needs {shortest}"
         if at_border is not None:
-            need = f"it is cut with the short run beyond the border of the unit, if there is one; both need {shortest}"
+            need = f"it is cut with the short run beyond the border of the unit, if any; they need {shortest}"
         detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; {need}"
         clip = replace(clip, border_box=at_border, pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
         # These frames move and have audio; those that do not get rows of their own.
