@@ -52,8 +52,9 @@ bench: setup     ## measure against named baselines
 	$(BIN)/python -m benchmarks.infer_speed
 	$(BIN)/python -m benchmarks.infer_dtype
 
-sync-results: setup ## the page on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
+sync-results: setup ## the pages on the lip-sync scorer, from real clips: make sync-results CLIPS=FOLDER
 	$(BIN)/python -m benchmarks.lip_sync $(or $(CLIPS),$(error name a folder of videos with a clips.csv: make sync-results CLIPS=FOLDER)) --out docs/models/lip_sync_results.md
+	$(BIN)/python -m benchmarks.lip_sync.lengths $(CLIPS) --out docs/models/lip_sync_lengths.md
 
 fmt: setup       ## format the code
 	$(BIN)/ruff check --fix .

@@ -70,7 +70,7 @@ class Cost:
 
 def cut_clip(folder: Path | None) -> Clip:
     """The first clip of exactly 5 s that the pipeline cuts."""
-    config = PrepareConfig.model_validate({"cut": {"min_clip_s": CLIP_S / 2, "max_clip_s": CLIP_S}})
+    config = PrepareConfig.model_validate({"cut": {"min_run_s": CLIP_S / 2, "max_clip_s": CLIP_S}})
     cut = CutOperator(config, weights.load("builtin"))
     with tempfile.TemporaryDirectory() as scratch:
         for video in find_videos(folder, 6, Path(scratch)):

@@ -122,6 +122,13 @@ def select(
     max_outside: Annotated[
         float | None, typer.Option(help="Largest share of the crop outside the picture, in any frame, 0..1.")
     ] = None,
+    min_clip_s: Annotated[float | None, typer.Option(help="Shortest clip, seconds.")] = None,
+    window_frames: Annotated[
+        int,
+        typer.Option(
+            help="Frames of a training window (a trainer's `num_frames`). Clips that cannot hold two are not taken."
+        ),
+    ] = 16,
     max_hours_per_speaker: Annotated[float | None, typer.Option(help="Most hours of one speaker.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help='A condition over the manifest\'s columns: "source_fps = 25".')
@@ -175,6 +182,8 @@ def select(
             min_quality=min_quality,
             min_face_px=min_face_px,
             max_outside=max_outside,
+            min_clip_s=min_clip_s,
+            window_frames=window_frames,
             max_hours_per_speaker=max_hours_per_speaker,
             where=where,
             exclude=tuple(exclude or ()),

@@ -89,6 +89,11 @@ class Unit:
     def num_frames(self) -> int:
         return self.end_frame - self.start_frame
 
+    @property
+    def pass_number(self) -> int:
+        """1; 2 for a unit whose frames other units have seen before (sources/seams.py)."""
+        return 1
+
 
 @dataclass
 class Frame:
@@ -125,7 +130,7 @@ class Clip:
     face_width_px: float = 0.0
     """Median native face width."""
     border_box: Box | None = None
-    """Where the face is at the border to the next unit, for a run that is too short there (sources/seams.py)."""
+    """Where the face is at the border to the next unit, for a short run that waits there (sources/seams.py)."""
     pieces: list["FacePiece"] = field(default_factory=list, repr=False)
     """Per frame, the area around the face (until `align`)."""
     frames: np.ndarray | None = field(default=None, repr=False)
@@ -157,6 +162,8 @@ class Clip:
     def key(self) -> str:
         """The same clip has the same key on any machine, in any folder, at any number of workers."""
         text = f"{self.unit.video.source_id}:{self.start_frame}:{self.end_frame}:{self.track_index}:{self.shot_index}"
+        if self.unit.pass_number > 1:  # it may have the very span of a run of the first pass
+            text += f":{self.unit.pass_number}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def measured(self, **measures: Any) -> "Clip":

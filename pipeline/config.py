@@ -90,24 +90,25 @@ class AlignConfig(Config):
 
 
 class CutConfig(Config):
-    """Length of clips."""
+    """How the runs of a face, frames in a row that can be used, become clips."""
 
-    min_clip_s: float = Field(default=5.0, ge=1.0)
-    """Shorter runs of a face are rejected. The lip-sync scorers need a second."""
+    min_run_s: float = Field(default=2.0, ge=1.0)
+    """Shorter runs are rejected before anything is measured: the lip-sync scorers need a second. How short a clip may
+    be that is kept is `thresholds.min_clip_s`, which needs no new run."""
     max_clip_s: float = Field(default=10.0, gt=0)
-    """At least twice min_clip_s; otherwise some runs cannot be cut without loss."""
+    """Longer runs become several clips, none of them shorter than half of this. At least twice min_run_s."""
     max_still_s: float = Field(default=0.5, ge=1 / FPS)
     """A face that does not move at all for longer is frozen: rejected. Living faces were still for up to 0.24 s."""
 
     @model_validator(mode="after")
     def _halves_fit(self) -> "CutConfig":
-        if self.max_clip_s < 2 * self.min_clip_s:
-            raise ValueError("max_clip_s must be at least twice min_clip_s; else some runs cannot be cut without loss")
+        if self.max_clip_s < 2 * self.min_run_s:
+            raise ValueError("max_clip_s must be at least twice min_run_s; else some runs cannot be cut without loss")
         return self
 
     @property
     def min_frames(self) -> int:
-        return round(self.min_clip_s * FPS)
+        return round(self.min_run_s * FPS)
 
     @property
     def max_frames(self) -> int:
@@ -135,10 +136,15 @@ class Thresholds(Config):
     max_outside_ratio: float = Field(default=0.1, ge=0, le=1)
     """Largest share of the stored crop, in any frame, that may lie outside the picture, where its last pixels repeat.
     On real clips these stripes reached the chin from 0.18 on, and only the neck up to 0.07."""
+    min_clip_s: float = Field(default=3.0, ge=0)
+    """Shortest clip. Runs of `cut.min_run_s` and more are measured and stored, so less than 3 needs no new run."""
     min_speech_ratio: float = Field(default=0.2, ge=0, le=1)
     """Smallest share of the clip's time that has speech."""
     min_sync_confidence: float | None = None
     """Smallest confidence, on the lip-sync scorer's scale. Unset: set by `models` (builtin: 2.2, latentsync: 3)."""
+    short_sync_factor: float | None = Field(default=None, ge=1)
+    """Clips of up to 4 s need this many times min_sync_confidence, as wrong audio fits them more easily by chance; the
+    factor falls to 1 at 5 s. Unset: set by `models` (builtin: 1.2, docs/models/lip_sync_lengths.md; latentsync: 1)."""
     sync_model: str | None = None
     """Scorer that min_sync_confidence is calibrated for. Unset: set by `models`; other values are refused."""
     max_av_offset_frames: int = Field(default=6, ge=0, le=SYNC_MARGIN_FRAMES)
@@ -234,6 +240,15 @@ class PrepareConfig(Config):
     language: LanguageConfig = LanguageConfig()
     pack: PackConfig = PackConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _some_clips_are_long_enough(self) -> "PrepareConfig":
+        if self.thresholds.min_clip_s > self.cut.max_clip_s:
+            raise ValueError(
+                f"thresholds.min_clip_s is {self.thresholds.min_clip_s:g}, but cut.max_clip_s is "
+                f"{self.cut.max_clip_s:g}: no clip would be kept"
+            )
+        return self
 
     def measuring(self) -> dict[str, Any]:
         """The settings that shape media and measures, as plain values. Model files count by hash, not by path."""

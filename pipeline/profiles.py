@@ -30,6 +30,7 @@ class Profile(ABC):
 
     min_quality: float
     min_face_width_px: int | None
+    short_sync_factor: float
     score_resources: StageResources
     """Resources of a score worker."""
 
@@ -52,6 +53,7 @@ class Builtin(Profile):
 
     min_quality = 40.0
     min_face_width_px = None
+    short_sync_factor = 1.2
     score_resources = StageResources(cpus=0.25, memory_mb=1000)
 
     @property
@@ -79,6 +81,7 @@ class LatentSync(Profile):
     min_sync_confidence = 3.0  # type: ignore[assignment]
     min_quality = 40.0
     min_face_width_px = 50
+    short_sync_factor = 1.0
     score_resources = StageResources(cpus=0.25, memory_mb=2200)
 
     def faces(self, models: Models) -> FaceBackend:

@@ -5,7 +5,7 @@ probe            (per source) what the file contains; units are planned from it
 resample         one clock: 25 fps, 16 kHz
 split_shots      find the cuts
 track_faces      follow every face, frame by frame
-cut              usable runs of each face become candidates of 5 to 10 s
+cut              usable runs of each face become candidates of 2 to 10 s
 align            warp the face to the template
 encode           the only lossy encode
 ---------------- score, in another worker, which gets about 1 MB per clip:

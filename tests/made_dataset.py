@@ -28,7 +28,13 @@ CLIP_FRAMES = 25
 HASHES = {"config_hash": "c" * 16, "models_hash": "m" * 16}
 CONFIG = PrepareConfig.model_validate(
     {
-        "thresholds": {"min_sync_confidence": 2.0, "sync_model": "s", "min_quality": 40.0, "quality_model": "q"},
+        "thresholds": {
+            "min_clip_s": 1.0,
+            "min_sync_confidence": 2.0,
+            "sync_model": "s",
+            "min_quality": 40.0,
+            "quality_model": "q",
+        },
         "pack": {"shard_size_mb": 0.2},
         "run": {"executor": "local"},
     }

@@ -49,6 +49,18 @@ def test_kept_clips_take_their_frames_first_then_rejected_then_failed_ones() -> 
     assert [row["accounted_frames"] for row in rows] == [90, 50, 100, 60]
 
 
+def test_the_run_of_a_seam_goes_by_what_became_of_its_clip() -> None:
+    """Both units saw a part of it as a run that waits; the seam's clip has a verdict on it."""
+    waits = {"status": "rejected", "reason": "too_short"}
+    rows = [
+        stored("end", 0, 100, **waits),
+        stored("begin", 100, 180, **waits),
+        stored("clip", 0, 180, track=1, quality=70.0) | {"status": "rejected", "reason": "low_sync_confidence"},
+    ]
+    account(rows, 0, 180)
+    assert [row["accounted_frames"] for row in rows] == [0, 0, 180]
+
+
 def test_random_rows_add_up_to_their_source() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -1,5 +1,6 @@
 """The arithmetic behind the lip-sync results page: what it counts, and what it calls clean."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,8 +9,8 @@ import pytest
 
 from benchmarks.lip_sync import cases as lip_sync_cases
 from benchmarks.lip_sync import clips as lip_sync_clips
+from benchmarks.lip_sync import lengths, page_scores
 from benchmarks.lip_sync import media as lip_sync_media
-from benchmarks.lip_sync import page_scores
 from benchmarks.lip_sync.clips import CLEAN, MARGIN, Track
 from benchmarks.lip_sync.measures import (
     SHIFTS,
@@ -180,17 +181,43 @@ def test_missing_clips_csv_says_what_it_is_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("confidence", "offset", "speech", "verdict"),
+    ("confidence", "offset", "num_frames", "speech", "verdict"),
     [
-        (2.0, 6, 0.9, "kept"),
-        (1.9, 0, 0.9, "low_sync_confidence"),
-        (5.0, 7, 0.9, "av_offset_too_large"),
-        (5.0, 0, 0.1, "no_speech"),
+        (2.0, 6, 125, 0.9, "kept"),
+        (1.9, 0, 125, 0.9, "low_sync_confidence"),
+        (2.3, 0, 50, 0.9, "low_sync_confidence"),  # 2 s need more
+        (2.4, 0, 50, 0.9, "kept"),
+        (5.0, 7, 125, 0.9, "av_offset_too_large"),
+        (5.0, 0, 125, 0.1, "no_speech"),
     ],
 )
-def test_verdicts_are_those_of_the_engine(confidence: float, offset: int, speech: float, verdict: str) -> None:
+def test_verdicts_are_those_of_the_engine(
+    confidence: float, offset: int, num_frames: int, speech: float, verdict: str
+) -> None:
     score = SyncScore(offset, confidence, 0.0, np.zeros(31, np.float32), 0.0)
-    assert lip_sync_cases.verdict(score, speech, min_confidence=2.0) == verdict
+    assert lip_sync_cases.verdict(score, num_frames, speech, min_confidence=2.0) == verdict
+
+
+def at_length(num_frames: int, chance: float) -> lengths.AtLength:
+    """Two windows of which one passes; all wrong audio reads `chance`."""
+    found = scores([1.0, 9.0], ["a", "b"], np.array([[9] * len(SHIFTS), [1] * len(SHIFTS)]))
+    pairs = replace(found.other, confidence=np.full(2, chance))
+    return lengths.AtLength(replace(found, length=num_frames, other=pairs), lengths.needed_at(num_frames))
+
+
+def test_the_factor_is_read_off_the_worst_length_up_to_four_seconds() -> None:
+    found = [at_length(50, 1.9), at_length(75, 2.4), at_length(110, 9.0), at_length(125, 2.0), at_length(250, 0.1)]
+    assert lengths.fitted_factor(found) == pytest.approx(1.2)
+
+
+def test_the_page_by_length_counts_what_the_default_thresholds_accept() -> None:
+    short, long = at_length(75, 2.4), at_length(125, 2.4)
+    assert (short.accepted(2.2), short.accepted(short.needed), long.accepted(long.needed)) == (1.0, 0.0, 1.0)
+    assert (short.near(0), short.near(short.needed)) == (0.5, 1.0)  # shifts are missed where it does not pass
+    text = lengths.page([short, long], [short, long], "scorer", "folder")
+    row = next(line for line in text.splitlines() if line.startswith("| 3 s "))
+    assert "| 2.64 | **0.0 %** (0.0 to 0.0) | **50 %** | 0.50 / 1.00 |" in row
+    assert lengths.draw([short, long]).axes[0].get_ylabel() == "wrong audio accepted, %"
 
 
 def test_noise_has_the_power_that_was_asked_for() -> None:

@@ -1,19 +1,21 @@
 """Face tracks become clips, and every frame has a row."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.faces.face import FaceLandmarks
-from lipforge.pipeline.clip import FacePiece, Frame
+from lipforge.pipeline.clip import FacePiece, Frame, Unit
 from lipforge.pipeline.config import (
     AlignConfig,
     CutConfig,
     FacePolicy,
     FacesConfig,
 )
+from lipforge.pipeline.sources.seams import open_ends, plan_seams
 from lipforge.pipeline.stages.cut import CutRuns, split_run
 from lipforge.pipeline.stages.faces import TrackFaces
 from tests.scripted_faces import (
@@ -90,29 +92,37 @@ def test_a_track_ends_with_its_shot_and_with_damage() -> None:
 # --- cut ------------------------------------------------------------------------------------------
 
 
-def test_split_run_loses_nothing_of_five_seconds_or_more() -> None:
-    for num_frames in range(1, 2000):
-        lengths = split_run(num_frames, 125, 250)
-        if num_frames < 125:
+@pytest.mark.parametrize(("shortest", "longest"), [(50, 250), (125, 250), (25, 50), (20, 41)])
+def test_split_run_loses_nothing_and_cuts_no_clip_needlessly_short(shortest: int, longest: int) -> None:
+    for num_frames in range(1, 8 * longest):
+        lengths = split_run(num_frames, shortest, longest)
+        if num_frames < shortest:
             assert lengths == []
             continue
         assert sum(lengths) == num_frames
-        assert all(125 <= length <= 250 for length in lengths)
-        assert len(lengths) == -(-num_frames // 250)
-    assert split_run(275, 125, 250) == [138, 137]
-    assert split_run(11 * 24, 5 * 24, 10 * 24) == [132, 132]
+        assert all(min(num_frames, longest // 2) <= length <= longest for length in lengths)
+        assert len(lengths) == -(-num_frames // longest)
 
 
-@pytest.mark.parametrize("num_frames", [124, 125, 251, 374, 375, 640])
+def test_a_run_that_is_too_long_for_a_clip_gives_even_ones() -> None:
+    assert split_run(275, 50, 250) == [138, 137]
+    assert split_run(300, 50, 250) == [150, 150]  # 12 s, and not 10 + 2
+    assert split_run(650, 50, 250) == [250, 250, 150]
+    assert split_run(11 * 24, 2 * 24, 10 * 24) == [132, 132]
+
+
+@pytest.mark.parametrize("num_frames", [49, 50, 124, 125, 251, 300, 374, 375, 640])
 def test_cutting_while_a_run_goes_on_gives_what_split_run_says(num_frames: int) -> None:
     unit = make_unit(num_frames, start_frame=1000)
+    source = replace(unit.video.source, start_s=40.0)  # all of it is wanted: no border to another unit
+    unit = replace(unit, video=replace(unit.video, source=source))
     script = {1000 + n: [LEFT_BOX] for n in range(num_frames)}
     clips = cut(script, unit)
-    lengths = split_run(num_frames, 125, 250)
+    lengths = split_run(num_frames, 50, 250)
     assert [clip.num_frames for clip in clips if clip.status is Status.KEPT] == lengths
     check_every_frame_has_a_row(clips, unit)
     if not lengths:
-        assert outcomes(clips) == [(1000, 1124, "too_short")]
+        assert outcomes(clips) == [(1000, 1049, "too_short")]
 
 
 def test_a_clip_comes_before_the_video_ends_so_memory_is_bounded() -> None:
@@ -142,34 +152,64 @@ def test_a_frame_without_a_face_does_not_kill_its_neighbours() -> None:
 
 
 def test_a_face_that_is_lost_ends_its_run_and_every_frame_is_accounted_for() -> None:
-    script = everywhere(300, LEFT_BOX)
+    script = everywhere(235, LEFT_BOX)
     for number in range(150, 190):
         del script[number]
-    unit = make_unit(300)
+    unit = make_unit(235)
     clips = cut(script, unit)
     check_every_frame_has_a_row(clips, unit)
     found = outcomes(clips)
     assert found[0] == (0, 150, "kept")
     assert found[1][0] == 150 and found[1][2] == "no_face" and 190 <= found[1][1] <= 195
-    assert found[2][1:] == (300, "too_short")
+    assert found[2][1:] == (235, "too_short")
 
 
 def test_a_short_run_before_a_loss_is_face_lost() -> None:
-    clips = cut(everywhere(60, LEFT_BOX), make_unit(100))
-    assert outcomes(clips) == [(0, 60, "face_lost"), (60, 100, "no_face")]
+    clips = cut(everywhere(49, LEFT_BOX), make_unit(100))
+    assert outcomes(clips) == [(0, 49, "face_lost"), (49, 100, "no_face")]
 
 
 def test_runs_end_at_shots_and_at_damage() -> None:
     unit = make_unit(400)
-    clips = cut(everywhere(400, LEFT_BOX), unit, cuts=(130,), undecoded=range(270, 280))
+    clips = cut(everywhere(400, LEFT_BOX), unit, cuts=(130,), undecoded=range(270, 352))
     assert outcomes(clips) == [
         (0, 130, "kept"),
         (130, 270, "kept"),
-        (270, 280, "decode_error"),
-        (280, 400, "too_short"),
+        (270, 352, "decode_error"),
+        (352, 400, "too_short"),
     ]
     assert [clip.status for clip in clips if clip.reason is Reason.DECODE_ERROR] == [Status.FAILED]
     check_every_frame_has_a_row(clips, unit)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "wanted"),
+    [
+        ((), [(0, 250), (250, 400), (400, 650), (650, 800)]),  # long on both sides: nothing waits
+        ((310, 460), [(0, 155), (155, 310), (310, 460), (460, 630), (630, 800)]),  # 3.6 + 2.4 s are one clip of 6 s
+        ((310,), [(0, 155), (155, 310), (310, 400), (400, 650), (650, 800)]),  # 3.6 s, and a long run beyond
+        ((460,), [(0, 250), (250, 400), (400, 460), (460, 630), (630, 800)]),  # 2.4 s, and a long run before
+        ((370, 430), [(0, 185), (185, 370), (370, 430), (430, 615), (615, 800)]),  # 1.2 + 1.2 s
+        ((355,), [(0, 178), (178, 355), (400, 650), (650, 800)]),  # 1.8 s are too short
+    ],
+)
+def test_what_a_border_between_units_leaves_short_is_cut_once_and_accounted_for(
+    cuts: tuple[int, ...], wanted: list[tuple[int, int]]
+) -> None:
+    whole = make_unit(800)
+    script = everywhere(800, LEFT_BOX)
+    units = [Unit(whole.video, 0, 400), Unit(whole.video, 400, 800)]
+    found = [cut(script, unit, cuts=cuts) for unit in units]
+    records = [
+        {"start_frame": unit.start_frame, "end_frame": unit.end_frame, "open_ends": open_ends(clips)}
+        for unit, clips in zip(units, found, strict=True)
+    ]
+    for seam in plan_seams(whole.video, records, 50):
+        found.append(cut(script, seam, cuts=cuts))
+    clips = [clip for those in found for clip in those]
+    check_every_frame_has_a_row(clips, whole)
+    kept = [(clip.start_frame, clip.end_frame) for clip in clips if clip.status is Status.KEPT]
+    assert sorted(kept) == wanted
 
 
 def test_a_face_at_the_edge_is_cut_off() -> None:

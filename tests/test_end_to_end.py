@@ -264,7 +264,7 @@ def test_other_spans_of_a_file_may_come_in_later_runs(tmp_path: Path, models: di
     ("change", "words"),
     [
         ({"align": {"resolution": 512}}, "align.resolution was 256, now 512"),
-        ({"cut": {"min_clip_s": 4.0}}, "cut.min_clip_s was 5.0, now 4.0"),
+        ({"cut": {"min_run_s": 4.0}}, "cut.min_run_s was 2.0, now 4.0"),
         ({"thresholds": {"min_quality": 50.0}}, "min_quality was 40.0, now 50.0.*lipforge pack"),
         ({"pack": {"shard_size_mb": 1.0}}, "shards of another size"),
     ],
@@ -289,6 +289,19 @@ def test_a_dataset_of_an_older_recipe_is_refused_in_words(own_copy: Path, small_
     path.write_text(json.dumps(record))
     with pytest.raises(DatasetError, match=r"another version of Lipforge.*new folder.*still be queried"):
         run_prepare([str(small_inputs)], own_copy)
+
+
+def test_a_dataset_of_a_time_when_one_setting_was_the_shortest_clip_can_be_packed(own_copy: Path) -> None:
+    """`cut.min_clip_s` was what is cut and what is kept: its clips stay kept."""
+    path = own_copy / "ledger" / "dataset.json"
+    record = json.loads(path.read_text())
+    cut, thresholds = record["config"]["cut"], record["config"]["thresholds"]
+    cut["min_clip_s"] = cut.pop("min_run_s")
+    del thresholds["min_clip_s"], thresholds["short_sync_factor"]
+    path.write_text(json.dumps(record))
+    before = shards(own_copy), manifest_bytes(own_copy)
+    assert repack(str(own_copy), [], None)[0].min_clip_s == cut["min_clip_s"]
+    assert (shards(own_copy), manifest_bytes(own_copy)) == before
 
 
 def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_copy: Path, small_inputs: Path) -> None:
@@ -353,7 +366,7 @@ def test_mistakes_are_told_in_words_and_exit_codes(tmp_path: Path, own_copy: Pat
     (tmp_path / "bad.yaml").write_bytes(b"\x94\xff")
     for option, value in (
         ("--set", "cut.max_clip_s=.inf"),
-        ("--set", "cut.min_clip_s=0.01"),
+        ("--set", "cut.min_run_s=0.01"),
         ("--set", "align.resolution=@"),
         ("--config", str(tmp_path / "bad.yaml")),
     ):

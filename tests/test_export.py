@@ -174,7 +174,7 @@ def test_labels_of_an_old_dataset_become_canonical(tmp_path: Path) -> None:
 def test_an_export_can_be_selected_from_and_exported_again(source: Store, selection: str, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     export(selection, first, SMALL_MB)
-    chosen = choose(Request(datasets=(first,), languages=("hi",)))
+    chosen = choose(Request(datasets=(first,), languages=("hi",), window_frames=12))
     write_selection(str(tmp_path / "hi.parquet"), chosen.table, {})
     assert export(str(tmp_path / "hi.parquet"), second).clips == 3
     wanted = {row["key"]: sample(source.root, row) for row in kept_rows(source) if row["language"] == "hi"}

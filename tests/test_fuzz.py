@@ -30,11 +30,12 @@ def fuzz(folder: Path, count: int, seed: int, **run: object) -> Counter[str]:
     config = PrepareConfig.model_validate(
         {
             "run": {**LIMITS, "max_failed_ratio": 1.0, "max_decode_error_ratio": 1.0, **run},
-            "cut": {"min_clip_s": 1.0, "max_clip_s": 2.0},
+            "cut": {"min_run_s": 1.0, "max_clip_s": 2.0},
             "faces": {"min_height_px": 20},
             "align": {"max_upscale_ratio": 20.0},
             "encode": {"preset": "ultrafast"},
             "thresholds": {
+                "min_clip_s": 0.0,
                 "min_speech_ratio": 0.0,
                 "min_sync_confidence": -99.0,
                 "min_quality": 0.0,

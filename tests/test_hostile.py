@@ -16,8 +16,8 @@ OUTCOMES: dict[str, set[str]] = {
     "empty": {"unreadable"},
     "text": {"unreadable"},
     "truncated_mp4": {"unreadable"},
-    "truncated_mkv": {"too_short"},
-    "truncated_ts": {"too_short", "decode_error"},
+    "truncated_mkv": {KEPT},  # its first half is 3 s
+    "truncated_ts": {KEPT, "decode_error"},
     "damaged_middle": {"too_short", "decode_error"},
     "no_video": {"no_video"},
     "no_audio": {"no_audio"},
@@ -25,8 +25,8 @@ OUTCOMES: dict[str, set[str]] = {
     "music": {"no_speech"},
     "no_face": {"no_face"},
     "tiny_face": {"face_too_small"},
-    "face_leaves": {"face_cut_off", "no_face"},
-    "hard_cut": {"too_short"},
+    "face_leaves": {KEPT, "face_cut_off", "no_face"},
+    "hard_cut": {KEPT},  # 3.2 s before it and after it
     "two_faces": {KEPT, "low_sync_confidence", "frozen"},  # one of them waits for a second
     "base": {KEPT},
     "ten_bit": {KEPT},

@@ -112,7 +112,7 @@ def cut_without(missing: Iterable[range], script: Script, unit: Unit, **how) -> 
     [
         ([range(138, 200)], [(0, 138, "kept"), (138, 200, "no_audio")]),
         ([range(0, 50)], [(0, 50, "no_audio"), (50, 200, "kept")]),
-        ([range(60, 75)], [(0, 60, "too_short"), (60, 75, "no_audio"), (75, 200, "kept")]),
+        ([range(49, 75)], [(0, 49, "too_short"), (49, 75, "no_audio"), (75, 200, "kept")]),
         ([range(0, 200)], [(0, 200, "no_audio")]),
         ([range(199, 200)], [(0, 199, "kept"), (199, 200, "no_audio")]),
     ],

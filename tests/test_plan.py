@@ -108,7 +108,16 @@ def test_a_face_that_a_border_cuts_in_two_is_looked_at_again(before: int, after:
     ]
     seams = plan_seams(video, records, 125)
     assert [(seam.start_frame, seam.end_frame) for seam in seams] == found
-    assert all(isinstance(seam, SeamUnit) and "-seam-" in seam.unit_id and seam.border == 7500 for seam in seams)
+    assert all(isinstance(seam, SeamUnit) and "-seam-" in seam.unit_id and seam.seen_at == 7500 for seam in seams)
+
+
+def test_a_short_run_without_a_partner_across_the_border_gets_a_unit_of_its_own() -> None:
+    """Its neighbour has cut what follows, or shows no face: alone it is long enough for a clip."""
+    ends = [(7400, 7500, FACE), (7452, 7500, ELSEWHERE)]  # 4 s and less than 2 s
+    begins = [(7500, 7550, (500.0, 10.0, 600.0, 110.0))]
+    seams = plan_seams(make_video(600), [make_record(0, 7500, *ends), make_record(7500, 15000, *begins)], 50)
+    found = [(seam.start_frame, seam.end_frame, seam.seen_at) for seam in seams if isinstance(seam, SeamUnit)]
+    assert found == [(7400, 7500, 7499), (7500, 7550, 7500)]
 
 
 def test_two_faces_that_one_border_cuts_in_two_are_two_units() -> None:

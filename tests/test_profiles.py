@@ -36,9 +36,15 @@ from tests.scripted_faces import make_unit
 from tests.stand_ins import draw_face, latentsync_files
 from tests.talking_photo import render, write_clip
 
-OPEN = {"min_speech_ratio": 0.0, "min_sync_confidence": -1.0, "max_av_offset_frames": 15, "min_quality": 0.0}
+OPEN = {
+    "min_clip_s": 0.0,
+    "min_speech_ratio": 0.0,
+    "min_sync_confidence": -1.0,
+    "max_av_offset_frames": 15,
+    "min_quality": 0.0,
+}
 SHORT = PrepareConfig.model_validate(
-    {**LOCAL.model_dump(), "models": "latentsync", "cut": {"min_clip_s": 1.0, "max_clip_s": 2.0}, "thresholds": OPEN}
+    {**LOCAL.model_dump(), "models": "latentsync", "cut": {"min_run_s": 1.0, "max_clip_s": 2.0}, "thresholds": OPEN}
 )
 
 
@@ -224,7 +230,14 @@ def test_a_threshold_for_another_model_is_refused(stand_ins: dict[str, bytes]) -
 
 def test_measures_of_another_model_are_refused() -> None:
     limits = Thresholds(min_sync_confidence=3.0, sync_model="syncnet_v2", min_quality=40.0, quality_model="hyperiqa")
-    good = {"speech_ratio": 1.0, "sync_confidence": 9.0, "av_offset_frames": 0, "quality": 90.0}
+    good = {
+        "start_frame": 0,
+        "end_frame": 125,
+        "speech_ratio": 1.0,
+        "sync_confidence": 9.0,
+        "av_offset_frames": 0,
+        "quality": 90.0,
+    }
     named = {"sync_model": "syncnet_v2", "quality_model": "hyperiqa"}
     assert decide({**good, **named}, limits).status is Status.KEPT
     for field, words in (("sync_model", "sync confidence"), ("quality_model", "quality")):

@@ -20,7 +20,11 @@ from lipforge.datasets_manifest.select.choose import choose, select
 from lipforge.datasets_manifest.select.pools import is_val_speaker
 from lipforge.datasets_manifest.select.request import NotEnoughDataError, Request
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selection, selection_request
+from lipforge.pipeline.config import Thresholds
+from lipforge.train.config import Stage1Config, Stage2Config, SyncNetConfig, load_preset, presets
 from tests.manifests import clip, dataset, refused, varied
+
+NEEDED = ["selection=s.parquet", "run_dir=runs/a"]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +109,9 @@ def test_each_threshold_takes_its_own_limit_in(tmp_path: Path) -> None:
         ("min_sync", "sync_confidence"),
         ("min_quality", "quality"),
         ("min_face_px", "face_size_px"),
+        ("min_clip_s", "duration_s"),
     ):
-        values = [3.1, 3.0999, 40.0, None, float("nan")]
+        values = [3.1, 3.0999, 40.0, *([] if column == "duration_s" else [None, float("nan")])]
         root = dataset(tmp_path / column, [clip(number, **{column: value}) for number, value in enumerate(values)])
         assert sorted(select([root], **{option: 3.1})[column].to_pylist()) == pytest.approx([3.1, 40.0])
 
@@ -121,6 +126,27 @@ def test_the_share_outside_is_an_upper_limit_and_what_was_refused_for_it_is_expl
     assert "up to 6.0 s more pass" in note and "--set max_outside_ratio=0.4" in note
     with pytest.raises(ValueError, match="max_outside is nan"):
         select([root], max_outside=float("nan"))
+
+
+def test_clips_that_cannot_hold_two_windows_are_not_taken_and_a_note_says_so(tmp_path: Path) -> None:
+    root = dataset(tmp_path, [clip(n, num_frames=n, duration_s=n / 25) for n in (24, 31, 32, 33, 150)])
+    chosen = choose(Request((root,)))
+    assert sorted(chosen.table["num_frames"].to_pylist()) == [32, 33, 150]
+    assert [note for note in chosen.notes if "--window-frames" in note] == [
+        "2 clips (2.2 s) are too short for two windows of 16 frames (--window-frames 16): trainers with windows of "
+        "that length cannot use them"
+    ]
+    assert select([root], window_frames=12).num_rows == 5
+    assert select([root], window_frames=17)["num_frames"].to_pylist() == [150]
+    with pytest.raises(NotEnoughDataError, match=r"6.0 s without --window-frames 80"):
+        select([root], window_frames=80, min_clip_s=4)
+
+
+def test_what_a_trainer_with_a_shipped_preset_refuses_is_not_selected() -> None:
+    trainers = (Stage1Config, Stage2Config, SyncNetConfig)
+    longest = max(load_preset(kind, name, NEEDED).num_frames for kind in trainers for name in presets(kind))
+    assert longest == Request(("dataset",)).window_frames
+    assert 2 * longest / 25 <= Thresholds().min_clip_s
 
 
 def test_languages_ignore_case_and_take_their_regions_along(mixed: str, tmp_path: Path) -> None:
@@ -191,6 +217,11 @@ def test_only_clips_in_shards_are_taken_and_a_looser_threshold_is_explained(tmp_
         "--set min_sync_confidence=2 brings back those that its other thresholds keep"
     ]
     assert not [note for note in choose(Request((root,), min_sync=3.0)).notes if "pack" in note]
+    rows = [refused(number, "too_short", duration_s=2.4, num_frames=60) for number in range(5)]
+    rows += [refused(5, "too_short", duration_s=1.9, num_frames=47, quality=None)]  # never cut: nothing to bring back
+    short = dataset(tmp_path / "short", [*rows, clip(6)])
+    (note,) = choose(Request((short,), min_clip_s=1.5)).notes
+    assert "up to 12.0 s more pass" in note and "--set min_clip_s=1.5" in note
     with pytest.raises(NotEnoughDataError, match="--set min_quality=30"):
         select([root], hours=1, min_quality=30.0)
 
@@ -351,6 +382,8 @@ def test_nothing_at_all_is_an_error_even_when_less_is_allowed(mixed: str) -> Non
         {"val_share": 1.0},
         {"max_hours_per_speaker": 0.0},
         {"min_sync": float("nan")},
+        {"min_clip_s": float("inf")},
+        {"window_frames": 0},
         {"order": "best"},
         {"languages": "zh"},
     ],

@@ -177,9 +177,22 @@ def test_encode_counts_its_generation_and_keeps_three_frames() -> None:
 
 # --- decide ---------------------------------------------------------------------------------------
 
-GOOD = {"speech_ratio": 0.5, "sync_confidence": 2.0, "av_offset_frames": 0, "quality": 60.0}
+GOOD = {
+    "start_frame": 1000,
+    "end_frame": 1125,
+    "speech_ratio": 0.5,
+    "sync_confidence": 2.0,
+    "av_offset_frames": 0,
+    "quality": 60.0,
+}
 LIMITS = Thresholds(
-    max_outside_ratio=0.25, min_speech_ratio=0.5, min_sync_confidence=2.0, max_av_offset_frames=6, min_quality=60.0
+    max_outside_ratio=0.25,
+    min_clip_s=2.04,
+    min_speech_ratio=0.5,
+    min_sync_confidence=2.0,
+    short_sync_factor=1.5,
+    max_av_offset_frames=6,
+    min_quality=60.0,
 )
 
 
@@ -187,6 +200,9 @@ LIMITS = Thresholds(
     ("changes", "reason"),
     [
         ({}, None),  # exactly at every threshold
+        ({"end_frame": 1051, "sync_confidence": 9.0}, None),  # 51 frames are 2.04 s
+        ({"end_frame": 1050, "sync_confidence": 9.0}, Reason.TOO_SHORT),
+        ({"end_frame": 1050, "speech_ratio": 0.0}, Reason.TOO_SHORT),  # the first stage decides
         ({"speech_ratio": 0.499}, Reason.NO_SPEECH),
         ({"sync_confidence": 1.999}, Reason.LOW_SYNC_CONFIDENCE),
         ({"av_offset_frames": 6}, None),
@@ -210,6 +226,19 @@ def test_each_threshold_keeps_what_reaches_it(changes: dict, reason: Reason | No
     assert verdict.reason == reason
     assert verdict.status == (Status.KEPT if reason is None else Status.REJECTED)
     assert bool(verdict.detail) == (reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "needed"), [(51, 3.0), (100, 3.0), (105, 2.8), (120, 2.2), (125, 2.0), (250, 2.0)]
+)
+def test_a_short_clip_needs_more_confidence(num_frames: int, needed: float) -> None:
+    """Up to 4 s by the whole factor, from 5 s on none, and in proportion between them."""
+    measures = GOOD | {"end_frame": 1000 + num_frames}
+    assert decide(measures | {"sync_confidence": needed + 1e-9}, LIMITS).status is Status.KEPT
+    refused = decide(measures | {"sync_confidence": needed - 1e-3}, LIMITS)
+    assert refused.reason is Reason.LOW_SYNC_CONFIDENCE and f"{needed:g} is needed" in refused.detail
+    earlier = LIMITS.model_copy(update={"short_sync_factor": None})  # a dataset of an earlier version
+    assert decide(measures, earlier).status is Status.KEPT
 
 
 # --- audio ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, FacePiece, Source, Unit, Video
-from lipforge.pipeline.config import CutConfig, PrepareConfig
+from lipforge.pipeline.config import CutConfig, PrepareConfig, Thresholds
 from lipforge.pipeline.media.probe import probe
 from lipforge.pipeline.recipe import CutOperator
 from lipforge.pipeline.stages.cut import CutRuns
@@ -33,7 +33,7 @@ from tests.scripted_faces import (
 )
 
 CASES = Path(__file__).parents[1].parent / "shared" / "data" / "cases"
-SHORT_CLIPS = PrepareConfig(cut=CutConfig(min_clip_s=1, max_clip_s=2))
+SHORT_CLIPS = PrepareConfig(cut=CutConfig(min_run_s=1, max_clip_s=2), thresholds=Thresholds(min_clip_s=1))
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,9 @@ def test_a_freeze_at_the_start_of_a_unit_is_frozen_from_its_first_frame() -> Non
 
 def test_another_caller_who_moves_does_not_hide_a_frozen_one() -> None:
     unit = make_unit(300)
-    clips = cut_with_freezes(everywhere(300, LEFT_BOX, RIGHT_BOX), unit, (100, 200), only_left=True)
+    clips = cut_with_freezes(everywhere(300, LEFT_BOX, RIGHT_BOX), unit, (45, 260), only_left=True)
     check_every_frame_has_a_row(clips, unit)
-    assert spans_s(clips, Reason.FROZEN) == [(101 / FPS, 200 / FPS)]
+    assert spans_s(clips, Reason.FROZEN) == [(46 / FPS, 260 / FPS)]
     assert spans_s(clips, None) == [(0, 12.0)]
 
 

@@ -206,7 +206,8 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # another test may have loaded it
+    known = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(known, "s3", raising=False)  # another test may have loaded it
     for command in (["prepare", "s3://bucket/raw", "--out", str(tmp_path / "out")], ["languages", "s3://bucket/raw"]):
         assert "s3://bucket/raw cannot be read: Install s3fs" in sentence(said(*command))
 

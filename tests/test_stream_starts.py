@@ -183,7 +183,7 @@ def test_the_manifest_mentions_other_streams_where_it_has_nothing_else_to_say(tm
     path = several(tmp_path / "a.mkv", ["", "default"], num_audio=2)
     video = Probe().process(Source(str(path)))
     assert from_record(to_record(video)) == video
-    kept, short = stored("k", 0, 25, **MEASURES), stored("s", 25, 50, "rejected", "too_short") | {"detail": "1.00 s"}
+    kept, short = stored("k", 0, 75, **MEASURES), stored("s", 75, 100, "rejected", "too_short") | {"detail": "1.00 s"}
     rows = video_rows(video, [unit(kept, short)], LIMITS)
     note = "2 video streams; the default, number 2, was used; 2 audio tracks; number 1 was used"
     assert [row["detail"] for row in rows] == [note, "1.00 s"]

@@ -16,11 +16,12 @@ from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.builtin import RECEPTIVE_FRAMES
 from lipforge.model.sync.score import SyncScore
 from lipforge.pipeline.config import Thresholds
+from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.publish.decide import decide
 
 YAW_BINS_DEG = (0, 10, 20, 30, 90)
 PIECE = 125
-"""Frames of a clip of several faces: the shortest that `lipforge prepare` makes by default."""
+"""Frames of a clip of several faces."""
 EYES_BINS_PX = (0, 40, 60, 120, 1000)
 
 
@@ -35,12 +36,19 @@ class Case:
     verdict: str
 
 
-def verdict(score: SyncScore, speech_ratio: float, min_confidence: float) -> str:
-    """Verdict of `lipforge prepare` at its defaults, ignoring image quality and face size."""
+def verdict(score: SyncScore, num_frames: int, speech_ratio: float, min_confidence: float) -> str:
+    """Verdict of `lipforge prepare` at its defaults, ignoring length, image quality and face size."""
     thresholds = Thresholds(
-        min_sync_confidence=min_confidence, sync_model="scorer", min_quality=0, quality_model="none"
+        min_clip_s=0,
+        min_sync_confidence=min_confidence,
+        short_sync_factor=PROFILES["builtin"].short_sync_factor,
+        sync_model="scorer",
+        min_quality=0,
+        quality_model="none",
     )
     measures = {
+        "start_frame": 0,
+        "end_frame": num_frames,
         "speech_ratio": speech_ratio,
         "sync_confidence": score.confidence,
         "av_offset_frames": score.offset_frames,
@@ -59,7 +67,7 @@ def whole_tracks(scorer: Scorer, kinds: dict[Track, str]) -> list[Case]:
     for track, kind in kinds.items():
         score = scorer.score(track)
         ratio = speech.speech_ratio(track.full_audio[MARGIN * SAMPLES_PER_FRAME : -MARGIN * SAMPLES_PER_FRAME])
-        cases.append(Case(track, kind, score, ratio, verdict(score, ratio, scorer.min_confidence)))
+        cases.append(Case(track, kind, score, ratio, verdict(score, track.num_frames, ratio, scorer.min_confidence)))
     return cases
 
 

@@ -24,7 +24,7 @@ MAX_YAW_DEG = 30
 CLEAN = "clean"
 _EYES = [int(np.flatnonzero(landmark == SYNC_LANDMARKS)[0]) for landmark in (33, 263)]
 _SETTINGS = {
-    "cut": {"min_clip_s": 2, "max_clip_s": 30},
+    "cut": {"min_run_s": 2, "max_clip_s": 30},
     "faces": {"min_height_px": 30},
     "align": {"max_upscale_ratio": 12},
 }

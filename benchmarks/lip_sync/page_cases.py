@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.lip_sync.cases import Case, Change, verdict
+from benchmarks.lip_sync.cases import PIECE, Case, Change, verdict
 from benchmarks.lip_sync.clips import CLEAN
 from benchmarks.lip_sync.evidence import Evidence
 from benchmarks.lip_sync.markdown import number, percent, seconds, table
@@ -79,7 +79,7 @@ no face speaks all of a long clip, and short clips say more than the whole.
 
 
 def _piece(score: SyncScore, min_confidence: float) -> str:
-    mark = "**" if verdict(score, 1.0, min_confidence) == "kept" else ""
+    mark = "**" if verdict(score, PIECE, 1.0, min_confidence) == "kept" else ""
     return f"{mark}{score.confidence:.1f} at {score.offset_frames:+d}{mark}"
 
 

@@ -51,7 +51,7 @@ MEASURES = (
         model_column="sync_model",
     ),
     Measure("quality", "Image quality", "Quality", "", ".1f", (0, 100), ("thresholds.min_quality",), "quality_model"),
-    Measure("duration_s", "Duration", "Length", "s", ".2f", (0, None), ("cut.min_clip_s", "cut.max_clip_s")),
+    Measure("duration_s", "Duration", "Length", "s", ".2f", (0, None), ("thresholds.min_clip_s", "cut.max_clip_s")),
     Measure("face_size_px", "Native face height", "Face", "px", ".0f", (0, None), ("faces.min_height_px",)),
     Measure("speech_ratio", "Share of speech", "Speech", "", ".2f", (0, 1), ("thresholds.min_speech_ratio",)),
 )

@@ -23,7 +23,8 @@ HELP = {
     ),
     Reason.TOO_SHORT: Help(
         "A run of usable frames that is shorter than the shortest clip.",
-        "Expected between cuts and head turns. A new dataset with a smaller `cut.min_clip_s` keeps more.",
+        "Expected between cuts and head turns. Runs of `cut.min_run_s` and more are measured: lower "
+        "`thresholds.min_clip_s` and pack again.",
     ),
     Reason.DECODE_ERROR: Help(
         "The file should have these seconds, but they cannot be decoded.",

@@ -17,13 +17,23 @@ from lipforge.datasets_manifest.select.request import NotEnoughDataError
 from lipforge.datasets_manifest.select.where import Condition
 
 THRESHOLDS = {
+    Reason.TOO_SHORT: "min_clip_s",
     Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
     Reason.LOW_QUALITY: "min_quality",
     Reason.FACE_CUT_OFF: "max_outside_ratio",
 }
 """Reasons of a dataset's own thresholds, which keep clips out of shards, and their names for `lipforge pack --set`."""
 IN_SHARD = (pc.field("status") == Status.KEPT) & pc.field("shard").is_valid()
-_COLUMNS = (*DICTIONARIES, "key", "duration_s", "sync_confidence", "quality", "face_size_px", "outside_ratio")
+_COLUMNS = (
+    *DICTIONARIES,
+    "key",
+    "duration_s",
+    "num_frames",
+    "sync_confidence",
+    "quality",
+    "face_size_px",
+    "outside_ratio",
+)
 
 Mask = NDArray[np.bool_]
 """For each candidate: yes or no."""
@@ -65,6 +75,8 @@ class Candidates:
     where: Mask
     """The condition's answer."""
     seconds: NDArray[np.float64]
+    frames: NDArray[np.float32]
+    """At 25 fps."""
     sync: NDArray[np.float32]
     quality: NDArray[np.float32]
     face_px: NDArray[np.float32]
@@ -106,6 +118,7 @@ class Candidates:
             in_shard=TextColumn.of(table["status"]).equals(Status.KEPT),
             where=table["where"].to_numpy(),
             seconds=_numbers(table, "duration_s", np.float64),
+            frames=_numbers(table, "num_frames", np.float32),
             sync=_numbers(table, "sync_confidence", np.float32),
             quality=_numbers(table, "quality", np.float32),
             face_px=_numbers(table, "face_size_px", np.float32),
@@ -148,8 +161,8 @@ class Candidates:
 def _batches(root: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Rows in shards and rows that a threshold refused, batch by batch."""
     dataset = open_manifest(root, DICTIONARIES)
-    refused = pc.field("reason").isin([str(reason) for reason in THRESHOLDS])
-    refused &= (pc.field("reason") != str(Reason.FACE_CUT_OFF)) | pc.field("outside_ratio").is_valid()  # has media
+    # Of those that are too short, some were never cut: their quality is not measured.
+    refused = pc.field("reason").isin([str(reason) for reason in THRESHOLDS]) & pc.field("quality").is_valid()
     batches = dataset.to_batches(
         columns=list(columns), filter=IN_SHARD | refused, batch_size=131_072, batch_readahead=4, fragment_readahead=1
     )

@@ -52,7 +52,7 @@ def choose(request: Request) -> Selection:
         refuse_too_little(clips, filters, split, pool, wanted[split], request)
     taken = {split: first_hours(clips, pool, wanted[split]) for split, pool in pools.items()}
     table = with_request(_read_rows(request.roots(), clips, taken), request.as_json())
-    return Selection(table, notes_on(clips, passing, table, request))
+    return Selection(table, notes_on(clips, filters, table, request))
 
 
 def _read_rows(roots: Sequence[str], clips: Candidates, taken: Mapping[str, RowNumbers]) -> pa.Table:

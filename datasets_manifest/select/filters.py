@@ -21,19 +21,28 @@ def masks_by_option(clips: Candidates, request: Request) -> dict[str, Mask]:
         ("--min-sync", request.min_sync, clips.sync),
         ("--min-quality", request.min_quality, clips.quality),
         ("--min-face-px", request.min_face_px, clips.face_px),
+        ("--min-clip-s", request.min_clip_s, clips.seconds),
     ):
         if least is not None:
             # In the column's own precision: a clip of exactly 3.1 passes 3.1.
             with np.errstate(over="ignore"):
-                filters[f"{option} {least:g}"] = measured >= np.float32(least)
+                filters[f"{option} {least:g}"] = measured >= measured.dtype.type(least)
     if request.max_outside is not None:
         filters[f"--max-outside {request.max_outside:g}"] = clips.outside <= np.float32(request.max_outside)
+    two_windows_fit = clips.frames >= 2 * request.window_frames
+    if not two_windows_fit.all():
+        filters[window_option(request)] = two_windows_fit
     if request.where is not None:
         filters[f'--where "{request.where}"'] = clips.where
     if request.exclude:
         excluded = pa.chunked_array([_keys_of(path) for path in request.exclude], pa.string())
         filters[" ".join(f"--exclude {path}" for path in request.exclude)] = positions(clips.keys, excluded) < 0
     return filters
+
+
+def window_option(request: Request) -> str:
+    """The filter that every request has, where it changes something."""
+    return f"--window-frames {request.window_frames}"
 
 
 def passing_all(clips: Candidates, filters: Mapping[str, Mask], but: str = "") -> Mask:

@@ -41,6 +41,11 @@ class Request:
     """Lowest native face height, pixels of the source."""
     max_outside: float | None = None
     """Highest outside_ratio."""
+    min_clip_s: float | None = None
+    """Shortest clip."""
+    window_frames: int = 16
+    """Frames of a training window at 25 fps: clips that cannot hold two of them are not taken, as trainers refuse them.
+    16: LatentSync's, and that of most shipped presets; the others have shorter ones."""
     max_hours_per_speaker: float | None = None
     """Most hours of one speaker. A clip without a speaker counts its source as one."""
     where: str | None = None
@@ -68,7 +73,9 @@ class Request:
             raise ValueError(f"val_hours is {self.val_hours}: expected 0 or more")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share is {self.val_share}: expected more than 0 and less than 1")
-        for name in ("min_sync", "min_quality", "min_face_px", "max_outside"):
+        if self.window_frames < 1:
+            raise ValueError(f"window_frames is {self.window_frames}: expected 1 or more")
+        for name in ("min_sync", "min_quality", "min_face_px", "max_outside", "min_clip_s"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: expected a number")

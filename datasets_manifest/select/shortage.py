@@ -11,7 +11,7 @@ from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.select.candidates import THRESHOLDS, Candidates, Mask, RowNumbers
-from lipforge.datasets_manifest.select.filters import language_mask, mixed_models, passing_all
+from lipforge.datasets_manifest.select.filters import language_mask, mixed_models, passing_all, window_option
 from lipforge.datasets_manifest.select.pools import hash_place, pools_by_split
 from lipforge.datasets_manifest.select.request import NotEnoughDataError, Request
 
@@ -58,9 +58,17 @@ def refuse_too_little(
     raise NotEnoughDataError("\n".join(lines))
 
 
-def notes_on(clips: Candidates, passing: Mask, chosen: pa.Table, request: Request) -> list[str]:
+def notes_on(clips: Candidates, filters: Mapping[str, Mask], chosen: pa.Table, request: Request) -> list[str]:
     """What the user should know about a selection."""
+    passing = passing_all(clips, filters)
     notes = _refused(clips, passing, request)
+    option = window_option(request)
+    short = clips.distinct(passing_all(clips, filters, but=option) & ~passing & clips.in_shard)
+    if len(short):
+        notes.append(
+            f"{len(short):,} clips ({human_time(_seconds(clips, short))}) are too short for two windows of "
+            f"{request.window_frames} frames ({option}): trainers with windows of that length cannot use them"
+        )
     unknown = chosen["speaker"].null_count
     if unknown:
         notes.append(
@@ -131,6 +139,7 @@ def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
     """Clips that pass the request but not the stricter threshold that their dataset was packed with."""
     lines = []
     asked = {
+        Reason.TOO_SHORT: request.min_clip_s,
         Reason.LOW_SYNC_CONFIDENCE: request.min_sync,
         Reason.LOW_QUALITY: request.min_quality,
         Reason.FACE_CUT_OFF: request.max_outside,

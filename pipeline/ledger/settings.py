@@ -74,7 +74,12 @@ def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[Prepare
                 f"thresholds.{field} is {given}, and models={config.models} measures with {name}: a threshold is valid "
                 f"only on the scale of its own model. Leave {field} out, and set the threshold for {name}."
             )
-    limits = {"min_sync_confidence": profile.min_sync_confidence, "min_quality": profile.min_quality, **names}
+    limits = {
+        "min_sync_confidence": profile.min_sync_confidence,
+        "short_sync_factor": profile.short_sync_factor,
+        "min_quality": profile.min_quality,
+        **names,
+    }
     config = config.model_copy(
         update={
             "thresholds": _filled(config.thresholds, limits),

@@ -10,6 +10,7 @@ import pyarrow.compute
 
 from lipforge.datasets_manifest.schema import Status
 from lipforge.model.clock import FPS
+from lipforge.pipeline.publish.decide import is_measured
 
 pc = cast(Any, pyarrow.compute)
 
@@ -53,12 +54,18 @@ def accounted_frames(rows: pa.Table) -> np.ndarray:
 def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
     """Give each row the number of frames that it alone accounts for, as `accounted_frames`.
 
-    Tracks of several faces overlap in time: kept clips take their frames first, then rejected ones, then failed ones.
+    Tracks of several faces overlap in time: kept clips take their frames first, then rejected ones, then failed ones;
+    of the rejected ones first those that were measured, so that the run of a seam goes by what became of its clip.
     """
     owner = np.full(end_frame - first_frame, -1, dtype=np.int64)
     order = sorted(
         range(len(rows)),
-        key=lambda i: (_PRECEDENCE[rows[i]["status"]], rows[i]["start_frame"], rows[i]["track_index"]),
+        key=lambda i: (
+            _PRECEDENCE[rows[i]["status"]],
+            not is_measured(rows[i]),
+            rows[i]["start_frame"],
+            rows[i]["track_index"],
+        ),
     )
     for index in order:
         row = rows[index]

@@ -10,6 +10,7 @@ import numpy as np
 from lipforge.datasets_manifest.schema import Reason, Stage
 from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, hidden_ratio, outside_ratio, to_square
+from lipforge.model.faces.boxes import Box
 from lipforge.model.faces.face import FaceBackend, FaceLandmarks
 from lipforge.model.faces.templates import Template, crop_matrices
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
@@ -24,11 +25,12 @@ PIECE_MARGIN = 0.12
 def split_run(num_frames: int, min_frames: int, max_frames: int) -> list[int]:
     """Lengths of the clips to cut from a run of usable frames, in order. They add up to the run.
 
-    A run below min_frames gives none. Clips of max_frames are cut while at least min_frames + max_frames are left; the
-    rest is one clip or two equal ones. So a run can be cut before its end is known, and 11 s gives two clips of 5.5 s.
+    min_frames: at most half of max_frames. A run below it gives none, a run of up to max_frames one clip; a longer one
+    gives as few clips as possible, none shorter than half of max_frames: 11 s are 5.5 + 5.5 s, 26 s are 10 + 10 + 6 s.
+    Clips of max_frames are cut while one and a half of them are left, so a run can be cut before its end is known.
     """
     lengths = []
-    while num_frames >= min_frames + max_frames:
+    while num_frames >= _frames_ahead(max_frames):
         lengths.append(max_frames)
         num_frames -= max_frames
     if num_frames > max_frames:
@@ -36,6 +38,11 @@ def split_run(num_frames: int, min_frames: int, max_frames: int) -> list[int]:
     elif num_frames >= min_frames:
         lengths.append(num_frames)
     return lengths
+
+
+def _frames_ahead(max_frames: int) -> int:
+    """Frames of a run after which its first clip is cut: the rest is at least half of a clip."""
+    return max_frames + -(-max_frames // 2)
 
 
 @dataclass
@@ -185,7 +192,7 @@ class _Cutter:
             yield from self._close(track, Reason.FROZEN)
             self.frozen[track] = run.still
             yield from self._note_frozen(track, frame, first_frame)
-        elif run.num_sure >= self.stage.config.min_frames + self.stage.config.max_frames:
+        elif run.num_sure >= _frames_ahead(self.stage.config.max_frames):
             yield self._take_clip(run, self.stage.config.max_frames)
 
     def finish(self) -> Iterator[Clip]:
@@ -205,24 +212,34 @@ class _Cutter:
             del run.pieces[-run.num_trailing_gaps :]
         if not run.pieces:
             return
-        lengths = split_run(len(run.pieces), self.stage.config.min_frames, self.stage.config.max_frames)
+        min_frames, max_frames = self.stage.config.min_frames, self.stage.config.max_frames
+        at_border = None
+        if 2 * len(run.pieces) < max_frames:
+            at_border = border_box(self.unit, run.start_frame, [piece.landmarks for piece in run.pieces])
+        lengths = split_run(len(run.pieces), min_frames, max_frames) if at_border is None else []
         for length in lengths:
             yield self._take_clip(run, length)
         if not lengths:
-            clip = self._take_clip(run, len(run.pieces))
-            shortest = self.stage.config.min_clip_s
-            endings = {
-                Reason.TOO_SHORT: "the shot or the work unit ends",
-                Reason.FACE_LOST: "the face is lost",
-                Reason.FACE_CUT_OFF: "the face leaves the picture",
-                Reason.NO_AUDIO: "the audio ends",
-                Reason.FROZEN: "the picture stands still",
-            }
-            detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; a clip needs {shortest:g} s"
-            clip = replace(clip, border_box=border_box(clip), pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
-            # These frames move and have audio; those that do not get rows of their own.
-            reason = Reason.TOO_SHORT if why_ended in (Reason.FROZEN, Reason.NO_AUDIO) else why_ended
-            yield clip.rejected(Stage.CUT, reason, detail)
+            yield self._short(self._take_clip(run, len(run.pieces)), why_ended, at_border)
+
+    def _short(self, clip: Clip, why_ended: Reason, at_border: Box | None) -> Clip:
+        """A run that gives no clip: it is too short, or will be cut with what lies beyond the border of the unit."""
+        endings = {
+            Reason.TOO_SHORT: "the shot or the work unit ends",
+            Reason.FACE_LOST: "the face is lost",
+            Reason.FACE_CUT_OFF: "the face leaves the picture",
+            Reason.NO_AUDIO: "the audio ends",
+            Reason.FROZEN: "the picture stands still",
+        }
+        shortest = f"{self.stage.config.min_run_s:g} s"
+        need = f"a run needs {shortest}"
+        if at_border is not None:
+            need = f"it is cut with the short run beyond the border of the unit, if any; they need {shortest}"
+        detail = f"{clip.num_frames / FPS:.2f} s until {endings[why_ended]}; {need}"
+        clip = replace(clip, border_box=at_border, pieces=clip.pieces[len(clip.pieces) // 2 :][:1])
+        # These frames move and have audio; those that do not get rows of their own.
+        reason = Reason.TOO_SHORT if why_ended in (Reason.FROZEN, Reason.NO_AUDIO) else why_ended
+        return clip.rejected(Stage.CUT, reason, detail)
 
     def _take_clip(self, run: _Run, num_frames: int) -> Clip:
         """Remove the first frames of a run and make a clip of them."""

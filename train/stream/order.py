@@ -256,7 +256,7 @@ def draw_starts(seed: int, epoch: int, key: str, num_starts: int, min_distance_f
     if num_starts <= min_distance_frames:
         raise ValueError(
             f"clip {key} has {num_starts} possible windows, and two of them must be {min_distance_frames} frames "
-            "apart: take longer clips"
+            "apart: `lipforge select --window-frames` takes longer clips alone"
         )
     starts = np.arange(num_starts)
     allowed = starts[(starts >= min_distance_frames) | (starts < num_starts - min_distance_frames)]

@@ -197,7 +197,8 @@ def _refuse_short_clips(stored: StoredSamples, num_frames: int, min_distance_fra
         first = int(short[0])
         raise ValueError(
             f"{len(short)} clips are shorter than {least} frames, which two windows of {num_frames} frames need "
-            f"(first: {stored.key(first)}, {stored.num_frames[first]}): select with --where 'num_frames >= {least}'"
+            f"(first: {stored.key(first)}, {stored.num_frames[first]}): "
+            f"`lipforge select --window-frames {-(-least // 2)}` takes longer clips alone"
         )
 
 
