@@ -130,25 +130,29 @@ def test_several_units_of_a_video_are_checked_together() -> None:
 def test_one_decision_for_one_row_and_for_a_table() -> None:
     """A thousand random clips, at and around every threshold."""
     rng = np.random.default_rng(1)
-    limits = LIMITS.model_copy(update={"sync_model": "s", "quality_model": "q"})
+    limits = LIMITS.model_copy(
+        update={"sync_model": "s", "quality_model": "q", "min_clip_s": 3.0, "short_sync_factor": 1.5}
+    )
     near = {
         "speech_ratio": [0.0, 0.19, 0.2, 0.9],
         "av_drift_frames": [None, -2.1, -2.0, 2.0, 2.5],
-        "sync_confidence": [1.99, 2.0, 5.0],
+        "sync_confidence": [1.99, 2.0, 2.5, 2.9, 3.1, 5.0],
         "av_offset_frames": [-7, -6, 0, 6, 7],
         "quality": [39.9, 40.0, 80.0],
     }
-    rows = []
+    rows, start = [], 0
     for number in range(1000):
         values = {name: choices[rng.integers(len(choices))] for name, choices in near.items()}
         named = {"sync_model": "s", "quality_model": "q"}
-        rows.append(stored(str(number), 5 * number, 5 * number + 5, **values, **named))
-    found = video_rows(make_video(5000), [unit(*rows)], limits)
+        length = int(rng.choice([74, 75, 100, 110, 125, 200]))
+        rows.append(stored(str(number), start, start + length, **values, **named))
+        start += length
+    found = video_rows(make_video(start), [unit(*rows)], limits)
     outcome = ("status", "stage", "reason", "detail")
     assert [[row[name] for name in outcome] for row in found] == [
         [decided(row, limits)[name] for name in outcome] for row in rows
     ]
-    assert len({row["reason"] for row in found}) == 6
+    assert len({row["reason"] for row in found}) == 7
 
 
 def test_labels_win_over_votes_and_later_ones_over_earlier() -> None:

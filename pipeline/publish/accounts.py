@@ -44,7 +44,9 @@ def accounted_frames(rows: pa.Table) -> np.ndarray:
         if whole and follows[start + 1 : stop].all():
             continue  # one row after another: each accounts for all of its frames
         plain = (
-            rows.slice(start, stop - start).select(["status", "start_frame", "end_frame", "track_index"]).to_pylist()
+            rows.slice(start, stop - start)
+            .select(["status", "start_frame", "end_frame", "track_index", "quality"])
+            .to_pylist()
         )
         account(plain, int(video_first[here[0]]), int(video_end[here[0]]))
         result[start:stop] = [row["accounted_frames"] for row in plain]
@@ -64,7 +66,7 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
             _PRECEDENCE[rows[i]["status"]],
             not is_measured(rows[i]),
             rows[i]["start_frame"],
-            rows[i]["track_index"],
+            rows[i]["track_index", "quality"],
         ),
     )
     for index in order:

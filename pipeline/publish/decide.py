@@ -142,7 +142,8 @@ def decide(measures: Mapping[str, Any], thresholds: Thresholds) -> Verdict:
     """The first threshold that a clip misses.
 
     measures: start_frame, end_frame, those of the manifest's columns that thresholds limit, sync_model, quality_model.
-    min_sync_confidence and min_quality must be set. Raises ValueError when the measures are of other models than the thresholds.
+    min_sync_confidence and min_quality must be set. Raises ValueError when the measures are of other models than the
+    thresholds.
     """
     assert thresholds.min_sync_confidence is not None and thresholds.min_quality is not None
     _check_scales({measures.get("sync_model")}, {measures.get("quality_model")}, thresholds)
