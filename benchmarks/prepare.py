@@ -42,9 +42,9 @@ from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import EncodeConfig, PrepareConfig
+from lipforge.pipeline.ledger.segments import Content, Segments
 from lipforge.pipeline.ledger.settings import resolve
-from lipforge.pipeline.publish.pack import pack
-from lipforge.pipeline.publish.shards import Sample
+from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask
 from lipforge.pipeline.recipe import CutOperator, ScoreOperator
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import Probe
@@ -94,7 +94,6 @@ class Pipeline:
         """CPU seconds by stage, and the clips that were encoded."""
         times = CpuTimes()
         clips: list[Clip] = []
-        samples: list[Sample] = []
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder)
             score = ScoreOperator(self.config, self.models, store, self.hashes)
@@ -112,9 +111,10 @@ class Pipeline:
                     {n: s for n, s in record["stage_cpu_s"].items() if n not in cut.stage_cpu_s}, out_of="commit"
                 )
                 clips += [clip for clip in cut.clips if clip.mp4]
-                samples += [Sample(key, unit.unit_id, "und", size) for key, size in record["part_sizes"].items()]
             with times.running("pack"):
-                pack(store, samples, {sample.key for sample in samples}, 512 * 10**6, map)
+                number = Segments(store).plan([Content(video, tuple(units))])
+                done = DoneContent(0, video, tuple(unit.unit_id for unit in units))
+                Sealer(store, self.config, self.hashes)(SealTask(number, [done]))
         return times, clips
 
 

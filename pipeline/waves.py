@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Unit, Video
@@ -215,7 +215,7 @@ class Waves:
             if probed.record is not None:
                 found[entry_id] = video
                 known = before.get(entry_id)
-                if known != video or known.fingerprint != video.fingerprint:
+                if known is None or known != video or known.fingerprint != video.fingerprint:
                     self.log.add(entry_id, probed.record)
             else:
                 if entry_id not in before:  # nothing is known of it yet: its row says what happened

@@ -30,7 +30,7 @@ from tests.scripted_faces import LEFT_BOX, FakeFaces, cut, everywhere, make_unit
 from tests.talking_photo import _MOUTH_X, _UPPER_LIP_Y, WIDEST_OPENING_PX, _move_head, make_talking_photo, render
 
 SIDE_PX = 384
-SHORT = {"min_clip_s": 1.0, "max_clip_s": 2.0}
+SHORT = {"min_run_s": 1.0, "max_clip_s": 2.0}
 POINTS = ("face_box", "alignment_points", "mouth_outer", "mouth_inner", "face_outline")
 
 

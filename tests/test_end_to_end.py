@@ -291,19 +291,6 @@ def test_a_dataset_of_an_older_recipe_is_refused_in_words(own_copy: Path, small_
         run_prepare([str(small_inputs)], own_copy)
 
 
-def test_a_dataset_of_a_time_when_one_setting_was_the_shortest_clip_can_be_packed(own_copy: Path) -> None:
-    """`cut.min_clip_s` was what is cut and what is kept: its clips stay kept."""
-    path = own_copy / "ledger" / "dataset.json"
-    record = json.loads(path.read_text())
-    cut, thresholds = record["config"]["cut"], record["config"]["thresholds"]
-    cut["min_clip_s"] = cut.pop("min_run_s")
-    del thresholds["min_clip_s"], thresholds["short_sync_factor"]
-    path.write_text(json.dumps(record))
-    before = shards(own_copy), manifest_bytes(own_copy)
-    assert repack(str(own_copy), [], None)[0].min_clip_s == cut["min_clip_s"]
-    assert (shards(own_copy), manifest_bytes(own_copy)) == before
-
-
 def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_copy: Path, small_inputs: Path) -> None:
     """`run.cut.gpus` and `run.score.gpus` are gone: ignored in a dataset's record, refused in a user's settings."""
     before = shards(own_copy), manifest_bytes(own_copy)

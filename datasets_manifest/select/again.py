@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.selection import SelectionError, selection_request
 from lipforge.datasets_manifest.storage.store import READS_AT_ONCE, Store
 

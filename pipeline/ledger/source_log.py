@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Record, create

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.schema import Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.publish.decide import is_measured
-
-pc = cast(Any, pyarrow.compute)
 
 Row = dict[str, Any]
 
@@ -66,7 +64,7 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
             _PRECEDENCE[rows[i]["status"]],
             not is_measured(rows[i]),
             rows[i]["start_frame"],
-            rows[i]["track_index", "quality"],
+            rows[i]["track_index"],
         ),
     )
     for index in order:
@@ -103,12 +101,10 @@ class Totals:
         )
 
     def add(self, other: "Totals") -> None:
-        for mine, its in (
-            (self.seconds_by_outcome, other.seconds_by_outcome),
-            (self.clips_by_outcome, other.clips_by_outcome),
-        ):
-            for outcome, number in its.items():
-                mine[outcome] = mine.get(outcome, 0) + number
+        for outcome, seconds in other.seconds_by_outcome.items():
+            self.seconds_by_outcome[outcome] = self.seconds_by_outcome.get(outcome, 0.0) + seconds
+        for outcome, clips in other.clips_by_outcome.items():
+            self.clips_by_outcome[outcome] = self.clips_by_outcome.get(outcome, 0) + clips
 
     def as_json(self) -> dict[str, Any]:
         return {

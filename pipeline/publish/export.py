@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.language_tags import SAFE_AS_FOLDER, with_canonical_languages
 from lipforge.datasets_manifest.manifest import write_manifest
 from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip

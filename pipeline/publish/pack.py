@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store

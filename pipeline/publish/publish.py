@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.generations import (
     Generation,
     ManifestChangedError,

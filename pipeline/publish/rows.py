@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import COLUMNS, SCHEMA_VERSION
 from lipforge.model.clock import FPS
@@ -14,8 +14,6 @@ from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.publish.accounts import accounted_frames
 from lipforge.pipeline.publish.decide import decide_all
 from lipforge.pipeline.publish.shards import Place
-
-pc = cast(Any, pyarrow.compute)
 
 UNLABELLED = "none"
 """As language_source or speaker_source: the user gave no label."""

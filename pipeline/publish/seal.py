@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.display import valid_unicode
 from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Status
@@ -138,7 +139,7 @@ class _NewRows:
         """Samples in shards, of units that are done again and where the clip came out the same."""
         if self.before is None:
             return {}
-        again = pa.compute.is_in(self.before.rows["content"], pa.array([done.index for done in self.task.contents]))
+        again = pc.is_in(self.before.rows["content"], pa.array([done.index for done in self.task.contents]))
         rows = self.before.rows.filter(again)
         columns = (rows[name].to_pylist() for name in ("key", "shard", "sample_offset", "sample_size"))
         return {key: Place(*place) for key, *place in zip(*columns, strict=True) if is_shard(place[0])}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store

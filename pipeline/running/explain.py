@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
@@ -17,7 +17,6 @@ from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.running.status import last_run
 
 Row = dict[str, Any]
-match = cast(Any, pc)
 
 
 def explain(dataset: str, what: str) -> list[str]:
@@ -31,8 +30,8 @@ def explain(dataset: str, what: str) -> list[str]:
 def _rows(dataset: str, what: str) -> list[Row]:
     text = os.fsencode(what).decode("utf-8", "backslashreplace")
     uri = pc.field("source_uri")
-    ways = [match.starts_with(pc.field("key"), text), uri == text, uri == os.path.abspath(text)]
-    ways += [match.ends_with(uri, "/" + text), match.starts_with(pc.field("source_id"), text)]
+    ways = [pc.starts_with(pc.field("key"), text), uri == text, uri == os.path.abspath(text)]
+    ways += [pc.ends_with(uri, "/" + text), pc.starts_with(pc.field("source_id"), text)]
     for way in ways:
         rows = read_manifest(dataset, filter=way).to_pylist()
         if rows:
@@ -121,7 +120,7 @@ def _videos(store: Store, source_ids: set[str]) -> dict[str, Video]:
     """What was probed of these contents, where they were planned."""
     segments = Segments(store)
     claims = segments.claims()
-    rows = claims.filter(match.is_in(claims["source_id"], pa.array(sorted(source_ids), pa.string())))
+    rows = claims.filter(pc.is_in(claims["source_id"], pa.array(sorted(source_ids), pa.string())))
     found = {}
     for segment, content in zip(rows["segment"].to_pylist(), rows["content"].to_pylist(), strict=True):
         video = segments.contents(segment)[content].video

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.ledger.source_log import SourceLog
 from lipforge.pipeline.stages.probe import fingerprints, from_record
-
-pc = cast(Any, pyarrow.compute)
-
 
 _AT_ONCE = 50_000
 """Sources that are Python objects at the same time."""

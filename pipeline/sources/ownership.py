@@ -10,8 +10,8 @@ from functools import cache
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.ledger.segments import Segments
