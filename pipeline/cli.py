@@ -29,7 +29,7 @@ def prepare(
         typer.Argument(
             metavar="VIDEOS...",
             help="Files, folders (searched recursively), globs, fsspec URLs, or lists of them: .txt, .csv, .jsonl or "
-            ".parquet with `uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
+            ".parquet with `source_uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
         ),
     ],
     out: Annotated[str, typer.Option(help="Dataset folder. An existing one with the same settings is continued.")],

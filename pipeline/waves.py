@@ -18,6 +18,7 @@ from lipforge.pipeline.ledger.parts import done_units, part_name, read_records
 from lipforge.pipeline.ledger.records import Record
 from lipforge.pipeline.ledger.segments import Content, Sealed, Segments, split_into_segments
 from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.publish.accounts import AccountsError
 from lipforge.pipeline.publish.languages import WhisperFile, identify_first
 from lipforge.pipeline.publish.publish import generation_in_force
 from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
@@ -244,7 +245,7 @@ class Waves:
         for record in self._run_units([seam for seam in new if seam.unit_id not in done]):
             done.add(record["unit_id"])
             self.progress.seam_done(record)
-        self._seal([(todo, units) for todo in todos if (units := seams[todo]) is not None], done)
+        self._seal(todos, seams, done)
 
     def _done_before(self, units: Sequence[Unit]) -> dict[str, Record]:
         """Records of units that have a part. Parts of those that failed for a reason to try again are deleted."""
@@ -277,10 +278,15 @@ class Waves:
         ]
         return plan_seams(todo.content.video, known, self.job.config.cut.min_frames)
 
-    def _seal(self, content: Sequence[tuple[_Todo, Sequence[Unit]]], seams_done: set[str]) -> None:
-        """Seal the segments of content that is done, with its seams."""
+    def _seal(
+        self, todos: Sequence[_Todo], seams_of: Mapping[_Todo, Sequence[Unit] | None], seams_done: set[str]
+    ) -> None:
+        """Seal the segments of content that is done, with its seams. Raises AccountsError when any is left out."""
         by_segment: dict[int, list[DoneContent]] = {}
-        for todo, seams in content:
+        for todo in todos:
+            seams = seams_of[todo]
+            if seams is None:
+                continue  # a unit stays undone
             redone = {unit.unit_id for unit in todo.units}
             carried = [u.unit_id for u in todo.content.units if u.unit_id not in redone]
             new = [seam.unit_id for seam in seams if seam.unit_id in seams_done]
@@ -298,6 +304,11 @@ class Waves:
         sealer = Sealer(self.store, self.job.config, self.job.hashes)
         for _ in self.executor.map(sealer, tasks):
             pass
+        sealed = {(task.segment, done.index) for task in tasks for done in task.contents}
+        for todo in todos:
+            key = (todo.content.video.source_id, todo.content.video.source.uri)
+            if (todo.segment, todo.index) not in sealed and key not in self.undone:
+                raise AccountsError(f"{key[1]}: its units are done, but not all of it was sealed")
         delete_parts(self.store, tasks)
         self._parts.difference_update(unit for task in tasks for done in task.contents for unit in done.units)
         self.segments = Segments(self.store)

@@ -198,7 +198,9 @@ def test_a_source_that_was_away_for_a_while_is_done_by_the_next_run(
 
 def test_urls_that_nothing_here_can_read_are_unreadable(tmp_path: Path, models: dict) -> None:
     write_coded(tmp_path / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
-    (tmp_path / "list.jsonl").write_text('{"uri": "foo://x/y.mp4"}\n{"uri": "a\\u0000b.mp4"}\n{"uri": "a.mkv"}\n')
+    (tmp_path / "list.jsonl").write_text(
+        '{"source_uri": "foo://x/y.mp4"}\n{"source_uri": "a\\u0000b.mp4"}\n{"source_uri": "a.mkv"}\n'
+    )
     run_prepare([str(tmp_path / "list.jsonl")], tmp_path / "dataset")
     assert sorted(reason for _, reason in outcome(tmp_path / "dataset")) == ["no_face", "unreadable", "unreadable"]
 
@@ -241,7 +243,9 @@ def test_a_file_that_was_replaced_is_new_content(tmp_path: Path, models: dict) -
 
 def test_spans_of_one_file_are_accounted_for_each(tmp_path: Path, models: dict) -> None:
     write_coded(tmp_path / "a.mkv", [n / 25 for n in range(100)], noise(64_000))
-    (tmp_path / "list.csv").write_text("uri,start_s,end_s,language\na.mkv,0,1,en\na.mkv,1.6,3,zh\na.mkv,2,4,en\n")
+    (tmp_path / "list.csv").write_text(
+        "source_uri,start_s,end_s,language\na.mkv,0,1,en\na.mkv,1.6,3,zh\na.mkv,2,4,en\n"
+    )
     run_prepare([str(tmp_path / "list.csv")], tmp_path / "dataset")
     found = [(row["start_s"], row["end_s"], row["reason"], row["language"]) for row in rows(tmp_path / "dataset")]
     assert sorted(found) == [(0, 1, "no_face", "en"), (1.6, 3, "no_face", "zh"), (2, 4, "duplicate", "en")]
@@ -250,7 +254,7 @@ def test_spans_of_one_file_are_accounted_for_each(tmp_path: Path, models: dict) 
 def test_other_spans_of_a_file_may_come_in_later_runs(tmp_path: Path, models: dict) -> None:
     write_coded(tmp_path / "a.mkv", [n / 25 for n in range(100)], noise(64_000))
     for span in ("0,1", "2,3"):
-        (tmp_path / "list.csv").write_text(f"uri,start_s,end_s\na.mkv,{span}\n")
+        (tmp_path / "list.csv").write_text(f"source_uri,start_s,end_s\na.mkv,{span}\n")
         run_prepare([str(tmp_path / "list.csv")], tmp_path / "dataset")
     run_prepare([str(tmp_path / "a.mkv")], tmp_path / "dataset")
     found = [(row["start_s"], row["end_s"], row["reason"]) for row in rows(tmp_path / "dataset")]

@@ -149,9 +149,9 @@ def test_urls_of_files_folders_globs_and_lists() -> None:
 # --- lists ----------------------------------------------------------------------------------------
 
 ROWS = [
-    {"uri": "a.mp4", "language": "zh", "speaker": "anna", "start_s": 1.5, "end_s": 9.0},
-    {"uri": "/elsewhere/b c.mp4", "language": None, "speaker": None, "start_s": None, "end_s": None},
-    {"uri": "s3://bucket/c.mp4", "language": "pt-BR", "speaker": "7", "start_s": None, "end_s": 4.0},
+    {"source_uri": "a.mp4", "language": "zh", "speaker": "anna", "start_s": 1.5, "end_s": 9.0},
+    {"source_uri": "/elsewhere/b c.mp4", "language": None, "speaker": None, "start_s": None, "end_s": None},
+    {"source_uri": "s3://bucket/c.mp4", "language": "pt-BR", "speaker": "7", "start_s": None, "end_s": 4.0},
 ]
 
 
@@ -181,15 +181,17 @@ def test_text_lists_may_have_comments_and_names_of_any_bytes(tmp_path: Path) -> 
 
 
 def test_a_name_with_a_line_break_survives_csv_and_json(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text('uri,language\n"new\nline.mp4",en\n"para\u2029.mp4",en\n')
-    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "new\nline.mp4"}) + '\n{"uri": "para\u2029.mp4"}\n')
+    (tmp_path / "list.csv").write_text('source_uri,language\n"new\nline.mp4",en\n"para\u2029.mp4",en\n')
+    (tmp_path / "list.jsonl").write_text(
+        json.dumps({"source_uri": "new\nline.mp4"}) + '\n{"source_uri": "para\u2029.mp4"}\n'
+    )
     wanted = [str(tmp_path / "new\nline.mp4"), str(tmp_path / "para\u2029.mp4")]
     assert uris(tmp_path / "list.csv") == wanted
     assert uris(tmp_path / "list.jsonl") == wanted
 
 
 def test_spans_of_one_file_are_several_sources(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("uri,start_s,end_s\na.mp4,0,10\na.mp4,10,20\na.mp4,0,10\n")
+    (tmp_path / "list.csv").write_text("source_uri,start_s,end_s\na.mp4,0,10\na.mp4,10,20\na.mp4,0,10\n")
     assert [(source.start_s, source.end_s) for source in found(tmp_path / "list.csv")] == [(0, 10), (10, 20)]
 
 
@@ -197,20 +199,24 @@ def test_spans_of_one_file_are_several_sources(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("a.csv", "path\na.mp4\n", "unknown column 'path'"),
-        ("a.csv", "uri,language\n,en\n", "no uri"),
-        ("a.csv", "uri,language\na.mp4,english language\n", "not a language code"),
-        ("a.csv", "uri,language\na.mp4,../x\n", "not a language code"),
-        ("a.csv", "uri\na.mp4,extra\n", "entry 1"),
-        ("a.csv", "uri,start_s\na.mp4,soon\n", "not a time"),
-        ("a.csv", "uri,start_s\na.mp4,-1\n", "not a time"),
-        ("a.csv", "uri,end_s\na.mp4,inf\n", "not a time"),
-        ("a.csv", "uri,start_s,end_s\na.mp4,5,5\n", "not after"),
-        ("a.jsonl", '{"uri": "a.mp4"', "a.jsonl"),
+        ("a.csv", "source_uri,language\n,en\n", "no source_uri"),
+        ("a.csv", "source_uri,language\na.mp4,english language\n", "not a language code"),
+        ("a.csv", "source_uri,language\na.mp4,../x\n", "not a language code"),
+        ("a.csv", "source_uri\na.mp4,extra\n", "entry 1"),
+        ("a.csv", "source_uri,start_s\na.mp4,soon\n", "not a time"),
+        ("a.csv", "source_uri,start_s\na.mp4,-1\n", "not a time"),
+        ("a.csv", "source_uri,end_s\na.mp4,inf\n", "not a time"),
+        ("a.csv", "source_uri,start_s,end_s\na.mp4,5,5\n", "not after"),
+        ("a.jsonl", '{"source_uri": "a.mp4"', "a.jsonl"),
         ("a.jsonl", '["a.mp4"]', "expected an object"),
-        ("a.jsonl", '{"uri": 5}', "no uri"),
-        ("a.jsonl", '{"uri": "a.mp4", "language": 5}', "not a language code"),
-        ("a.csv", "uri,language\na.mp4,en\nb.mp4,english\n", r"a.csv, entry 2: 'english' is .*; did you mean en\?"),
-        ("a.csv", "uri,language\na.mp4,jp\n", r"'jp' is .*; did you mean ja\?"),
+        ("a.jsonl", '{"source_uri": 5}', "no source_uri"),
+        ("a.jsonl", '{"source_uri": "a.mp4", "language": 5}', "not a language code"),
+        (
+            "a.csv",
+            "source_uri,language\na.mp4,en\nb.mp4,english\n",
+            r"a.csv, entry 2: 'english' is .*; did you mean en\?",
+        ),
+        ("a.csv", "source_uri,language\na.mp4,jp\n", r"'jp' is .*; did you mean ja\?"),
         ("a.parquet", "no parquet", "a.parquet"),
     ],
 )
@@ -225,7 +231,7 @@ def test_an_invalid_list_is_an_error_that_names_the_place(tmp_path: Path, name: 
 
 def test_labels_come_from_list_then_path_then_flag(tmp_path: Path) -> None:
     touch(tmp_path / "hi/anna/1.mp4", tmp_path / "hi/anna/2.mp4")
-    (tmp_path / "list.csv").write_text("uri,language,speaker\nhi/anna/1.mp4,en,\n")
+    (tmp_path / "list.csv").write_text("source_uri,language,speaker\nhi/anna/1.mp4,en,\n")
     labels = Labels(language="fr", speaker="nobody", path_template="{language}/{speaker}/")
     got = {source.uri[-5:]: source for source in found(tmp_path / "list.csv", tmp_path, labels=labels)}
     one, two = got["1.mp4"], got["2.mp4"]
@@ -240,7 +246,7 @@ def test_labels_come_from_list_then_path_then_flag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("label", "tag"), [("zh_CN", "zh-CN"), ("eng", "en"), ("iw", "he"), ("EN-us", "en-US")])
 def test_every_spelling_of_a_language_is_one_from_list_path_and_flag(tmp_path: Path, label: str, tag: str) -> None:
     touch(tmp_path / label / "a.mp4", tmp_path / "list/b.mp4")
-    (tmp_path / "list/list.csv").write_text(f"uri,language\nb.mp4,{label}\n")
+    (tmp_path / "list/list.csv").write_text(f"source_uri,language\nb.mp4,{label}\n")
     (path,) = found(tmp_path / label / "a.mp4", labels=Labels(path_template="{language}"))
     (listed,) = found(tmp_path / "list/list.csv")
     (flag,) = found(tmp_path / label, labels=Labels(language=label))
@@ -249,7 +255,7 @@ def test_every_spelling_of_a_language_is_one_from_list_path_and_flag(tmp_path: P
 
 
 def test_empty_cells_of_a_table_of_pandas_are_no_labels(tmp_path: Path) -> None:
-    nothing = {"uri": ["a.mp4"], "language": [float("nan")], "speaker": [float("nan")]}
+    nothing = {"source_uri": ["a.mp4"], "language": [float("nan")], "speaker": [float("nan")]}
     pq.write_table(pa.table(nothing), tmp_path / "list.parquet")
     assert found(tmp_path / "list.parquet") == [Source(str(tmp_path / "a.mp4"))]
 

@@ -99,9 +99,9 @@ def test_a_template_that_gives_no_label_is_refused(tmp_path: Path) -> None:
 def test_files_that_a_list_labels_do_not_count(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/2.mp4")
     path = tmp_path / "list.csv"
-    path.write_text("uri,language,speaker,start_s,end_s\na/1.mp4,hi,anna,,\n")
+    path.write_text("source_uri,language,speaker,start_s,end_s\na/1.mp4,hi,anna,,\n")
     assert find(path).notes == []
-    path.write_text("uri,language,speaker,start_s,end_s\na/1.mp4,hi,,0,1\na/1.mp4,hi,,1,2\nb/2.mp4,hi,ben,,\n")
+    path.write_text("source_uri,language,speaker,start_s,end_s\na/1.mp4,hi,,0,1\na/1.mp4,hi,,1,2\nb/2.mp4,hi,ben,,\n")
     found = find(path, template="{speaker}")
     assert found.notes == ["path template {speaker} matches 1 of 1 file"]
     assert labels(found) == [("hi", "a"), ("hi", "a"), ("hi", "ben")]

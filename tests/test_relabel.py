@@ -39,7 +39,9 @@ def media(store: Store) -> dict[str, bytes]:
 
 def test_a_list_labels_what_is_in_it(store: Store, tmp_path: Path) -> None:
     before, given = media(store), tmp_path / "labels.csv"
-    given.write_text("uri,language,speaker\n/videos/one.mp4,hin,bea\n/videos/two.mp4,,carl\n/videos/gone.mp4,en,\n")
+    given.write_text(
+        "source_uri,language,speaker\n/videos/one.mp4,hin,bea\n/videos/two.mp4,,carl\n/videos/gone.mp4,en,\n"
+    )
     code, output = run(store.root, str(given))
     assert code == 0, output
     assert "2 sources" in output and "/videos/gone.mp4" in output
@@ -52,7 +54,7 @@ def test_a_list_labels_what_is_in_it(store: Store, tmp_path: Path) -> None:
     assert media(store) == before
     repack(store.root, ["min_quality=0"], None)  # labels outlive packing, and clips that come in take them
     assert labels(store) == after
-    given.write_text("uri,language\n/videos/one.mp4,ur\n")
+    given.write_text("source_uri,language\n/videos/one.mp4,ur\n")
     assert run(store.root, str(given))[0] == 0
     assert labels(store)["one"] == ("ur", "relabel", "bea", "relabel")
 
@@ -67,11 +69,11 @@ def test_what_labels_nothing_is_refused_and_changes_nothing(store: Store, tmp_pa
     given = tmp_path / "labels.csv"
     for text, words in (
         (
-            "uri,language\n/other/x.mp4,en\n",
+            "source_uri,language\n/other/x.mp4,en\n",
             "none of the 3 sources of .* gets a label, for example not /videos/one.mp4",
         ),
-        ("uri\n/videos/one.mp4\n", "gives no label"),
-        ("uri,language\n/videos/one.mp4,klingonese\n", "klingonese"),
+        ("source_uri\n/videos/one.mp4\n", "gives no label"),
+        ("source_uri,language\n/videos/one.mp4,klingonese\n", "klingonese"),
     ):
         given.write_text(text)
         code, output = run(store.root, str(given))

@@ -74,7 +74,7 @@ READING = frozenset({"cat_file", "_open"})
 def shaky() -> Iterator[type[ShakyFileSystem]]:
     fs = fsspec.filesystem("shaky")
     fs.pipe_file("/bucket/raw/a.mp4", b"")
-    fs.pipe_file("/bucket/raw/list.csv", b"uri\na.mp4\n")
+    fs.pipe_file("/bucket/raw/list.csv", b"source_uri\na.mp4\n")
     fs.pipe_file("/bucket/dataset/runs/one/summary.json", b"{}")
     write_manifest("shaky://bucket/dataset", [clip(number) for number in range(20)])
     yield ShakyFileSystem
@@ -178,7 +178,7 @@ def test_object_stores_take_a_missing_bucket_for_an_empty_one() -> None:
 
 def test_a_local_list_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "list.csv"
-    path.write_text("uri\na.mp4\n")
+    path.write_text("source_uri\na.mp4\n")
 
     plain_open = LocalFileSystem._open
 

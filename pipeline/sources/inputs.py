@@ -51,7 +51,7 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl", ".parquet"})
-LIST_COLUMNS = frozenset({"uri", "language", "speaker", "start_s", "end_s"})
+LIST_COLUMNS = frozenset({"source_uri", "language", "speaker", "start_s", "end_s"})
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,12 @@ def read_list(uri: str) -> Iterator[Source]:
         unknown = set(row) - LIST_COLUMNS
         if unknown:
             raise ValueError(
-                f"{where}: unknown column {sorted(unknown)[0]!r}; known are {', '.join(sorted(LIST_COLUMNS))}"
+                f"{where}: unknown column {sorted(unknown)[0]!r}; known are {', '.join(sorted(LIST_COLUMNS))}, as in the "
+                "manifest"
             )
-        target = row.get("uri")
+        target = row.get("source_uri")
         if not isinstance(target, str) or not target:
-            raise ValueError(f"{where}: no uri")
+            raise ValueError(f"{where}: no source_uri")
         if "://" not in target:
             target = f"{base}/{target}" if "://" in base else os.path.abspath(os.path.join(base, target))
         language, speaker = _text(row.get("language")), _text(row.get("speaker"))
@@ -272,7 +273,7 @@ def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
     else:
         for line in text.split("\n"):  # not splitlines: names may hold rarer separators
             if line.strip() and not line.startswith("#"):
-                yield {"uri": line.strip()}
+                yield {"source_uri": line.strip()}
 
 
 def _text(value: Any) -> str | None:

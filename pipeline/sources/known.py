@@ -82,7 +82,9 @@ class Known:
 
     def videos(self, numbers: Sequence[int]) -> dict[str, Video]:
         """What is known of these sources, by entry, with the labels of this run."""
-        given = {self._sources[number].entry_id: self._sources[number] for number in numbers}
+        probed = self._table["source_id"].is_valid().take(pa.array(numbers, pa.int64())).to_pylist()
+        known = [number for number, was_probed in zip(numbers, probed, strict=True) if was_probed]
+        given = {self._sources[number].entry_id: self._sources[number] for number in known}
         records = self._log.records(set(given))
         return {entry: replace(from_record(record), source=given[entry]) for entry, record in records.items()}
 
