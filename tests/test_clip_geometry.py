@@ -174,7 +174,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset(source: Path, models: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("prepared") / "dataset"
-    open_limits = {"min_speech_ratio": 0, "min_sync_confidence": -1, "max_av_offset_frames": 15, "min_quality": 0}
+    open_limits = {
+        "min_clip_s": 1.0,
+        "min_speech_ratio": 0,
+        "min_sync_confidence": -1,
+        "max_av_offset_frames": 15,
+        "min_quality": 0,
+    }
     config = {**LOCAL.model_dump(), "cut": SHORT, "thresholds": open_limits}
     run_prepare([str(source)], out, PrepareConfig.model_validate(config))
     return str(out)
@@ -284,7 +290,7 @@ def test_geometry_takes_few_bytes_of_a_sample(sample: Sample) -> None:
 
 def test_preparing_again_gives_the_same_bytes(sample: Sample, source: Path, tmp_path: Path, dataset: str) -> None:
     assert sample.geometry is not None
-    config = PrepareConfig.model_validate({**LOCAL.model_dump(), "cut": SHORT})
+    config = PrepareConfig.model_validate({**LOCAL.model_dump(), "cut": SHORT, "thresholds": {"min_clip_s": 1.0}})
     run_prepare([str(source)], tmp_path / "again", config)
     (part,) = [*(tmp_path / "again").glob("parts/*/*.tar"), *(tmp_path / "again").glob("shards/*/*.tar")]
     assert encode_geometry(sample.geometry) in part.read_bytes()

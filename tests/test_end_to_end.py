@@ -101,7 +101,7 @@ def test_a_run_on_ray_gives_shards_a_manifest_and_a_report(ray_dataset: Prepared
             file.seek(row["sample_offset"])
             data = file.read(row["sample_size"])
         with tarfile.open(fileobj=io.BytesIO(data + bytes(1024))) as tar:
-            assert tar.getnames() == [f"{key}.mp4", f"{key}.flac", f"{key}.json"]
+            assert tar.getnames() == [f"{key}.mp4", f"{key}.flac", f"{key}.json", f"{key}.npz"]
         assert json.loads(read[key]["json"])["source_id"] == row["source_id"]
     assert "<html" in Path(write_report(str(out))).read_text()[:500]
     assert snapshot(ray_dataset.folder) == ray_dataset.sources_before

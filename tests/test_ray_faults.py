@@ -26,7 +26,7 @@ class FaultyCutActor(executors._CutActor):
         super().__init__(shared)
         real = self.worker.operator.process
 
-        def process(unit, attempt):
+        def process(unit):
             name = os.path.basename(unit.video.source.uri)
             if name == "crash.mp4":
                 ctypes.string_at(0)
@@ -36,7 +36,7 @@ class FaultyCutActor(executors._CutActor):
                 raise TypeError("a bug")
             if name == "storage.mp4":
                 raise StorageError("storage.mp4 cannot be read")
-            return real(unit, attempt)
+            return real(unit)
 
         self.worker.operator.process = process
 

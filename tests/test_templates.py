@@ -107,7 +107,8 @@ def unit(tmp_path_factory: pytest.TempPathFactory) -> Unit:
 
 
 def records(unit: Unit, models: dict[str, bytes], folder: Path, align_settings: dict[str, Any]) -> list[dict[str, Any]]:
-    plain = {**LOCAL.model_dump(), "align": align_settings, "cut": {"min_run_s": 1.0, "max_clip_s": 2.0}}
+    short = {"cut": {"min_run_s": 1.0, "max_clip_s": 2.0}, "thresholds": {"min_clip_s": 1.0}}
+    plain = {**LOCAL.model_dump(), "align": align_settings, **short}
     config, hashes = resolve(PrepareConfig.model_validate(plain), models)
     cut_unit = CutOperator(config, models).process(unit)
     assert all(clip.scored_frames is None and clip.frames is None for clip in cut_unit.clips)

@@ -231,10 +231,8 @@ def read_list(uri: str) -> Iterator[Source]:
         where = f"list {uri}, entry {number}"
         unknown = set(row) - LIST_COLUMNS
         if unknown:
-            raise ValueError(
-                f"{where}: unknown column {sorted(unknown)[0]!r}; known are {', '.join(sorted(LIST_COLUMNS))}, as in the "
-                "manifest"
-            )
+            known = f"known are {', '.join(sorted(LIST_COLUMNS))}, as in the manifest"
+            raise ValueError(f"{where}: unknown column {sorted(unknown)[0]!r}; {known}")
         target = row.get("source_uri")
         if not isinstance(target, str) or not target:
             raise ValueError(f"{where}: no source_uri")
