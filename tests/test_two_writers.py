@@ -7,6 +7,7 @@ the first goes on. Both are run again afterwards, as people would.
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -128,8 +129,20 @@ def check(store: Store, sources: list[MadeSource]) -> None:
         find_samples(io.BytesIO(store.read(name)))
 
 
-@pytest.mark.parametrize("second", COMMANDS)
-@pytest.mark.parametrize("first", COMMANDS)
+USUAL = [
+    ("add", "add the same"),
+    ("add", "gc"),
+    ("add", "prune"),
+    ("stricter", "looser"),
+    ("looser", "stricter"),
+    ("looser", "prune"),
+    ("prune", "looser"),
+]
+"""Pairs of every run of the tests; the others are slow together."""
+PAIRS = [pytest.param(*pair, marks=[] if pair in USUAL else pytest.mark.slow) for pair in product(COMMANDS, COMMANDS)]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_any_command_during_any_other(first: str, second: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     num_pauses = 0
     for before_change in range(1, 60):
