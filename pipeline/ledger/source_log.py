@@ -58,7 +58,10 @@ class SourceLog:
         newest = np.zeros(len(codes), bool)
         newest[last] = True
         known = newest & ~np.asarray(pc.equal(table["source_id"], FORGOTTEN), dtype=bool)
-        return table.filter(pa.array(known))
+        found = table.filter(pa.array(known))
+        del table, tables
+        pa.default_memory_pool().release_unused()
+        return found
 
     def records(self, entry_ids: set[str]) -> dict[str, Record]:
         """The last record of each of these entries."""
@@ -118,3 +121,12 @@ class SourceLog:
             self._names.append(name)
             self._waiting = []
         self._since_s = time.monotonic()
+
+
+def content_names(table: pa.Table) -> Any:
+    """Text that tells which entry has which content: 64 bits of either, because there may be millions of rows.
+
+    table: with `entry_id` and `source_id`.
+    """
+    halves = (pc.utf8_slice_codeunits(table[name], 0, 16) for name in ("entry_id", "source_id"))
+    return pc.binary_join_element_wise(*halves, "")

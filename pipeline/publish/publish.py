@@ -31,7 +31,7 @@ from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
 from lipforge.pipeline.ledger.segments import Segments
-from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.ledger.source_log import SourceLog, content_names
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.pack import bring_in
@@ -146,7 +146,7 @@ def _rows_without_units(store: Store, segments: Segments, hashes: Mapping[str, s
     """Rows of sources that cannot be used, and of duplicates: one each."""
     log = SourceLog(store)
     sources, claims = log.table([]), segments.claims()
-    rest = sources.filter(pc.invert(pc.is_in(_joined(sources), _joined(claims))))
+    rest = sources.filter(pc.invert(pc.is_in(content_names(sources), content_names(claims))))
     videos = [from_record(record) for record in log.records(set(rest["entry_id"].to_pylist())).values()]
     usable = [video for video in videos if video.reason is None]
     found = [
@@ -154,10 +154,6 @@ def _rows_without_units(store: Store, segments: Segments, hashes: Mapping[str, s
         *((video, _unusable(video)) for video in videos if video.reason is not None),
     ]
     return manifest_table(_single_row(video, outcome, hashes) for video, outcome in found)
-
-
-def _joined(table: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(table["entry_id"], table["source_id"], ":")
 
 
 def _duplicate(owner_uri: str) -> dict[str, Any]:

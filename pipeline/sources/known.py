@@ -12,7 +12,7 @@ from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Source, Video
-from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.ledger.source_log import SourceLog, content_names
 from lipforge.pipeline.stages.probe import fingerprints, from_record
 
 _AT_ONCE = 50_000
@@ -63,12 +63,12 @@ class Known:
 
     def seconds_claimed(self, claims: pa.Table) -> float:
         """Seconds of content that these sources own."""
-        mine = claims.filter(pc.is_in(_joined(claims), _joined(self._table).drop_null()))
+        mine = claims.filter(pc.is_in(content_names(claims), content_names(self._table).drop_null()))
         return (pc.sum(pc.subtract(mine["end_frame"], mine["first_frame"])).as_py() or 0) / FPS
 
     def num_relabelled(self, claims: pa.Table) -> int:
         """Sources whose labels are not those that their content came with. Another spelling is the same language."""
-        rows = pc.index_in(_joined(self._table).combine_chunks(), _joined(claims).combine_chunks())
+        rows = pc.index_in(content_names(self._table).combine_chunks(), content_names(claims).combine_chunks())
         labels = claims.select(["language", "speaker"])
         count = 0
         for first in range(0, len(rows), _AT_ONCE):
@@ -106,12 +106,8 @@ class Known:
         return found
 
     def _owns(self, claims: pa.Table) -> Any:
-        return pc.is_in(_joined(self._table), _joined(claims))
+        return pc.is_in(content_names(self._table), content_names(claims))
 
 
 def _pairs(table: pa.Table) -> Any:
     return zip(*(column.to_pylist() for column in table.columns), strict=True)
-
-
-def _joined(table: pa.Table) -> Any:
-    return pc.binary_join_element_wise(table["entry_id"], table["source_id"], ":")
