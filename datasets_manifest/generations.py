@@ -97,7 +97,7 @@ def write_rows(store: Store, rows: pa.Table) -> dict[str, Any]:
     data = parquet_bytes(rows.select(COLUMNS.names).cast(COLUMNS))
     name = f"{FOLDER}/rows-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
     store.write(name, data)
-    return {"name": name, "rows": len(rows)}
+    return {"name": name, "rows": len(rows), "size": len(data)}
 
 
 def publish_generation(

@@ -24,8 +24,8 @@ def pack(
 
     Each time, a new manifest is put in force. A stricter threshold takes clips out of it; they stay in their shards. A
     looser one copies clips that come in into new shards. Selections keep working: they name their own clips.
-    Thresholds: max_outside_ratio, min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and min_sync_confidence
-    and min_quality on the scale of the dataset's models.
+    Thresholds: min_clip_s, max_outside_ratio, min_speech_ratio, max_av_offset_frames, max_av_drift_frames, and, on the
+    scale of the dataset's models, min_sync_confidence, short_sync_factor and min_quality.
     """
     from lipforge.datasets_manifest.report.page import report_after
     from lipforge.pipeline.maintain import repack
@@ -215,7 +215,7 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
         if not found.tars:
             console.print("nothing to prune")
             return
-        what = f"the media of {found.clips} refused clips" if found.clips else "copies of clips that are in shards"
+        what = f"the media of {found.clips} refused clips" if found.clips else "media that nothing needs any more"
         if not yes:
             typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)

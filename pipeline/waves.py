@@ -20,7 +20,7 @@ from lipforge.pipeline.ledger.segments import Content, Sealed, Segments, split_i
 from lipforge.pipeline.ledger.source_log import SourceLog
 from lipforge.pipeline.publish.accounts import AccountsError
 from lipforge.pipeline.publish.languages import WhisperFile, identify_first
-from lipforge.pipeline.publish.publish import generation_in_force
+from lipforge.pipeline.publish.publish import generation_in_force, require_segments
 from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
 from lipforge.pipeline.running.executors import Executor
 from lipforge.pipeline.running.progress import Progress
@@ -110,6 +110,7 @@ class Waves:
         """Planned content that is not sealed, or failed for a reason that is tried again."""
         planned = dict(zip(*_counts(claims["segment"]), strict=True))
         generation = generation_in_force(self.store)
+        require_segments(self.store, generation, self.segments)
         entries = {file["segment"]: file for file in (generation.files if generation else ()) if "segment" in file}
         found: list[_Todo] = []
         for number in self.segments.numbers():

@@ -13,6 +13,7 @@ from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples, read_clip
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline import maintain
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.parts import part_name, read_record
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
@@ -20,6 +21,7 @@ from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import with_thresholds
 from lipforge.pipeline.maintain import collect_garbage, prune, repack
 from lipforge.pipeline.publish.gc import find_garbage
+from lipforge.pipeline.publish.prune import find_prunable
 from tests.made_dataset import CONFIG, MadeSource, add_sources, make_dataset, pack_dataset, seal_dataset
 from tests.mortal_store import Killed, MortalStore
 
@@ -211,6 +213,58 @@ def test_another_command_that_sealed_first_is_said(tmp_path: Path) -> None:
         Segments(store).plan(late.contents(1)[:1])
         late.plan(late.contents(1)[:2])
     assert before.items() <= files(store).items()
+
+
+def test_a_segment_that_is_gone_stops_every_change_and_deletes_nothing(tmp_path: Path) -> None:
+    """Else its clips would vanish from the next manifest, and their shards with the next `gc`."""
+    store = make_dataset(tmp_path, SOURCES)
+    store.delete("ledger/segments/000001.000.parquet")
+    before = files(store)
+    for command in (lambda: repack(store.root, [], None), lambda: find_garbage(store), lambda: prune(store.root)):
+        with pytest.raises(DatasetError, match=r"000001\.000\.parquet is gone.*Restore it from a copy"):
+            command()
+    assert files(store) == before
+
+
+def test_gc_leaves_what_the_manifest_in_force_names_whatever_the_ledger_says(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path, SOURCES)
+    repack(store.root, ["min_sync_confidence=0"], None)
+    store.delete("ledger/moves/000001.parquet")
+    collect_garbage(store.root)
+    check(store)
+
+
+def test_gc_leaves_what_is_not_ours(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path, SOURCES)
+    repack(store.root, ["min_quality=50"], None)
+    names = ["manifest/notes.txt", "manifest/old/generation-000001.json", "runs/mine/attempts/n.txt", "parts/x.txt"]
+    for name in names:
+        store.write(name, b"the user's")
+    collect_garbage(store.root)
+    assert all(store.exists(name) for name in names)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_rows_of_the_manifest_that_are_gone_are_written_again(tmp_path: Path, damage: str) -> None:
+    store = make_dataset(tmp_path, SOURCES)
+    before = files(store, "manifest")
+    name = next(name for name in store.list("manifest") if "rows-" in name)
+    data = store.read(name)
+    store.delete(name)
+    if damage == "cut off":
+        store.write(name, data[:100])
+    pack_dataset(store)
+    assert files(store, "manifest") == before
+
+
+def test_a_prune_that_was_stopped_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_dataset(tmp_path, SOURCES)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(maintain, "delete_tars", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prune(store.root)
+    assert find_prunable(store).tars
+    prune(store.root)
+    assert store.list("refused") == [] and find_prunable(store).tars == []
 
 
 # --- killed anywhere

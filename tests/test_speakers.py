@@ -11,6 +11,7 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.ledger.side_files import SegmentFiles
+from lipforge.pipeline.maintain import relabel
 from lipforge.pipeline.publish import speakers
 from lipforge.pipeline.publish.speakers import VoiceWeights, identify_speakers
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset
@@ -76,6 +77,25 @@ def test_a_label_wins_and_gives_its_name(tmp_path: Path, monkeypatch: pytest.Mon
     found = named(store)
     assert found["ann1"] == ("Ann", "list") and found["ann2"] == ("Ann", "voice")
     assert found["bea1"][0] not in (None, "Ann")
+
+
+def test_a_label_that_comes_later_gives_its_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_dataset(tmp_path / "d", [MadeSource("ann1"), MadeSource("ann2"), MadeSource("bea1")])
+    listen(store, ["ann1", "ann2", "bea1"], monkeypatch)
+    bea = named(store)["bea1"]
+    (tmp_path / "labels.csv").write_text("source_uri,speaker\n/videos/ann1.mp4,Ann\n")
+    relabel(store.root, str(tmp_path / "labels.csv"), None, lambda done, total: None)
+    assert listen(store, [], monkeypatch).heard == 0
+    assert named(store) == {"ann1": ("Ann", "relabel"), "ann2": ("Ann", "voice"), "bea1": bea}
+
+
+def test_names_that_were_lost_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_dataset(tmp_path / "d", [MadeSource("ann1"), MadeSource("bea1")])
+    listen(store, ["ann1", "bea1"], monkeypatch)
+    before = named(store)
+    store.delete_folder("ledger/voices")
+    listen(store, [], monkeypatch)
+    assert named(store) == before
 
 
 def test_stopped_before_the_names_are_final_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

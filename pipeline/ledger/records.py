@@ -13,6 +13,8 @@ from lipforge.datasets_manifest.storage.store import Store
 FORMAT_VERSION = 2
 DATASET = "ledger/dataset.json"
 
+_SECTIONS = ("config", "measuring", "hashes")
+
 Record = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def read_dataset(store: Store) -> Record | None:
         return None
     except ValueError as error:  # no JSON, or not even text
         raise _damaged(store, str(error)) from error
-    if not isinstance(record, dict) or "config" not in record:
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), dict) for name in _SECTIONS):
         raise _damaged(store, "it holds no record")
     return record
 

@@ -105,6 +105,7 @@ class Segments:
                 self._revisions[int(match[1])] = max(revision, self._revisions.get(int(match[1]), -1))
 
     def numbers(self) -> list[int]:
+        """Of all that were planned."""
         return sorted(self._revisions)
 
     def revision(self, segment: int) -> int:
@@ -163,7 +164,7 @@ class Segments:
         revision = self.revision(segment)
         if revision < 0:
             return None
-        rows = self._read(_sealed_name(segment, revision), SEALED_COLUMNS.names, schema.ADDED_COLUMNS)
+        rows = self._read(segment_file(segment, revision), SEALED_COLUMNS.names, schema.ADDED_COLUMNS)
         for field in SEALED_COLUMNS:
             if field.name not in rows.column_names:
                 rows = rows.append_column(field, pa.nulls(len(rows), field.type))
@@ -173,13 +174,13 @@ class Segments:
         """Raises TakenOverError."""
         metadata = {"open_ends": json.dumps(sealed.open_ends, sort_keys=True)}
         rows = sealed.rows.select(SEALED_COLUMNS.names).cast(SEALED_COLUMNS).replace_schema_metadata(metadata)
-        create(self.store, _sealed_name(sealed.segment, sealed.revision), parquet_bytes(rows))
+        create(self.store, segment_file(sealed.segment, sealed.revision), parquet_bytes(rows))
         self._revisions[sealed.segment] = sealed.revision
 
     def sealed_name(self, segment: int) -> str | None:
         """The file that `sealed` reads."""
         revision = self.revision(segment)
-        return None if revision < 0 else _sealed_name(segment, revision)
+        return None if revision < 0 else segment_file(segment, revision)
 
     # --- files ---
 
@@ -212,7 +213,8 @@ def _plan_name(segment: int) -> str:
     return f"{FOLDER}/{segment:06d}.plan.parquet"
 
 
-def _sealed_name(segment: int, revision: int) -> str:
+def segment_file(segment: int, revision: int) -> str:
+    """Of a sealed segment."""
     return f"{FOLDER}/{segment:06d}.{revision:03d}.parquet"
 
 

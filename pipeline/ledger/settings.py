@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from lipforge.datasets_manifest.generations import ManifestError, last_generation
@@ -123,7 +124,14 @@ def stored_config(store: Store, record: Record) -> PrepareConfig:
         raise DatasetError(str(error)) from error
     if generation is not None:
         plain |= {name: generation.about[name] for name in ("thresholds", "pack") if name in generation.about}
-    return PrepareConfig.model_validate(plain)
+    try:
+        return PrepareConfig.model_validate(plain)
+    except ValidationError as error:
+        place = store.path(generation.name if generation is not None else "ledger/dataset.json")
+        raise DatasetError(
+            f"the settings in {place} are damaged, or of another version of Lipforge: {error.errors()[0]['msg']}. "
+            "Restore it from a copy"
+        ) from error
 
 
 def open_dataset(store: Store, config: PrepareConfig, hashes: dict[str, str]) -> None:
@@ -132,11 +140,7 @@ def open_dataset(store: Store, config: PrepareConfig, hashes: dict[str, str]) ->
     record = read_dataset(store)
     if record is None:
         _refuse_export(store)
-        if store.list("ledger/segments"):
-            raise DatasetError(
-                f"{store.root} has lost ledger/dataset.json, which says how it was made. "
-                "Restore it from a copy, or use a new folder."
-            )
+        _refuse_lost(store)
         write_dataset(
             store, {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
         )
@@ -169,6 +173,7 @@ def require_dataset(store: Store) -> Record:
     record = read_dataset(store)
     if record is None:
         _refuse_export(store)
+        _refuse_lost(store)
         raise DatasetError(
             f"{store.root} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
         )
@@ -183,6 +188,14 @@ def _require_format(store: Store, record: Record) -> None:
             f"{store.root} is a dataset of format {found}, which this version of Lipforge (format {FORMAT_VERSION}) "
             "reads but does not change: select from it, train on it and export it as before. To change it, use the "
             "version that made it, or prepare the sources again into a new folder."
+        )
+
+
+def _refuse_lost(store: Store) -> None:
+    if store.list("ledger/segments"):
+        raise DatasetError(
+            f"{store.root} has lost ledger/dataset.json, which says how it was made. "
+            "Restore it from a copy, or use a new folder."
         )
 
 

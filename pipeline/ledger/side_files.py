@@ -15,6 +15,8 @@ from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, create
 
+_LOG_FILE = re.compile(r"/[0-9]{6}\.parquet$")
+
 
 class SegmentFiles:
     """The last table of each segment, of one kind."""
@@ -53,7 +55,7 @@ class SegmentLog:
         self._store = store
         self._folder = f"ledger/{kind}"
         self._columns = columns
-        self._names = store.list(self._folder)
+        self._names = [name for name in store.list(self._folder) if _LOG_FILE.search(name)]
         tables = [_read(store, name).select(columns.names).cast(columns) for name in self._names]
         origins = [np.full(len(table), number) for number, table in enumerate(tables)]
         table = pa.concat_tables([columns.empty_table(), *tables])

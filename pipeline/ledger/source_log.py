@@ -6,6 +6,7 @@ What a killed run had probed but not written yet is probed again: at most `WRITE
 """
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, Record, create
 
 FOLDER = "ledger/sources"
+_FILE = re.compile(rf"{FOLDER}/[0-9]{{6}}\.parquet")
 WRITE_EVERY_S = 30.0
 MAX_ROWS_WAITING = 10_000
 
@@ -40,7 +42,7 @@ class SourceLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._names = store.list(FOLDER)
+        self._names = [name for name in store.list(FOLDER) if _FILE.fullmatch(name)]
         self._waiting: list[Record] = []
         self._since_s = time.monotonic()
 

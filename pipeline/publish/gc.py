@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
 from lipforge.datasets_manifest.generations import Generation, generation_numbers
+from lipforge.datasets_manifest.manifest import open_manifest
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.parts import done_units, part_name
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.publish.facts import FactFiles
-from lipforge.pipeline.publish.publish import generation_in_force
+from lipforge.pipeline.publish.publish import generation_in_force, require_segments
 
 YOUNG_S = 24 * 3600.0
+_OUR_MANIFESTS = re.compile(rf"{MANIFEST}/(generation-[0-9]{{6}}\.json|rows-[0-9a-f]{{16}}\.parquet)")
+_OUR_RUNS = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+")
 _OURS = re.compile(r"(shards/[^/]+|refused|stills)/[^/]+-[0-9a-f]{16}\.tar")
 
 
@@ -47,13 +50,15 @@ def find_garbage(store: Store) -> Garbage:
     if in_force is not None:
         sizes = store.sizes(MANIFEST)
         wanted = {in_force.name, *(file["name"] for file in in_force.files)}
-        manifests = _old(store, {name: size for name, size in sizes.items() if name not in wanted})
+        ours = {name: size for name, size in sizes.items() if _OUR_MANIFESTS.fullmatch(name) and name not in wanted}
+        manifests = _old(store, ours)
         generations = [number for number in generation_numbers(store) if Generation(number, []).name in manifests]
     return Garbage(manifests, generations, _old(store, _left_over(store)))
 
 
 def _left_over(store: Store) -> dict[str, int]:
     segments, facts = Segments(store), FactFiles(store)
+    require_segments(store, generation_in_force(store), segments)
     wanted, sealed_units = set[str](), set[str]()
     for segment in segments.numbers():
         sealed = segments.sealed(segment)
@@ -64,14 +69,27 @@ def _left_over(store: Store) -> dict[str, int]:
         pruned = facts.pruned.rows(segment)
         wanted |= set(pruned["still"].to_pylist())
         wanted -= set(pruned["tar"].to_pylist())
+    wanted |= _in_force(store)
     found = {}
     for folder in ("shards", "refused", "stills"):
         sizes = store.sizes(folder)
         found |= {name: size for name, size in sizes.items() if _OURS.fullmatch(name) and name not in wanted}
     parts = store.sizes("parts")
     found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
-    for run in store.folders("runs"):
+    for run in filter(_OUR_RUNS.fullmatch, store.folders("runs")):
         found |= store.sizes(f"runs/{run}/attempts")
+    return found
+
+
+def _in_force(store: Store) -> set[str]:
+    """Tars that the manifest in force names: whatever the ledger says, they stay."""
+    try:
+        manifest = open_manifest(store.root, ("shard",))
+    except FileNotFoundError:
+        return set()
+    found = set[str]()
+    for batch in manifest.to_batches(columns=["shard"]):
+        found |= set(batch["shard"].dictionary.to_pylist())
     return found
 
 

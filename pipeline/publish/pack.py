@@ -49,8 +49,8 @@ def bring_in(
         coming.add(segment, manifest_rows(sealed.rows, config.thresholds, facts.of(segment, sealed.rows)))
     if coming.num_gone:
         raise DatasetError(
-            f"{coming.num_gone} clips pass these thresholds but their media is gone: it was pruned. Use stricter "
-            "thresholds, or prepare the sources again into a new folder."
+            f"{coming.num_gone} clips pass these thresholds but their media is gone: it was pruned, or deleted. Use "
+            "stricter thresholds, or prepare the sources again into a new folder."
         )
     if not coming.places:
         return 0

@@ -31,8 +31,11 @@ class Prunable(NamedTuple):
 
 def find_prunable(store: Store) -> Prunable:
     """Tars of refused media that the ledger knows: others belong to a segment that is being sealed, or to `gc`."""
-    sizes, moves = store.sizes("refused"), FactFiles(store).moves
-    tars, clips = set[str](), 0
+    sizes, facts = store.sizes("refused"), FactFiles(store)
+    moves, pruned = facts.moves, facts.pruned
+    # Also those that a prune which was stopped has recorded and not deleted.
+    tars = {tar for n in Segments(store).numbers() for tar in pruned.rows(n)["tar"].to_pylist() if tar in sizes}
+    clips = 0
     for segment, refused in _refused(store, set(sizes)):
         tars |= {place.tar for _, place in refused}
         clips += len(refused) - len(moves.rows(segment))

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
+from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
 from lipforge.datasets_manifest.generations import (
     Generation,
     ManifestChangedError,
@@ -30,7 +31,7 @@ from lipforge.model.clock import FPS
 from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
-from lipforge.pipeline.ledger.segments import Segments
+from lipforge.pipeline.ledger.segments import Segments, segment_file
 from lipforge.pipeline.ledger.source_log import SourceLog, content_names
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.facts import FactFiles
@@ -57,7 +58,13 @@ def publish(
     """
     previous = generation_in_force(store)
     segments, facts = Segments(store), FactFiles(store)
-    known = {file["made_from"]: file for file in (previous.files if previous else ()) if "made_from" in file}
+    require_segments(store, previous, segments)
+    there = store.sizes(MANIFEST)
+    known = {
+        file["made_from"]: file
+        for file in (previous.files if previous else ())
+        if "made_from" in file and there.get(file["name"]) == file.get("size") and "outcome" in file
+    }
     limits = thresholds_of(config)
     numbers = [number for number in segments.numbers() if segments.revision(number) >= 0]
     marks = {number: _mark(facts.mark(segments, number), limits) for number in numbers}
@@ -93,6 +100,23 @@ def generation_in_force(store: Store) -> Generation | None:
         return last_generation(store)
     except ManifestError as error:
         raise DatasetError(str(error)) from error
+
+
+def require_segments(store: Store, in_force: Generation | None, segments: Segments) -> None:
+    """Check that the ledger has every segment that the manifest in force was made of, as it was sealed then or later.
+
+    Raises DatasetError: without one, its clips would vanish from the next manifest.
+    """
+    for file in in_force.files if in_force else ():
+        if "segment" not in file:
+            continue
+        number = file["segment"]
+        if number not in segments.numbers() or segments.revision(number) < file["revision"]:
+            raise DatasetError(
+                f"{store.path(segment_file(number, file['revision']))} is gone, which says where the clips of segment "
+                f"{number} lie. Restore it from a copy. Until then nothing is changed; the manifest in force, "
+                f"{in_force.name if in_force else ''}, can still be selected from."
+            )
 
 
 def thresholds_of(config: PrepareConfig) -> dict[str, Any]:

@@ -95,10 +95,18 @@ def identify_speakers(
     """
     _listen(store, weights, run_map, progress)
     segments, embeddings, names = Segments(store), SegmentFiles(store, "embeddings"), SegmentFiles(store, "voices")
-    known, included = _read_known(store)
-    new = [n for n in segments.numbers() if embeddings.name(n) and embeddings.name(n) not in included]
+    facts = FactFiles(store)
+    relabelled = [mark for n in segments.numbers() for mark in facts.labels.mark(n)]
+    known, included, labels_then = _read_known(store)
+    if labels_then != relabelled:  # labels are voices, too: with other ones, all are told apart anew
+        known, included = NO_VOICES, []
+    new = [
+        n
+        for n in segments.numbers()
+        if embeddings.name(n) and (embeddings.name(n) not in included or names.name(n) is None)
+    ]
     if new:
-        sources = list(_sources(segments, embeddings, new))
+        sources = list(_sources(segments, embeddings, facts, new))
         found = assign([clips for _, clips in sources], known)
         by_segment: defaultdict[int, list[dict[str, str]]] = defaultdict(list)
         for (segment, clips), rows in zip(sources, found.of_clips, strict=True):
@@ -110,7 +118,8 @@ def identify_speakers(
         for segment in new:
             names.write(segment, pa.Table.from_pylist(by_segment[segment], VOICE_COLUMNS))
         known = found.voices
-        _write_known(store, known, [*included, *(embeddings.name(n) or "" for n in new)])
+        heard = sorted({*included, *(embeddings.name(n) or "" for n in new)})
+        _write_known(store, known, heard, relabelled)
     tables = [table for n in segments.numbers() if (table := names.read(n)) is not None]
     return Found(sum(map(len, tables)), len(known.names))
 
@@ -179,7 +188,9 @@ class _Ear:
 # --- voices ---
 
 
-def _sources(segments: Segments, embeddings: SegmentFiles, wanted: Sequence[int]) -> Iterator[tuple[int, SourceClips]]:
+def _sources(
+    segments: Segments, embeddings: SegmentFiles, facts: FactFiles, wanted: Sequence[int]
+) -> Iterator[tuple[int, SourceClips]]:
     """(segment, clips) of each content in these segments."""
     for segment in wanted:
         sealed, table = segments.sealed(segment), embeddings.read(segment)
@@ -187,8 +198,12 @@ def _sources(segments: Segments, embeddings: SegmentFiles, wanted: Sequence[int]
         vectors = dict(zip(table["key"].to_pylist(), table["embedding"].to_pylist(), strict=True))
         rows = sealed.rows.filter(pc.is_in(sealed.rows["key"], table["key"].combine_chunks()))
         names = ["content", "key", "unit_id", "shot_index", "track_index", "start_frame", "end_frame", "speech_ratio"]
+        labels = facts.of(segment, sealed.rows).labels
         by_content: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
-        for row in rows.select([*names, "speaker", "speaker_source"]).to_pylist():
+        for row in rows.select([*names, "entry_id", "speaker", "speaker_source"]).to_pylist():
+            given = labels.get(row["entry_id"])
+            if given is not None and given.speaker is not None:
+                row |= {"speaker": given.speaker, "speaker_source": "relabel"}
             by_content[row["content"]].append(row)
         for clips in by_content.values():
             tracks = {place: number for number, place in enumerate(dict.fromkeys(map(_track, clips)))}
@@ -213,25 +228,28 @@ def _speech_s(row: Mapping[str, object]) -> float:
     return frames / FPS * row["speech_ratio"]  # type: ignore[operator, no-any-return]
 
 
-def _read_known(store: Store) -> tuple[Voices, list[str]]:
-    """(voices, embeddings that they were made of) of the last run."""
+def _read_known(store: Store) -> tuple[Voices, list[str], list[str]]:
+    """(voices, embeddings that they were made of, relabellings that were known) of the last run."""
     names = store.list(_KNOWN)
     if not names:
-        return NO_VOICES, []
+        return NO_VOICES, [], []
     try:
         table = parse_parquet(store.read(names[-1]))
-        included = json.loads((table.schema.metadata or {})[b"included"])
+        about = json.loads((table.schema.metadata or {})[b"made_from"])
+        included, relabelled = about["embeddings"], about["labels"]
     except (ValueError, KeyError) as error:
         raise DatasetError(f"{store.path(names[-1])} is damaged ({error}). Restore it from a copy.") from error
     vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, _WIDTH)
-    return Voices(tuple(table["name"].to_pylist()), vectors, table["seconds"].to_numpy()), included
+    voices = Voices(tuple(table["name"].to_pylist()), vectors, table["seconds"].to_numpy())
+    return voices, included, relabelled
 
 
-def _write_known(store: Store, voices: Voices, included: Sequence[str]) -> None:
+def _write_known(store: Store, voices: Voices, included: Sequence[str], relabelled: Sequence[str]) -> None:
     names = store.list(_KNOWN)
     number = int(names[-1].rpartition("/")[2].partition(".")[0]) + 1 if names else 1
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(voices.vectors.ravel(), pa.float32()), _WIDTH)
     columns = [pa.array(voices.names, pa.string()), vectors, pa.array(voices.seconds, pa.float64())]
     table = pa.Table.from_arrays(columns, schema=_VOICES_COLUMNS)
-    table = table.replace_schema_metadata({"included": json.dumps(list(included))})
+    made_from = {"embeddings": list(included), "labels": list(relabelled)}
+    table = table.replace_schema_metadata({"made_from": json.dumps(made_from)})
     create(store, f"{_KNOWN}/{number:06d}.parquet", parquet_bytes(table))

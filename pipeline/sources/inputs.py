@@ -222,6 +222,8 @@ def read_list(uri: str) -> Iterator[Source]:
         data = read_file(uri)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"list {uri} does not exist: check its name") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"list {uri} is a folder: name a .txt, .csv, .jsonl or .parquet file") from error
     try:
         rows = list(_list_rows(data, suffix))
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
