@@ -73,7 +73,7 @@ def test_the_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
     members = {
         "mp4": encode_mp4(frames, EncodeConfig()),
         "flac": encode_flac(np.zeros(16_000, np.float32)),
-        "json": b'{"language":"en"}',
+        "json": b'{"key":"0123abcd","source_name":"talk.mp4"}',
     }
     shard = tmp_path / "dataset" / "shards" / "en" / "en-000000.tar"
     shard.parent.mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_the_snippet_reads_a_shard_with_stock_webdataset(tmp_path: Path):
         [sys.executable, "-W", "ignore", "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["0123abcd", "en", "(25,", "256,", "256,", "3)", "(16000,)"]
+    assert ran.stdout.split() == ["0123abcd", "talk.mp4", "(25,", "256,", "256,", "3)", "(16000,)"]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
