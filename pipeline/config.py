@@ -1,7 +1,8 @@
 """Every setting of the data pipeline: one small class per stage, nested into `PrepareConfig`.
 
-Changing a setting that shapes media or measures (all but `thresholds`, `language`, `pack` and `run`) needs a new
-dataset folder. `thresholds` are compared with stored measures, so `lipforge pack` applies new ones without the models.
+Changing a setting that shapes media or measures (all but `thresholds`, `language`, `speaker`, `pack` and `run`) needs a
+new dataset folder. `thresholds` are compared with stored measures, so `lipforge pack` applies new ones without the
+models.
 """
 
 from enum import StrEnum
@@ -174,6 +175,14 @@ class LanguageConfig(Config):
     openai-whisper. Unset: languages are not identified and stay `und`."""
 
 
+class SpeakerConfig(Config):
+    """Speakers of sources without a label. Sets the manifest's speaker columns; never changes clips or measures."""
+
+    by_voice: bool = False
+    """Name them by their voices, after `lipforge models fetch voice`. Costs 5 to 8 ms of CPU per second of clip.
+    `lipforge identify-speakers` does it for a finished dataset."""
+
+
 class SyncConfig(Config):
     """The built-in lip-sync scorer."""
 
@@ -238,6 +247,7 @@ class PrepareConfig(Config):
     sync: SyncConfig = SyncConfig()
     thresholds: Thresholds = Thresholds()
     language: LanguageConfig = LanguageConfig()
+    speaker: SpeakerConfig = SpeakerConfig()
     pack: PackConfig = PackConfig()
     run: RunConfig = RunConfig()
 
@@ -252,7 +262,7 @@ class PrepareConfig(Config):
 
     def measuring(self) -> dict[str, Any]:
         """The settings that shape media and measures, as plain values. Model files count by hash, not by path."""
-        plain = self.model_dump(mode="json", exclude={"sync", "thresholds", "language", "run", "pack"})
+        plain = self.model_dump(mode="json", exclude={"sync", "thresholds", "language", "speaker", "run", "pack"})
         return {"recipe_version": RECIPE_VERSION, **plain}
 
     def config_hash(self) -> str:

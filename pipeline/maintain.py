@@ -1,12 +1,14 @@
 """Change a dataset without preparing again: thresholds, languages, media pruned. Shards never change."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.config import RunConfig, Thresholds
+from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import require_dataset, stored_config, with_thresholds, writing
 from lipforge.pipeline.publish.accounts import Totals
@@ -17,10 +19,20 @@ from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels_of_paths
 from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
-from lipforge.pipeline.running.executors import LocalExecutor, make_executor
+from lipforge.pipeline.running.executors import Executor, LocalExecutor, RayExecutor, make_executor
 from lipforge.pipeline.sources.inputs import read_list
 
 Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def _workers(config: PrepareConfig) -> Iterator[Executor]:
+    """Ray where a cluster is at hand (RAY_ADDRESS), else this process: starting a Ray costs more than most packing."""
+    executor = RayExecutor(config) if os.environ.get("RAY_ADDRESS") else LocalExecutor()
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 def repack(
@@ -34,7 +46,8 @@ def repack(
         config = stored_config(store, record)
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
-        return config.thresholds, publish(store, config, record["hashes"], LocalExecutor(), progress)
+        with _workers(config) as executor:
+            return config.thresholds, publish(store, config, record["hashes"], executor, progress)
 
 
 def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progress) -> dict[str, int]:
@@ -96,7 +109,8 @@ def relabel(out: str, list_file: str | None, path_template: str | None, progress
         record = require_dataset(store)
         config = stored_config(store, record)
         done = set_labels(store, find, listed)
-        publish(store, config, record["hashes"], LocalExecutor(), progress)
+        with _workers(config) as executor:
+            publish(store, config, record["hashes"], executor, progress)
     return done
 
 
@@ -107,10 +121,11 @@ def prune(out: str) -> None:
     with writing(store):
         record = require_dataset(store)
         config = stored_config(store, record)
-        publish(store, config, record["hashes"], LocalExecutor())  # what is kept gets its place in a shard
-        prunable = find_prunable(store)
-        prune_files(store, prunable)
-        publish(store, config, record["hashes"], LocalExecutor())
+        with _workers(config) as executor:
+            publish(store, config, record["hashes"], executor)  # what is kept gets its place in a shard
+            prunable = find_prunable(store)
+            prune_files(store, prunable)
+            publish(store, config, record["hashes"], executor)
         delete_tars(store, prunable)
 
 

@@ -19,6 +19,7 @@ from lipforge.pipeline.ledger.settings import (
 )
 from lipforge.pipeline.publish.languages import WhisperFile, open_whisper
 from lipforge.pipeline.publish.publish import publish
+from lipforge.pipeline.publish.speakers import VoiceWeights, identify_speakers, open_voice_weights
 from lipforge.pipeline.running.executors import make_executor
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
@@ -66,19 +67,32 @@ def prepare(
             store.write(f"runs/{summary.run_id}/config.yaml", settings)
             progress.unreadable(unreadable)
             progress.labels(notes)
-            whisper = _open_whisper(config, progress)
+            whisper, voice = _open_whisper(config, progress), _open_voice(config, progress)
             executor = make_executor(config)
             try:
                 job = Job(store, config, models, hashes, summary.run_id)
                 waves = Waves(job, executor, progress, again, whisper)
                 record_unreadable(waves.log, unreadable)
                 waves.run(sources)
+                if voice is not None:
+                    identify_speakers(store, voice, executor.map, progress.voices)
                 progress.phase("pack")
                 progress.finished(publish(store, config, hashes, executor))
             finally:
                 executor.close()
         clear_attempts(store, summary.run_id)
     return summary
+
+
+def _open_voice(config: PrepareConfig, progress: Progress) -> VoiceWeights | None:
+    """None when speakers are not to be told by voice, or cannot be: then the run notes it and continues."""
+    if not config.speaker.by_voice:
+        return None
+    try:
+        return open_voice_weights()
+    except ModelFileError as error:
+        progress.no_voices(error)
+        return None
 
 
 def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | None:

@@ -21,7 +21,6 @@ from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_datas
 from tests.test_two_writers import COMMANDS, FIRST, MORE, check
 
 pytest.importorskip("s3fs")
-pytest.importorskip("moto")
 
 from tests.s3_server import Gate, s3_server
 

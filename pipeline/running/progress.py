@@ -88,6 +88,15 @@ class Progress:
             self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
             self.note(text)
 
+    def no_voices(self, error: ModelFileError) -> None:
+        text = f"speakers are not told by voice: {error} Once this is fixed: `lipforge identify-speakers`"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self.note(text)
+
+    def voices(self, num_done: int, num_clips: int) -> None:
+        if num_clips:
+            self.phase(f"voices: {num_done} of {num_clips} clips")
+
     def sources(self, num_sources: int, num_to_probe: int) -> None:
         self.summary.num_sources = num_sources
         self._num_to_probe = num_to_probe
