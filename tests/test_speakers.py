@@ -9,11 +9,14 @@ from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.pipeline import run
 from lipforge.pipeline.cli import app
+from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.side_files import SegmentFiles
 from lipforge.pipeline.maintain import relabel
 from lipforge.pipeline.publish import speakers
 from lipforge.pipeline.publish.speakers import VoiceWeights, identify_speakers
+from tests.conftest import run_prepare
 from tests.made_dataset import MadeSource, add_sources, make_dataset, pack_dataset
 
 PEOPLE = {"ann1": 0, "ann2": 0, "bea1": 1, "bea2": 1, "new": 1}
@@ -119,3 +122,20 @@ def test_on_the_command_line_without_the_weights(tmp_path: Path, monkeypatch: py
     result = CliRunner().invoke(app, ["identify-speakers", store.root, "--executor", "local"])
     assert result.exit_code == 1 and "lipforge models fetch voice" in result.output
     assert named(store) == {"ann1": (None, "none")}
+
+
+def test_prepare_names_speakers_and_goes_on_without_the_weights(
+    models: dict, talking_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {"run": {"executor": "local"}, "encode": {"preset": "ultrafast"}, "speaker": {"by_voice": True}}
+    config = PrepareConfig.model_validate(tree)
+    with monkeypatch.context() as patch:
+        patch.setenv("LIPFORGE_CACHE", str(tmp_path / "cache"))
+        summary = run_prepare([str(talking_clip)], tmp_path / "d", config)
+        assert "speakers are not told by voice" in summary.notes[0] and "fetch voice" in summary.notes[0]
+    store = Store(str(tmp_path / "d"))
+    assert set(named(store).values()) == {(None, "none")}
+    monkeypatch.setattr(run, "open_voice_weights", lambda: VoiceWeights(b""))
+    monkeypatch.setattr(VoiceWeights, "opened", lambda self: _Voices([0] * 20))
+    assert run_prepare([str(talking_clip)], tmp_path / "d", config).notes == []
+    assert {source for _, source in named(store).values()} == {"voice"}
