@@ -160,6 +160,7 @@ def select(
         lipforge select dataset --where "speech_ratio > 0.8" --exclude zh20.parquet --out more.parquet
     """
     from lipforge.datasets_manifest.report.selection_chart import refuse_foreign_chart, write_chart
+    from lipforge.datasets_manifest.select.again import note_on_shards
     from lipforge.datasets_manifest.select.choose import choose
     from lipforge.datasets_manifest.select.request import Request
     from lipforge.datasets_manifest.selection import write_selection
@@ -196,7 +197,7 @@ def select(
         write_selection(out, selection.table, request.as_json(), overwrite)
         chart = write_chart(out, selection.table, min_sync, min_quality)
         _print_selection(selection.table, selection.about["gave"])
-        _print_notes(selection.notes)
+        _print_notes([*selection.notes, *note_on_shards(selection.table)])
         console.print(f"selection: {visible(out)}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"chart: {visible(chart)}", markup=False, highlight=False, soft_wrap=True)
 

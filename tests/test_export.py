@@ -15,6 +15,7 @@ import webdataset
 from typer.testing import CliRunner
 
 import lipforge.__main__  # noqa: F401 - joins the commands of both apps
+from lipforge.datasets_manifest.cli import app as manifest_app
 from lipforge.datasets_manifest.languages import languages
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
@@ -436,3 +437,11 @@ def test_on_the_command_line(source: Store, selection: str, tmp_path: Path) -> N
         result = CliRunner().invoke(app, ["export", *arguments])
         assert result.exit_code == code and words in result.output, result.output
     assert read_manifest(out).schema == COLUMNS
+
+
+def test_a_selection_of_a_shard_that_is_gone_says_so(source: Store, tmp_path: Path) -> None:
+    words = ["select", source.root, "--window-frames", "1", "--out"]
+    assert "cannot be trained on" not in CliRunner().invoke(manifest_app, [*words, str(tmp_path / "a.parquet")]).output
+    source.delete(source.list("shards")[0])
+    result = CliRunner().invoke(manifest_app, [*words, str(tmp_path / "b.parquet")])
+    assert "shards of this selection cannot be trained on" in result.output and "is gone" in result.output

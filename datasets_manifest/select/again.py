@@ -31,6 +31,26 @@ def require_shards(rows: pa.Table, path: str, whole: bool = False) -> None:
 
     whole: and long enough. Raises FileNotFoundError, which says what is gone and how to select anew.
     """
+    needed, bad = _not_as_said(rows, whole)
+    if bad:
+        count = f"{len(bad)} of the {needed} shards of {path} are not as it says: "
+        raise FileNotFoundError(
+            f"{count if needed > 1 else ''}{bad[0]}. If it was lost, restore it from a copy. If the dataset was "
+            f"moved or prepared anew, make the selection anew: {command_for(rows)}"
+        )
+
+
+def note_on_shards(rows: pa.Table) -> list[str]:
+    """What to say of a new selection whose shards are not all there: another one of the same dataset does not help."""
+    needed, bad = _not_as_said(rows, whole=False)
+    if not bad:
+        return []
+    what = f"{len(bad)} of the {needed} shards of this selection cannot be trained on: {bad[0]}"
+    return [f"{what}. Restore it from a copy, or prepare the sources again into a new folder"]
+
+
+def _not_as_said(rows: pa.Table, whole: bool) -> tuple[int, list[str]]:
+    """(number of shards, what is wrong with which)."""
     ends = rows.select(["dataset", "shard"]).append_column("end", pc.add(rows["sample_offset"], rows["sample_size"]))
     needed = ends.group_by(["dataset", "shard"]).aggregate([("end", "max")]).sort_by("shard").to_pylist()
     stores = {dataset: Store(dataset) for dataset in rows["dataset"].unique().to_pylist()}
@@ -42,12 +62,7 @@ def require_shards(rows: pa.Table, path: str, whole: bool = False) -> None:
         for row, size in zip(needed, sizes, strict=True)
         if size is None or (whole and size < row["end_max"])
     ]
-    if bad:
-        count = f"{len(bad)} of the {len(needed)} shards of {path} are not as it says: "
-        raise FileNotFoundError(
-            f"{count if len(needed) > 1 else ''}{bad[0]}. If it was lost, restore it from a copy. If the dataset was "
-            f"moved or prepared anew, make the selection anew: {command_for(rows)}"
-        )
+    return len(needed), bad
 
 
 def command_for(rows: pa.Table) -> str:
