@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import fsspec
 
@@ -152,17 +152,3 @@ def sample_bytes(key: str, members: dict[str, bytes]) -> bytes:
             tar.addfile(info, io.BytesIO(data))
             size += tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return buffer.getvalue()[:size]
-
-
-def find_samples(data: IO[bytes]) -> dict[str, tuple[int, int]]:
-    """(offset, size) of each sample in a shard, by key. Reads headers only.
-
-    Raises tarfile.ReadError for a damaged tar.
-    """
-    found: dict[str, tuple[int, int]] = {}
-    with tarfile.open(fileobj=data, mode="r:") as tar:
-        for member in tar:
-            key = member.name.partition(".")[0]
-            start = found[key][0] if key in found else member.offset
-            found[key] = (start, _end_of(member) - start)
-    return found

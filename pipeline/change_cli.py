@@ -1,12 +1,24 @@
 """Commands on finished datasets: thresholds, labels, languages, export, tidying up."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipforge.pipeline.terminal import Dataset, console, plain_errors, say
+from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say
+
+if TYPE_CHECKING:  # it is read when a command needs it
+    from lipforge.pipeline.config import RunConfig
 
 app = typer.Typer()
+
+
+def run_settings(workers: int | None, executor: str | None) -> "RunConfig":
+    """How to distribute the work of a command. None: as `prepare` does. Raises ValueError."""
+    from lipforge.pipeline.config import PrepareConfig
+    from lipforge.pipeline.config_loader import load_config
+
+    given = {"workers": workers, "executor": executor}
+    return load_config(PrepareConfig, None, [f"run.{n}={value}" for n, value in given.items() if value is not None]).run
 
 
 @app.command()
@@ -32,7 +44,8 @@ def pack(
     from lipforge.pipeline.running.progress import outcome_table
 
     with plain_errors():
-        thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb)
+        with progress_bar("write the manifest") as show:
+            thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb, show)
         outcome = dict(totals.seconds_by_outcome)
         say(f"thresholds: {thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
@@ -59,22 +72,11 @@ def identify_languages(
     Whisper gives every clip with speech a vote, kept or not, and most votes win. Languages that you gave stay. Only the
     manifest is rewritten, no shard. Stop it at any time: the same command continues.
     """
-    from rich.progress import Progress as Bars
-
-    from lipforge.pipeline.config import PrepareConfig
-    from lipforge.pipeline.config_loader import load_config
     from lipforge.pipeline.maintain import identify_languages as run_identify
 
     with plain_errors():
-        overrides = [f"run.workers={workers}"] if workers is not None else []
-        overrides += [f"run.executor={executor}"] if executor is not None else []
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("identify languages", total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            found = run_identify(dataset, whisper, load_config(PrepareConfig, None, overrides).run, show)
+        with progress_bar("identify languages") as show:
+            found = run_identify(dataset, whisper, run_settings(workers, executor), show)
         for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
             say(f"{language}: {sources} sources")
         if not found:
@@ -95,22 +97,11 @@ def identify_speakers(
     sounds like one of them takes its name. After `lipforge models fetch voice`. Names stay when sources are added.
     docs/models/voices.md says how often this is right. Stop it at any time: the same command continues.
     """
-    from rich.progress import Progress as Bars
-
-    from lipforge.pipeline.config import PrepareConfig
-    from lipforge.pipeline.config_loader import load_config
     from lipforge.pipeline.maintain import name_speakers
 
     with plain_errors():
-        overrides = [f"run.workers={workers}"] if workers is not None else []
-        overrides += [f"run.executor={executor}"] if executor is not None else []
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("listen to voices", total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            found = name_speakers(dataset, load_config(PrepareConfig, None, overrides).run, show)
+        with progress_bar("listen to voices") as show:
+            found = name_speakers(dataset, run_settings(workers, executor), show)
         say(f"{found.clips} clips have a voice; {found.voices} voices in the dataset")
 
 
@@ -139,7 +130,8 @@ def relabel(
     from lipforge.pipeline.maintain import relabel as run_relabel
 
     with plain_errors():
-        done = run_relabel(dataset, list_file, path_template, lambda done, total: None)
+        with progress_bar("write the manifest") as show:
+            done = run_relabel(dataset, list_file, path_template, show)
         say(f"new labels for {done.sources} sources; {done.others} keep theirs")
         if done.unknown:
             first = done.unknown[0]
@@ -170,8 +162,6 @@ def export(
 
         lipforge export zh20.parquet --out zh20-files --as files
     """
-    from rich.progress import Progress as Bars
-
     from lipforge.pipeline.publish.export import SELECTION_NAME
     from lipforge.pipeline.publish.export import export as run_export
     from lipforge.pipeline.publish.export_files import export_files
@@ -181,12 +171,7 @@ def export(
             raise ValueError(f"--as {as_}: expected dataset or files")
         if as_ == "files" and shard_size_mb is not None:
             raise ValueError("--shard-size-mb is for a dataset: --as files makes no shards")
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("copy clips", total=None)
-
-            def show(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
+        with progress_bar("copy clips") as show:
             if as_ == "files":
                 made = export_files(selection, out, show)
                 shards, where = "", f"how trainers read it: {out}/README.txt"

@@ -1,6 +1,6 @@
 """What the commands share: how they print, and how errors become messages and exit codes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -17,6 +17,16 @@ def say(text: str, style: str | None = None) -> None:
 
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by `lipforge prepare`.")]
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar in a terminal while the block runs; gives a function to call with (done, total)."""
+    from rich.progress import Progress as Bars
+
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.report.page import write_report
-from lipforge.datasets_manifest.sample import find_samples, read_still_at
+from lipforge.datasets_manifest.sample import read_still_at
 from lipforge.datasets_manifest.storage import store as storage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
@@ -38,6 +38,7 @@ from lipforge.pipeline.sources.inputs import Labels
 from lipforge.pipeline.waves import Waves
 from tests.coded import noise, write_coded
 from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
+from tests.tar_index import find_samples
 
 
 def shards(out: Path) -> dict[str, str]:

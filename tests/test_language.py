@@ -11,7 +11,6 @@ import torch
 from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.sample import find_samples
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.language import LanguageIdentifier, read_whisper_file
 from lipforge.model.weights import load as weights
@@ -26,6 +25,7 @@ from lipforge.pipeline.publish import languages as pipeline_languages
 from lipforge.pipeline.publish.votes import VOTE_COLUMNS, majority
 from tests.conftest import run_prepare, snapshot
 from tests.made_dataset import MadeSource, add_sources, audio_of, make_dataset, pack_dataset
+from tests.tar_index import find_samples
 from tests.whisper_file import DIMS, whisper_file
 
 pytest.importorskip("whisper")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, find_samples, read_clip, sample_bytes
+from lipforge.datasets_manifest.sample import END_OF_TAR, clip_members, read_clip, sample_bytes
 from lipforge.datasets_manifest.storage.files import to_json
+from tests.tar_index import find_samples
 
 KEY = "0a1b"
 MP4 = bytes(range(256)) * 5

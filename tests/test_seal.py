@@ -11,7 +11,7 @@ import webdataset
 
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.sample import END_OF_TAR, find_samples, read_clip
+from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline import maintain
 from lipforge.pipeline.config import PrepareConfig
@@ -24,6 +24,7 @@ from lipforge.pipeline.publish.gc import find_garbage
 from lipforge.pipeline.publish.prune import find_prunable
 from tests.made_dataset import CONFIG, MadeSource, add_sources, make_dataset, pack_dataset, seal_dataset
 from tests.mortal_store import Killed, MortalStore
+from tests.tar_index import find_samples
 
 WEAK = {"sync_confidence": 1.0}
 """A clip that the threshold refuses."""

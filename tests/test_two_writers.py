@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.sample import find_samples, read_clip
+from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
 from lipforge.pipeline.ledger.segments import Content, Segments
@@ -24,6 +24,7 @@ from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_fi
 from lipforge.pipeline.stages.probe import to_record
 from tests.made_dataset import CONFIG, MadeSource, add_sources, pack_dataset
 from tests.made_dataset import write_parts as write_parts_of
+from tests.tar_index import find_samples
 
 WEAK = {"sync_confidence": 1.0}
 FIRST = [MadeSource("one", [{}, WEAK, {}]), MadeSource("two", [{}, {}], "hi")]

@@ -74,11 +74,6 @@ class Store:
         with self._storage_errors(name):
             return cast(bytes, self._fs.cat_file(self.path(name), start=offset or None, end=end))
 
-    def open(self, name: str) -> IO[bytes]:
-        """A file to read and seek in. Raises FileNotFoundError."""
-        with self._storage_errors(name):
-            return cast(IO[bytes], self._fs.open(self.path(name), "rb"))
-
     def write(self, name: str, data: bytes) -> None:
         with self.writing(name) as file:
             file.write(data)

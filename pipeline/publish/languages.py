@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.side_files import SegmentFiles
-from lipforge.pipeline.media.clips import decode_flac
-from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.publish.rows import sample_places
 from lipforge.pipeline.publish.seal import SealTask, rows_in_parts
 from lipforge.pipeline.publish.shards import Place
+from lipforge.pipeline.publish.sound import clip_sound
 from lipforge.pipeline.publish.votes import Vote, spoken_by_content, voters, with_votes
 
 if TYPE_CHECKING:  # it loads torch
@@ -175,15 +172,5 @@ class _Listener:
         """None for a clip whose media was pruned."""
         if place is None:
             return None
-        try:
-            data = self.store.read(*place)
-            audio = decode_flac(read_clip(data, place.size, key)["flac"])
-        except FileNotFoundError as error:
-            raise DatasetError(f"{self.store.path(place.tar)} is missing: restore it from a copy") from error
-        except (ValueError, MediaError) as error:
-            raise DatasetError(
-                f"{self.store.path(place.tar)} is damaged: the audio of clip {key} cannot be read ({error}). "
-                "Restore it from a copy."
-            ) from error
-        language, probability = self.whisper.opened().identify(audio)
+        language, probability = self.whisper.opened().identify(clip_sound(self.store, key, place))
         return language, round(probability, 4)  # more digits may differ between machines

@@ -19,18 +19,16 @@ import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.parquet import parquet_bytes, parse_parquet
-from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.clock import FPS
 from lipforge.pipeline.ledger.records import DatasetError, create
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.side_files import SegmentFiles
-from lipforge.pipeline.media.clips import decode_flac
-from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.publish.rows import UNLABELLED, sample_places
 from lipforge.pipeline.publish.shards import Place
+from lipforge.pipeline.publish.sound import clip_sound
 from lipforge.pipeline.publish.voices import NO_VOICES, SourceClips, Voices, assign
 
 if TYPE_CHECKING:  # it loads torch
@@ -172,17 +170,8 @@ class _Ear:
         return segment, {key: self._embedding(key, place) for key, place in clips}
 
     def _embedding(self, key: str, place: Place) -> bytes:
-        try:
-            data = self.store.read(*place)
-            audio = decode_flac(read_clip(data, place.size, key)["flac"])
-        except FileNotFoundError as error:
-            raise DatasetError(f"{self.store.path(place.tar)} is missing: restore it from a copy") from error
-        except (ValueError, MediaError) as error:
-            raise DatasetError(
-                f"{self.store.path(place.tar)} is damaged: the audio of clip {key} cannot be read ({error}). "
-                "Restore it from a copy."
-            ) from error
-        return self.weights.opened().embed(audio).astype(np.float16).tobytes()
+        sound = clip_sound(self.store, key, place)
+        return self.weights.opened().embed(sound).astype(np.float16).tobytes()
 
 
 # --- voices ---
