@@ -272,7 +272,7 @@ def test_a_store_tells_missing_from_failing(shaky) -> None:
     with pytest.raises(FileNotFoundError):
         read_file("shaky://bucket/none.json")
     shaky.error, shaky.failing = PermissionError("Forbidden"), LISTING | READING
-    for call in (store.read, store.size, store.exists, store.open, store.list):
+    for call in (store.read, store.size, store.exists, store.list):
         with pytest.raises(UnreadableError, match=r"shaky://bucket/dataset/manifest cannot be read: Forbidden\. Check"):
             call("manifest")
 
