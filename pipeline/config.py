@@ -196,6 +196,18 @@ class StageResources(Config):
 
     cpus: float = Field(gt=0)
     memory_mb: int = Field(gt=0)
+    gpus: float = Field(default=0, ge=0)
+    """A share for several workers on one GPU, as 0.25; 0: models run on the CPU."""
+
+
+class CutResources(StageResources):
+    cpus: float = Field(default=0.75, gt=0)
+    memory_mb: int = Field(default=1500, gt=0)
+
+
+class ScoreResources(StageResources):
+    cpus: float = Field(default=0.25, gt=0)
+    memory_mb: int = Field(default=1000, gt=0)
 
 
 class RunConfig(Config):
@@ -204,11 +216,15 @@ class RunConfig(Config):
     executor: Literal["ray", "local"] = "ray"
     """ray: on a cluster, or on all CPUs of this machine; local: one source at a time, without Ray."""
     workers: int | None = Field(default=None, ge=1)
-    """Pairs of cut and score workers. Unset: one pair per CPU of the cluster."""
-    cut: StageResources = StageResources(cpus=0.75, memory_mb=1500)
-    """Per cut worker, which runs the stages from decoding to encoding."""
-    score: StageResources = StageResources(cpus=0.25, memory_mb=1000)
-    """Per score worker, which measures speech, sync and quality and writes the result. Unset: set by `models`."""
+    """Workers. Each does a unit from decoding to its result, unless scoring has workers of its own. Unset: as many as
+    the cluster has room for, also on nodes that join later."""
+    score_workers: int | None = Field(default=None, ge=1)
+    """Workers that only score, beside `workers`, which then only cut. Unset: none; with `score.gpus` or `cut.gpus`, as
+    many as the GPUs have room for."""
+    cut: CutResources = CutResources()
+    """What the stages from decoding to encoding reserve."""
+    score: ScoreResources = ScoreResources()
+    """What measuring speech, sync and quality and writing the result reserve. Unset: set by `models`."""
     max_attempts: int = Field(default=3, ge=1)
     """A unit fails after crashing its worker or timing out this often."""
     max_kills: int = Field(default=10, ge=1)

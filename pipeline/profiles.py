@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lipforge.model.faces.face import FaceBackend
 from lipforge.model.faces.mediapipe import MediaPipeFaces
 from lipforge.pipeline.clip import Clip
-from lipforge.pipeline.config import StageResources
+from lipforge.pipeline.config import ScoreResources
 from lipforge.pipeline.media.clips import decode_mp4
 from lipforge.pipeline.running.quiet import off_terminal
 from lipforge.pipeline.stages.quality import QualityModel
@@ -31,7 +31,7 @@ class Profile(ABC):
     min_quality: float
     min_face_width_px: int | None
     short_sync_factor: float
-    score_resources: StageResources
+    score_resources: ScoreResources
     """Resources of a score worker."""
 
     @property
@@ -54,7 +54,7 @@ class Builtin(Profile):
     min_quality = 40.0
     min_face_width_px = None
     short_sync_factor = 1.2
-    score_resources = StageResources(cpus=0.25, memory_mb=1000)
+    score_resources = ScoreResources()
 
     @property
     def min_sync_confidence(self) -> float:
@@ -82,7 +82,7 @@ class LatentSync(Profile):
     min_quality = 40.0
     min_face_width_px = 50
     short_sync_factor = 1.0
-    score_resources = StageResources(cpus=0.25, memory_mb=2200)
+    score_resources = ScoreResources(memory_mb=2200)
 
     def faces(self, models: Models) -> FaceBackend:
         from lipforge.model.faces.insight import InsightFaces

@@ -8,6 +8,7 @@ from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.flow import Flow
 from lipforge.pipeline.ledger.quarantine import clear_attempts
 from lipforge.pipeline.ledger.settings import (
     check_set,
@@ -27,7 +28,6 @@ from lipforge.pipeline.running.watch import BROKEN
 from lipforge.pipeline.running.workers import Job
 from lipforge.pipeline.sources.inputs import Labels, find_sources
 from lipforge.pipeline.sources.ownership import record_unreadable
-from lipforge.pipeline.waves import Waves
 
 TRIED_AGAIN = (Reason.UNREADABLE, Reason.STORAGE_ERROR)
 """Reasons of sources and units that every run tries again."""
@@ -71,9 +71,9 @@ def prepare(
             executor = make_executor(config)
             try:
                 job = Job(store, config, models, hashes, summary.run_id)
-                waves = Waves(job, executor, progress, again, whisper)
-                record_unreadable(waves.log, unreadable)
-                waves.run(sources)
+                flow = Flow(job, executor, progress, again, whisper)
+                record_unreadable(flow.log, unreadable)
+                flow.run(sources)
                 if voice is not None:
                     identify_speakers(store, voice, executor.map, progress.voices)
                 progress.phase("pack")

@@ -13,7 +13,7 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.run import prepare
-from lipforge.pipeline.running import executors
+from lipforge.pipeline.running import local
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels
@@ -24,11 +24,13 @@ from tests.coded import noise, write_coded
 class InProcess:
     """In the place of the local executor's child process: tests may patch what the worker uses."""
 
-    def map(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
-        worker = make() if items else None
-        for item in items:
-            assert worker is not None
-            yield worker(item)
+    def __init__(self) -> None:
+        self.made: dict[Callable[[], Callable[[Any], Any]], Callable[[Any], Any]] = {}
+
+    def call(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> tuple[Any, int]:
+        if make not in self.made:
+            self.made[make] = make()
+        return self.made[make](item), 1
 
     def close(self) -> None:
         pass
@@ -38,7 +40,7 @@ class InProcess:
 def _in_this_process() -> Iterator[None]:
     """tests/test_local_faults.py tests the real child process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executors, "Child", InProcess)
+        patch.setattr(local, "Child", InProcess)
         yield
 
 

@@ -21,7 +21,7 @@ from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
-from lipforge.pipeline.running.executors import LocalExecutor
+from lipforge.pipeline.running.local import LocalExecutor
 from lipforge.pipeline.stages.probe import to_record
 
 CLIP_FRAMES = 25

@@ -34,8 +34,8 @@ from lipforge.pipeline.maintain import prune, repack
 from lipforge.pipeline.publish.prune import find_prunable
 from lipforge.pipeline.recipe import CutOperator, CutUnit
 from lipforge.pipeline.running.status import read_status
+from lipforge.pipeline.running.workers import UnitWorker
 from lipforge.pipeline.sources.inputs import Labels
-from lipforge.pipeline.waves import Waves
 from tests.coded import noise, write_coded
 from tests.conftest import LOCAL, Prepared, run_prepare, snapshot
 from tests.tar_index import find_samples
@@ -180,17 +180,18 @@ def test_a_copy_under_another_name_is_a_duplicate_also_in_a_later_run(
 def test_a_source_that_was_away_for_a_while_is_done_by_the_next_run(
     tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video, out, run_units = tmp_path / "a.mkv", tmp_path / "dataset", Waves._run_units
+    video, out, run_unit = tmp_path / "a.mkv", tmp_path / "dataset", UnitWorker.__call__
 
-    def run_units_without_disk(self: Waves, units: Any) -> Any:
-        if units:
-            video.rename(tmp_path / "away")
-            yield from run_units(self, units)
+    def run_without_disk(self: UnitWorker, unit: Any) -> Any:
+        video.rename(tmp_path / "away")
+        try:
+            return run_unit(self, unit)
+        finally:
             (tmp_path / "away").rename(video)
 
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
     with monkeypatch.context() as patch:
-        patch.setattr(Waves, "_run_units", run_units_without_disk)
+        patch.setattr(UnitWorker, "__call__", run_without_disk)
         assert not run_prepare([str(video)], out).is_complete
     assert outcome(out) == []
     assert run_prepare([str(video)], out).is_complete
@@ -216,7 +217,7 @@ def test_a_run_that_was_stopped_goes_on_after_its_folder_was_moved(
     before.mkdir()
     write_coded(before / "a.mkv", [n / 25 for n in range(50)], noise(32_000))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Waves, "_run_units", stop)
+        patch.setattr(UnitWorker, "__call__", stop)
         run_prepare([str(before)], out, labels=Labels(language="en"))
     before.rename(after)
     run_prepare([str(after)], out)
@@ -297,12 +298,12 @@ def test_a_dataset_of_an_older_recipe_is_refused_in_words(own_copy: Path, small_
 
 
 def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_copy: Path, small_inputs: Path) -> None:
-    """`run.cut.gpus` and `run.score.gpus` are gone: ignored in a dataset's record, refused in a user's settings."""
+    """Ignored in a dataset's record, refused in a user's settings."""
     before = shards(own_copy), manifest_bytes(own_copy)
     path = own_copy / "ledger" / "dataset.json"
     record = json.loads(path.read_text())
     for operator in ("cut", "score"):
-        record["config"]["run"][operator]["gpus"] = 0.5
+        record["config"]["run"][operator]["disks"] = 0.5
     path.write_text(json.dumps(record))
     run_prepare([str(small_inputs)], own_copy)
     repack(str(own_copy), ["min_quality=100"], None)
@@ -310,8 +311,8 @@ def test_a_dataset_whose_record_has_a_run_setting_that_is_gone_still_opens(own_c
     repack(str(own_copy), [f"min_quality={record['config']['thresholds']['min_quality']}"], None)
     assert (shards(own_copy), manifest_bytes(own_copy)) == before
     assert json.loads(path.read_text()) == record
-    with pytest.raises(ValueError, match=r"run\.cut\.gpus: no such setting"):
-        load_config(PrepareConfig, None, ["run.cut.gpus=1"])
+    with pytest.raises(ValueError, match=r"run\.cut\.disks: no such setting"):
+        load_config(PrepareConfig, None, ["run.cut.disks=1"])
 
 
 def test_a_dataset_that_lost_its_settings_is_not_mixed_with_others(own_copy: Path, small_inputs: Path) -> None:

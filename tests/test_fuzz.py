@@ -10,7 +10,7 @@ from rich.console import Console
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.run import prepare
-from lipforge.pipeline.running import child, executors
+from lipforge.pipeline.running import child, local
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from tests.fuzzed_media import make_originals, mutations
@@ -62,7 +62,7 @@ def fuzz(folder: Path, count: int, seed: int, **run: object) -> Counter[str]:
 
 
 def test_mutated_files_get_rows(tmp_path: Path, models: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "Child", child.Child)
+    monkeypatch.setattr(local, "Child", child.Child)
     counts = fuzz(tmp_path, 60, seed=1, executor="local")
     assert counts["kept"] >= 12 and counts["decode_error"] and counts["unreadable"]
 

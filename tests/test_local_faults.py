@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.pipeline import flow
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.media.source_file import SourceFile
 from lipforge.pipeline.run import prepare
-from lipforge.pipeline.running import child, executors, workers
+from lipforge.pipeline.running import child, local, workers
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels
@@ -91,6 +92,10 @@ class FaultyUnitWorker(workers.UnitWorker):
         act_on_bad(faulty, "process", act, uri_of)
 
 
+def worker_that(act: Callable[[], None]) -> Callable[[Any], Any]:
+    return lambda item: act()
+
+
 class Unsendable(Exception):
     """An error that pickle cannot make again."""
 
@@ -106,13 +111,13 @@ def make_unsendable() -> None:
 def test_a_bug_in_the_process_itself_arrives_with_its_traceback(make: Any) -> None:
     process = child.Child()
     with pytest.raises(RuntimeError, match=f"in {make.__name__}\n"):
-        list(process.map(make, [1]))
+        process.call(partial(worker_that, make), 1)
     process.close()
 
 
 @pytest.fixture(autouse=True)
 def real_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "Child", child.Child)
+    monkeypatch.setattr(local, "Child", child.Child)
 
 
 @pytest.fixture
@@ -153,9 +158,9 @@ def check_fault(where: str, act: Any, folder: Path, monkeypatch: pytest.MonkeyPa
     reason, words = FAULTS[act]
     with monkeypatch.context() as patch:
         if where == "probe":
-            patch.setattr(executors, "ProbeWorker", partial(FaultyProbeWorker, act))
+            patch.setattr(flow, "ProbeWorker", partial(FaultyProbeWorker, act))
         else:
-            patch.setattr(executors, "UnitWorker", partial(FaultyUnitWorker, act, where))
+            patch.setattr(flow, "UnitWorker", partial(FaultyUnitWorker, act, where))
         summary = run_local(folder, stall_timeout_s=2 if act is hang else 120)
     found = reasons(folder)
     assert found["good.mkv"][0] == "no_face"
@@ -171,7 +176,7 @@ def test_what_failed_is_tried_again_when_asked(
     worker: str, faulty: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(executors, worker, faulty)
+        patch.setattr(flow, worker, faulty)
         run_local(folder)
     before = reasons(folder)
     assert before["bad.mkv"][0] in ("internal_error", "decode_error")
@@ -192,7 +197,7 @@ def test_a_read_that_never_returns_leaves_its_source_undone(
     worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(executors, worker, partial(stuck, getattr(workers, worker)))
+        patch.setattr(flow, worker, partial(stuck, getattr(workers, worker)))
         summary = run_local(folder, stall_timeout_s=2)
     assert [os.path.basename(error["source_uri"]) for error in summary.storage_errors] == ["bad.mkv"]
     assert "waiting for 2 s" in summary.storage_errors[0]["detail"]

@@ -9,22 +9,23 @@ import pytest
 from rich.console import Console
 
 from lipforge.datasets_manifest.manifest import read_manifest
+from lipforge.pipeline import flow
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.media.source_file import StorageError
 from lipforge.pipeline.run import prepare
-from lipforge.pipeline.running import executors
+from lipforge.pipeline.running import workers
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from tests.talking_photo import make_talking_photo
 
 
-class FaultyCutActor(executors._CutActor):
+class FaultyUnitWorker(workers.UnitWorker):
     """The real worker, which some sources crash or hang."""
 
-    def __init__(self, shared):
-        super().__init__(shared)
-        real = self.worker.operator.process
+    def __init__(self, job):
+        super().__init__(job)
+        real = self.cut.operator.process
 
         def process(unit):
             name = os.path.basename(unit.video.source.uri)
@@ -38,7 +39,7 @@ class FaultyCutActor(executors._CutActor):
                 raise StorageError("storage.mp4 cannot be read")
             return real(unit)
 
-        self.worker.operator.process = process
+        self.cut.operator.process = process
 
 
 def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
@@ -54,7 +55,7 @@ def outcome(folder, *names: str, unit_timeout_s: float) -> dict[str, dict]:
         PrepareConfig, None, ["run.workers=2", "run.max_attempts=2", f"run.unit_timeout_s={unit_timeout_s}"]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executors, "_CutActor", FaultyCutActor)
+        patch.setattr(flow, "UnitWorker", FaultyUnitWorker)
         summary = prepare([str(videos)], str(folder / "out"), settings, Labels(), Progress(Console(quiet=True)))
     assert summary.finished_at is not None
     undone = [os.path.basename(error["source_uri"]) for error in summary.storage_errors]

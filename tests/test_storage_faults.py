@@ -24,9 +24,8 @@ from lipforge.pipeline.media.video import decode_video
 from lipforge.pipeline.running import watch
 from lipforge.pipeline.running.explain import explain
 from lipforge.pipeline.running.status import read_status
-from lipforge.pipeline.running.workers import Job
+from lipforge.pipeline.running.workers import Job, UnitWorker
 from lipforge.pipeline.stages.probe import content_hash
-from lipforge.pipeline.waves import Waves
 from tests.coded import noise, write_coded
 from tests.conftest import run_prepare
 from tests.faulty_storage import FaultySource
@@ -157,11 +156,11 @@ def test_units_of_failing_storage_stay_undone_and_the_next_run_does_them(
         probed.start, probed.end = size // 2, size // 2 + 20_000
         return real(*arguments)
 
-    real = Waves._run_units
+    real = UnitWorker.__call__
     probed.start = probed.end = 0
     with monkeypatch.context() as patch:
         probed.install(patch)
-        patch.setattr(Waves, "_run_units", units_meet_the_fault)
+        patch.setattr(UnitWorker, "__call__", units_meet_the_fault)
         summary = run_prepare([str(video.parent)], tmp_path / "dataset")
     assert not summary.is_complete
     assert [error["source_uri"] for error in summary.storage_errors] == [str(video)]
@@ -200,14 +199,14 @@ def test_a_source_that_changes_between_probe_and_units_has_no_rows_of_both(
     video, out = tmp_path / "a.mkv", tmp_path / "dataset"
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
     other = write_coded(tmp_path / "b.mkv", [n / 25 for n in range(75)], noise(48_000, 1)).read_bytes()
-    real = Waves._run_units
+    real = UnitWorker.__call__
 
     def units_of_a_changed_file(*arguments: Any) -> Any:
         video.write_bytes(other if how == "replaced" else video.read_bytes()[:40_000])
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Waves, "_run_units", units_of_a_changed_file)
+        patch.setattr(UnitWorker, "__call__", units_of_a_changed_file)
         summary = run_prepare([str(video)], out)
     assert "changed while it was in use" in summary.storage_errors[0]["detail"] and outcomes(out) == []
     assert run_prepare([str(video)], out).is_complete
@@ -293,7 +292,10 @@ def watched(outcomes: list[Any], store: Store, **limits: float) -> int:
     for outcome in outcomes:
         write_part(store, outcome, {})
     config = PrepareConfig.model_validate({"run": limits})
-    return sum(1 for _ in watch.watched(outcomes, Job(store, config, {}, {}, "run")))
+    unit_watch = watch.UnitWatch(Job(store, config, {}, {}, "run"))
+    for outcome in outcomes:
+        unit_watch.count(outcome)
+    return len(outcomes)
 
 
 def test_a_sudden_rise_of_damage_stops_the_run_and_is_done_again(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_status_and_explain_tell_of_what_is_undone(
 ) -> None:
     video, out = tmp_path / "a.mkv", tmp_path / "dataset"
     write_coded(video, [n / 25 for n in range(50)], noise(32_000))
-    real = Waves._run_units
+    real = UnitWorker.__call__
     with monkeypatch.context() as patch:
         faults = FaultySource(video, fails_left=0).install(patch)
 
@@ -321,7 +323,7 @@ def test_status_and_explain_tell_of_what_is_undone(
             faults.fails_left = 1 << 30
             return real(*arguments)
 
-        patch.setattr(Waves, "_run_units", units_meet_the_fault)
+        patch.setattr(UnitWorker, "__call__", units_meet_the_fault)
         run_prepare([str(video)], out)
     assert "1 source is not done" in read_status(str(out)).words
     with pytest.raises(DatasetError, match=r"a\.mkv is not done yet: .*cannot be read"):

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +24,7 @@ from lipforge.pipeline.config import RunConfig
 
 STALL_CPU_S = 0.02
 """A thread that used less than this within stall_timeout_s is waiting for something that does not come."""
+_TRACE = ".trace"
 READING = 'source_file.py"'
 """In a trace: the source was being read."""
 
@@ -53,11 +54,11 @@ class Quarantine:
         """
         limit_s = self.config.unit_timeout_s + more_s
         folder = f"runs/{self.run_id}/attempts/{unit_id}/{operator}"
-        number = len(self.store.list(folder)) + 1
-        traces = [self._read_trace(unit_id, operator, n) for n in range(1, number)]
-        self._check(traces, limit_s)
+        before = self.store.list(folder)
+        number = sum(not name.endswith(_TRACE) for name in before) + 1
+        self._check([self._read_trace(f"{folder}/{n:03d}{_TRACE}", before) for n in range(1, number)], limit_s)
         self.store.write(f"{folder}/{number:03d}", b"")
-        trace_path = self._trace_path(unit_id, operator, number)
+        trace_path = _traces(self.run_id) / f"{unit_id}~{operator}~{number:03d}{_TRACE}"
         trace_path.parent.mkdir(parents=True, exist_ok=True)
         with open(trace_path, "wb") as trace:
             faulthandler.enable(trace)
@@ -84,14 +85,29 @@ class Quarantine:
         if len(traces) >= self.config.max_kills:
             raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {len(traces)} attempts")
 
-    def _trace_path(self, unit_id: str, operator: str, number: int) -> Path:
-        return Path(tempfile.gettempdir()) / f"lipforge-{os.getuid()}" / self.run_id / f"{unit_id}-{operator}-{number}"
-
-    def _read_trace(self, unit_id: str, operator: str, number: int) -> str:
+    def _read_trace(self, name: str, there: Collection[str]) -> str:
+        """Of an attempt that ended here or, once `store_traces` ran there, on another machine."""
+        if name in there:
+            return self.store.read(name).decode(errors="replace").strip()
+        *_, unit_id, operator, file_name = name.split("/")
         try:
-            return self._trace_path(unit_id, operator, number).read_text(errors="replace").strip()
+            return (_traces(self.run_id) / f"{unit_id}~{operator}~{file_name}").read_text(errors="replace").strip()
         except OSError:
             return ""
+
+
+def _traces(run_id: str) -> Path:
+    """Where workers of this machine write traces."""
+    return Path(tempfile.gettempdir()) / f"lipforge-{os.getuid()}" / run_id
+
+
+def store_traces(store: Store, run_id: str) -> None:
+    """Put traces of workers that died on this machine where workers on others find them."""
+    for path in _traces(run_id).glob(f"*{_TRACE}"):
+        trace = path.read_bytes()
+        if trace:  # attempts under way have empty ones
+            store.write(f"runs/{run_id}/attempts/{path.name.replace('~', '/')}", trace)
+            path.unlink()
 
 
 def clear_attempts(store: Store, run_id: str) -> None:

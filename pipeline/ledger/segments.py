@@ -218,16 +218,6 @@ def segment_file(segment: int, revision: int) -> str:
     return f"{FOLDER}/{segment:06d}.{revision:03d}.parquet"
 
 
-def split_into_segments(contents: Sequence[Content]) -> Iterator[list[Content]]:
-    """Consecutive content for one segment each; the last may have room for more."""
-    group: list[Content] = []
-    units, seconds = 0, 0.0
-    for content in contents:
-        full = units + len(content.units) > MAX_UNITS or seconds + content.seconds > MAX_SECONDS
-        if group and full:
-            yield group
-            group, units, seconds = [], 0, 0.0
-        group.append(content)
-        units, seconds = units + len(content.units), seconds + content.seconds
-    if group:
-        yield group
+def has_room(units: int, seconds: float, content: Content) -> bool:
+    """Whether a segment that has so many units and seconds takes this, too. An empty one takes any."""
+    return not units or (units + len(content.units) <= MAX_UNITS and seconds + content.seconds <= MAX_SECONDS)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -23,40 +23,37 @@ _START = "import sys; from lipforge.pipeline.running.child import serve; serve(i
 
 
 class Child:
-    """A process that makes a worker and calls it for one item at a time."""
+    """A process that makes workers and calls them for one item at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._made: dict[int, Callable[[], Any]] = {}
+        """What the process has made its workers with."""
 
-    def map(self, make: Callable[[], Callable[[Any], Any]], items: list[Any]) -> Iterator[Any]:
-        """worker(item) for each item, in order, where worker = make(), made in the process.
+    def call(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> tuple[Any, int]:
+        """(worker(item), attempts), where worker = make(), made in the process once.
 
         An item whose process dies is tried again in a new one. Raises what the worker raises.
         """
-        is_made = False
-        for item in items:
-            for _ in range(MAX_DEATHS):
-                if self._process is None:
-                    self._start()
-                    is_made = False
-                answer = self._ask(None if is_made else make, item)
-                if answer is not None:
-                    break
-                self.close()
-            else:
-                raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
-            is_made = True
-            kind, value = answer
-            if kind == "error":
-                raise value
-            yield value
+        for attempt in range(1, MAX_DEATHS + 1):
+            if self._process is None:
+                self._start()
+            answer = self._ask(make, item)
+            if answer is not None:
+                kind, value = answer
+                if kind == "error":
+                    raise value
+                self._made[id(make)] = make
+                return value, attempt
+            self.close()
+        raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
 
-    def _ask(self, make: Any, item: Any) -> tuple[str, Any] | None:
+    def _ask(self, make: Callable[[], Any], item: Any) -> tuple[str, Any] | None:
         """("value", result) or ("error", exception); None when the process died."""
         assert self._connection is not None
         try:
-            self._connection.send((make, item))
+            self._connection.send((id(make), None if id(make) in self._made else make, item))
             return self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return None
@@ -78,6 +75,7 @@ class Child:
             self._process.kill()
             self._process.wait()
             self._process = None
+        self._made = {}
 
 
 def serve(descriptor: int, parent_id: int) -> None:
@@ -88,15 +86,16 @@ def serve(descriptor: int, parent_id: int) -> None:
         if os.getppid() != parent_id:
             return
     connection: Connection = Connection(descriptor)
-    worker: Any = None
+    workers: dict[int, Callable[[Any], Any]] = {}
     while True:
         try:
-            make, item = connection.recv()
+            name, make, item = connection.recv()
         except EOFError:
             return
         try:
-            worker = make() if make is not None else worker
-            answer = ("value", worker(item))
+            if name not in workers:
+                workers[name] = make()
+            answer = ("value", workers[name](item))
         except DatasetError as error:
             answer = ("error", error)
         except Exception:  # noqa: BLE001 - a bug, which the parent raises; not every class survives being sent

@@ -23,6 +23,7 @@ from lipforge.pipeline.clip import Unit
 from lipforge.pipeline.config import PrepareConfig, Thresholds
 from lipforge.pipeline.publish.accounts import Totals, account
 from lipforge.pipeline.publish.decide import decided
+from lipforge.pipeline.running.speed import Speed
 from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
 from lipforge.pipeline.sources.inputs import Unreadable
 
@@ -41,7 +42,8 @@ class Progress:
         self._store: Store | None = None
         self._thresholds = Thresholds()
         self._live: Live | None = None
-        self._start_s = self._start_units_s = time.monotonic()
+        self._start_s = time.monotonic()
+        self._speed = Speed()
         self._last_line_s = self._last_save_s = 0.0
         self._num_to_probe = self._num_probed = 0
         self._bars = Bars(
@@ -104,15 +106,12 @@ class Progress:
         self._say(
             f"{num_sources} sources found, {num_to_probe} to probe" + (f", {known} already known" if known else "")
         )
-        self._bars.update(self._task, total=max(num_to_probe, 1), description="probe sources")
         self._show(force=True)
 
     def probed(self, cpu_s: float, is_usable: bool) -> None:
         self._num_probed += 1
         self.summary.num_unusable += not is_usable
         self._charge({Stage.PROBE: cpu_s})
-        self._bars.update(self._task, description="probe sources", total=max(self._num_to_probe, 1))
-        self._bars.update(self._task, completed=self._num_probed)
         self._show()
 
     def unusable(self, num_sources: int) -> None:
@@ -136,9 +135,11 @@ class Progress:
         self.summary.seconds_before += seconds
 
     def units(self, units: Sequence[Unit], done: Sequence[Mapping[str, Any]], num_workers: int) -> None:
-        """A wave of work begins. done: records of those of its units that earlier runs finished."""
-        self.phase("process")
+        """More units are planned. done: records of those that earlier runs finished."""
         summary = self.summary
+        if not summary.num_units:
+            self.phase("process")
+            self._say(f"{num_workers} worker{'s' if num_workers > 1 else ''} begin with the first units")
         seconds_in = sum(unit.num_frames for unit in units) / FPS
         summary.num_units += len(units)
         summary.num_workers = num_workers
@@ -146,26 +147,14 @@ class Progress:
             self._count(record)
         done_s = sum(map(_seconds, done))
         summary.seconds_before += done_s
-        if not summary.seconds_in:
-            self._start_units_s = time.monotonic()
         summary.seconds_in += seconds_in - done_s
-        self._bars.update(
-            self._task,
-            total=max(summary.seconds_before + summary.seconds_in, 0.04),
-            completed=summary.seconds_before + summary.seconds_done,
-            description="process",
-        )
-        before = f", {human_time(summary.seconds_before)} done before" if summary.seconds_before else ""
-        if len(done) < len(units):
-            words = f"{len(units)} units of work, {human_time(seconds_in)}{before}; starting {num_workers} workers"
-            self._say(words)
-        self._show(force=True)
+        self._show()
 
     def unit_done(self, record: Mapping[str, Any]) -> None:
         self._count(record)
         self._charge(record.get("stage_cpu_s", {}))
         self.summary.seconds_done += _seconds(record)
-        self._bars.update(self._task, completed=self.summary.seconds_before + self.summary.seconds_done)
+        self._speed.add(self.summary.seconds_done)
         self._show()
 
     def seam_done(self, record: Mapping[str, Any]) -> None:
@@ -214,24 +203,46 @@ class Progress:
 
     def _words(self) -> str:
         summary = self.summary
+        is_probing = self._num_probed < self._num_to_probe
+        probed = f"{self._num_probed} of {self._num_to_probe} sources probed" if is_probing else ""
         if summary.phase == "probe":
-            return f"{self._num_probed} of {self._num_to_probe} sources probed"
+            return probed
+        if summary.phase != "process":
+            return ""
+        if not summary.seconds_done and summary.num_units_done < summary.num_units:
+            return ", ".join(filter(None, [probed, "the workers load models and begin"]))
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
         lost = ", ".join(f"{name} {human_time(seconds)}" for name, seconds in reasons if seconds)
-        total_s, done_s = summary.seconds_before + summary.seconds_in, summary.seconds_before + summary.seconds_done
-        words = f"{human_time(done_s)} of {human_time(total_s)} ({summary.num_units_done}/{summary.num_units} units), "
+        total_s, done_s = self._total_s(), summary.seconds_before + summary.seconds_done
+        about, planned = ("about ", " so far") if is_probing else ("", "")
+        units = f"{summary.num_units_done}/{summary.num_units} units{planned}"
+        words = f"{human_time(done_s)} of {about}{human_time(total_s)} ({', '.join(filter(None, [probed, units]))}), "
         words += f"kept {human_time(summary.seconds_kept)}" + (f"; {lost}" if lost else "")
-        speed = summary.seconds_done / max(time.monotonic() - self._start_units_s, 1e-3)
-        if speed:
-            left_s = max(0.0, summary.seconds_in - summary.seconds_done) / speed
-            words += f"; {speed:.1f}x real time, {human_time(left_s)} left"
+        if summary.seconds_left is not None:
+            words += f"; {self._speed.per_s() or 0:.1f}x real time, {human_time(summary.seconds_left)} left"
         return words
 
+    def _total_s(self) -> float:
+        """Of this run's sources: those that are not probed yet are taken to be as long as the others."""
+        summary = self.summary
+        to_come = (self._num_to_probe - self._num_probed) / max(self._num_probed, 1)
+        return summary.seconds_before + summary.seconds_in * (1 + to_come)
+
     def _render(self) -> Group:
+        summary = self.summary
+        if summary.phase == "probe":
+            self._bars.update(self._task, total=max(self._num_to_probe, 1), completed=self._num_probed)
+        else:
+            done_s = summary.seconds_before + summary.seconds_done
+            self._bars.update(self._task, total=max(self._total_s(), 0.04), completed=done_s)
+        self._bars.update(self._task, description="probe sources" if summary.phase == "probe" else summary.phase)
         return Group(self._bars, Text(self._words(), style="dim"))
 
     def _show(self, force: bool = False) -> None:
         now_s = time.monotonic()
+        speed = self._speed.per_s()
+        done_s = self.summary.seconds_before + self.summary.seconds_done
+        self.summary.seconds_left = round((self._total_s() - done_s) / speed, 1) if speed else None
         if self._live is not None:
             self._live.update(self._render())
         elif not force and not self.console.is_terminal and now_s - self._last_line_s >= PLAIN_EVERY_S:
@@ -240,6 +251,7 @@ class Progress:
         if force or now_s - self._last_save_s >= SAVE_EVERY_S:
             self._last_save_s = now_s
             self.summary.wall_s = round(now_s - self._start_s, 2)
+            self.summary.words = self._words()
             self._save()
 
     def _say(self, line: str) -> None:

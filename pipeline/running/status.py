@@ -43,14 +43,14 @@ def read_status(dataset: str) -> State:
             words += f"; {are} not done, because the storage failed: run the same `lipforge prepare` again"
         return State(words, kept, by_reason, None, clips)
     left = None
-    words = f"running since {run['started_at']} ({run['phase']}): {units}"
+    words = f"running since {run['started_at']} ({run['phase']}): {run.get('words') or units}"
     if not store.is_being_written():
         words = (
             f"stopped before its end ({run['phase']}): {units} are safe. "
             "Run the same `lipforge prepare` again to continue."
         )
-    elif run["seconds_done"]:
-        left = (run["seconds_in"] - run["seconds_done"]) / run["seconds_done"] * run["wall_s"]
+    else:
+        left = run.get("seconds_left")
     return State(words, run["seconds_kept"], run["seconds_by_reason"], left)
 
 

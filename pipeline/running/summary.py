@@ -46,6 +46,10 @@ class Summary:
     """To be processed by this run."""
     seconds_done: float = 0.0
     """Processed by this run."""
+    seconds_left: float | None = None
+    """Of time, by the speed of the last minutes; None while unknown."""
+    words: str = ""
+    """What the run shows of its progress."""
     seconds_kept: float = 0.0
     """During the run: of its sources, including earlier runs. Once it is done: of the dataset."""
     seconds_by_reason: dict[str, float] = field(default_factory=dict)

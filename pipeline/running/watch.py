@@ -1,7 +1,7 @@
 """Stop a run in which so much fails that the data is not to blame."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lipforge.datasets_manifest.schema import Reason
@@ -23,18 +23,22 @@ def failed_for(record: Mapping[str, Any], reasons: tuple[Reason, ...]) -> bool:
     return any(row.get("reason") in reasons for row in record["rows"])
 
 
-def watched(outcomes: Iterable[Record | Undone], job: Job) -> Iterator[Record | Undone]:
-    """Pass outcomes of units through. Raises DatasetError when so many fail that the data is not to blame."""
-    watch = Watch(job.config, "units")
-    recent: deque[tuple[str, bool]] = deque(maxlen=RECENT_UNITS)
-    for outcome in outcomes:
-        yield outcome
-        watch.count(isinstance(outcome, Undone) or failed_for(outcome, BROKEN))
+class UnitWatch:
+    """Raises DatasetError when so many units fail that the data is not to blame."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._watch = Watch(job.config, "units")
+        self._recent: deque[tuple[str, bool]] = deque(maxlen=RECENT_UNITS)
+
+    def count(self, outcome: Record | Undone) -> None:
+        self._watch.count(isinstance(outcome, Undone) or failed_for(outcome, BROKEN))
         if not isinstance(outcome, Undone):
-            recent.append((outcome["unit_id"], failed_for(outcome, (Reason.DECODE_ERROR,))))
-        damaged = [unit_id for unit_id, is_damaged in recent if is_damaged]
-        if len(recent) == RECENT_UNITS and len(damaged) > job.config.run.max_decode_error_ratio * RECENT_UNITS:
-            job.store.delete_all([part_name(unit_id) for unit_id in damaged])
+            self._recent.append((outcome["unit_id"], failed_for(outcome, (Reason.DECODE_ERROR,))))
+        damaged = [unit_id for unit_id, is_damaged in self._recent if is_damaged]
+        most = self._job.config.run.max_decode_error_ratio * RECENT_UNITS
+        if len(self._recent) == RECENT_UNITS and len(damaged) > most:
+            self._job.store.delete_all([part_name(unit_id) for unit_id in damaged])
             raise DatasetError(
                 f"{len(damaged)} of the last {RECENT_UNITS} units cannot be decoded: check the storage that the "
                 "sources are on. The next run does these units again. If the files are damaged, "

@@ -1,0 +1,366 @@
+"""A run: sources are probed, planned, processed and sealed, all at once, as workers become free.
+
+    probe -> (in the order of the sources) plan units -> process units -> process seams -> seal the segment
+
+Work on the first sources begins while most are not probed, shards are written while most are not processed, and the
+driver holds what is in flight, whatever the number of sources.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from lipforge.datasets_manifest.schema import Reason
+from lipforge.model.clock import FPS
+from lipforge.pipeline.clip import Source, Unit, Video
+from lipforge.pipeline.ledger.parts import done_units, part_name, read_records
+from lipforge.pipeline.ledger.quarantine import store_traces
+from lipforge.pipeline.ledger.records import Record
+from lipforge.pipeline.ledger.segments import Content, Segments, has_room
+from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.publish.accounts import AccountsError
+from lipforge.pipeline.publish.languages import WhisperFile, identify_first
+from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
+from lipforge.pipeline.running.executors import Done, Executor, Task
+from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.running.watch import BROKEN, UnitWatch, Watch, failed_for
+from lipforge.pipeline.running.workers import CutWorker, Job, Probed, ProbeWorker, ScoreWorker, Undone, UnitWorker
+from lipforge.pipeline.sources.intake import Intake
+from lipforge.pipeline.sources.known import Known
+from lipforge.pipeline.sources.ownership import claims_on, split_duplicates, stand_in
+from lipforge.pipeline.sources.plan import plan_units
+from lipforge.pipeline.sources.seams import plan_seams
+from lipforge.pipeline.stages.probe import to_record
+from lipforge.pipeline.unfinished import Planned, Todo, delete_leftovers, find_unfinished
+
+READY_UNITS_PER_WORKER = 16
+"""Sources are probed until so many units wait: enough to give workers the long ones first."""
+LET_IN_AT_ONCE = 64
+"""Sources, unless workers run out of work before: looking for their content among a million others costs time."""
+
+
+@dataclass(eq=False)
+class _Segment:
+    """Content of one segment."""
+
+    order: int
+    """Units of the first segment go first."""
+    number: int | None
+    """None until it is planned."""
+    works: "list[_Work]" = field(default_factory=list)
+    num_units: int = 0
+    seconds: float = 0.0
+    num_open: int = 0
+    """Content that is not done, as far as it can be done."""
+
+
+@dataclass(eq=False)
+class _Work:
+    """Content in work."""
+
+    todo: Todo
+    segment: _Segment
+    index: int
+    """Row of the segment's plan."""
+    num_open: int
+    """Units, or then seams, that are not done, as far as they can be done."""
+    is_undone: bool = False
+    """Whether a unit or seam stays undone."""
+    ends: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What plan_seams needs of its done units."""
+    seams: list[Unit] | None = None
+    """Across the borders of its units, once these are all done."""
+    seams_done: set[str] = field(default_factory=set)
+
+
+class Flow:
+    """One run's work on sources, up to sealed segments."""
+
+    def __init__(
+        self,
+        job: Job,
+        executor: Executor,
+        progress: Progress,
+        again: tuple[Reason, ...],
+        whisper: WhisperFile | None,
+    ) -> None:
+        """again: reasons of sources and units that are tried again."""
+        self.job = job
+        self.store = job.store
+        self.executor = executor
+        self.progress = progress
+        self.again = again
+        self.whisper = whisper
+        self.log = SourceLog(job.store)
+        self.segments = Segments(job.store)
+        self._claims = self.segments.claims()
+        self._parts = done_units(job.store)
+        self._num_segments = 0
+        self._open: _Segment | None = None
+        """That new content goes to."""
+        self._open_videos: dict[str, list[Video]] = {}
+        """In it, by source_id."""
+        self._ready: list[tuple[int, int, str, Unit, _Work]] = []
+        """Heap of units that wait for a worker."""
+        self._works: dict[Task, _Work] = {}
+        """Of units that workers have."""
+        self._source_watch, self._unit_watch = Watch(job.config, "sources"), UnitWatch(job)
+        self._make_probe = partial(ProbeWorker, replace(job, models={}))
+        self._make_unit = partial(UnitWorker, job)
+        self._make_apart = partial(CutWorker, job), partial(ScoreWorker, job)
+        self._make_sealer = partial(Sealer, job.store, job.config, job.hashes)
+        self._after_death = partial(store_traces, job.store, job.run_id)
+
+    def run(self, sources: Sequence[Source]) -> None:
+        known = Known(self.log, sources)
+        to_probe = known.to_probe(self.again)
+        self.progress.sources(len(sources), len(to_probe))
+        self.progress.relabelled(known.num_relabelled(self._claims))
+        unfinished = find_unfinished(self.store, self.segments, self._claims, self.again)
+        delete_leftovers(self.store, self._parts, unfinished, self._claims)
+        self.progress.unusable(known.num_unusable(to_probe))
+        left_s = sum(unit.num_frames for planned in unfinished for unit in planned.todo.units) / FPS
+        self.progress.done_before(known.seconds_claimed(self._claims) - left_s)
+        changing = {sources[number].entry_id for number in to_probe}
+        later = [planned for planned in unfinished if planned.todo.owner.source.entry_id in changing]
+        later += self._resume([planned for planned in unfinished if planned not in later], known)
+        self._work(Intake(sources, known, to_probe, self._claims))
+        if later and to_probe:
+            known = Known(self.log, sources)
+            self._resume(later, known)
+            self._work(Intake(sources, known, [], self._claims))
+
+    def _work(self, intake: Intake) -> None:
+        """Until nothing is left to do."""
+        while True:
+            self._let_in(intake)
+            self._hand_out(intake)
+            if self.executor.in_flight:
+                self._take(self.executor.next(), intake)
+            elif intake.is_over and not self._ready:
+                break
+        self.log.write()
+
+    def _hand_out(self, intake: Intake) -> None:
+        """Give workers something to do."""
+        while self.executor.wants_more():
+            few = len(self._ready) < READY_UNITS_PER_WORKER * self.executor.num_workers
+            source = intake.next_to_probe() if few else None
+            if source is not None:
+                self.executor.submit(Task("probe", source, self._make_probe, after_death=self._after_death))
+            elif self._ready:
+                *_, unit, work = heapq.heappop(self._ready)
+                task = Task("unit", unit, self._make_unit, apart=self._make_apart, after_death=self._after_death)
+                self._works[task] = work
+                self.executor.submit(task)
+            else:
+                break
+
+    def _take(self, done: Done, intake: Intake) -> None:
+        if done.task.kind == "probe":
+            self._probed(done.value, intake)
+        elif done.task.kind == "unit":
+            self._unit_done(done.task.item, done.value, self._works.pop(done.task))
+        elif done.task.kind == "seal":
+            self._sealed(done.task.item)
+
+    # --- what earlier runs left ---
+
+    def _resume(self, unfinished: Sequence[Planned], known: Known) -> list[Planned]:
+        """Begin with content whose owner, or a copy of it, is in this run. Returns the rest."""
+        owners = known.owners([planned.todo.owner.source.entry_id for planned in unfinished])
+        here = [
+            owner is not None and owner[0] == planned.todo.owner.source_id
+            for planned, owner in zip(unfinished, owners, strict=True)
+        ]
+        absent = [p.todo.owner.source_id for p, is_here in zip(unfinished, here, strict=True) if not is_here]
+        copies = known.copies(absent, self._claims)
+        by_segment: dict[int, _Segment] = {}
+        begun: list[_Work] = []
+        rest = []
+        for planned, owner, is_here in zip(unfinished, owners, here, strict=True):
+            todo = planned.todo
+            if is_here and owner is not None:
+                video = replace(todo.owner, fingerprint=owner[1])
+            else:
+                video = stand_in(todo.owner, copies.get(todo.owner.source_id, ()))
+                if video is todo.owner:
+                    rest.append(planned)
+                    continue
+            units = tuple(replace(unit, video=video) for unit in todo.content.units)
+            segment = by_segment.get(planned.segment) or self._new_segment(planned.segment)
+            by_segment[planned.segment] = segment
+            begun.append(self._new_work(replace(todo, content=Content(video, units)), segment, planned.index))
+        self._begin(begun)
+        return rest
+
+    # --- new sources ---
+
+    def _probed(self, probed: Probed, intake: Intake) -> None:
+        """Log a source and let it wait for its turn."""
+        video = probed.video
+        entry_id = video.source.entry_id
+        before = intake.known_before(entry_id)
+        if probed.record is not None:
+            if before is None or before != video or before.fingerprint != video.fingerprint:
+                self.log.add(entry_id, probed.record)
+        else:
+            if before is None:  # nothing is known of it yet: its row says what happened
+                self.log.add(entry_id, to_record(video))
+            self.progress.undone(video.source.uri, video.detail, 0.0)
+        intake.probed(entry_id, video if probed.record is not None else None)
+        self.progress.probed(probed.cpu_s, is_usable=video.reason in (None, Reason.NO_AUDIO))
+        self._source_watch.count(probed.record is None or video.reason in BROKEN)
+
+    def _let_in(self, intake: Intake) -> None:
+        """Plan the units of the next sources, and segments that are full."""
+        if len(self._ready) < self.executor.num_workers or intake.num_waiting() >= LET_IN_AT_ONCE:
+            usable = [video for video in intake.let_in() if video.reason is None]
+            if usable:
+                self._begin(self._planned(usable))
+        if intake.is_over and self._open is not None:
+            self._plan_segment(self._open)
+
+    def _planned(self, videos: Sequence[Video]) -> list[_Work]:
+        """New content, in its segments."""
+        same = [other for video in videos for other in self._open_videos.get(video.source_id, ())]
+        known = {id(video) for video in same}
+        new, _, _ = split_duplicates([*same, *videos], claims_on(videos, self._claims))
+        works = []
+        for video in new:
+            if id(video) in known:
+                continue
+            content = Content(video, tuple(plan_units(video, self.job.config.resample.max_span_s)))
+            if self._open is not None and not has_room(self._open.num_units, self._open.seconds, content):
+                self._plan_segment(self._open)
+            segment = self._open or self._new_segment(None)
+            self._open = segment
+            self._open_videos.setdefault(video.source_id, []).append(video)
+            works.append(self._new_work(Todo(content, video), segment, len(segment.works)))
+        return works
+
+    def _plan_segment(self, segment: _Segment) -> None:
+        self.log.write()  # a plan's sources are known
+        segment.number = self.segments.plan([work.todo.content for work in segment.works])
+        self._claims = self.segments.claims()
+        self._open, self._open_videos = None, {}
+        self._seal_if_done(segment)
+
+    # --- units ---
+
+    def _new_segment(self, number: int | None) -> _Segment:
+        self._num_segments += 1
+        return _Segment(self._num_segments, number)
+
+    def _new_work(self, todo: Todo, segment: _Segment, index: int) -> _Work:
+        work = _Work(todo, segment, index, len(todo.units))
+        segment.works.append(work)
+        segment.num_units += len(todo.content.units)
+        segment.seconds += todo.content.seconds
+        segment.num_open += 1
+        return work
+
+    def _begin(self, works: Sequence[_Work]) -> None:
+        """Count what is done, and let the rest wait for workers."""
+        units = [unit for work in works for unit in work.todo.units]
+        records = self._done_before(units)
+        self.progress.units(units, list(records.values()), self.executor.num_workers)
+        for work in works:
+            for unit in work.todo.units:
+                record = records.get(unit.unit_id)
+                if record is None:
+                    self._let_wait(unit, work)
+                else:
+                    work.ends[unit.unit_id] = record
+                    work.num_open -= 1
+            self._go_on(work)
+
+    def _let_wait(self, unit: Unit, work: _Work) -> None:
+        # The last unit to finish should be a short one.
+        heapq.heappush(self._ready, (work.segment.order, -unit.num_frames, unit.unit_id, unit, work))
+
+    def _done_before(self, units: Sequence[Unit]) -> dict[str, Record]:
+        """Records of units that have a part. Parts of those that failed for a reason to try again are deleted."""
+        have = [unit.unit_id for unit in units if unit.unit_id in self._parts]
+        records = {unit: record for unit, record in zip(have, read_records(self.store, have), strict=True) if record}
+        failed = [unit for unit, record in records.items() if failed_for(record, self.again)]
+        self.store.delete_all([part_name(unit) for unit in failed])
+        self._parts.difference_update(failed)
+        return {unit: record for unit, record in records.items() if unit not in failed}
+
+    def _unit_done(self, unit: Unit, outcome: Record | Undone, work: _Work) -> None:
+        """A unit or seam."""
+        work.num_open -= 1
+        if isinstance(outcome, Undone):
+            work.is_undone = True
+            self.progress.undone(unit.video.source.uri, outcome.detail, unit.num_frames / FPS)
+        else:
+            self._parts.add(unit.unit_id)
+            if work.seams is None:
+                work.ends[unit.unit_id] = {name: outcome[name] for name in ("end_frame", "open_ends")}
+                self.progress.unit_done(outcome)
+            else:
+                work.seams_done.add(unit.unit_id)
+                self.progress.seam_done(outcome)
+        self._go_on(work)
+        self._unit_watch.count(outcome)
+
+    def _go_on(self, work: _Work) -> None:
+        """From units to seams, and from seams to the segment, once these are done."""
+        if not work.num_open and work.seams is None and not work.is_undone:
+            work.seams = self._seams(work)
+            new = [seam for seam in work.seams if seam.unit_id not in work.todo.sealed_units]
+            work.seams_done |= set(self._done_before(new))
+            work.ends = {}
+            for seam in new:
+                if seam.unit_id not in work.seams_done:
+                    work.num_open += 1
+                    self._let_wait(seam, work)
+        if not work.num_open:
+            work.segment.num_open -= 1
+            self._seal_if_done(work.segment)
+
+    def _seams(self, work: _Work) -> list[Unit]:
+        """Units across the borders of content whose units are all done."""
+        todo = work.todo
+        known = [
+            work.ends.get(unit.unit_id)
+            or {"end_frame": unit.end_frame, "open_ends": todo.open_ends.get(unit.unit_id, [])}
+            for unit in todo.content.units
+        ]
+        return plan_seams(todo.content.video, known, self.job.config.cut.min_frames)
+
+    # --- segments ---
+
+    def _seal_if_done(self, segment: _Segment) -> None:
+        """Hand in a segment whose content is done, but for what stays undone."""
+        if segment.number is None or segment.num_open:
+            return
+        done = [_done_content(work) for work in segment.works if not work.is_undone]
+        segment.works.clear()
+        if not done:
+            return
+        task = SealTask(segment.number, done)
+        if self.whisper is not None:
+            (task,) = identify_first(self.store, [task], self.whisper, self.executor.map, self.progress.languages)
+        self.executor.submit(Task("seal", task, self._make_sealer, is_safe=True))
+
+    def _sealed(self, task: SealTask) -> None:
+        delete_parts(self.store, [task])
+        self._parts.difference_update(unit for done in task.contents for unit in done.units)
+
+
+def _done_content(work: _Work) -> DoneContent:
+    """Raises AccountsError when any of it would be left out."""
+    todo = work.todo
+    redone = {unit.unit_id for unit in todo.units}
+    carried = [unit.unit_id for unit in todo.content.units if unit.unit_id not in redone]
+    seams = [seam.unit_id for seam in work.seams or ()]
+    new = [seam for seam in seams if seam in work.seams_done]
+    carried += [seam for seam in seams if seam not in work.seams_done and seam in todo.sealed_units]
+    if work.seams is None or len(new) + len(carried) + len(redone) < len(seams) + len(todo.content.units):
+        raise AccountsError(f"{todo.owner.source.uri}: its units are done, but not all of it was sealed")
+    units = tuple(unit.unit_id for unit in todo.units) + tuple(new)
+    return DoneContent(work.index, todo.owner, units, tuple(carried))

@@ -1,0 +1,260 @@
+"""A crew: actors with the same resources, which do one call at a time. One that dies is replaced; its call is repeated.
+
+Ray's own retries bind a call to its actor, which may wait for long for a node to come back. Here any other may take it.
+"""
+
+import contextlib
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from lipforge.model.weights.load import ModelFileError
+from lipforge.pipeline.config import StageResources
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.running.executors import Make, Task
+
+MAX_DEATHS = 50
+"""Of workers on one call. The quarantine gives up on units long before; this limits workers that cannot even start."""
+_MADE_AT_ONCE = 6
+"""Workers of different kinds that an actor keeps."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A task on its way."""
+
+    task: Task
+    make: Make
+    arguments: tuple[Any, ...]
+    memory_mb: int = 0
+    """Beyond what the actor reserves."""
+    stays: bool = False
+    """Whether its value stays where it was made, for a call of another crew."""
+    before: "Call | None" = None
+    """The one that made an argument."""
+    attempts: int = 1
+
+
+class Event(NamedTuple):
+    """A call is done."""
+
+    call: Call
+    value: Any
+    left: ObjectRef | None
+    """Its value, where that stays on the cluster."""
+    host: str
+    wall_s: float
+    is_lost: bool = False
+    """An argument is gone with its node, so the call before it must be done again."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    value: Any
+    wall_s: float
+    error: Exception | None = None
+    """What the driver is to explain, whole: Ray's own wrapper loses `errno` and has a traceback for a message."""
+
+
+class _Actor:
+    """Makes workers and calls them. Bugs keep Ray's traceback."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Callable[..., Any]] = {}
+
+    def where(self) -> tuple[str, str]:
+        """(node, host)."""
+        return ray.get_runtime_context().get_node_id(), socket.gethostname()
+
+    def run(self, make: list[ObjectRef], *arguments: Any) -> _Outcome:
+        """make: in a list, so that Ray sends only its name."""
+        start_s = time.monotonic()
+        name = make[0].hex()
+        try:
+            worker = self._made.pop(name, None) or ray.get(make[0])()
+            self._made[name] = worker  # the one used last is the last
+            while len(self._made) > _MADE_AT_ONCE:
+                del self._made[next(iter(self._made))]
+            return _Outcome(worker(*arguments), time.monotonic() - start_s)
+        except (DatasetError, ModelFileError, OSError) as error:
+            return _Outcome(None, time.monotonic() - start_s, error)
+
+    def run_here(self, make: list[ObjectRef], *arguments: Any) -> tuple[_Outcome, Any]:
+        """As run; the value apart, to stay here."""
+        outcome = self.run(make, *arguments)
+        return _Outcome(None, outcome.wall_s, outcome.error), outcome.value
+
+
+@dataclass(eq=False)
+class _Hand:
+    """An actor that is there."""
+
+    actor: Any
+    node: str = ""
+    host: str = ""
+    held: list["_Hand"] = field(default_factory=list)
+    """Others of its node that wait while it does what needs their memory."""
+
+
+class Crew:
+    """`size` actors, started as there is work."""
+
+    def __init__(self, resources: StageResources, size: int, room: Callable[[], int] | None = None) -> None:
+        """room: how many actors the cluster has room for now; None: `size` stays."""
+        self.size = size
+        self.is_held = False
+        """Start no call for now."""
+        self.events: dict[ObjectRef, Callable[[ObjectRef], Event | None]] = {}
+        """What to wait for; the first returned object of each."""
+        self._resources = resources
+        self._room = room
+        self._queue: deque[Call] = deque()
+        self._idle: list[_Hand] = []
+        self._hands: set[_Hand] = set()
+        self._makes: dict[int, tuple[Make, ObjectRef]] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._queue)
+
+    def submit(self, call: Call) -> None:
+        self._queue.append(call)
+
+    def grow(self) -> None:
+        """Use nodes that joined."""
+        if self._room is not None:
+            self.size = max(self.size, self._room())
+
+    def start_work(self) -> None:
+        """Start actors that are needed, and calls on those that have nothing to do."""
+        busy = len(self._hands) - len(self._idle)
+        while len(self._hands) < min(self.size, busy + len(self._queue)):
+            self._start_actor()
+        while self._queue and not self.is_held:
+            hand = self._hand_for(self._queue[0])
+            if hand is None:
+                return
+            self._start_call(hand, self._queue.popleft())
+
+    def take(self, ref: ObjectRef) -> Event | None:
+        """What an event means; None when nothing is done by it. Raises DatasetError, OSError and ModelFileError."""
+        return self.events.pop(ref)(ref)
+
+    def forget(self, make: Make) -> None:
+        """There will be no more calls with this."""
+        self._makes.pop(id(make), None)
+
+    def close(self) -> None:
+        for hand in self._hands:
+            ray.kill(hand.actor)
+
+    # --- actors ---
+
+    def _start_actor(self) -> None:
+        needs = self._resources
+        remote: Any = ray.remote(_Actor)
+        memory = needs.memory_mb * 10**6
+        hand = _Hand(remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=memory).remote())
+        self._hands.add(hand)
+
+        def ready(ref: ObjectRef) -> None:
+            try:
+                hand.node, hand.host = ray.get(ref)
+            except RayActorError:
+                self._hands.discard(hand)
+            else:
+                self._idle.append(hand)
+
+        self.events[hand.actor.where.remote()] = ready
+
+    def _hand_for(self, call: Call) -> _Hand | None:
+        """Out of the idle ones, with as many of its node beside it as the call needs the memory of."""
+        more = math.ceil(call.memory_mb / self._resources.memory_mb)
+        for hand in self._idle:
+            same_node = [other for other in self._hands if other.node == hand.node]
+            beside = [other for other in self._idle if other.node == hand.node and other is not hand]
+            wanted = min(more, len(same_node) - 1)
+            if len(beside) >= wanted:
+                hand.held = beside[:wanted]
+                self._idle = [other for other in self._idle if other is not hand and other not in hand.held]
+                return hand
+        return None
+
+    def _free(self, hand: _Hand, is_alive: bool) -> None:
+        self._idle += hand.held
+        hand.held = []
+        if is_alive:
+            self._idle.append(hand)
+        else:
+            self._hands.discard(hand)
+            ray.kill(hand.actor)  # it may only be out of reach
+
+    # --- calls ---
+
+    def _start_call(self, hand: _Hand, call: Call) -> None:
+        make = self._shared(call.make)
+        left: ObjectRef | None = None
+        if call.stays:
+            ref, left = hand.actor.run_here.options(num_returns=2).remote([make], *call.arguments)
+        else:
+            ref = hand.actor.run.remote([make], *call.arguments)
+        self.events[ref] = lambda ref: self._ended(hand, call, ref, left)
+
+    def _ended(self, hand: _Hand, call: Call, ref: ObjectRef, left: ObjectRef | None) -> Event | None:
+        try:
+            outcome: _Outcome = ray.get(ref)
+        except (RayActorError, OutOfMemoryError, WorkerCrashedError):
+            self._free(hand, is_alive=False)
+            self._repeat(hand, call)
+            return None
+        except ObjectLostError:
+            self._free(hand, is_alive=True)
+            return Event(call, None, None, hand.host, 0.0, is_lost=True)
+        self._free(hand, is_alive=True)
+        if outcome.error is not None:
+            raise outcome.error
+        return Event(call, outcome.value, left, hand.host, outcome.wall_s)
+
+    def _repeat(self, hand: _Hand, call: Call) -> None:
+        """Once what the dead actor left on its node is safe."""
+        if call.attempts >= MAX_DEATHS:
+            raise DatasetError(f"the worker died {MAX_DEATHS} times in a row, the last time on {call.task.item}")
+        call.attempts += 1
+        if call.task.after_death is None:
+            self._queue.appendleft(call)
+            return
+        here = NodeAffinitySchedulingStrategy(hand.node, soft=False)
+        remote: Any = ray.remote(_run)
+        ref = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(call.task.after_death)
+
+        def saved(ref: ObjectRef) -> None:
+            with contextlib.suppress(RayError):  # the node died, too
+                ray.get(ref)
+            self._queue.appendleft(call)
+
+        self.events[ref] = saved
+
+    def _shared(self, make: Make) -> ObjectRef:
+        """In Ray's object store, once, for as long as the crew lives."""
+        if id(make) not in self._makes:
+            self._makes[id(make)] = (make, ray.put(make))
+        return self._makes[id(make)][1]
+
+
+def _run(function: Callable[[], None]) -> None:
+    function()
