@@ -264,6 +264,8 @@ class Flow:
 
     def _begin(self, works: Sequence[_Work]) -> None:
         """Count what is done, and let the rest wait for workers."""
+        if not works:
+            return
         units = [unit for work in works for unit in work.todo.units]
         records = self._done_before(units)
         self.progress.units(units, list(records.values()), self.executor.num_workers)
