@@ -299,6 +299,8 @@ class Flow:
             work.is_undone = True
             self.progress.undone(unit.video.source.uri, outcome.detail, unit.num_frames / FPS)
         else:
+            if self.job.config.run.score.gpus and outcome.get("device") == "cpu":
+                self.progress.no_gpu()
             self._parts.add(unit.unit_id)
             if work.seams is None:
                 work.ends[unit.unit_id] = {name: outcome[name] for name in ("end_frame", "open_ends")}

@@ -39,17 +39,19 @@ class Profile(ABC):
     def min_sync_confidence(self) -> float: ...
 
     @abstractmethod
-    def faces(self, models: Models) -> FaceBackend: ...
+    def faces(self, models: Models, device: str = "cpu") -> FaceBackend:
+        """device: cpu or cuda. Models that a GPU does not make faster stay on the CPU."""
+        ...
 
     @abstractmethod
-    def sync(self, models: Models) -> SyncScorer: ...
+    def sync(self, models: Models, device: str = "cpu") -> SyncScorer: ...
 
     @abstractmethod
-    def quality(self, models: Models) -> QualityModel: ...
+    def quality(self, models: Models, device: str = "cpu") -> QualityModel: ...
 
 
 class Builtin(Profile):
-    """MediaPipe's faces, and this project's own scorers of lip-sync and quality."""
+    """MediaPipe's faces, and this project's own scorers of lip-sync and quality. All of it is for CPUs."""
 
     min_quality = 40.0
     min_face_width_px = None
@@ -62,14 +64,14 @@ class Builtin(Profile):
 
         return DEFAULT_MIN_CONFIDENCE
 
-    def faces(self, models: Models) -> FaceBackend:
+    def faces(self, models: Models, device: str = "cpu") -> FaceBackend:
         with off_terminal(2):  # LiteRT prints which delegate it created
             return MediaPipeFaces(models)
 
-    def sync(self, models: Models) -> SyncScorer:
+    def sync(self, models: Models, device: str = "cpu") -> SyncScorer:
         return _LandmarkScorer(models["lip_sync.safetensors"])
 
-    def quality(self, models: Models) -> QualityModel:
+    def quality(self, models: Models, device: str = "cpu") -> QualityModel:
         from lipforge.model.quality.builtin import ImageQuality
 
         return ImageQuality(models["quality.json"])
@@ -84,18 +86,18 @@ class LatentSync(Profile):
     short_sync_factor = 1.0
     score_resources = ScoreResources(memory_mb=2200)
 
-    def faces(self, models: Models) -> FaceBackend:
+    def faces(self, models: Models, device: str = "cpu") -> FaceBackend:
         from lipforge.model.faces.insight import InsightFaces
 
-        return InsightFaces(models)
+        return InsightFaces(models, device)
 
-    def sync(self, models: Models) -> SyncScorer:
-        return _FrameScorer(models["syncnet_v2.model"])
+    def sync(self, models: Models, device: str = "cpu") -> SyncScorer:
+        return _FrameScorer(models["syncnet_v2.model"], device)
 
-    def quality(self, models: Models) -> QualityModel:
+    def quality(self, models: Models, device: str = "cpu") -> QualityModel:
         from lipforge.model.quality.hyperiqa import HyperIQAQuality
 
-        return HyperIQAQuality(models["koniq_pretrained.pkl"])
+        return HyperIQAQuality(models["koniq_pretrained.pkl"], device)
 
 
 PROFILES: dict[str, Profile] = {"builtin": Builtin(), "latentsync": LatentSync()}
@@ -118,10 +120,10 @@ class _LandmarkScorer:
 class _FrameScorer:
     """SyncNet v2, on the frames of the stored clip, as training reads them; by template latentsync in any case."""
 
-    def __init__(self, weights: bytes) -> None:
+    def __init__(self, weights: bytes, device: str) -> None:
         from lipforge.model.sync.syncnet_v2 import SyncNetScorer
 
-        self.model = SyncNetScorer(weights)
+        self.model = SyncNetScorer(weights, device)
         self.name = self.model.name
 
     def score(self, clip: Clip) -> SyncScore:

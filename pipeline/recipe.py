@@ -29,7 +29,7 @@ import cv2
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Clip, Unit
-from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config import PrepareConfig, StageResources
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.video import DecodeCount
 from lipforge.pipeline.profiles import PROFILES
@@ -58,7 +58,7 @@ class CutOperator:
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
         cv2.setNumThreads(1)  # workers share the machine, one CPU each
-        backend = PROFILES[config.models].faces(models)
+        backend = PROFILES[config.models].faces(models, device_for(config.run.cut))
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
         self.faces = TrackFaces(config.faces, backend)
@@ -103,16 +103,16 @@ class ScoreOperator:
         from lipforge.pipeline.stages.sync import MeasureSync
 
         cv2.setNumThreads(1)
-        profile = PROFILES[config.models]
+        profile, self.device = PROFILES[config.models], device_for(config.run.score)
         self.stages: list[ClipStage] = [
             DetectSpeech(),
-            MeasureSync(profile.sync(models)),
-            MeasureQuality(profile.quality(models)),
+            MeasureSync(profile.sync(models, self.device)),
+            MeasureQuality(profile.quality(models, self.device)),
         ]
         self.commit = Commit(store, hashes)
 
     def process(self, cut: CutUnit) -> dict[str, Any]:
-        """Measure and commit; return the unit's record. Its `stage_cpu_s` is not stored: it differs each time."""
+        """Measure and commit; return the unit's record. Its `stage_cpu_s` and `device` are not stored: they differ."""
         clock = StageClock()
         clips = [done for clip in cut.clips for done in apply(self.stages, clip, clock)]
         stage_cpu_s = {name: round(cpu_s, 3) for name, cpu_s in (cut.stage_cpu_s | clock.cpu_s).items()}
@@ -120,7 +120,16 @@ class ScoreOperator:
         with clock.running(self.commit.name):
             record = self.commit.write(cut.unit, clips, facts)
         stage_cpu_s[self.commit.name] = round(clock.cpu_s[self.commit.name], 3)
-        return {**record, "stage_cpu_s": stage_cpu_s}
+        return {**record, "stage_cpu_s": stage_cpu_s, "device": self.device}
+
+
+def device_for(resources: StageResources) -> str:
+    """cpu or cuda: what a worker that reserved this computes on. Ray shows it its own GPUs only."""
+    if not resources.gpus:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def whole_unit(unit: Unit, status: Status, stage: str, reason: Reason, detail: str) -> Clip:

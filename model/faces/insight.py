@@ -8,7 +8,7 @@ SCRFD: Guo et al. 2021, arXiv 2105.04714. The weights are for non-commercial res
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ _MIN_ASPECT, _MAX_ASPECT = 0.2, 1.5
 
 
 class InsightFaces:
-    """SCRFD and the 106-point network on one core.
+    """SCRFD and the 106-point network, on one core or a GPU.
 
     The landmark network has no score and draws a face on anything. So each frame first runs SCRFD around the previous
     position: its score says whether there is a face, and its box places the points exactly as InsightFace does after a
@@ -51,8 +51,9 @@ class InsightFaces:
 
     name = "insightface-buffalo_l"
 
-    def __init__(self, models: Mapping[str, bytes]) -> None:
-        """models: contents by file name, as `weights.load("latentsync")` returns them.
+    def __init__(self, models: Mapping[str, bytes], device: str = "cpu") -> None:
+        """models: contents by file name, as `weights.load("latentsync")` returns them. device: cpu or cuda; that needs
+        the package onnxruntime-gpu in place of onnxruntime, and is the CPU without it.
 
         Raises ModelFileError when one of the two files is not such a network.
         """
@@ -62,10 +63,10 @@ class InsightFaces:
         from insightface.model_zoo.scrfd import SCRFD
 
         self._face = Face
-        self._detector = SCRFD(session=_session(models, "det_10g.onnx", num_outputs=9))
+        self._detector = SCRFD(session=_session(models, "det_10g.onnx", 9, device))
         self._detector.prepare(0, det_thresh=_MIN_SCORE, nms_thresh=_NMS_IOU)
         points = "2d106det.onnx"
-        self._points = Landmark(io.BytesIO(models[points]), session=_session(models, points, num_outputs=1))
+        self._points = Landmark(io.BytesIO(models[points]), session=_session(models, points, 1, device))
         if self._points.lmk_num != 106:
             raise ModelFileError(f"{points}: expected a network for 106 points, this one gives {self._points.lmk_num}")
 
@@ -117,7 +118,13 @@ class InsightFaces:
         return faces
 
 
-def _session(models: Mapping[str, bytes], name: str, num_outputs: int):
+def providers_for(device: str, available: Sequence[str]) -> list[str]:
+    """ONNX Runtime's execution providers for a device, of those that the installed package has."""
+    wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
+    return [name for name in wanted if name in available] + ["CPUExecutionProvider"]
+
+
+def _session(models: Mapping[str, bytes], name: str, num_outputs: int, device: str):
     """An ONNX Runtime session on one core, without its warnings about input sizes other than the graph's own."""
     import onnxruntime
 
@@ -125,7 +132,8 @@ def _session(models: Mapping[str, bytes], name: str, num_outputs: int):
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(models[name], options, providers=["CPUExecutionProvider"])
+        providers = providers_for(device, onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(models[name], options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no base class of their own
         raise ModelFileError(f"{name}: ONNX Runtime cannot load it: {error}") from error
     if len(session.get_outputs()) != num_outputs:

@@ -88,7 +88,7 @@ def _distortions(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class HyperIQAQuality:
-    """Scores clips of aligned faces on one core; the same frames always get the same number.
+    """Scores clips of aligned faces, on one core or a GPU; there, the same frames always get the same number.
 
     Images are prepared as in LatentSync's `preprocess/filter_visual_quality.py`: the middle 224 x 224 pixels, unscaled
     (its `CenterCrop`). That is deterministic, unlike the random crops that hyperIQA's own demo averages. LatentSync
@@ -97,10 +97,15 @@ class HyperIQAQuality:
 
     name = "hyperiqa"
 
-    def __init__(self, content: bytes) -> None:
-        """content: the bytes of `koniq_pretrained.pkl`. Raises ModelFileError if they are not that file."""
+    def __init__(self, content: bytes, device: str = "cpu") -> None:
+        """content: the bytes of `koniq_pretrained.pkl`. device: of torch. A GPU's numbers differ in the last digits.
+
+        Raises ModelFileError if content is not that file.
+        """
         self._network = HyperIQA()
+        self._device = torch.device(device)
         load_strict(self._network, read_state_dict(content, WEIGHTS_FILE), WEIGHTS_FILE)
+        self._network.to(self._device)
 
     def score(self, frames: np.ndarray) -> float:
         """Mean score of some frames of one clip, about 0..100, 100 is best.
@@ -113,7 +118,8 @@ class HyperIQAQuality:
             raise ValueError(f"expected frames of at least {INPUT_PX} px, got {frames.shape[1:3]}")
         images = centre_crop(frames)
         with torch.inference_mode(), one_thread():
-            scores = [self._network(normalised(batch)) for batch in torch.from_numpy(images).split(_BATCH)]
+            batches = torch.from_numpy(images).to(self._device).split(_BATCH)
+            scores = [self._network(normalised(batch)) for batch in batches]
         return float(torch.cat(scores).mean())
 
 
@@ -125,5 +131,6 @@ def centre_crop(frames: np.ndarray) -> np.ndarray:
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] RGB -> float32 [B, 3, H, W] normalised by ImageNet's mean and deviation."""
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device)
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=images.device)
     return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2)

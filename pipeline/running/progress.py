@@ -95,6 +95,13 @@ class Progress:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         self.note(text)
 
+    def no_gpu(self) -> None:
+        """Said once."""
+        text = "score workers have GPUs that torch cannot use, so they compute on the CPU: check torch.cuda there"
+        if text not in self.summary.notes:
+            self.note(text)
+            self._say(f"note: {text}")
+
     def voices(self, num_done: int, num_clips: int) -> None:
         if num_clips:
             self.phase(f"voices: {num_done} of {num_clips} clips")
