@@ -1,11 +1,10 @@
 """Measure the published scorers on a GPU, against the same scorers on one core.
 
-python -m benchmarks.gpu [--device cuda] [--repeats N]
+python -m benchmarks.gpu [--device cuda] [--repeats N] [--ray]
 
 SyncNet v2 and HyperIQA have random weights, which cost as much as the published ones. A clip is 5 s of noise; of
 hyperIQA, the three frames that the pipeline scores, and all 125. Times are medians of wall-clock seconds, with the way
-of the frames to the GPU and of the score back. Then as many score workers as share the GPU are asked, through Ray, what
-they see.
+of the frames to the GPU and of the score back.
 """
 
 import argparse
@@ -24,8 +23,6 @@ import torch
 from lipforge.model.clock import FPS, SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2
-from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.running.on_ray import RayExecutor
 
 NUM_FRAMES = 5 * FPS
 SHARE = 0.25
@@ -74,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ray", action="store_true", help="ask workers that share the GPU what they see")
     options = parser.parse_args()
     print(torch.cuda.get_device_name() if options.device == "cuda" else options.device)
     on_cpu, on_device = scorers("cpu"), scorers(options.device)
@@ -84,7 +82,10 @@ def main() -> None:
         print(
             f"{name:<24}{cpu_s:>14.4f}{device_s:>14.4f}{cpu_s / device_s:>8.1f}{abs(there - here) / abs(here):>26.1e}"
         )
-    if options.device == "cuda":
+    if options.ray:
+        from lipforge.pipeline.config import RunConfig
+        from lipforge.pipeline.running.on_ray import RayExecutor
+
         executor = RayExecutor(RunConfig())
         workers = set(executor.map(partial(seen, SHARE), list(range(8)), num_gpus=SHARE))
         executor.close()

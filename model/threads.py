@@ -1,4 +1,4 @@
-"""How many threads torch uses."""
+"""How many threads torch uses, and with what precision it computes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,3 +15,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolve on a GPU in float32, and the same way each time; TF32, the default, has 10 bits."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

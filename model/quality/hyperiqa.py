@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from lipforge.model.threads import one_thread
+from lipforge.model.threads import full_precision, one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "koniq_pretrained.pkl"
@@ -117,7 +117,7 @@ class HyperIQAQuality:
         if min(frames.shape[1:3]) < INPUT_PX:
             raise ValueError(f"expected frames of at least {INPUT_PX} px, got {frames.shape[1:3]}")
         images = centre_crop(frames)
-        with torch.inference_mode(), one_thread():
+        with torch.inference_mode(), one_thread(), full_precision():
             batches = torch.from_numpy(images).to(self._device).split(_BATCH)
             scores = [self._network(normalised(batch)) for batch in batches]
         return float(torch.cat(scores).mean())

@@ -17,7 +17,7 @@ from lipforge.model.audio.mfcc import mfcc
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.sync.drift import drift_frames
 from lipforge.model.sync.score import SyncScore
-from lipforge.model.threads import one_thread
+from lipforge.model.threads import full_precision, one_thread
 from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 
 WEIGHTS_FILE = "syncnet_v2.model"
@@ -208,7 +208,7 @@ class SyncNetScorer:
             raise ValueError(
                 f"audio: expected {num_samples} finite samples for {len(frames)} frames, got {audio.shape}"
             )
-        with torch.inference_mode(), one_thread():
+        with torch.inference_mode(), one_thread(), full_precision():
             lips = self._embed_lips(frames[:-1], to_input)
             return sync_score(lips, self._embed_audio(audio, len(frames) - WINDOW + 2 * SYNC_MARGIN_FRAMES))
 
