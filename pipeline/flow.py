@@ -26,7 +26,16 @@ from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete
 from lipforge.pipeline.running.executors import Done, Executor, Task
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.running.watch import BROKEN, UnitWatch, Watch, failed_for
-from lipforge.pipeline.running.workers import CutWorker, Job, Probed, ProbeWorker, ScoreWorker, Undone, UnitWorker
+from lipforge.pipeline.running.workers import (
+    CutWorker,
+    Job,
+    Probed,
+    ProbeWorker,
+    ScoreWorker,
+    Undone,
+    UnitWorker,
+    memory_mb,
+)
 from lipforge.pipeline.sources.intake import Intake
 from lipforge.pipeline.sources.known import Known
 from lipforge.pipeline.sources.ownership import claims_on, split_duplicates, stand_in
@@ -152,11 +161,15 @@ class Flow:
                 self.executor.submit(Task("probe", source, self._make_probe, after_death=self._after_death))
             elif self._ready:
                 *_, unit, work = heapq.heappop(self._ready)
-                task = Task("unit", unit, self._make_unit, apart=self._make_apart, after_death=self._after_death)
-                self._works[task] = work
-                self.executor.submit(task)
+                self._submit_unit(unit, work)
             else:
                 break
+
+    def _submit_unit(self, unit: Unit, work: _Work) -> None:
+        memory = memory_mb(unit, self.job.config)
+        task = Task("unit", unit, self._make_unit, self._make_apart, memory_mb=memory, after_death=self._after_death)
+        self._works[task] = work
+        self.executor.submit(task)
 
     def _take(self, done: Done, intake: Intake) -> None:
         if done.task.kind == "probe":

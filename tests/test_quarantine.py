@@ -9,7 +9,7 @@ import pytest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine, store_traces
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time
@@ -73,3 +73,19 @@ def test_an_error_in_python_is_not_a_crash(tmp_path):
     quarantine = Quarantine(Store(str(tmp_path)), RunConfig(), tmp_path.name)
     with pytest.raises(ZeroDivisionError), quarantine.attempt("unit", "cut"):
         _ = 1 / 0
+
+
+def test_a_crash_on_another_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine has a temporary folder of its own; what died there is stored before the next attempt."""
+    run_id, store = f"{tmp_path.name}-nodes", Store(str(tmp_path / "dataset"))
+    for node in ("one", "two"):
+        (tmp_path / node).mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / node))
+        assert attempt(tmp_path / "dataset", run_id, "crash").returncode != 0
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / node))
+        store_traces(store, run_id)
+    (tmp_path / "three").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "three"))
+    quarantine = Quarantine(store, RunConfig(max_attempts=2, max_kills=9), run_id)
+    with pytest.raises(GivenUp, match="Segmentation fault in 2 attempts"), quarantine.attempt("unit", "cut"):
+        pytest.fail("a hopeless attempt was begun")

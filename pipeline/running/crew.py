@@ -4,12 +4,11 @@ Ray's own retries bind a call to its actor, which may wait for long for a node t
 """
 
 import contextlib
-import math
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ray
@@ -41,8 +40,7 @@ class Call:
     task: Task
     make: Make
     arguments: tuple[Any, ...]
-    memory_mb: int = 0
-    """Beyond what the actor reserves."""
+    memory_mb: float = 0.0
     stays: bool = False
     """Whether its value stays where it was made, for a call of another crew."""
     before: "Call | None" = None
@@ -107,8 +105,6 @@ class _Hand:
     actor: Any
     node: str = ""
     host: str = ""
-    held: list["_Hand"] = field(default_factory=list)
-    """Others of its node that wait while it does what needs their memory."""
 
 
 class Crew:
@@ -126,6 +122,10 @@ class Crew:
         self._queue: deque[Call] = deque()
         self._idle: list[_Hand] = []
         self._hands: set[_Hand] = set()
+        self._memory_mb: dict[str, float] = {}
+        """By node: what it has."""
+        self._used_mb: dict[str, float] = {}
+        """By node: what its calls may need."""
         self._makes: dict[int, tuple[Make, ObjectRef]] = {}
 
     @property
@@ -179,25 +179,23 @@ class Crew:
                 self._hands.discard(hand)
             else:
                 self._idle.append(hand)
+                if hand.node not in self._memory_mb:
+                    self._memory_mb = {n["NodeID"]: n["Resources"].get("memory", 0) / 1e6 for n in ray.nodes()}
 
         self.events[hand.actor.where.remote()] = ready
 
     def _hand_for(self, call: Call) -> _Hand | None:
-        """Out of the idle ones, with as many of its node beside it as the call needs the memory of."""
-        more = math.ceil(call.memory_mb / self._resources.memory_mb)
+        """An idle one on a node with memory for this call; a node with nothing to do takes any."""
         for hand in self._idle:
-            same_node = [other for other in self._hands if other.node == hand.node]
-            beside = [other for other in self._idle if other.node == hand.node and other is not hand]
-            wanted = min(more, len(same_node) - 1)
-            if len(beside) >= wanted:
-                hand.held = beside[:wanted]
-                self._idle = [other for other in self._idle if other is not hand and other not in hand.held]
+            used_mb = self._used_mb.get(hand.node, 0.0)
+            if not used_mb or used_mb + call.memory_mb <= self._memory_mb.get(hand.node, 0.0):
+                self._idle.remove(hand)
+                self._used_mb[hand.node] = used_mb + call.memory_mb
                 return hand
         return None
 
-    def _free(self, hand: _Hand, is_alive: bool) -> None:
-        self._idle += hand.held
-        hand.held = []
+    def _free(self, hand: _Hand, call: Call, is_alive: bool) -> None:
+        self._used_mb[hand.node] -= call.memory_mb
         if is_alive:
             self._idle.append(hand)
         else:
@@ -219,13 +217,13 @@ class Crew:
         try:
             outcome: _Outcome = ray.get(ref)
         except (RayActorError, OutOfMemoryError, WorkerCrashedError):
-            self._free(hand, is_alive=False)
+            self._free(hand, call, is_alive=False)
             self._repeat(hand, call)
             return None
         except ObjectLostError:
-            self._free(hand, is_alive=True)
+            self._free(hand, call, is_alive=True)
             return Event(call, None, None, hand.host, 0.0, is_lost=True)
-        self._free(hand, is_alive=True)
+        self._free(hand, call, is_alive=True)
         if outcome.error is not None:
             raise outcome.error
         return Event(call, outcome.value, left, hand.host, outcome.wall_s)

@@ -27,8 +27,8 @@ class Task:
     """The same work in two steps, by workers with other resources: cut(item), then score(item, what cut gave)."""
     is_safe: bool = False
     """Whether it reads no source, and so cannot take its process down."""
-    memory_mb: int = 0
-    """That it needs beyond what its worker reserves."""
+    memory_mb: float = 0.0
+    """That it may need. Together, what runs on a machine needs no more than that has."""
     after_death: Callable[[], None] | None = None
     """Called on the machine of a worker that died of the task, or with it, before the task is tried again."""
 
