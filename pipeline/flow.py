@@ -7,10 +7,9 @@ driver holds what is in flight, whatever the number of sources.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.clock import FPS
@@ -20,11 +19,12 @@ from lipforge.pipeline.ledger.quarantine import store_traces
 from lipforge.pipeline.ledger.records import Record
 from lipforge.pipeline.ledger.segments import Content, Segments, has_room
 from lipforge.pipeline.ledger.source_log import SourceLog
-from lipforge.pipeline.publish.accounts import AccountsError
 from lipforge.pipeline.publish.languages import WhisperFile, identify_first
-from lipforge.pipeline.publish.seal import DoneContent, Sealer, SealTask, delete_parts
+from lipforge.pipeline.publish.seal import Sealer, SealTask, delete_parts
+from lipforge.pipeline.running.events import Events
 from lipforge.pipeline.running.executors import Done, Executor, Task
-from lipforge.pipeline.running.progress import Progress
+from lipforge.pipeline.running.metrics import Metrics, NoMetrics, RayMetrics
+from lipforge.pipeline.running.progress import Progress, seconds_by_outcome
 from lipforge.pipeline.running.watch import BROKEN, UnitWatch, Watch, failed_for
 from lipforge.pipeline.running.workers import (
     CutWorker,
@@ -40,48 +40,14 @@ from lipforge.pipeline.sources.intake import Intake
 from lipforge.pipeline.sources.known import Known
 from lipforge.pipeline.sources.ownership import claims_on, split_duplicates, stand_in
 from lipforge.pipeline.sources.plan import plan_units
-from lipforge.pipeline.sources.seams import plan_seams
 from lipforge.pipeline.stages.probe import to_record
 from lipforge.pipeline.unfinished import Planned, Todo, delete_leftovers, find_unfinished
+from lipforge.pipeline.work import Segment, Work, done_content, seams_of
 
 READY_UNITS_PER_WORKER = 16
 """Sources are probed until so many units wait: enough to give workers the long ones first."""
 LET_IN_AT_ONCE = 64
 """Sources, unless workers run out of work before: looking for their content among a million others costs time."""
-
-
-@dataclass(eq=False)
-class _Segment:
-    """Content of one segment."""
-
-    order: int
-    """Units of the first segment go first."""
-    number: int | None
-    """None until it is planned."""
-    works: "list[_Work]" = field(default_factory=list)
-    num_units: int = 0
-    seconds: float = 0.0
-    num_open: int = 0
-    """Content that is not done, as far as it can be done."""
-
-
-@dataclass(eq=False)
-class _Work:
-    """Content in work."""
-
-    todo: Todo
-    segment: _Segment
-    index: int
-    """Row of the segment's plan."""
-    num_open: int
-    """Units, or then seams, that are not done, as far as they can be done."""
-    is_undone: bool = False
-    """Whether a unit or seam stays undone."""
-    ends: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What plan_seams needs of its done units."""
-    seams: list[Unit] | None = None
-    """Across the borders of its units, once these are all done."""
-    seams_done: set[str] = field(default_factory=set)
 
 
 class Flow:
@@ -102,18 +68,20 @@ class Flow:
         self.progress = progress
         self.again = again
         self.whisper = whisper
+        self.events = Events(job.store, job.run_id)
+        self.metrics: Metrics = NoMetrics() if job.config.run.executor == "local" else RayMetrics()
         self.log = SourceLog(job.store)
         self.segments = Segments(job.store)
         self._claims = self.segments.claims()
         self._parts = done_units(job.store)
         self._num_segments = 0
-        self._open: _Segment | None = None
+        self._open: Segment | None = None
         """That new content goes to."""
         self._open_videos: dict[str, list[Video]] = {}
         """In it, by source_id."""
-        self._ready: list[tuple[int, int, str, Unit, _Work]] = []
+        self._ready: list[tuple[int, int, str, Unit, Work]] = []
         """Heap of units that wait for a worker."""
-        self._works: dict[Task, _Work] = {}
+        self._works: dict[Task, Work] = {}
         """Of units that workers have."""
         self._source_watch, self._unit_watch = Watch(job.config, "sources"), UnitWatch(job)
         self._make_probe = partial(ProbeWorker, replace(job, models={}))
@@ -151,6 +119,7 @@ class Flow:
             elif intake.is_over and not self._ready:
                 break
         self.log.write()
+        self.events.write()
 
     def _hand_out(self, intake: Intake) -> None:
         """Give workers something to do."""
@@ -165,19 +134,30 @@ class Flow:
             else:
                 break
 
-    def _submit_unit(self, unit: Unit, work: _Work) -> None:
+    def _submit_unit(self, unit: Unit, work: Work) -> None:
         memory = memory_mb(unit, self.job.config)
         task = Task("unit", unit, self._make_unit, self._make_apart, memory_mb=memory, after_death=self._after_death)
         self._works[task] = work
         self.executor.submit(task)
 
     def _take(self, done: Done, intake: Intake) -> None:
+        self.metrics.died(done.died_on)
         if done.task.kind == "probe":
             self._probed(done.value, intake)
         elif done.task.kind == "unit":
-            self._unit_done(done.task.item, done.value, self._works.pop(done.task))
+            work = self._works.pop(done.task)
+            self._measure(done, is_seam=work.seams is not None)
+            self._unit_done(done.task.item, done.value, work)
         elif done.task.kind == "seal":
             self._sealed(done.task.item)
+
+    def _measure(self, done: Done, is_seam: bool) -> None:
+        """A seam's seconds are those of its units."""
+        counts = not is_seam and not isinstance(done.value, Undone)
+        seconds = seconds_by_outcome(done.value, self.job.config.thresholds) if counts else {}
+        self.metrics.unit(done, seconds)
+        self.metrics.queues(units=len(self._ready), tasks=self.executor.in_flight)
+        self.events.unit(done, seconds)
 
     # --- what earlier runs left ---
 
@@ -190,8 +170,8 @@ class Flow:
         ]
         absent = [p.todo.owner.source_id for p, is_here in zip(unfinished, here, strict=True) if not is_here]
         copies = known.copies(absent, self._claims)
-        by_segment: dict[int, _Segment] = {}
-        begun: list[_Work] = []
+        by_segment: dict[int, Segment] = {}
+        begun: list[Work] = []
         rest = []
         for planned, owner, is_here in zip(unfinished, owners, here, strict=True):
             todo = planned.todo
@@ -223,6 +203,7 @@ class Flow:
             if before is None:  # nothing is known of it yet: its row says what happened
                 self.log.add(entry_id, to_record(video))
             self.progress.undone(video.source.uri, video.detail, 0.0)
+            self.metrics.source_failed()
         intake.probed(entry_id, video if probed.record is not None else None)
         self.progress.probed(probed.cpu_s, is_usable=video.reason in (None, Reason.NO_AUDIO))
         self._source_watch.count(probed.record is None or video.reason in BROKEN)
@@ -236,7 +217,7 @@ class Flow:
         if intake.is_over and self._open is not None:
             self._plan_segment(self._open)
 
-    def _planned(self, videos: Sequence[Video]) -> list[_Work]:
+    def _planned(self, videos: Sequence[Video]) -> list[Work]:
         """New content, in its segments."""
         same = [other for video in videos for other in self._open_videos.get(video.source_id, ())]
         known = {id(video) for video in same}
@@ -254,7 +235,7 @@ class Flow:
             works.append(self._new_work(Todo(content, video), segment, len(segment.works)))
         return works
 
-    def _plan_segment(self, segment: _Segment) -> None:
+    def _plan_segment(self, segment: Segment) -> None:
         self.log.write()  # a plan's sources are known
         segment.number = self.segments.plan([work.todo.content for work in segment.works])
         self._claims = self.segments.claims()
@@ -263,19 +244,19 @@ class Flow:
 
     # --- units ---
 
-    def _new_segment(self, number: int | None) -> _Segment:
+    def _new_segment(self, number: int | None) -> Segment:
         self._num_segments += 1
-        return _Segment(self._num_segments, number)
+        return Segment(self._num_segments, number)
 
-    def _new_work(self, todo: Todo, segment: _Segment, index: int) -> _Work:
-        work = _Work(todo, segment, index, len(todo.units))
+    def _new_work(self, todo: Todo, segment: Segment, index: int) -> Work:
+        work = Work(todo, segment, index, len(todo.units))
         segment.works.append(work)
         segment.num_units += len(todo.content.units)
         segment.seconds += todo.content.seconds
         segment.num_open += 1
         return work
 
-    def _begin(self, works: Sequence[_Work]) -> None:
+    def _begin(self, works: Sequence[Work]) -> None:
         """Count what is done, and let the rest wait for workers."""
         if not works:
             return
@@ -292,7 +273,7 @@ class Flow:
                     work.num_open -= 1
             self._go_on(work)
 
-    def _let_wait(self, unit: Unit, work: _Work) -> None:
+    def _let_wait(self, unit: Unit, work: Work) -> None:
         # The last unit to finish should be a short one.
         heapq.heappush(self._ready, (work.segment.order, -unit.num_frames, unit.unit_id, unit, work))
 
@@ -305,7 +286,7 @@ class Flow:
         self._parts.difference_update(failed)
         return {unit: record for unit, record in records.items() if unit not in failed}
 
-    def _unit_done(self, unit: Unit, outcome: Record | Undone, work: _Work) -> None:
+    def _unit_done(self, unit: Unit, outcome: Record | Undone, work: Work) -> None:
         """A unit or seam."""
         work.num_open -= 1
         if isinstance(outcome, Undone):
@@ -324,10 +305,10 @@ class Flow:
         self._go_on(work)
         self._unit_watch.count(outcome)
 
-    def _go_on(self, work: _Work) -> None:
+    def _go_on(self, work: Work) -> None:
         """From units to seams, and from seams to the segment, once these are done."""
         if not work.num_open and work.seams is None and not work.is_undone:
-            work.seams = self._seams(work)
+            work.seams = seams_of(work, self.job.config.cut.min_frames)
             new = [seam for seam in work.seams if seam.unit_id not in work.todo.sealed_units]
             work.seams_done |= set(self._done_before(new))
             work.ends = {}
@@ -339,23 +320,13 @@ class Flow:
             work.segment.num_open -= 1
             self._seal_if_done(work.segment)
 
-    def _seams(self, work: _Work) -> list[Unit]:
-        """Units across the borders of content whose units are all done."""
-        todo = work.todo
-        known = [
-            work.ends.get(unit.unit_id)
-            or {"end_frame": unit.end_frame, "open_ends": todo.open_ends.get(unit.unit_id, [])}
-            for unit in todo.content.units
-        ]
-        return plan_seams(todo.content.video, known, self.job.config.cut.min_frames)
-
     # --- segments ---
 
-    def _seal_if_done(self, segment: _Segment) -> None:
+    def _seal_if_done(self, segment: Segment) -> None:
         """Hand in a segment whose content is done, but for what stays undone."""
         if segment.number is None or segment.num_open:
             return
-        done = [_done_content(work) for work in segment.works if not work.is_undone]
+        done = [done_content(work) for work in segment.works if not work.is_undone]
         segment.works.clear()
         if not done:
             return
@@ -367,17 +338,3 @@ class Flow:
     def _sealed(self, task: SealTask) -> None:
         delete_parts(self.store, [task])
         self._parts.difference_update(unit for done in task.contents for unit in done.units)
-
-
-def _done_content(work: _Work) -> DoneContent:
-    """Raises AccountsError when any of it would be left out."""
-    todo = work.todo
-    redone = {unit.unit_id for unit in todo.units}
-    carried = [unit.unit_id for unit in todo.content.units if unit.unit_id not in redone]
-    seams = [seam.unit_id for seam in work.seams or ()]
-    new = [seam for seam in seams if seam in work.seams_done]
-    carried += [seam for seam in seams if seam not in work.seams_done and seam in todo.sealed_units]
-    if work.seams is None or len(new) + len(carried) + len(redone) < len(seams) + len(todo.content.units):
-        raise AccountsError(f"{todo.owner.source.uri}: its units are done, but not all of it was sealed")
-    units = tuple(unit.unit_id for unit in todo.units) + tuple(new)
-    return DoneContent(work.index, todo.owner, units, tuple(carried))

@@ -45,7 +45,8 @@ class Call:
     """Whether its value stays where it was made, for a call of another crew."""
     before: "Call | None" = None
     """The one that made an argument."""
-    attempts: int = 1
+    died_on: tuple[str, ...] = ()
+    """Hosts of the actors that died during it."""
 
 
 class Event(NamedTuple):
@@ -230,9 +231,9 @@ class Crew:
 
     def _repeat(self, hand: _Hand, call: Call) -> None:
         """Once what the dead actor left on its node is safe."""
-        if call.attempts >= MAX_DEATHS:
+        call.died_on += (hand.host,)
+        if len(call.died_on) >= MAX_DEATHS:
             raise DatasetError(f"the worker died {MAX_DEATHS} times in a row, the last time on {call.task.item}")
-        call.attempts += 1
         if call.task.after_death is None:
             self._queue.appendleft(call)
             return

@@ -43,8 +43,8 @@ class Done:
     """Where."""
     wall_s: float
     """That its last attempt took."""
-    attempts: int
-    """1, and one more for each worker that died of it, or with it."""
+    died_on: tuple[str, ...] = ()
+    """Hosts of workers that died of it, or with it, before."""
 
 
 class Executor(Protocol):

@@ -36,7 +36,8 @@ class LocalExecutor:
             value, attempts = task.make()(task.item), 1
         else:
             value, attempts = self._child.call(task.make, task.item)
-        return Done(task, value, socket.gethostname(), time.monotonic() - start_s, attempts)
+        host = socket.gethostname()
+        return Done(task, value, host, time.monotonic() - start_s, (host,) * (attempts - 1))
 
     def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
         """In this process, in order."""

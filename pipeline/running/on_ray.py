@@ -92,7 +92,7 @@ class RayExecutor:
     def _taken(self, event: Event) -> Done | None:
         task, before = event.call.task, event.call.before
         if event.is_lost and before is not None:
-            before.attempts += 1
+            before.died_on += event.call.died_on
             self._cut.submit(before)
             return None
         if event.left is not None:
@@ -100,7 +100,8 @@ class RayExecutor:
             self._score.submit(Call(task, task.apart[1], (task.item, event.left), before=event.call))
             return None
         self._in_flight -= 1
-        return Done(task, event.value, event.host, event.wall_s, event.call.attempts)
+        died_on = event.call.died_on + (before.died_on if before is not None else ())
+        return Done(task, event.value, event.host, event.wall_s, died_on)
 
     def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
         if num_gpus:

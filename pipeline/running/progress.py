@@ -195,14 +195,11 @@ class Progress:
         """Kept and lost seconds of a unit, each second once, however many faces it shows."""
         summary = self.summary
         summary.num_units_done += 1
-        rows = [decided(row, self._thresholds) for row in record["rows"]]
-        account(rows, record["start_frame"], record["end_frame"])
-        for row in rows:
-            seconds = row["accounted_frames"] / FPS
-            if row["status"] == "kept":
+        for outcome, seconds in seconds_by_outcome(record, self._thresholds).items():
+            if outcome == "kept":
                 summary.seconds_kept += seconds
             else:
-                summary.seconds_by_reason[row["reason"]] = summary.seconds_by_reason.get(row["reason"], 0.0) + seconds
+                summary.seconds_by_reason[outcome] = summary.seconds_by_reason.get(outcome, 0.0) + seconds
 
     def _charge(self, stage_cpu_s: Mapping[str, float]) -> None:
         for name, cpu_s in stage_cpu_s.items():
@@ -268,6 +265,17 @@ class Progress:
     def _save(self) -> None:
         assert self._store is not None
         self._store.write(f"runs/{self.summary.run_id}/summary.json", to_json(self.summary.as_record()))
+
+
+def seconds_by_outcome(record: Mapping[str, Any], thresholds: Thresholds) -> dict[str, float]:
+    """Seconds of a unit's video that are `kept`, and by the reason of the others; each second once."""
+    rows = [decided(row, thresholds) for row in record["rows"]]
+    account(rows, record["start_frame"], record["end_frame"])
+    found: dict[str, float] = {}
+    for row in rows:
+        outcome = "kept" if row["status"] == "kept" else row["reason"]
+        found[outcome] = found.get(outcome, 0.0) + row["accounted_frames"] / FPS
+    return found
 
 
 def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[str, int]) -> Table:
