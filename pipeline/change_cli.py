@@ -162,9 +162,8 @@ def export(
 
         lipforge export zh20.parquet --out zh20-files --as files
     """
+    from lipforge.pipeline.maintain import export_as_files, export_dataset
     from lipforge.pipeline.publish.export import SELECTION_NAME
-    from lipforge.pipeline.publish.export import export as run_export
-    from lipforge.pipeline.publish.export_files import export_files
 
     with plain_errors():
         if as_ not in ("dataset", "files"):
@@ -173,10 +172,10 @@ def export(
             raise ValueError("--shard-size-mb is for a dataset: --as files makes no shards")
         with progress_bar("copy clips") as show:
             if as_ == "files":
-                made = export_files(selection, out, show)
+                made = export_as_files(selection, out, show)
                 shards, where = "", f"how trainers read it: {out}/README.txt"
             else:
-                made = run_export(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
+                made = export_dataset(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
                 shards, where = f"{made.shards} shards, ", f"selection: {out}/{SELECTION_NAME}"
         say(f"{out}: {made.clips} clips, {made.hours:.2f} hours, {shards}{made.size_bytes / 1e6:.1f} MB in total")
         say(where)

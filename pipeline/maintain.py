@@ -1,4 +1,4 @@
-"""Change a dataset without preparing again: thresholds, languages, media pruned. Shards never change."""
+"""Change a dataset without preparing again: thresholds, languages, media pruned; or copy its clips."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +12,8 @@ from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import require_dataset, stored_config, with_thresholds, writing
 from lipforge.pipeline.publish.accounts import Totals
+from lipforge.pipeline.publish.export import Exported, export
+from lipforge.pipeline.publish.export_files import ExportedFiles, export_files
 from lipforge.pipeline.publish.gc import delete_garbage, find_garbage
 from lipforge.pipeline.publish.languages import identify, open_whisper
 from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_files
@@ -126,12 +128,24 @@ def prune(out: str) -> None:
             prunable = find_prunable(store)
             prune_files(store, prunable)
             publish(store, config, record["hashes"], executor)
-        delete_tars(store, prunable)
+            delete_tars(store, prunable, executor.map)
 
 
 def collect_garbage(out: str) -> None:
     """`lipforge gc`: delete what nothing in force refers to."""
     store = Store(out)
     require_dataset(store)
-    with writing(store):
-        delete_garbage(store, find_garbage(store))
+    with writing(store), _workers(PrepareConfig()) as executor:
+        delete_garbage(store, find_garbage(store), executor.map)
+
+
+def export_dataset(selection: str, out: str, shard_size_mb: float, progress: Progress) -> Exported:
+    """`lipforge export`: see `export`."""
+    with _workers(PrepareConfig()) as executor:
+        return export(selection, out, shard_size_mb, progress, executor.map)
+
+
+def export_as_files(selection: str, out: str, progress: Progress) -> ExportedFiles:
+    """`lipforge export --as files`: see `export_files`."""
+    with _workers(PrepareConfig()) as executor:
+        return export_files(selection, out, progress, executor.map)

@@ -16,6 +16,7 @@ from lipforge.pipeline.ledger.parts import done_units, part_name
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.publish import generation_in_force, require_segments
+from lipforge.pipeline.publish.tasks import Mapper, delete_files
 
 YOUNG_S = 24 * 3600.0
 _OUR_MANIFESTS = re.compile(rf"{MANIFEST}/(generation-[0-9]{{6}}\.json|rows-[0-9a-f]{{16}}\.parquet)")
@@ -102,8 +103,8 @@ def _old(store: Store, files: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in files.items() if (at_s := ages[name]) and now_s - at_s > YOUNG_S}
 
 
-def delete_garbage(store: Store, garbage: Garbage) -> None:
+def delete_garbage(store: Store, garbage: Garbage, run_map: Mapper = map) -> None:
     """Generations first: what they name must not be missed while they are there."""
-    names = [name for name in garbage.names if name.endswith(".json")]
-    store.delete_all(names)
-    store.delete_all([name for name in garbage.names if name not in set(names)])
+    first = [name for name in garbage.names if name.endswith(".json")]
+    delete_files(store, first, run_map)
+    delete_files(store, sorted(set(garbage.names) - set(first)), run_map)
