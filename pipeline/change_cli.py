@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say
+from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say, say_lost_shards
 
 if TYPE_CHECKING:  # it is read when a command needs it
     from lipforge.pipeline.config import RunConfig
@@ -50,6 +50,8 @@ def pack(
         say(f"thresholds: {thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
         say(f"report: {report_after(dataset)}")
+        if say_lost_shards(dataset):
+            raise typer.Exit(1)
 
 
 @app.command()

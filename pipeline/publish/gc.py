@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
 from lipforge.datasets_manifest.generations import Generation, generation_numbers
-from lipforge.datasets_manifest.manifest import open_manifest
+from lipforge.datasets_manifest.lost import tars_named
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.parts import done_units, part_name
 from lipforge.pipeline.ledger.segments import Segments
@@ -70,7 +70,7 @@ def _left_over(store: Store) -> dict[str, int]:
         pruned = facts.pruned.rows(segment)
         wanted |= set(pruned["still"].to_pylist())
         wanted -= set(pruned["tar"].to_pylist())
-    wanted |= _in_force(store)
+    wanted |= tars_named(store.root)  # whatever the ledger says
     found = {}
     for folder in ("shards", "refused", "stills"):
         sizes = store.sizes(folder)
@@ -79,18 +79,6 @@ def _left_over(store: Store) -> dict[str, int]:
     found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
     for run in filter(_OUR_RUNS.fullmatch, store.folders("runs")):
         found |= store.sizes(f"runs/{run}/attempts")
-    return found
-
-
-def _in_force(store: Store) -> set[str]:
-    """Tars that the manifest in force names: whatever the ledger says, they stay."""
-    try:
-        manifest = open_manifest(store.root, ("shard",))
-    except FileNotFoundError:
-        return set()
-    found = set[str]()
-    for batch in manifest.to_batches(columns=["shard"]):
-        found |= set(batch["shard"].dictionary.to_pylist())
     return found
 
 
