@@ -1,5 +1,6 @@
 """Commands on finished datasets: thresholds, labels, languages, export, tidying up."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,13 +46,29 @@ def pack(
 
     with plain_errors():
         with progress_bar("write the manifest") as show:
-            thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb, show)
-        outcome = dict(totals.seconds_by_outcome)
-        say(f"thresholds: {thresholds.words()}")
-        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
+            packed = repack(dataset, list(set_ or []), shard_size_mb, show)
+        outcome = dict(packed.totals.seconds_by_outcome)
+        say(f"thresholds: {packed.thresholds.words()}")
+        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, packed.totals.clips_by_outcome))
+        _say_left_over(dataset, len(packed.left_over))
         say(f"report: {report_after(dataset)}")
         if say_lost_shards(dataset):
             raise typer.Exit(1)
+
+
+def _say_left_over(dataset: str, num_shards: int) -> None:
+    from lipforge.datasets_manifest.storage.store import Store
+
+    if not num_shards:
+        return
+    if Store(dataset).is_local:
+        say(f"deleted {num_shards} shards that a stopped command left: nothing refers to them")
+        return
+    say(
+        f"note: {num_shards} shards are left from a stopped command. Whoever reads all of shards/ sees their clips "
+        f"twice; once they are a day old, this deletes them: lipforge gc {shlex.quote(dataset)}",
+        style="yellow",
+    )
 
 
 @app.command()

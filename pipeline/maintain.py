@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 
@@ -14,13 +15,14 @@ from lipforge.pipeline.ledger.settings import require_dataset, stored_config, wi
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.publish.export import Exported, export
 from lipforge.pipeline.publish.export_files import ExportedFiles, export_files
-from lipforge.pipeline.publish.gc import delete_garbage, find_garbage
+from lipforge.pipeline.publish.gc import delete_garbage, find_garbage, left_over_shards
 from lipforge.pipeline.publish.languages import identify, open_whisper
 from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_files
 from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels_of_paths
 from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
+from lipforge.pipeline.publish.tasks import delete_files
 from lipforge.pipeline.running.executors import Executor, LocalExecutor, RayExecutor, make_executor
 from lipforge.pipeline.sources.inputs import read_list
 
@@ -37,10 +39,20 @@ def _workers(config: PrepareConfig) -> Iterator[Executor]:
         executor.close()
 
 
+class Packed(NamedTuple):
+    """What `lipforge pack` did."""
+
+    thresholds: Thresholds
+    """In force."""
+    totals: Totals
+    left_over: list[str]
+    """Shards that stopped commands left. In a folder they are deleted now; in an object store `gc` deletes old ones."""
+
+
 def repack(
     out: str, changes: list[str], shard_size_mb: float | None, progress: Progress = lambda done, total: None
-) -> tuple[Thresholds, Totals]:
-    """`lipforge pack`: apply new thresholds to the stored measures. Returns the thresholds in force and the sums."""
+) -> Packed:
+    """`lipforge pack`: apply new thresholds to the stored measures."""
     store = Store(out)
     require_dataset(store)  # before anything is made there
     with writing(store):
@@ -49,7 +61,11 @@ def repack(
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
         with _workers(config) as executor:
-            return config.thresholds, publish(store, config, record["hashes"], executor, progress)
+            totals = publish(store, config, record["hashes"], executor, progress)
+            left_over = sorted(left_over_shards(store))
+            if store.is_local:  # and locked, so no other command is about to use them
+                delete_files(store, left_over, executor.map)
+    return Packed(config.thresholds, totals, left_over)
 
 
 def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progress) -> dict[str, int]:

@@ -57,6 +57,17 @@ def find_garbage(store: Store) -> Garbage:
     return Garbage(manifests, generations, _old(store, _left_over(store)))
 
 
+def left_over_shards(store: Store) -> dict[str, int]:
+    """Shards that stopped commands left, with their bytes: whoever reads all shards sees their clips twice.
+
+    Costs little when there are none.
+    """
+    named = tars_named(store.root)
+    if all(name in named for name in store.sizes("shards") if _OURS.fullmatch(name)):
+        return {}
+    return {name: size for name, size in _left_over(store).items() if name.startswith("shards/")}
+
+
 def _left_over(store: Store) -> dict[str, int]:
     segments, facts = Segments(store), FactFiles(store)
     require_segments(store, generation_in_force(store), segments)
