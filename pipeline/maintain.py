@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import require_dataset, stored_config, with_thresholds, writing
 from lipforge.pipeline.publish.accounts import Totals
@@ -127,9 +129,21 @@ def relabel(out: str, list_file: str | None, path_template: str | None, progress
         record = require_dataset(store)
         config = stored_config(store, record)
         done = set_labels(store, find, listed)
-        with _workers(config) as executor:
+        with _labels_recorded(), _workers(config) as executor:
             publish(store, config, record["hashes"], executor, progress)
     return done
+
+
+@contextmanager
+def _labels_recorded() -> Iterator[None]:
+    """Say with any error that the labels are not lost."""
+    words = "The new labels are recorded: after that, the same command or `lipforge pack` puts them in force."
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"{str(error).rstrip('.')}. {words}") from error
+    except UnreadableError as error:
+        raise UnreadableError(f"{str(error).rstrip('.')}. {words}") from error
 
 
 def prune(out: str) -> None:
