@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
+from lipforge.datasets_manifest.parquet import arrow_reader
 from lipforge.datasets_manifest.storage.files import open_place, read_file
 from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source, fingerprint_of
@@ -279,7 +280,7 @@ def _joined(first: Source, second: Source, where: str) -> Source:
 
 def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
     if suffix == ".parquet":
-        yield from pq.read_table(pa.BufferReader(data)).to_pylist()
+        yield from pq.read_table(arrow_reader(data)).to_pylist()
         return
     # Paths may be any bytes; surrogateescape keeps them, as in Python's own file functions.
     text = data.decode("utf-8-sig", "surrogateescape")
