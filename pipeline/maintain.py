@@ -25,7 +25,7 @@ from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels
 from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
 from lipforge.pipeline.publish.tasks import delete_files
-from lipforge.pipeline.running.executors import Executor, LocalExecutor, RayExecutor, make_executor
+from lipforge.pipeline.running.executors import Executor, make_executor
 from lipforge.pipeline.sources.inputs import read_list
 
 Progress = Callable[[int, int], None]
@@ -34,7 +34,8 @@ Progress = Callable[[int, int], None]
 @contextmanager
 def _workers(config: PrepareConfig) -> Iterator[Executor]:
     """Ray where a cluster is at hand (RAY_ADDRESS), else this process: starting a Ray costs more than most packing."""
-    executor = RayExecutor(config) if os.environ.get("RAY_ADDRESS") else LocalExecutor()
+    kind = "ray" if os.environ.get("RAY_ADDRESS") else "local"
+    executor = make_executor(config.model_copy(update={"run": config.run.model_copy(update={"executor": kind})}))
     try:
         yield executor
     finally:

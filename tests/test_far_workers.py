@@ -20,10 +20,18 @@ from tests.made_dataset import MadeSource, make_dataset
 from tests.stream_clips import coded_sample, write_shards
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, workers: FarWorkers) -> None:
+    """For RayExecutor."""
+    make = maintain.make_executor
+    monkeypatch.setattr(
+        maintain, "make_executor", lambda config: workers if config.run.executor == "ray" else make(config)
+    )
+
+
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> FarWorkers:
     workers = FarWorkers(maintain.PrepareConfig())
-    monkeypatch.setattr(maintain, "RayExecutor", lambda config: workers)
+    stand_in(monkeypatch, workers)
     monkeypatch.setattr(tasks_module, "DELETED_TOGETHER", 2)
     return workers
 
@@ -86,7 +94,7 @@ def test_an_export_whose_driver_is_killed_goes_on(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
 
     workers = FarWorkers(maintain.PrepareConfig())
-    monkeypatch.setattr(maintain, "RayExecutor", lambda config: workers)
+    stand_in(monkeypatch, workers)
     monkeypatch.setenv("RAY_ADDRESS", "far:6379")
     with pytest.raises(KeyboardInterrupt):
         maintain.export_dataset(chosen, str(out), 0.1, stop_at_half)
