@@ -1,10 +1,11 @@
 """Commands on finished datasets: thresholds, labels, languages, export, tidying up."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say
+from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say, say_lost_shards
 
 if TYPE_CHECKING:  # it is read when a command needs it
     from lipforge.pipeline.config import RunConfig
@@ -45,11 +46,29 @@ def pack(
 
     with plain_errors():
         with progress_bar("write the manifest") as show:
-            thresholds, totals = repack(dataset, list(set_ or []), shard_size_mb, show)
-        outcome = dict(totals.seconds_by_outcome)
-        say(f"thresholds: {thresholds.words()}")
-        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, totals.clips_by_outcome))
+            packed = repack(dataset, list(set_ or []), shard_size_mb, show)
+        outcome = dict(packed.totals.seconds_by_outcome)
+        say(f"thresholds: {packed.thresholds.words()}")
+        console.print(outcome_table(outcome.pop("kept", 0.0), outcome, packed.totals.clips_by_outcome))
+        _say_left_over(dataset, len(packed.left_over))
         say(f"report: {report_after(dataset)}")
+        if say_lost_shards(dataset):
+            raise typer.Exit(1)
+
+
+def _say_left_over(dataset: str, num_shards: int) -> None:
+    from lipforge.datasets_manifest.storage.store import Store
+
+    if not num_shards:
+        return
+    if Store(dataset).is_local:
+        say(f"deleted {num_shards} shards that a stopped command left: nothing refers to them")
+        return
+    say(
+        f"note: {num_shards} shards are left from a stopped command. Whoever reads all of shards/ sees their clips "
+        f"twice; once they are a day old, this deletes them: lipforge gc {shlex.quote(dataset)}",
+        style="yellow",
+    )
 
 
 @app.command()
@@ -162,9 +181,8 @@ def export(
 
         lipforge export zh20.parquet --out zh20-files --as files
     """
+    from lipforge.pipeline.maintain import export_as_files, export_dataset
     from lipforge.pipeline.publish.export import SELECTION_NAME
-    from lipforge.pipeline.publish.export import export as run_export
-    from lipforge.pipeline.publish.export_files import export_files
 
     with plain_errors():
         if as_ not in ("dataset", "files"):
@@ -173,10 +191,10 @@ def export(
             raise ValueError("--shard-size-mb is for a dataset: --as files makes no shards")
         with progress_bar("copy clips") as show:
             if as_ == "files":
-                made = export_files(selection, out, show)
+                made = export_as_files(selection, out, show)
                 shards, where = "", f"how trainers read it: {out}/README.txt"
             else:
-                made = run_export(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
+                made = export_dataset(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
                 shards, where = f"{made.shards} shards, ", f"selection: {out}/{SELECTION_NAME}"
         say(f"{out}: {made.clips} clips, {made.hours:.2f} hours, {shards}{made.size_bytes / 1e6:.1f} MB in total")
         say(where)

@@ -9,7 +9,7 @@ import typer
 import lipforge
 from lipforge.pipeline.change_cli import app as change_app
 from lipforge.pipeline.models_cli import app as models_app
-from lipforge.pipeline.terminal import Dataset, console, plain_errors, say
+from lipforge.pipeline.terminal import Dataset, console, plain_errors, say, say_lost_shards
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,7 +94,8 @@ def prepare(
         )
         report = report_after(out)
         _print_summary(summary, out, report)
-        if not summary.seconds_total or not summary.is_complete:
+        is_lost = say_lost_shards(out)
+        if not summary.seconds_total or not summary.is_complete or is_lost:
             raise typer.Exit(1)
 
 
@@ -131,6 +132,7 @@ def status(dataset: Dataset) -> None:
         console.print(outcome_table(state.seconds_kept, state.seconds_by_reason, state.clips_by_outcome))
         if state.seconds_left is not None:
             console.print(f"about {human_time(state.seconds_left)} left")
+        say_lost_shards(dataset)
 
 
 @app.command()
@@ -159,6 +161,7 @@ def report(
 
     with plain_errors():
         say(write_report(dataset, out))
+        say_lost_shards(dataset)
 
 
 @app.command(name="config")

@@ -1,24 +1,30 @@
-"""Change a dataset without preparing again: thresholds, languages, media pruned. Shards never change."""
+"""Change a dataset without preparing again: thresholds, languages, media pruned; or copy its clips."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.pipeline.config import PrepareConfig, RunConfig, Thresholds
+from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import require_dataset, stored_config, with_thresholds, writing
 from lipforge.pipeline.publish.accounts import Totals
-from lipforge.pipeline.publish.gc import delete_garbage, find_garbage
+from lipforge.pipeline.publish.export import Exported, export
+from lipforge.pipeline.publish.export_files import ExportedFiles, export_files
+from lipforge.pipeline.publish.gc import delete_garbage, find_garbage, left_over_shards
 from lipforge.pipeline.publish.languages import identify, open_whisper
 from lipforge.pipeline.publish.prune import delete_tars, find_prunable, prune_files
 from lipforge.pipeline.publish.publish import publish
 from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels_of_paths
 from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
+from lipforge.pipeline.publish.tasks import delete_files
 from lipforge.pipeline.running.executors import Executor, make_executor
 from lipforge.pipeline.sources.inputs import read_list
 
@@ -36,10 +42,20 @@ def _workers(config: PrepareConfig) -> Iterator[Executor]:
         executor.close()
 
 
+class Packed(NamedTuple):
+    """What `lipforge pack` did."""
+
+    thresholds: Thresholds
+    """In force."""
+    totals: Totals
+    left_over: list[str]
+    """Shards that stopped commands left. In a folder they are deleted now; in an object store `gc` deletes old ones."""
+
+
 def repack(
     out: str, changes: list[str], shard_size_mb: float | None, progress: Progress = lambda done, total: None
-) -> tuple[Thresholds, Totals]:
-    """`lipforge pack`: apply new thresholds to the stored measures. Returns the thresholds in force and the sums."""
+) -> Packed:
+    """`lipforge pack`: apply new thresholds to the stored measures."""
     store = Store(out)
     require_dataset(store)  # before anything is made there
     with writing(store):
@@ -48,7 +64,11 @@ def repack(
         if changes or shard_size_mb is not None:
             config = with_thresholds(config, changes, shard_size_mb)
         with _workers(config) as executor:
-            return config.thresholds, publish(store, config, record["hashes"], executor, progress)
+            totals = publish(store, config, record["hashes"], executor, progress)
+            left_over = sorted(left_over_shards(store))
+            if store.is_local:  # and locked, so no other command is about to use them
+                delete_files(store, left_over, executor.map)
+    return Packed(config.thresholds, totals, left_over)
 
 
 def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progress) -> dict[str, int]:
@@ -110,9 +130,21 @@ def relabel(out: str, list_file: str | None, path_template: str | None, progress
         record = require_dataset(store)
         config = stored_config(store, record)
         done = set_labels(store, find, listed)
-        with _workers(config) as executor:
+        with _labels_recorded(), _workers(config) as executor:
             publish(store, config, record["hashes"], executor, progress)
     return done
+
+
+@contextmanager
+def _labels_recorded() -> Iterator[None]:
+    """Say with any error that the labels are not lost."""
+    words = "The new labels are recorded: after that, the same command or `lipforge pack` puts them in force."
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"{str(error).rstrip('.')}. {words}") from error
+    except UnreadableError as error:
+        raise UnreadableError(f"{str(error).rstrip('.')}. {words}") from error
 
 
 def prune(out: str) -> None:
@@ -127,12 +159,24 @@ def prune(out: str) -> None:
             prunable = find_prunable(store)
             prune_files(store, prunable)
             publish(store, config, record["hashes"], executor)
-        delete_tars(store, prunable)
+            delete_tars(store, prunable, executor.map)
 
 
 def collect_garbage(out: str) -> None:
     """`lipforge gc`: delete what nothing in force refers to."""
     store = Store(out)
     require_dataset(store)
-    with writing(store):
-        delete_garbage(store, find_garbage(store))
+    with writing(store), _workers(PrepareConfig()) as executor:
+        delete_garbage(store, find_garbage(store), executor.map)
+
+
+def export_dataset(selection: str, out: str, shard_size_mb: float, progress: Progress) -> Exported:
+    """`lipforge export`: see `export`."""
+    with _workers(PrepareConfig()) as executor:
+        return export(selection, out, shard_size_mb, progress, executor.map)
+
+
+def export_as_files(selection: str, out: str, progress: Progress) -> ExportedFiles:
+    """`lipforge export --as files`: see `export_files`."""
+    with _workers(PrepareConfig()) as executor:
+        return export_files(selection, out, progress, executor.map)

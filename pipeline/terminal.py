@@ -19,6 +19,16 @@ def say(text: str, style: str | None = None) -> None:
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by `lipforge prepare`.")]
 
 
+def say_lost_shards(dataset: str) -> bool:
+    """Print which shards of a dataset are gone; whether any is."""
+    from lipforge.datasets_manifest.lost import lost_shards
+
+    lost = lost_shards(dataset)
+    if lost is not None:
+        say(f"warning: {lost}", style="yellow")
+    return lost is not None
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar in a terminal while the block runs; gives a function to call with (done, total)."""

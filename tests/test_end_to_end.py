@@ -466,7 +466,7 @@ def test_other_thresholds_need_no_models_and_come_back_to_the_same_bytes(
     assert ("music.mp4", "kept") in outcome(own_copy)
     assert shards(own_copy).items() > before.items()
     looser = shards(own_copy)
-    thresholds, _ = repack(str(own_copy), ["min_quality=100"], None)
+    thresholds, *_ = repack(str(own_copy), ["min_quality=100"], None)
     assert thresholds.min_quality == 100 and shards(own_copy) == looser
     assert not [row for row in rows(own_copy) if row["status"] == "kept"]
     numbers = [f"{name}={value}" for name, value in original.items() if not name.endswith("_model")]

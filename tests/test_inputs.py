@@ -40,6 +40,20 @@ def test_folders_are_searched_for_videos_of_any_container_in_a_fixed_order(tmp_p
     assert uris(tmp_path) == sorted(str(path) for path in wanted)
 
 
+def test_lists_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    video, one, two = tmp_path / "a.mp4", tmp_path / "one.csv", tmp_path / "two.csv"
+    video.touch()
+    one.write_text("source_uri,language,speaker\na.mp4,en,\na.mp4,en,ann\n")
+    two.write_text("source_uri,speaker\na.mp4,bea\n")
+    ((source,), _, _) = find_sources([str(tmp_path), str(one)], Labels("hi", "anybody"))
+    assert (source.language, source.language_source, source.speaker) == ("en", "list", "ann")
+    with pytest.raises(ValueError, match=rf"two\.csv: {video} is named twice, with the speaker 'ann' and here 'bea'"):
+        find_sources([str(one), str(two)], Labels())
+    one.write_text("source_uri,language\na.mp4,en\na.mp4,hi\n")
+    with pytest.raises(ValueError, match=rf"one\.csv, entry 2: {video} is named twice, with the language 'en' and"):
+        find_sources([str(one)], Labels())
+
+
 def test_the_same_file_named_twice_is_one_source(tmp_path: Path) -> None:
     touch(tmp_path / "a.mp4")
     assert uris(tmp_path, tmp_path / "a.mp4", f"{tmp_path}/*.mp4") == [str(tmp_path / "a.mp4")]

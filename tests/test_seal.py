@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline import maintain
+from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.parts import part_name, read_record
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.settings import with_thresholds
 from lipforge.pipeline.maintain import collect_garbage, prune, repack
-from lipforge.pipeline.publish.gc import find_garbage
+from lipforge.pipeline.publish.gc import find_garbage, left_over_shards
 from lipforge.pipeline.publish.prune import find_prunable
 from tests.made_dataset import CONFIG, MadeSource, add_sources, make_dataset, pack_dataset, seal_dataset
 from tests.mortal_store import Killed, MortalStore
@@ -107,12 +109,12 @@ def test_stricter_and_looser_again(tmp_path: Path) -> None:
 def test_the_thresholds_in_force_are_those_of_the_manifest(tmp_path: Path) -> None:
     store = make_dataset(tmp_path, SOURCES)
     repack(store.root, ["min_quality=50"], None)
-    thresholds, _ = repack(store.root, ["min_speech_ratio=0.3"], None)
+    thresholds, *_ = repack(store.root, ["min_speech_ratio=0.3"], None)
     assert (thresholds.min_quality, thresholds.min_speech_ratio) == (50.0, 0.3)
     generation = last_generation(store)
     assert generation is not None
     store.delete(generation.name)  # then the manifest before it is in force, and its thresholds
-    thresholds, _ = repack(store.root, [], None)
+    thresholds, *_ = repack(store.root, [], None)
     assert (thresholds.min_quality, thresholds.min_speech_ratio) == (50.0, 0.2)
 
 
@@ -266,6 +268,56 @@ def test_a_prune_that_was_stopped_is_finished_by_the_next(tmp_path: Path, monkey
     assert find_prunable(store).tars
     prune(store.root)
     assert store.list("refused") == [] and find_prunable(store).tars == []
+
+
+VAGUE = [MadeSource("one", [{}, WEAK, {"sync_confidence": 0.5}, WEAK]), MadeSource("two", [{}], "hi")]
+
+
+def kill_a_looser_pack(root: str) -> Store:
+    """A dataset with a shard that nothing refers to."""
+    store = make_dataset(root, VAGUE)
+    for lives in range(1, 9):
+        with pytest.raises(Killed):
+            pack_dataset(MortalStore(root, lives, after=True), strict(0.0))
+        if len(left := left_over_shards(store)) > 0:
+            assert not (left.keys() & {row["shard"] for row in read_manifest(root).to_pylist()})
+            return store
+    raise AssertionError("no shard was left")
+
+
+def test_pack_deletes_shards_of_a_killed_pack_with_other_thresholds(tmp_path: Path) -> None:
+    store = kill_a_looser_pack(str(tmp_path / "d"))
+    left = set(left_over_shards(store))
+    (tmp_path / "d/shards/und/mine-0123456789abcdef.txt").write_bytes(b"the user's")
+    result = CliRunner().invoke(app, ["pack", store.root, "--set", "min_sync_confidence=0.8"])
+    assert result.exit_code == 0 and f"deleted {len(left)} shards that a stopped command left" in result.output
+    assert not left & set(store.list("shards"))
+    (tmp_path / "d/shards/und/mine-0123456789abcdef.txt").unlink()
+    check(store)
+    assert read_manifest(store.root)["status"].to_pylist().count("kept") == 4
+    assert "stopped command" not in CliRunner().invoke(app, ["pack", store.root]).output
+
+
+def test_in_an_object_store_pack_only_says_so(tmp_path: Path) -> None:
+    store = kill_a_looser_pack(f"memory://left/{tmp_path.name}")
+    left = set(left_over_shards(store))
+    result = CliRunner().invoke(app, ["pack", store.root, "--set", "min_sync_confidence=0.8"])
+    assert result.exit_code == 0 and f"note: {len(left)} shards are left from a stopped command" in result.output
+    assert f"lipforge gc {store.root}" in result.output and left <= set(store.list("shards"))
+
+
+def test_shards_of_a_segment_that_is_being_sealed_are_written_again(tmp_path: Path) -> None:
+    """A killed prepare, then a pack that deletes what it left, then prepare again: nothing is lost."""
+    store = make_dataset(tmp_path, VAGUE)
+    add_sources(store, [MadeSource("new", [{}, {}])])
+    with pytest.raises(Killed):
+        seal_dataset(MortalStore(store.root, 1, after=True))
+    left = set(left_over_shards(store))
+    assert len(left) == 1 and repack(store.root, [], None).left_over == sorted(left)
+    assert not left & set(store.list("shards"))
+    pack_dataset(store)
+    assert left <= set(store.list("shards"))
+    check(store)
 
 
 # --- killed anywhere

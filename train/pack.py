@@ -2,7 +2,7 @@
 
     python -m train.pack RUN/model model/weights/files/lips.safetensors --vae taesd
 
-Then change sha256 and size_bytes of lips.safetensors in model/weights/table.py; both are printed.
+Then change sha256 and size_bytes of lips.safetensors in model/weights/table_data.py; both are printed.
 """
 
 import argparse

@@ -125,6 +125,8 @@ class Gallery:
         try:
             members = read_clip_at(self.fs, tar, offset, size, key)
             video, poster = playable_mp4(members["mp4"], members["flac"]), poster_jpeg(members["mp4"])
+        except FileNotFoundError:  # not logged for each clip: lost.py says it once
+            return {"note": f"{tar} is gone."}
         except (OSError, ValueError, av.error.FFmpegError) as error:
             log.warning("%s: cannot show clip %s: %s", tar, key, error)
             return {"note": f"Its sample cannot be read: {type(error).__name__}: {error}"}

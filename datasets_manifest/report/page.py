@@ -17,6 +17,7 @@ from lipforge.datasets_manifest.display import human_share, visible
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
+from lipforge.datasets_manifest.lost import lost_shards
 from lipforge.datasets_manifest.manifest import open_manifest, read_manifest
 from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
 from lipforge.datasets_manifest.report.gallery import Gallery, pick_kept, pick_not_kept
@@ -107,6 +108,7 @@ def _render(
         sources=by_source(read_manifest(dataset_dir, columns=SOURCE_COLUMNS)),
         max_sources=MAX_SOURCES,
         run=run,
+        lost=lost_shards(dataset_dir),
         costs=costs(runs),
     )
 

@@ -1,10 +1,10 @@
 """Open a dataset for writing: one writer at a time, one set of settings and models per dataset."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from lipforge.datasets_manifest.generations import ManifestError, last_generation
@@ -125,12 +125,11 @@ def stored_config(store: Store, record: Record) -> PrepareConfig:
     if generation is not None:
         plain |= {name: generation.about[name] for name in ("thresholds", "pack") if name in generation.about}
     try:
-        return PrepareConfig.model_validate(plain)
-    except ValidationError as error:
+        return validated(PrepareConfig, plain)
+    except ValueError as error:
         place = store.path(generation.name if generation is not None else "ledger/dataset.json")
         raise DatasetError(
-            f"the settings in {place} are damaged, or of another version of Lipforge: {error.errors()[0]['msg']}. "
-            "Restore it from a copy"
+            f"the settings in {place} are damaged, or of another version of Lipforge: {error}. Restore it from a copy"
         ) from error
 
 
@@ -222,7 +221,9 @@ def with_thresholds(config: PrepareConfig, changes: list[str], shard_size_mb: fl
         name = name.removeprefix("thresholds.")
         known = [known for known in tree["thresholds"] if not known.endswith("_model")]
         if not separator or name not in known:
-            raise ValueError(f"--set {change}: expected one of {', '.join(known)}, for example min_quality=50")
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near and separator else ""
+            raise ValueError(f"--set {change}: {hint}expected one of {', '.join(known)}, for example min_quality=50")
         tree["thresholds"][name] = number = parse_value(value, change)
         if number is None:
             raise ValueError(f"--set {change}: expected a number")

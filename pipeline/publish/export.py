@@ -27,6 +27,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import EXPORT_RECORD, writing
 from lipforge.pipeline.publish.shards import Place, Sample, fill_shards, write_shard
+from lipforge.pipeline.publish.tasks import Mapper
 from lipforge.pipeline.running.summary import Summary, now, versions
 
 SELECTION_NAME = "selection.parquet"
@@ -60,11 +61,16 @@ class Origin:
 
 
 def export(
-    selection: str, out: str, shard_size_mb: float = 512.0, progress: Progress = lambda done, total: None
+    selection: str,
+    out: str,
+    shard_size_mb: float = 512.0,
+    progress: Progress = lambda done, total: None,
+    run_map: Mapper = map,
 ) -> Exported:
     """Copy the clips of a selection into a new dataset `out`; both may be fsspec URLs. Safe to stop and to repeat.
 
     shard_size_mb: largest size of a shard, in 10^6 bytes. progress: called with (clips copied, clips in all).
+    run_map: who copies; a shard is one item.
     Raises ValueError for a selection that cannot be exported, DatasetError when `out` holds something else, or when a
     sample is damaged or not where the selection says. `out` gets its manifest last.
     """
@@ -85,10 +91,9 @@ def export(
         store.write(EXPORT_RECORD, to_json(record))
         done = len(samples) - sum(len(keys) for _, _, keys in missing)
         progress(done, len(samples))
-        for name, language, keys in missing:
-            places = write_shard(store, language, _read_samples([(key, origins[key]) for key in keys]))
-            store.write(_record_name(name), to_json({"places": places}))
-            done += len(keys)
+        tasks = [_Shard(name, language, [(key, origins[key]) for key in keys]) for name, language, keys in missing]
+        for copied in run_map(_ShardCopier(store), tasks):
+            done += copied
             progress(done, len(samples))
         _write_rows(store, rows, record)
     hours = sum(rows["duration_s"].to_pylist()) / 3600
@@ -173,6 +178,28 @@ def _not_yet_written(store: Store, shards: list[tuple[str, list[Sample]]]) -> li
         if list(places) != keys or last is None or sizes.get(last.tar) != last.offset + last.size + len(END_OF_TAR):
             missing.append((name, language, keys))
     return missing
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One to be written."""
+
+    name: str
+    """Of its record."""
+    language: str
+    clips: list[tuple[str, Origin]]
+
+
+class _ShardCopier:
+    """Copies the clips of a shard, in any process; its record follows it. Returns how many."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __call__(self, shard: _Shard) -> int:
+        places = write_shard(self.store, shard.language, _read_samples(shard.clips))
+        self.store.write(_record_name(shard.name), to_json({"places": places}))
+        return len(shard.clips)
 
 
 def check_sources(rows: pa.Table, keys: list[str], selection: str) -> None:

@@ -41,6 +41,7 @@ from lipforge.pipeline.publish.export import (
     read_sample,
     require_own,
 )
+from lipforge.pipeline.publish.tasks import Mapper
 
 CLIPS_NAME = "clips.csv"
 """In the folder: one row for each clip, written last."""
@@ -121,12 +122,14 @@ Written = tuple[int, str]
 """Bytes and sha256 of a file."""
 
 
-def export_files(selection: str, out: str, progress: Progress = lambda done, total: None) -> ExportedFiles:
+def export_files(
+    selection: str, out: str, progress: Progress = lambda done, total: None, run_map: Mapper = map
+) -> ExportedFiles:
     """Copy the clips of a selection into a folder of MP4s; both may be fsspec URLs. Safe to stop and to repeat.
 
-    progress: called with (clips written, clips in all). Raises ValueError for a selection or a folder that this cannot
-    be done with; FileNotFoundError when a shard is gone; DatasetError when `out` holds something else or has too little
-    space, or when a sample is damaged.
+    progress: called with (clips written, clips in all). run_map: who copies; a group of files is one item.
+    Raises ValueError for a selection or a folder that this cannot be done with; FileNotFoundError when a shard is gone;
+    DatasetError when `out` holds something else or has too little space, or when a sample is damaged.
     """
     if not out:
         raise ValueError("--out is empty; name a folder")
@@ -147,15 +150,18 @@ def export_files(selection: str, out: str, progress: Progress = lambda done, tot
         store.write(EXPORT_RECORD, to_json(record))
         done = len(clips) - len(missing)
         progress(done, len(clips))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for name, group in groups.items():
-                wanted = [clip for clip in group if clip.name not in there]
-                for clip, written in zip(wanted, pool.map(_Writer(store, wanted), wanted), strict=True):
-                    there[clip.name] = written
-                    done += 1
-                    progress(done, len(clips))
-                if wanted:
-                    store.write(name, to_json({"files": {clip.name: there[clip.name] for clip in group}}))
+        tasks = [
+            _Group(
+                name,
+                [clip for clip in group if clip.name not in there],
+                {clip.name: there[clip.name] for clip in group if clip.name in there},
+            )
+            for name, group in groups.items()
+        ]
+        for written in run_map(_GroupWriter(store), [task for task in tasks if task.wanted]):
+            there |= written
+            done += len(written)
+            progress(done, len(clips))
         _write_lists(store, clips, rows, there)
     hours = sum(rows["duration_s"].to_pylist()) / 3600
     return ExportedFiles(len(clips), hours, sum(size for size, _ in there.values()))
@@ -211,15 +217,34 @@ def _require_space(store: Store, size_bytes: int) -> None:
 # --- files ---
 
 
-class _Writer:
-    """Writes one clip's file, whole or not at all. Called from several threads."""
+@dataclass(frozen=True)
+class _Group:
+    """Files that share a record."""
 
-    def __init__(self, store: Store, clips: list[_Clip]) -> None:
+    name: str
+    """Of the record."""
+    wanted: list[_Clip]
+    """Those to be written."""
+    there: dict[str, Written]
+    """The others."""
+
+
+class _GroupWriter:
+    """Writes the files of a group that are wanted, in any process, then its record. Returns what it wrote, by name."""
+
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.sources = {clip.origin.dataset: Store(clip.origin.dataset) for clip in clips}
 
-    def __call__(self, clip: _Clip) -> Written:
-        source = self.sources[clip.origin.dataset]
+    def __call__(self, group: _Group) -> dict[str, Written]:
+        sources = {clip.origin.dataset: Store(clip.origin.dataset) for clip in group.wanted}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = pool.map(lambda clip: self._write(sources[clip.origin.dataset], clip), group.wanted)
+            written = dict(zip((clip.name for clip in group.wanted), found, strict=True))
+        self.store.write(group.name, to_json({"files": group.there | written}))
+        return written
+
+    def _write(self, source: Store, clip: _Clip) -> Written:
+        """Writes one clip's file, whole or not at all."""
         _, members = read_sample(source, clip.key, clip.origin)
         try:
             mp4 = playable_mp4(members["mp4"], members["flac"])

@@ -12,6 +12,8 @@ from lipforge.pipeline.publish.rows import Facts, Labels
 from lipforge.pipeline.publish.shards import Place
 from lipforge.pipeline.publish.votes import spoken_by_content
 
+NO_SEGMENT = 0
+"""As segment of a label: the source owns no content, as duplicates and those that cannot be used."""
 LABEL_COLUMNS = pa.schema(
     [
         ("segment", pa.int32()),
@@ -56,11 +58,22 @@ class FactFiles:
         logs = [log.mark(segment) for log in (self.labels, self.moves, self.pruned)]
         return [segments.sealed_name(segment), *logs, self.votes.name(segment), self.voices.name(segment)]
 
+    def labels_of(self, segment: int) -> dict[str, Labels]:
+        """Labels of a segment's sources by entry_id. Later ones replace earlier ones, each of the two by itself.
+
+        segment: or NO_SEGMENT.
+        """
+        found: dict[str, Labels] = {}
+        for row in self.labels.rows(segment).to_pylist():
+            before = found.get(row["entry_id"], Labels(None, None))
+            found[row["entry_id"]] = Labels(row["language"] or before.language, row["speaker"] or before.speaker)
+        return found
+
     def of(self, segment: int, sealed: pa.Table) -> Facts:
         voices = self.voices.read(segment)
         return Facts(
             spoken=spoken_by_content(sealed, self.votes.read(segment)),
-            labels=_labels(self.labels.rows(segment)),
+            labels=self.labels_of(segment),
             voices={} if voices is None else dict(_pairs(voices, "key", "speaker")),
             moved=places_of(self.moves.rows(segment)),
             pruned=_pruned(self.pruned.rows(segment)),
@@ -71,15 +84,6 @@ def places_of(moves: pa.Table) -> dict[str, Place]:
     """moves: MOVE_COLUMNS. Returns places by key."""
     columns = (moves[name].to_pylist() for name in ("key", "shard", "sample_offset", "sample_size"))
     return {key: Place(*place) for key, *place in zip(*columns, strict=True)}
-
-
-def _labels(rows: pa.Table) -> dict[str, Labels]:
-    """Later ones replace earlier ones, each of the two by itself."""
-    found: dict[str, Labels] = {}
-    for row in rows.to_pylist():
-        before = found.get(row["entry_id"], Labels(None, None))
-        found[row["entry_id"]] = Labels(row["language"] or before.language, row["speaker"] or before.speaker)
-    return found
 
 
 def _pruned(rows: pa.Table) -> Mapping[tuple[str, str], Place | None]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from lipforge.datasets_manifest.generations import FOLDER as MANIFEST
 from lipforge.datasets_manifest.generations import Generation, generation_numbers
-from lipforge.datasets_manifest.manifest import open_manifest
+from lipforge.datasets_manifest.lost import tars_named
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.parts import done_units, part_name
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.publish.facts import FactFiles
 from lipforge.pipeline.publish.publish import generation_in_force, require_segments
+from lipforge.pipeline.publish.tasks import Mapper, delete_files
 
 YOUNG_S = 24 * 3600.0
 _OUR_MANIFESTS = re.compile(rf"{MANIFEST}/(generation-[0-9]{{6}}\.json|rows-[0-9a-f]{{16}}\.parquet)")
@@ -56,6 +57,17 @@ def find_garbage(store: Store) -> Garbage:
     return Garbage(manifests, generations, _old(store, _left_over(store)))
 
 
+def left_over_shards(store: Store) -> dict[str, int]:
+    """Shards that stopped commands left, with their bytes: whoever reads all shards sees their clips twice.
+
+    Costs little when there are none.
+    """
+    named = tars_named(store.root)
+    if all(name in named for name in store.sizes("shards") if _OURS.fullmatch(name)):
+        return {}
+    return {name: size for name, size in _left_over(store).items() if name.startswith("shards/")}
+
+
 def _left_over(store: Store) -> dict[str, int]:
     segments, facts = Segments(store), FactFiles(store)
     require_segments(store, generation_in_force(store), segments)
@@ -69,7 +81,7 @@ def _left_over(store: Store) -> dict[str, int]:
         pruned = facts.pruned.rows(segment)
         wanted |= set(pruned["still"].to_pylist())
         wanted -= set(pruned["tar"].to_pylist())
-    wanted |= _in_force(store)
+    wanted |= tars_named(store.root)  # whatever the ledger says
     found = {}
     for folder in ("shards", "refused", "stills"):
         sizes = store.sizes(folder)
@@ -78,18 +90,6 @@ def _left_over(store: Store) -> dict[str, int]:
     found |= {name: parts[name] for unit in done_units(store) & sealed_units if (name := part_name(unit)) in parts}
     for run in filter(_OUR_RUNS.fullmatch, store.folders("runs")):
         found |= store.sizes(f"runs/{run}/attempts")
-    return found
-
-
-def _in_force(store: Store) -> set[str]:
-    """Tars that the manifest in force names: whatever the ledger says, they stay."""
-    try:
-        manifest = open_manifest(store.root, ("shard",))
-    except FileNotFoundError:
-        return set()
-    found = set[str]()
-    for batch in manifest.to_batches(columns=["shard"]):
-        found |= set(batch["shard"].dictionary.to_pylist())
     return found
 
 
@@ -102,8 +102,8 @@ def _old(store: Store, files: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in files.items() if (at_s := ages[name]) and now_s - at_s > YOUNG_S}
 
 
-def delete_garbage(store: Store, garbage: Garbage) -> None:
+def delete_garbage(store: Store, garbage: Garbage, run_map: Mapper = map) -> None:
     """Generations first: what they name must not be missed while they are there."""
-    names = [name for name in garbage.names if name.endswith(".json")]
-    store.delete_all(names)
-    store.delete_all([name for name in garbage.names if name not in set(names)])
+    first = [name for name in garbage.names if name.endswith(".json")]
+    delete_files(store, first, run_map)
+    delete_files(store, sorted(set(garbage.names) - set(first)), run_map)

@@ -18,11 +18,11 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.side_files import SegmentFiles
 from lipforge.pipeline.publish.facts import FactFiles
-from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.publish.rows import sample_places
 from lipforge.pipeline.publish.seal import SealTask, rows_in_parts
 from lipforge.pipeline.publish.shards import Place
 from lipforge.pipeline.publish.sound import clip_sound
+from lipforge.pipeline.publish.tasks import Mapper
 from lipforge.pipeline.publish.votes import Vote, spoken_by_content, voters, with_votes
 
 if TYPE_CHECKING:  # it loads torch

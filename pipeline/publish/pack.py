@@ -5,10 +5,9 @@ longer counts it. Which shards new clips share is a pure function of the ledger 
 is written as one file, last; so packing may be stopped anywhere, and the next ends with the same bytes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -23,9 +22,7 @@ from lipforge.pipeline.publish.facts import MOVE_COLUMNS, FactFiles
 from lipforge.pipeline.publish.rows import manifest_rows
 from lipforge.pipeline.publish.seal import read_ahead
 from lipforge.pipeline.publish.shards import Place, Sample, fill_shards, write_shard
-
-Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
-"""Applies a function to items, perhaps in other processes, and gives the results in any order."""
+from lipforge.pipeline.publish.tasks import Mapper
 
 _COLUMNS = ("key", "language", "shard", "sample_offset", "sample_size")
 

@@ -16,6 +16,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.publish.facts import PRUNE_COLUMNS, FactFiles
 from lipforge.pipeline.publish.shards import Place, write_tar
+from lipforge.pipeline.publish.tasks import Mapper, delete_files
 
 _COLUMNS = ("key", "shard", "sample_offset", "sample_size")
 
@@ -52,9 +53,9 @@ def prune_files(store: Store, prunable: Prunable) -> None:
         facts.pruned.add(pa.Table.from_pylist(rows, PRUNE_COLUMNS))
 
 
-def delete_tars(store: Store, prunable: Prunable) -> None:
+def delete_tars(store: Store, prunable: Prunable, run_map: Mapper = map) -> None:
     """After `prune_files`, and after a manifest that names none of them is in force."""
-    store.delete_all(prunable.tars)
+    delete_files(store, prunable.tars, run_map)
 
 
 def _refused(store: Store, tars: set[str]) -> list[tuple[int, list[tuple[str, Place]]]]:

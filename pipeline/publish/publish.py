@@ -32,14 +32,14 @@ from lipforge.pipeline.clip import Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
 from lipforge.pipeline.ledger.segments import Segments, segment_file
-from lipforge.pipeline.ledger.source_log import SourceLog, content_names
+from lipforge.pipeline.ledger.source_log import SourceLog
 from lipforge.pipeline.publish.accounts import Totals
-from lipforge.pipeline.publish.facts import FactFiles
+from lipforge.pipeline.publish.facts import NO_SEGMENT, FactFiles
 from lipforge.pipeline.publish.pack import bring_in
-from lipforge.pipeline.publish.rows import UNLABELLED, manifest_rows
+from lipforge.pipeline.publish.relabel import adopt_labels
+from lipforge.pipeline.publish.rows import RELABELLED, UNLABELLED, Labels, manifest_rows
 from lipforge.pipeline.running.executors import Executor
-from lipforge.pipeline.sources.ownership import duplicates_of
-from lipforge.pipeline.stages.probe import from_record
+from lipforge.pipeline.sources.ownership import duplicates_of, without_content
 
 Progress = Callable[[int, int], None]
 
@@ -65,6 +65,8 @@ def publish(
         for file in (previous.files if previous else ())
         if "made_from" in file and there.get(file["name"]) == file.get("size") and "outcome" in file
     }
+    if adopt_labels(segments, facts):
+        facts = FactFiles(store)
     limits = thresholds_of(config)
     numbers = [number for number in segments.numbers() if segments.revision(number) >= 0]
     marks = {number: _mark(facts.mark(segments, number), limits) for number in numbers}
@@ -80,7 +82,7 @@ def publish(
         made[number] = file
         progress(done, len(todo))
     files = [made.get(number) or known[marks[number]] for number in numbers]
-    rest = _rows_without_units(store, segments, hashes)
+    rest = _rows_without_units(store, segments, hashes, facts.labels_of(NO_SEGMENT))
     if len(rest) or not files:
         files.append({**write_rows(store, sorted_rows(rest)), "outcome": Totals.of(rest).as_json()})
     totals = Totals()
@@ -166,18 +168,21 @@ class _Writer:
         return {**self.__dict__, "_files": None}
 
 
-def _rows_without_units(store: Store, segments: Segments, hashes: Mapping[str, str]) -> pa.Table:
-    """Rows of sources that cannot be used, and of duplicates: one each."""
-    log = SourceLog(store)
-    sources, claims = log.table([]), segments.claims()
-    rest = sources.filter(pc.invert(pc.is_in(content_names(sources), content_names(claims))))
-    videos = [from_record(record) for record in log.records(set(rest["entry_id"].to_pylist())).values()]
+def _rows_without_units(
+    store: Store, segments: Segments, hashes: Mapping[str, str], labels: Mapping[str, Labels]
+) -> pa.Table:
+    """Rows of sources that cannot be used, and of duplicates: one each. labels: of `lipforge relabel`, by entry_id."""
+    claims = segments.claims()
+    videos = without_content(SourceLog(store), claims)
     usable = [video for video in videos if video.reason is None]
     found = [
         *((video, _duplicate(owner)) for video, owner in duplicates_of(usable, claims, segments)),
         *((video, _unusable(video)) for video in videos if video.reason is not None),
     ]
-    return manifest_table(_single_row(video, outcome, hashes) for video, outcome in found)
+    return manifest_table(
+        {**_single_row(video, outcome, hashes), **_new_labels(labels.get(video.source.entry_id))}
+        for video, outcome in found
+    )
 
 
 def _duplicate(owner_uri: str) -> dict[str, Any]:
@@ -191,6 +196,17 @@ def _duplicate(owner_uri: str) -> dict[str, Any]:
 def _unusable(video: Video) -> dict[str, Any]:
     rejected = video.reason in (Reason.NO_AUDIO, Reason.NO_VIDEO)
     return {"status": Status.REJECTED if rejected else Status.FAILED, "reason": video.reason, "detail": video.detail}
+
+
+def _new_labels(labels: Labels | None) -> dict[str, Any]:
+    """Columns of a row that `lipforge relabel` sets."""
+    language, speaker = labels or Labels(None, None)
+    columns: dict[str, Any] = {}
+    if language is not None:
+        columns |= {"language": language, "language_prob": 1.0, "language_source": RELABELLED}
+    if speaker is not None:
+        columns |= {"speaker": speaker, "speaker_source": RELABELLED}
+    return columns
 
 
 def _single_row(video: Video, outcome: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:

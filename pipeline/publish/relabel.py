@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.display import valid_unicode
 from lipforge.datasets_manifest.language_tags import canonical_language, is_language
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.ledger.segments import Segments
-from lipforge.pipeline.publish.facts import LABEL_COLUMNS, FactFiles
+from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.publish.facts import LABEL_COLUMNS, NO_SEGMENT, FactFiles
 from lipforge.pipeline.publish.rows import Labels
 from lipforge.pipeline.sources.inputs import read_list
+from lipforge.pipeline.sources.ownership import without_content
 from lipforge.pipeline.sources.path_template import path_labels
-
-_COLUMNS = ("entry_id", "source_uri")
 
 
 class Relabelled(NamedTuple):
@@ -74,10 +75,13 @@ def relabel(store: Store, find: Callable[[str, str], Labels | None], listed: Ite
 
     Raises ValueError when no source of the dataset gets one.
     """
-    claims = Segments(store).claims([*_COLUMNS])
+    claims = Segments(store).claims(["entry_id", "source_id", "source_uri"])
+    sources = list(zip(*(claims[name].to_pylist() for name in ("segment", "entry_id", "source_uri")), strict=True))
+    for video in without_content(SourceLog(store), claims):
+        sources.append((NO_SEGMENT, video.source.entry_id, valid_unicode(video.source.uri)))
     rows: list[dict[str, Any]] = []
     others: list[str] = []
-    for segment, entry_id, uri in zip(*(claims[name].to_pylist() for name in ("segment", *_COLUMNS)), strict=True):
+    for segment, entry_id, uri in sources:
         labels = find(entry_id, uri)
         if labels is None or labels == Labels(None, None):
             others.append(uri)
@@ -88,5 +92,26 @@ def relabel(store: Store, find: Callable[[str, str], Labels | None], listed: Ite
         what = f"none of the {len(others)} sources of {store.root} gets a label{example}"
         raise ValueError(f"{what}: nothing was changed")
     FactFiles(store).labels.add(pa.Table.from_pylist(rows, LABEL_COLUMNS))
-    known = set(claims["source_uri"].to_pylist())
+    known = {uri for _, _, uri in sources}
     return Relabelled(len(rows), len(others), [uri for uri in listed if valid_unicode(uri) not in known])
+
+
+def adopt_labels(segments: Segments, facts: FactFiles) -> bool:
+    """Move labels of sources that owned no content to the segments that hold it now; whether there were any.
+
+    A file that could not be read when it got its label may be repaired later.
+    """
+    waiting = facts.labels_of(NO_SEGMENT)
+    if not waiting:
+        return False
+    claims = segments.claims(["entry_id"])
+    claims = claims.filter(pc.is_in(claims["entry_id"], pa.array(list(waiting), pa.string())))
+    rows = []
+    for segment, entry_id in zip(claims["segment"].to_pylist(), claims["entry_id"].to_pylist(), strict=True):
+        later = facts.labels_of(segment).get(entry_id, Labels(None, None))
+        missing = Labels(*(None if new else old for new, old in zip(later, waiting[entry_id], strict=True)))
+        if missing != Labels(None, None):
+            rows.append({"segment": segment, "entry_id": entry_id, **missing._asdict()})
+    if rows:
+        facts.labels.add(pa.Table.from_pylist(rows, LABEL_COLUMNS))
+    return bool(rows)

@@ -17,6 +17,8 @@ from lipforge.pipeline.publish.shards import Place
 
 UNLABELLED = "none"
 """As language_source or speaker_source: the user gave no label."""
+RELABELLED = "relabel"
+"""As language_source or speaker_source: `lipforge relabel` gave it."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def _labels(rows: pa.Table, facts: Facts) -> dict[str, pa.Array]:
     for row, entry_id in enumerate(rows["entry_id"].to_pylist()) if facts.labels else ():
         labels = facts.labels.get(entry_id)
         if labels is not None and labels.language is not None:
-            language[row], probability[row], language_source[row] = labels.language, 1.0, "relabel"
+            language[row], probability[row], language_source[row] = labels.language, 1.0, RELABELLED
         if labels is not None and labels.speaker is not None:
-            speaker[row], speaker_source[row] = labels.speaker, "relabel"
+            speaker[row], speaker_source[row] = labels.speaker, RELABELLED
     return {
         "language": pa.array(map(stored_language, language), pa.string()),
         "language_prob": pa.array(probability, pa.float32()),

@@ -25,10 +25,10 @@ from lipforge.pipeline.ledger.records import DatasetError, create
 from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.ledger.side_files import SegmentFiles
 from lipforge.pipeline.publish.facts import FactFiles
-from lipforge.pipeline.publish.pack import Mapper
 from lipforge.pipeline.publish.rows import UNLABELLED, sample_places
 from lipforge.pipeline.publish.shards import Place
 from lipforge.pipeline.publish.sound import clip_sound
+from lipforge.pipeline.publish.tasks import Mapper
 from lipforge.pipeline.publish.voices import NO_VOICES, SourceClips, Voices, assign
 
 if TYPE_CHECKING:  # it loads torch

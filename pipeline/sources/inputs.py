@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
+from lipforge.datasets_manifest.parquet import arrow_reader
 from lipforge.datasets_manifest.storage.files import open_place, read_file
 from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source, fingerprint_of
@@ -105,7 +106,8 @@ def find_sources(inputs: list[str], labels: Labels, exclude: Path | None = None)
         for source in _expand(text, unreadable, exclude):
             above = root if source.uri.startswith(f"{root}/") else None
             labelled = _label(source, labels, {} if template is None else template.labels(source, above))
-            sources.setdefault((labelled.uri, labelled.start_s, labelled.end_s), labelled)
+            key = (labelled.uri, labelled.start_s, labelled.end_s)
+            sources[key] = _joined(sources[key], labelled, text) if key in sources else labelled
     ordered = sorted(sources.values(), key=lambda s: (os.fsencode(s.uri), s.start_s or 0.0, s.end_s or 0.0))
     return Found(ordered, unreadable, [] if template is None else template.notes())
 
@@ -213,9 +215,10 @@ def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool
 
 
 def read_list(uri: str) -> Iterator[Source]:
-    """Sources of a list file. Relative paths are relative to the list's folder.
+    """Sources of a list file, each once. Relative paths are relative to the list's folder.
 
-    Raises ValueError for an invalid list, FileNotFoundError, UnreadableError when it cannot be read.
+    Raises ValueError for a list that is invalid or contradicts itself, FileNotFoundError, UnreadableError when it
+    cannot be read.
     """
     suffix = os.path.splitext(uri)[1].lower()
     try:
@@ -229,6 +232,7 @@ def read_list(uri: str) -> Iterator[Source]:
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"list {uri}: {error}") from error
     base = uri.rsplit("/", 1)[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+    found: dict[str, Source] = {}
     for number, row in enumerate(rows, start=1):
         where = f"list {uri}, entry {number}"
         unknown = set(row) - LIST_COLUMNS
@@ -244,7 +248,7 @@ def read_list(uri: str) -> Iterator[Source]:
         start_s, end_s = _seconds(row.get("start_s"), where), _seconds(row.get("end_s"), where)
         if start_s is not None and end_s is not None and end_s <= start_s:
             raise ValueError(f"{where}: end_s {end_s} is not after start_s {start_s}")
-        yield Source(
+        source = Source(
             uri=target,
             language=check_language(language, where) if language else "und",
             language_source="list" if language else "none",
@@ -253,11 +257,30 @@ def read_list(uri: str) -> Iterator[Source]:
             start_s=start_s,
             end_s=end_s,
         )
+        before = found.get(source.entry_id)
+        found[source.entry_id] = source if before is None else _joined(before, source, where)
+    yield from found.values()
+
+
+def _joined(first: Source, second: Source, where: str) -> Source:
+    """A source that is named twice: the labels of lists, or else those that it had first.
+
+    Raises ValueError when two lists, or two entries of one, contradict each other.
+    """
+    for name, source_of in (("language", "language_source"), ("speaker", "speaker_source")):
+        old, new = getattr(first, name), getattr(second, name)
+        if getattr(second, source_of) != "list":
+            continue
+        if getattr(first, source_of) != "list":
+            first = replace(first, **{name: new, source_of: "list"})
+        elif old != new:
+            raise ValueError(f"{where}: {first.uri} is named twice, with the {name} {old!r} and here {new!r}")
+    return first
 
 
 def _list_rows(data: bytes, suffix: str) -> Iterator[dict[str, Any]]:
     if suffix == ".parquet":
-        yield from pq.read_table(pa.BufferReader(data)).to_pylist()
+        yield from pq.read_table(arrow_reader(data)).to_pylist()
         return
     # Paths may be any bytes; surrogateescape keeps them, as in Python's own file functions.
     text = data.decode("utf-8-sig", "surrogateescape")

@@ -15,9 +15,9 @@ from lipforge.datasets_manifest.arrow import compute as pc
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.clip import Source, Video
 from lipforge.pipeline.ledger.segments import Segments
-from lipforge.pipeline.ledger.source_log import SourceLog
+from lipforge.pipeline.ledger.source_log import SourceLog, content_names
 from lipforge.pipeline.sources.inputs import Unreadable
-from lipforge.pipeline.stages.probe import to_record
+from lipforge.pipeline.stages.probe import from_record, to_record
 
 UNLISTED = "0" * 64
 """Stands for the content of a folder that cannot be listed."""
@@ -86,6 +86,16 @@ def duplicates_of(videos: Sequence[Video], claims: pa.Table, segments: Segments)
 
     _, duplicates, _ = split_duplicates(videos, claims_on(videos, claims))
     return [(video, uris(claim.segment)[claim.content]) for video, claim in duplicates]
+
+
+def without_content(log: SourceLog, claims: pa.Table) -> list[Video]:
+    """Sources that own no content: duplicates, those that cannot be used, and those that are not planned yet.
+
+    claims: of `Segments.claims`.
+    """
+    sources = log.table([])
+    rest = sources.filter(pc.invert(pc.is_in(content_names(sources), content_names(claims))))
+    return [from_record(record) for record in log.records(set(rest["entry_id"].to_pylist())).values()]
 
 
 def stand_in(owner: Video, copies: Iterable[Video]) -> Video:
