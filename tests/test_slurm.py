@@ -25,7 +25,14 @@ exit CODE
 
 
 RAY = """#!/bin/bash
-printf '%s\\0' "$RAY_AUTH_MODE" "$SRUN_CPUS_PER_TASK" ray "$@" >>calls
+echo "ray $*" >>calls
+[ "$1" = symmetric-run ] || exit 0
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+COMMAND = """#!/bin/bash
+printf '%s\\n' "$RAY_AUTH_MODE" "$RAY_ADDRESS" "$SRUN_CPUS_PER_TASK" "$@"
 exit CODE
 """
 
@@ -59,21 +66,24 @@ def test_tasks_are_ranks_and_a_job_that_saved_is_queued_again(tmp_path: Path, co
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_command_runs_on_a_ray_of_all_nodes(tmp_path: Path, code: int):
-    srun = '#!/bin/bash\n[ "$1" = --no-kill ] && shift && exec "$@"'
+def test_a_command_runs_on_a_ray_of_all_nodes_and_ends_them(tmp_path: Path, code: int):
+    programs = {
+        "srun": '#!/bin/bash\n[ "$1" = --no-kill ] && shift && SLURM_STEP_ID=0 "$@"\nexit 15',  # its step is cancelled
+        "ray": RAY,
+        "python": COMMAND.replace("CODE", str(code)),
+        "scancel": '#!/bin/bash\necho "scancel $*"',
+    }
     words = ["prepare", "/data/my videos", "--out", "/data/dataset"]
-    ended = run(tmp_path, "prepare.sbatch", {"srun": srun, "ray": RAY.replace("CODE", str(code))}, *words)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
-    told = (tmp_path / "calls").read_text().split("\0")
-    assert told[:5] == ["", "", "ray", "get-auth-token", "--generate"]
-    assert told[5:8] == ["token", "16", "ray"]
-    start, entry = told[8 : told.index("--")], told[told.index("--") + 1 : -1]
-    assert start == [
-        *["symmetric-run", "--address", "node1:6379", "--min-nodes", "2"],
-        *["--num-cpus", "16", "--disable-usage-stats"],
-    ]
-    assert entry == ["env", "RAY_ADDRESS=node1:6379", "python", "-m", "lipforge", *words]
-    parse(entry[5:])
+    ended = run(tmp_path, "prepare.sbatch", programs, *words)
+    assert (ended.returncode, ended.stderr) == (code, "")
+    assert ended.stdout.splitlines() == ["token", "node1:6379", "16", "-m", "lipforge", *words, "scancel 40007.0"]
+    parse(words)
+    token, started = (tmp_path / "calls").read_text().splitlines()[:2]
+    assert token == "ray get-auth-token --generate"
+    assert started.startswith(
+        "ray symmetric-run --address node1:6379 --min-nodes 2 --num-cpus 16 --disable-usage-stats"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".venv", "calls"]
 
 
 def test_ray_takes_what_it_is_told(tmp_path: Path):
@@ -90,7 +100,7 @@ def test_ray_takes_what_it_is_told(tmp_path: Path):
 
 def test_a_job_at_its_time_limit_is_queued_again(tmp_path: Path):
     srun = "#!/bin/bash\nkill -USR1 $PPID\nexec sleep 0.2"
-    ended = run(tmp_path, "prepare.sbatch", {"srun": srun, "ray": RAY.replace("CODE", "0")}, "prepare")
+    ended = run(tmp_path, "prepare.sbatch", {"srun": srun, "ray": RAY}, "prepare")
     assert ended.stdout.splitlines() == ["scontrol requeue 40007"]
     signal = re.search(r"#SBATCH --signal=B:(\w+)@", (FOLDER / "prepare.sbatch").read_text())
     assert signal is not None
