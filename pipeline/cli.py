@@ -53,7 +53,13 @@ def prepare(
         str | None,
         typer.Option(help="Read labels from the folders above each file, for example `{language}/{speaker}/`."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Pairs of workers; default: one per CPU of the cluster.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers. Those without room on the cluster wait, so that an autoscaler adds nodes. "
+            "Default: as many as have room."
+        ),
+    ] = None,
     executor: Annotated[
         str | None, typer.Option(help="`ray` (default) or `local`: one source at a time, without Ray.")
     ] = None,

@@ -1,20 +1,31 @@
-"""A cluster gives the same bytes as one process."""
+"""A cluster gives the same bytes as one process, and nodes that join it get work."""
 
 import hashlib
 import os
+<<<<<<< HEAD
 import shutil
+=======
+import subprocess
+import sys
+import time
+>>>>>>> deploy
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+<<<<<<< HEAD
 from lipforge.datasets_manifest.select.choose import choose
 from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.selection import write_selection
 from lipforge.pipeline.config import PrepareConfig
+=======
+from lipforge.pipeline.config import PrepareConfig, RunConfig
+>>>>>>> deploy
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.maintain import collect_garbage, export_dataset, prune
 from lipforge.pipeline.run import prepare
+from lipforge.pipeline.running import on_ray
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from tests.made_dataset import MadeSource, make_dataset
@@ -22,23 +33,92 @@ from tests.talking_photo import make_talking_photo
 
 pytestmark = pytest.mark.slow
 
+NODE = {"num_cpus": 1, "memory": 3 * 10**9, "object_store_memory": 150 * 10**6}
+"""Has room for one worker."""
+
 
 @pytest.fixture
-def two_nodes(monkeypatch):
-    """Address of a Ray cluster of two nodes on this machine, each with room for one pair of workers."""
+def cluster(monkeypatch):
+    """A Ray cluster of one node on this machine."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 150 * 10**6}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    cluster.wait_for_nodes()
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    yield cluster.address
+    yield cluster
     cluster.shutdown()
 
 
-def test_two_nodes_write_the_same_shards_as_one_process(tmp_path, two_nodes):
+LISTENING = """
+import psutil, ray
+ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+ray.get(ray.remote(lambda: 0).remote())
+us = [psutil.Process(), *psutil.Process().children(recursive=True)]
+print({socket.laddr.ip for one in us for socket in one.net_connections("inet") if socket.status == "LISTEN"})
+"""
+
+
+def test_ray_can_be_told_to_listen_on_loopback_alone():
+    """As docs/cluster.md says."""
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LISTENING], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    addresses = set(ran.stdout.strip("{}\n").replace("'", "").split(", "))
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+def where(item: int) -> str:
+    """The node that this ran on, after a while."""
+    import ray
+
+    time.sleep(0.5)
+    return ray.get_runtime_context().get_node_id()
+
+
+def nodes_used(executor: on_ray.RayExecutor, add_node) -> set[str]:
+    """By tasks, one of which is always just done. A node is added after the first."""
+    used = set()
+    for number, node in enumerate(executor.map(where, list(range(120)))):
+        if number == 0:
+            add_node()
+        used.add(node)
+        if len(used) == 2:
+            break
+    return used
+
+
+def test_a_node_that_joins_is_used_while_others_are_busy(cluster, monkeypatch):
+    monkeypatch.setattr(on_ray, "_LOOK_EVERY_S", 5.0)
+    executor = on_ray.RayExecutor(RunConfig())
+    try:
+        assert executor.num_workers == 1
+        assert len(nodes_used(executor, lambda: cluster.add_node(**NODE))) == 2
+        assert executor.num_workers == 2
+    finally:
+        executor.close()
+
+
+def test_workers_without_room_are_a_demand_that_an_autoscaler_sees(cluster):
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    def add_node():
+        demands = get_cluster_status(cluster.address).resource_demands.ray_task_actor_demand
+        missing = [(dict(by.bundle), by.count) for demand in demands for by in demand.bundles_by_count]
+        assert missing == [({"CPU": 1.0, "memory": 2.5e9}, 1)]
+        cluster.add_node(**NODE)
+
+    executor = on_ray.RayExecutor(RunConfig(workers=2))
+    try:
+        assert len(nodes_used(executor, add_node)) == 2
+    finally:
+        executor.close()
+
+
+def test_two_nodes_write_the_same_shards_as_one_process(tmp_path, cluster):
+    cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
     videos = tmp_path / "videos"
     videos.mkdir()
     for seed in range(3):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,16 @@ import pytest
 from lipforge.datasets_manifest.schema import Reason
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine, store_traces
+from lipforge.pipeline.ledger.quarantine import DEATHS, GivenUp, Quarantine, store_traces
 
 ATTEMPT = """
 import ctypes, os, signal, sys, time
 from lipforge.pipeline.config import RunConfig
-from lipforge.pipeline.ledger.quarantine import Quarantine
+from lipforge.pipeline.ledger.quarantine import DEATHS, Quarantine
 from lipforge.datasets_manifest.storage.store import Store
 
-folder, run_id, what = sys.argv[1:]
+folder, run_id, what, deaths = sys.argv[1:]
+DEATHS.set(int(deaths))
 config = RunConfig(max_attempts=2, max_kills=3, unit_timeout_s=0.5)
 with Quarantine(Store(folder), config, run_id).attempt("unit", "cut"):
     if what == "crash":
@@ -29,8 +31,17 @@ with Quarantine(Store(folder), config, run_id).attempt("unit", "cut"):
 """
 
 
+@pytest.fixture(autouse=True)
+def _deaths_of_this_test() -> Iterator[None]:
+    token = DEATHS.set(0)
+    yield
+    DEATHS.reset(token)
+
+
 def attempt(folder: Path, run_id: str, what: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", ATTEMPT, str(folder), run_id, what]
+    """Counts as whoever hands out work does."""
+    command = [sys.executable, "-c", ATTEMPT, str(folder), run_id, what, str(DEATHS.get())]
+    DEATHS.set(DEATHS.get() + 1)
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -63,10 +74,9 @@ def test_the_attempt_before_the_last_is_still_tried(tmp_path):
 def test_attempts_of_other_runs_do_not_count(tmp_path):
     for number in range(2):
         attempt(tmp_path, f"{tmp_path.name}-{number}", "crash")
-    with Quarantine(Store(str(tmp_path)), RunConfig(max_attempts=2), f"{tmp_path.name}-new").attempt(
-        "unit", "cut"
-    ) as n:
-        assert n == 1
+    quarantine = Quarantine(Store(str(tmp_path)), RunConfig(max_attempts=2), f"{tmp_path.name}-new")
+    with quarantine.attempt("unit", "cut") as number:  # the traces are of others
+        assert number == 3
 
 
 def test_an_error_in_python_is_not_a_crash(tmp_path):

@@ -1,9 +1,9 @@
-"""Units that take their worker down: count attempts, tell crashes from kills, give up in time.
+"""Units that take their worker down: tell crashes from kills, give up in time.
 
-An attempt is recorded before its unit starts. A native crash or a timeout leaves a trace file on the machine, written
-by Python's faulthandler or by the stall watch; a killed process leaves none. So a unit that crashes is given up after
-few attempts, while one whose worker was killed, by a person or for lack of memory, gets more. A trace that ends in a
-read of the source blames its storage.
+Whoever hands out work counts the workers that died of it (`DEATHS`). A native crash or a timeout leaves a trace file on
+the machine, written by Python's faulthandler or by the stall watch; a killed process leaves none. So a unit that
+crashes is given up after few attempts, while one whose worker was killed, by a person or for lack of memory, gets more.
+A trace that ends in a read of the source blames its storage.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +28,10 @@ STALL_CPU_S = 0.02
 _TRACE = ".trace"
 READING = 'source_file.py"'
 """In a trace: the source was being read."""
+
+
+DEATHS: ContextVar[int] = ContextVar("DEATHS", default=0)
+"""Workers that died during the task at hand, in this run: whoever calls a worker sets it."""
 
 
 class GivenUp(Exception):
@@ -53,11 +58,9 @@ class Quarantine:
         The process ends when the block takes longer than unit_timeout_s + more_s, or waits for stall_timeout_s.
         """
         limit_s = self.config.unit_timeout_s + more_s
-        folder = f"runs/{self.run_id}/attempts/{unit_id}/{operator}"
-        before = self.store.list(folder)
-        number = sum(not name.endswith(_TRACE) for name in before) + 1
-        self._check([self._read_trace(f"{folder}/{n:03d}{_TRACE}", before) for n in range(1, number)], limit_s)
-        self.store.write(f"{folder}/{number:03d}", b"")
+        number = DEATHS.get() + 1
+        if number > 1:
+            self._check(self._traces(unit_id, operator), number - 1, limit_s)
         trace_path = _traces(self.run_id) / f"{unit_id}~{operator}~{number:03d}{_TRACE}"
         trace_path.parent.mkdir(parents=True, exist_ok=True)
         with open(trace_path, "wb") as trace:
@@ -71,8 +74,7 @@ class Quarantine:
                 faulthandler.disable()
         trace_path.unlink(missing_ok=True)
 
-    def _check(self, traces: list[str], limit_s: float) -> None:
-        written = [trace for trace in traces if trace]
+    def _check(self, written: list[str], deaths: int, limit_s: float) -> None:
         if len(written) >= self.config.max_attempts:
             trace = written[-1]
             where = f"in {len(written)} attempts; {_where(trace)}"
@@ -82,18 +84,19 @@ class Quarantine:
                 is_reading = READING in _block(trace)
                 raise GivenUp(Reason.STORAGE_ERROR if is_reading else Reason.TIMEOUT, f"{what} {where}")
             raise GivenUp(Reason.WORKER_CRASHED, f"{trace.splitlines()[0]} {where}")
-        if len(traces) >= self.config.max_kills:
-            raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {len(traces)} attempts")
+        if deaths >= self.config.max_kills:
+            raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {deaths} attempts")
 
-    def _read_trace(self, name: str, there: Collection[str]) -> str:
-        """Of an attempt that ended here or, once `store_traces` ran there, on another machine."""
-        if name in there:
-            return self.store.read(name).decode(errors="replace").strip()
-        *_, unit_id, operator, file_name = name.split("/")
-        try:
-            return (_traces(self.run_id) / f"{unit_id}~{operator}~{file_name}").read_text(errors="replace").strip()
-        except OSError:
-            return ""
+    def _traces(self, unit_id: str, operator: str) -> list[str]:
+        """Of attempts that ended here or, as `store_traces` ran there, on another machine; the last one last."""
+        found: dict[str, bytes] = {}
+        for path in _traces(self.run_id).glob(f"{unit_id}~{operator}~*{_TRACE}"):
+            with contextlib.suppress(OSError):
+                found[path.name.rpartition("~")[2]] = path.read_bytes()
+        for name in self.store.list(f"runs/{self.run_id}/attempts/{unit_id}/{operator}"):
+            found[name.rpartition("/")[2]] = self.store.read(name)
+        texts = (data.decode(errors="replace").strip() for _, data in sorted(found.items()))
+        return [text for text in texts if text]
 
 
 def _traces(run_id: str) -> Path:
@@ -111,7 +114,7 @@ def store_traces(store: Store, run_id: str) -> None:
 
 
 def clear_attempts(store: Store, run_id: str) -> None:
-    """Delete the attempts of a run that is over: two small files per unit."""
+    """Delete what is known of the deaths in a run that is over."""
     store.delete_folder(f"runs/{run_id}/attempts")
 
 

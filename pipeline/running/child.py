@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from lipforge.pipeline.ledger.quarantine import DEATHS
 from lipforge.pipeline.ledger.records import DatasetError
 
 MAX_DEATHS = 50
@@ -39,7 +40,7 @@ class Child:
         for attempt in range(1, MAX_DEATHS + 1):
             if self._process is None:
                 self._start()
-            answer = self._ask(make, item)
+            answer = self._ask(make, item, attempt - 1)
             if answer is not None:
                 kind, value = answer
                 if kind == "error":
@@ -49,11 +50,11 @@ class Child:
             self.close()
         raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
 
-    def _ask(self, make: Callable[[], Any], item: Any) -> tuple[str, Any] | None:
+    def _ask(self, make: Callable[[], Any], item: Any, deaths: int) -> tuple[str, Any] | None:
         """("value", result) or ("error", exception); None when the process died."""
         assert self._connection is not None
         try:
-            self._connection.send((id(make), None if id(make) in self._made else make, item))
+            self._connection.send((id(make), None if id(make) in self._made else make, item, deaths))
             return self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return None
@@ -89,10 +90,11 @@ def serve(descriptor: int, parent_id: int) -> None:
     workers: dict[int, Callable[[Any], Any]] = {}
     while True:
         try:
-            name, make, item = connection.recv()
+            name, make, item, deaths = connection.recv()
         except EOFError:
             return
         try:
+            DEATHS.set(deaths)
             if name not in workers:
                 workers[name] = make()
             answer = ("value", workers[name](item))

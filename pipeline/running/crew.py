@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.config import StageResources
+from lipforge.pipeline.ledger.quarantine import DEATHS
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.running.executors import Make, Task
 
@@ -80,9 +81,10 @@ class _Actor:
         """(node, host)."""
         return ray.get_runtime_context().get_node_id(), socket.gethostname()
 
-    def run(self, make: list[ObjectRef], *arguments: Any) -> _Outcome:
-        """make: in a list, so that Ray sends only its name."""
+    def run(self, make: list[ObjectRef], deaths: int, *arguments: Any) -> _Outcome:
+        """make: in a list, so that Ray sends only its name. deaths: of actors before, during this call."""
         start_s = time.monotonic()
+        DEATHS.set(deaths)
         name = make[0].hex()
         try:
             worker = self._made.pop(name, None) or ray.get(make[0])()
@@ -93,9 +95,9 @@ class _Actor:
         except (DatasetError, ModelFileError, OSError) as error:
             return _Outcome(None, time.monotonic() - start_s, error)
 
-    def run_here(self, make: list[ObjectRef], *arguments: Any) -> tuple[_Outcome, Any]:
+    def run_here(self, make: list[ObjectRef], deaths: int, *arguments: Any) -> tuple[_Outcome, Any]:
         """As run; the value apart, to stay here."""
-        outcome = self.run(make, *arguments)
+        outcome = self.run(make, deaths, *arguments)
         return _Outcome(None, outcome.wall_s, outcome.error), outcome.value
 
 
@@ -208,10 +210,11 @@ class Crew:
     def _start_call(self, hand: _Hand, call: Call) -> None:
         make = self._shared(call.make)
         left: ObjectRef | None = None
+        deaths = len(call.died_on)
         if call.stays:
-            ref, left = hand.actor.run_here.options(num_returns=2).remote([make], *call.arguments)
+            ref, left = hand.actor.run_here.options(num_returns=2).remote([make], deaths, *call.arguments)
         else:
-            ref = hand.actor.run.remote([make], *call.arguments)
+            ref = hand.actor.run.remote([make], deaths, *call.arguments)
         self.events[ref] = lambda ref: self._ended(hand, call, ref, left)
 
     def _ended(self, hand: _Hand, call: Call, ref: ObjectRef, left: ObjectRef | None) -> Event | None:

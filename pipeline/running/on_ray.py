@@ -8,6 +8,7 @@ goes from one to the other without passing the driver.
 import logging
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -51,6 +52,7 @@ class RayExecutor:
         self._done: deque[tuple[Task, Any]] = deque()
         self._foreign: deque[Done] = deque()
         self._in_flight = 0
+        self._look_at_s = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -77,17 +79,22 @@ class RayExecutor:
         while True:
             # What waits to be scored is held by the cluster: cutting waits when it is much.
             self._cut.is_held = self.is_apart and self._score.num_waiting > 2 * self._score.size
+            self._look_for_nodes()
             for crew in self._crews:
                 crew.start_work()
             waiting = {ref: crew for crew in self._crews for ref in crew.events}
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_EVERY_S, fetch_local=False)
             if not ready:
-                for crew in self._crews:
-                    crew.grow()
                 continue
             event = waiting[ready[0]].take(ready[0])
             if event is not None and (done := self._taken(event)):
                 return done
+
+    def _look_for_nodes(self) -> None:
+        if time.monotonic() >= self._look_at_s:
+            for crew in self._crews:
+                crew.grow()
+            self._look_at_s = time.monotonic() + _LOOK_EVERY_S
 
     def _taken(self, event: Event) -> Done | None:
         task, before = event.call.task, event.call.before

@@ -20,7 +20,7 @@ from lipforge.datasets_manifest.storage.trouble import UnreadableError
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.parts import part_name, read_record
-from lipforge.pipeline.ledger.quarantine import GivenUp, Quarantine
+from lipforge.pipeline.ledger.quarantine import DEATHS, GivenUp, Quarantine
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.media.container import error_text
 from lipforge.pipeline.media.source_file import NotThereError, StorageError
@@ -117,7 +117,7 @@ class CutWorker:
     def __call__(self, unit: Unit) -> CutUnit | Undone | None:
         """None for a unit that is done: committed by an attempt whose answer was lost."""
         with _writes_explained():
-            if self.store.exists(part_name(unit.unit_id)):
+            if DEATHS.get() and self.store.exists(part_name(unit.unit_id)):
                 return None
             return _outcome(unit, "cut", self.quarantine, lambda: self._cut(unit))
 
@@ -141,10 +141,12 @@ class ScoreWorker:
         if isinstance(cut, Undone):
             return cut
         with _writes_explained():
-            done = read_record(self.store, unit.unit_id)
+            done = read_record(self.store, unit.unit_id) if DEATHS.get() else None
             if done is not None:
                 return done
             assert cut is not None
+            if all(clip.status is not Status.KEPT for clip in cut.clips):
+                return self.operator.process(cut)  # nothing to measure, only rows to commit
             scored = _outcome(unit, "score", self.quarantine, lambda: self.operator.process(cut))
             if isinstance(scored, CutUnit):  # failed: nothing to measure, only a row to commit
                 return self.operator.process(scored)
