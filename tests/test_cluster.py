@@ -2,26 +2,19 @@
 
 import hashlib
 import os
-<<<<<<< HEAD
 import shutil
-=======
 import subprocess
 import sys
 import time
->>>>>>> deploy
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-<<<<<<< HEAD
 from lipforge.datasets_manifest.select.choose import choose
 from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.selection import write_selection
-from lipforge.pipeline.config import PrepareConfig
-=======
 from lipforge.pipeline.config import PrepareConfig, RunConfig
->>>>>>> deploy
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.maintain import collect_garbage, export_dataset, prune
 from lipforge.pipeline.run import prepare
