@@ -145,8 +145,8 @@ class ScoreWorker:
             if done is not None:
                 return done
             assert cut is not None
-            if all(clip.status is not Status.KEPT for clip in cut.clips):
-                return self.operator.process(cut)  # nothing to measure, only rows to commit
+            if all(clip.status is Status.FAILED for clip in cut.clips):
+                return self.operator.process(cut)  # given up: nothing to measure, only a row to commit
             scored = _outcome(unit, "score", self.quarantine, lambda: self.operator.process(cut))
             if isinstance(scored, CutUnit):  # failed: nothing to measure, only a row to commit
                 return self.operator.process(scored)
