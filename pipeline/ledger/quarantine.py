@@ -60,7 +60,9 @@ class Quarantine:
         limit_s = self.config.unit_timeout_s + more_s
         number = DEATHS.get() + 1
         if number > 1:
-            self._check(self._traces(unit_id, operator), number - 1, limit_s)
+            traces = self._traces(unit_id)
+            own = [trace for (of, _), trace in traces.items() if of == operator]
+            self._check(own, number - 1 - len(traces), limit_s)
         trace_path = _traces(self.run_id) / f"{unit_id}~{operator}~{number:03d}{_TRACE}"
         trace_path.parent.mkdir(parents=True, exist_ok=True)
         with open(trace_path, "wb") as trace:
@@ -74,7 +76,7 @@ class Quarantine:
                 faulthandler.disable()
         trace_path.unlink(missing_ok=True)
 
-    def _check(self, written: list[str], deaths: int, limit_s: float) -> None:
+    def _check(self, written: list[str], kills: int, limit_s: float) -> None:
         if len(written) >= self.config.max_attempts:
             trace = written[-1]
             where = f"in {len(written)} attempts; {_where(trace)}"
@@ -84,19 +86,21 @@ class Quarantine:
                 is_reading = READING in _block(trace)
                 raise GivenUp(Reason.STORAGE_ERROR if is_reading else Reason.TIMEOUT, f"{what} {where}")
             raise GivenUp(Reason.WORKER_CRASHED, f"{trace.splitlines()[0]} {where}")
-        if deaths >= self.config.max_kills:
-            raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {deaths} attempts")
+        if kills >= self.config.max_kills:
+            raise GivenUp(Reason.WORKER_CRASHED, f"the worker vanished without a trace in {kills} attempts")
 
-    def _traces(self, unit_id: str, operator: str) -> list[str]:
-        """Of attempts that ended here or, as `store_traces` ran there, on another machine; the last one last."""
-        found: dict[str, bytes] = {}
-        for path in _traces(self.run_id).glob(f"{unit_id}~{operator}~*{_TRACE}"):
+    def _traces(self, unit_id: str) -> dict[tuple[str, str], str]:
+        """By (operator, attempt): of those that ended here or, as `store_traces` ran there, on another machine."""
+        found: dict[tuple[str, str], bytes] = {}
+        for path in _traces(self.run_id).glob(f"{unit_id}~*{_TRACE}"):
+            _, operator, attempt = path.name.split("~")
             with contextlib.suppress(OSError):
-                found[path.name.rpartition("~")[2]] = path.read_bytes()
-        for name in self.store.list(f"runs/{self.run_id}/attempts/{unit_id}/{operator}"):
-            found[name.rpartition("/")[2]] = self.store.read(name)
-        texts = (data.decode(errors="replace").strip() for _, data in sorted(found.items()))
-        return [text for text in texts if text]
+                found[operator, attempt] = path.read_bytes()
+        for name in self.store.list(f"runs/{self.run_id}/attempts/{unit_id}"):
+            *_, operator, attempt = name.split("/")
+            found[operator, attempt] = self.store.read(name)
+        texts = {key: data.decode(errors="replace").strip() for key, data in sorted(found.items())}
+        return {key: text for key, text in texts.items() if text}
 
 
 def _traces(run_id: str) -> Path:
