@@ -25,11 +25,12 @@ from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
 from lipforge.model.denoiser.vae import FrozenVae, open_vae
 from lipforge.pipeline.media.clips import decode_flac, decode_mp4
-from lipforge.train.features import extract
+from lipforge.train.features import extract, units
 from lipforge.train.features.command import app, compute_features
-from lipforge.train.features.extract import ComputeUnit, ModelFiles, plan
+from lipforge.train.features.extract import ComputeUnit, ModelFiles
 from lipforge.train.features.index import INDEX_COLUMNS, FeatureError, read_index
 from lipforge.train.features.store import FeatureRows, FeatureStore
+from lipforge.train.features.units import plan
 from lipforge.train.features.write import ClipFeatures, finished_shards, write_index, write_shard
 from lipforge.train.stream.decode import DamagedSampleError
 from tests.conftest import snapshot
@@ -175,7 +176,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     """Three units of a tar and an index each, then the index of all: the process dies before one of these seven
     appears.
     """
-    monkeypatch.setattr(extract, "UNIT_FRAMES", 2 * NUM_FRAMES)
+    monkeypatch.setattr(units, "UNIT_FRAMES", 2 * NUM_FRAMES)
     selection = select(tmp_path / "s.parquet", rows)
     compute_features(selection, str(tmp_path / "straight"), MEL_ONLY, "local", None)
     assert len(list((tmp_path / "straight" / "shards").glob("*.tar"))) == 3
@@ -203,8 +204,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 
 
 def test_units_end_where_they_end_whatever_is_done(rows: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "UNIT_FRAMES", 2 * NUM_FRAMES)
-    nothing = extract.plan(rows, finished_shards(Store("/nowhere")), ["mel"])
+    monkeypatch.setattr(units, "UNIT_FRAMES", 2 * NUM_FRAMES)
+    nothing = plan(rows, finished_shards(Store("/nowhere")), ["mel"])
     assert [[clip.key for clip in unit.clips] for unit in nothing] == [
         [key_of(0), key_of(1)],
         [key_of(2)],

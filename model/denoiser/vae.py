@@ -96,12 +96,14 @@ class FrozenVae:
     pixels: [..., 3, R, R] RGB in -1..1, R a multiple of 8; r = R / 8.
     """
 
-    def __init__(self, weights: bytes, config: bytes, name: str, device: str = "cpu") -> None:
-        """weights, config: as from `read_vae_files`; name: for messages.
+    def __init__(
+        self, weights: bytes, config: bytes, name: str, device: str = "cpu", sha256: str | None = None
+    ) -> None:
+        """weights, config: as from `read_vae_files`; name: for messages; sha256: of the weights, where it is known.
 
         Raises ModelFileError if files are damaged, unsafe or do not match.
         """
-        self.sha256 = hashlib.sha256(weights).hexdigest()
+        self.sha256 = sha256 or hashlib.sha256(weights).hexdigest()
         """Of the weights: of both files for TAESD, one after the other; of its name for `blocks`."""
         self.device = device
         self._network: Any = _network(weights, config, name).to(device)  # diffusers' annotations are wrong
