@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lipforge.model.denoiser.vae import PIXELS_PER_LATENT
 from lipforge.train.features.index import FeatureError
+from lipforge.train.features.places import Places
 from lipforge.train.stream.order import refuse_other_templates
 
 UNIT_FRAMES = 4096
@@ -56,17 +57,18 @@ def plan(clips: pa.Table, stored: pa.Table, kinds: Sequence[str]) -> list[Featur
         raise ValueError(f"frames of {odd} pixels: the VAE takes multiples of {PIXELS_PER_LATENT}")
     if "vae_masked" in kinds:
         refuse_other_templates(clips, "the mask of the masked latents")
-    columns = ("key", "kind", "num_frames", "config_hash")
-    done = {(key, kind): about for key, kind, *about in zip(*(stored[c].to_pylist() for c in columns), strict=True)}
+    done = {kind: Places(stored, kind) for kind in kinds}
     groups: dict[tuple[str, str, int, tuple[str, ...]], list[StoredClip]] = {}
     frames_before: Counter[tuple[str, str]] = Counter()
-    for clip in _each_once(clips):
+    once = list(_each_once(clips))
+    rows = {kind: places.find([clip.key for clip in once]) for kind, places in done.items()}
+    for number, clip in enumerate(once):
         place = (clip.dataset, clip.shard)
         group = frames_before[place] // UNIT_FRAMES
         frames_before[place] += clip.num_frames
-        missing = tuple(kind for kind in kinds if (clip.key, kind) not in done)
+        missing = tuple(kind for kind in kinds if rows[kind][number] < 0)
         for kind in set(kinds) - set(missing):
-            if done[clip.key, kind] != [clip.num_frames, clip.config_hash]:
+            if not done[kind].is_of(rows[kind][number], clip.num_frames, clip.config_hash):
                 raise FeatureError(
                     f"the folder holds {kind} features of clip {clip.key} cut with other settings: use another folder"
                 )
