@@ -24,6 +24,7 @@ from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 LATENT_SCALE = 0.18215
 """Scales latents to a deviation of about 1 (Rombach et al. 2022, appendix G)."""
 PIXELS_PER_LATENT = 8
+LATENT_CHANNELS = 4
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
@@ -32,7 +33,8 @@ _KL, _TINY, _BLOCKS = "AutoencoderKL", "AutoencoderTiny", "BlockCode"
 _TAESD_ENCODER, _TAESD_DECODER = "taesd_encoder.safetensors", "taesd_decoder.safetensors"
 _ENCODER_SIZE = "encoder_size_bytes"
 """In the config of TAESD's two files: where the first one ends."""
-_LOGVAR_RANGE = (-30.0, 20.0)  # where diffusers clamps it
+LOWEST_LOGVAR = -30.0
+_LOGVAR_RANGE = (LOWEST_LOGVAR, 20.0)  # where diffusers clamps it
 _SD_VAE = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -126,7 +128,7 @@ class FrozenVae:
         else:
             encoded = self._network.encode(flat)
             mean = (encoded if isinstance(encoded, Tensor) else encoded.latents) / LATENT_SCALE
-            found = torch.cat([mean, torch.full_like(mean, _LOGVAR_RANGE[0])], dim=1)
+            found = torch.cat([mean, torch.full_like(mean, LOWEST_LOGVAR)], dim=1)
         return found.reshape(*pixels.shape[:-3], *found.shape[1:])
 
     def decode(self, latents: Tensor, checkpoint: bool = False) -> Tensor:

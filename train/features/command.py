@@ -15,7 +15,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lipforge.train.features.extract import ComputeUnit, FeatureReport, ModelFiles
+    from lipforge.train.features.extract import ComputeUnit, FeatureReport, LogVariance, ModelFiles
     from lipforge.train.features.units import FeatureUnit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -47,6 +47,13 @@ def features(
         int | None,
         typer.Option(min=32, help="Shrink frames to this side for the VAE: for training with `resize` at 128 px, say."),
     ] = None,
+    log_variance: Annotated[
+        Literal["both", "target", "none"],
+        typer.Option(
+            help="Pictures whose log-variance is stored beside the mean of the VAE: with and without the mouth, those "
+            "with it alone, or none. taesd and blocks have none to store."
+        ),
+    ] = "both",
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Let the VAE compute in bfloat16: faster on CPUs and GPUs that have it.")
     ] = False,
@@ -85,7 +92,7 @@ def features(
     from lipforge.train.features.index import FeatureError
 
     try:
-        files = _read_models(whisper, mel, vae, shrink_to_px, bf16)
+        files = _read_models(whisper, mel, vae, log_variance, shrink_to_px, bf16)
         total = compute_features(selection, out, files, executor, workers, gpus_per_worker, batch_frames)
     except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
@@ -111,7 +118,9 @@ def features(
         raise typer.Exit(1)
 
 
-def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: int | None, bf16: bool) -> "ModelFiles":
+def _read_models(
+    whisper: str | None, mel: bool, vae: str | None, log_variance: "LogVariance", shrink_to_px: int | None, bf16: bool
+) -> "ModelFiles":
     from lipforge.model.audio.language import read_whisper_file
     from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, read_vae_files
     from lipforge.train.features.extract import ModelFiles
@@ -124,6 +133,7 @@ def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: 
         whisper=None if whisper is None else read_whisper_file(whisper),
         mel=mel,
         vae=None if vae is None else (vae, *read_vae_files(vae)),
+        log_variance=log_variance,
         shrink_to_px=shrink_to_px,
         bf16=bf16,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,15 +27,16 @@ from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS
 from lipforge.model.denoiser.mask import hide_mouth, mouth_mask, to_pixels
-from lipforge.model.denoiser.vae import FrozenVae
+from lipforge.model.denoiser.vae import LATENT_CHANNELS, FrozenVae
 from lipforge.model.threads import one_thread
 from lipforge.train.features.batches import ComputedRows, RowBatches
-from lipforge.train.features.index import ROWS_OF
+from lipforge.train.features.index import MEAN_ONLY, ROWS_OF
 from lipforge.train.features.units import FeatureUnit, StoredClip
 from lipforge.train.features.write import ClipFeatures, write_shard
 from lipforge.train.stream.decode import DamagedSampleError, decode_audio, decode_windows
 
 BATCH_FRAMES = 8
+LogVariance = Literal["both", "target", "none"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class ModelFiles:
     bf16: bool = False
     """The VAE computes in bfloat16, twice as fast on a CPU that has it. Latents of TAESD then differ by 0.7 %
     of their deviation, and decoded pixels by 0.4 of 255 levels, where the autoencoder itself is off by 7.6."""
+    log_variance: LogVariance = "both"
+    """Of which pictures the VAE's log-variance is kept: `target` for those with a mouth alone."""
 
     @cached_property
     def sha256(self) -> dict[str, str]:
@@ -70,8 +73,14 @@ class ModelFiles:
         if self.mel:
             found["mel"] = MEL_RECIPE
         if self.vae is not None:
-            found["vae_target"] = found["vae_masked"] = vae_model(self.sha256["vae"], self.shrink_to_px)
+            for kind in ("vae_target", "vae_masked"):
+                found[kind] = vae_model(self.sha256["vae"], self.shrink_to_px)
+                if not self.has_log_variance(kind):
+                    found[kind] += MEAN_ONLY
         return found
+
+    def has_log_variance(self, kind: str) -> bool:
+        return self.log_variance == "both" or (self.log_variance == "target" and kind == "vae_target")
 
 
 def vae_model(sha256: str, shrink_to_px: int | None) -> str:
@@ -216,7 +225,8 @@ class ComputeUnit:
                     return whisper.encode_chunks(rows).cpu()
                 assert vae is not None
                 side = self.files.shrink_to_px or rows.shape[1]
-                return vae_moments(vae, rows, kind == "vae_masked", side, self.files.bf16).cpu()
+                moments = vae_moments(vae, rows, kind == "vae_masked", side, self.files.bf16)
+                return (moments if self.files.has_log_variance(kind) else moments[:, :LATENT_CHANNELS]).cpu()
 
         return RowBatches(compute, self.batch_frames)
 

@@ -29,6 +29,8 @@ from lipforge.model.audio.windows import ROWS_PER_FRAME
 from lipforge.model.clock import SAMPLES_PER_FRAME
 
 INDEX = "index.parquet"
+MEAN_ONLY = "+mean"
+"""Ends the model of VAE features that have no log-variance."""
 _SHARD = re.compile(r"shards/[0-9A-Za-z_-]+\.tar")
 _DTYPES = ("<f2", "<f4", "<f8", "<i2", "<i4")
 
@@ -44,7 +46,7 @@ INDEX_COLUMNS = pa.schema(
     [
         ("key", pa.string()),  # of the clip
         ("kind", pa.string()),  # whisper, mel, vae_target, vae_masked
-        ("model", pa.string()),  # sha256 of the weights that made it; for mel the name of the recipe
+        ("model", pa.string()),  # extract.py: sha256 of the weights that made it; for mel the name of the recipe
         ("num_frames", pa.int32()),  # of the clip, at 25 fps
         (
             "config_hash",
