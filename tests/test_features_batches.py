@@ -236,3 +236,21 @@ def test_without_a_gpu_it_is_said_once_what_computes(
     assert result.exit_code == 0, result.output
     assert result.output.count("it computes on its CPU") == 1
     assert "computed on: cpu; models loaded: 1 times" in result.output
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_features_of_a_cpu_and_the_same_bytes_again(
+    selection: str, files: ModelFiles, tmp_path: Path
+) -> None:
+    folders = [str(tmp_path / name) for name in ("cpu", "gpu", "again")]
+    reports = [
+        compute_features(selection, folder, files, "local", None, num_gpus)
+        for folder, num_gpus in zip(folders, (0, 1, None), strict=True)
+    ]
+    assert [report.devices for report in reports] == [{"cpu"}, {"cuda"}, {"cuda"}]
+    expected, got, again = (FeatureStore(folder, files.by_kind()) for folder in folders)
+    for clip in range(4):
+        for kind in KINDS:
+            one, two, three = (store.read(key_of(clip), [kind])[kind] for store in (expected, got, again))
+            assert np.abs(one - two).max() <= 5e-3 * one.std(), kind
+            assert two.tobytes() == three.tobytes()

@@ -28,7 +28,7 @@ pytest.importorskip("diffusers", reason="the package diffusers is not installed"
 
 NUM_FRAMES = 12
 SIDE = 128 // 8
-KINDS = ("vae_target", "vae_masked")
+KINDS: tuple[str, ...] = ("vae_target", "vae_masked")
 BLOCKS = ModelFiles(vae=("blocks", *read_vae_files("blocks")))
 CHANNELS: dict[LogVariance, tuple[int, int]] = {"both": (8, 8), "target": (8, 4), "none": (4, 4)}
 
@@ -75,7 +75,7 @@ def test_training_sees_no_difference_where_the_autoencoder_is_sure(selection: st
         files, folder = replace(BLOCKS, log_variance=log_variance), str(tmp_path / log_variance)
         report = compute_features(selection, folder, files, "local", None)
         sizes.append([report.size_bytes[kind] // (4 * 2 * NUM_FRAMES * 2 * SIDE**2) for kind in KINDS])
-        wanted = dict.fromkeys(KINDS, open_vae("blocks").sha256)  # as a trainer asks
+        wanted: dict[str, str] = dict.fromkeys(KINDS, open_vae("blocks").sha256)  # as a trainer asks
         models = _cached(folder, wanted)
         assert models == files.by_kind()
         passes.append(one_pass(selection, folder, models))

@@ -34,7 +34,7 @@ class Places:
 
     def __init__(self, index: pa.Table, kind: str) -> None:
         """index: as read_index gives it. Of several arrays of a key, the last counts."""
-        rows = index.filter(pc.equal(index["kind"], kind)).combine_chunks()
+        rows = index.filter(pc.call_function("equal", [index["kind"], kind])).combine_chunks()
         digests = _digests(rows["key"])
         order = np.argsort(digests, kind="stable")
         self._digests = digests[order]
