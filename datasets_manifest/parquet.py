@@ -35,13 +35,16 @@ def arrow_reader(data: bytes) -> pa.BufferReader:
     return pa.BufferReader(copy.getvalue())
 
 
-def parse_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table in a Parquet file, or those of these columns that it has.
+def parse_parquet(
+    data: bytes, columns: Sequence[str] | None = None, dictionaries: Sequence[str] | None = None
+) -> pa.Table:
+    """The table in a Parquet file, or those of these columns that it has. dictionaries: its text columns
+    to read as such.
 
     Raises ValueError when it is not one, or its checksums show damage.
     """
     try:
-        file = pq.ParquetFile(arrow_reader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(arrow_reader(data), page_checksum_verification=True, read_dictionary=dictionaries)
         wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         return file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:

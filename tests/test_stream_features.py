@@ -215,9 +215,10 @@ def test_requests_that_make_no_sense_are_refused(selection: str) -> None:
 
 def damage(folder: Path, files: ModelFiles, clip: int, kind: str) -> None:
     place = FeatureStore(str(folder), files.by_kind())._find(key_of(clip), kind)
-    path = folder / place["shard"]
+    path = folder / place.shard
     content = bytearray(path.read_bytes())
-    content[place["offset"] : place["offset"] + place["size"]] = bytes(place["size"])
+    size = place.num_rows * place.row_bytes
+    content[place.offset : place.offset + size] = bytes(size)
     path.write_bytes(content)
 
 

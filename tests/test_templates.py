@@ -23,8 +23,8 @@ from lipforge.pipeline.stages.align import AlignFace, warp
 from lipforge.pipeline.stages.cut import CutRuns
 from lipforge.pipeline.stages.encode import EncodeClip
 from lipforge.pipeline.stages.probe import Probe
-from lipforge.train.features.extract import plan
 from lipforge.train.features.index import INDEX_COLUMNS
+from lipforge.train.features.units import plan
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.order import refuse_other_templates
 from lipforge.train.stream.preview import draw_sheet

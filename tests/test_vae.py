@@ -254,7 +254,7 @@ def test_latents_of_another_kind_are_refused(folder: Path) -> None:
 def test_bfloat16_latents_are_close_to_those_of_float32_and_not_the_same(tmp_path: Path):
     save_taesd(tmp_path)
     vae = open_vae(tmp_path)
-    frames = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    frames = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), np.uint8))
     exact, half = (vae_moments(vae, frames, False, 64, bf16)[:, :4] for bf16 in (False, True))
-    difference = np.sqrt(np.mean((half - exact) ** 2)) / exact.std()
-    assert half.dtype == np.float32 and 0 < difference < 0.03
+    difference = (half - exact).square().mean().sqrt() / exact.std()
+    assert half.dtype == torch.float32 and 0 < difference < 0.03

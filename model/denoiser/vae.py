@@ -24,6 +24,7 @@ from lipforge.model.weights.state_dicts import load_strict, read_state_dict
 LATENT_SCALE = 0.18215
 """Scales latents to a deviation of about 1 (Rombach et al. 2022, appendix G)."""
 PIXELS_PER_LATENT = 8
+LATENT_CHANNELS = 4
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
@@ -32,7 +33,8 @@ _KL, _TINY, _BLOCKS = "AutoencoderKL", "AutoencoderTiny", "BlockCode"
 _TAESD_ENCODER, _TAESD_DECODER = "taesd_encoder.safetensors", "taesd_decoder.safetensors"
 _ENCODER_SIZE = "encoder_size_bytes"
 """In the config of TAESD's two files: where the first one ends."""
-_LOGVAR_RANGE = (-30.0, 20.0)  # where diffusers clamps it
+LOWEST_LOGVAR = -30.0
+_LOGVAR_RANGE = (LOWEST_LOGVAR, 20.0)  # where diffusers clamps it
 _SD_VAE = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -96,12 +98,14 @@ class FrozenVae:
     pixels: [..., 3, R, R] RGB in -1..1, R a multiple of 8; r = R / 8.
     """
 
-    def __init__(self, weights: bytes, config: bytes, name: str, device: str = "cpu") -> None:
-        """weights, config: as from `read_vae_files`; name: for messages.
+    def __init__(
+        self, weights: bytes, config: bytes, name: str, device: str = "cpu", sha256: str | None = None
+    ) -> None:
+        """weights, config: as from `read_vae_files`; name: for messages; sha256: of the weights, where it is known.
 
         Raises ModelFileError if files are damaged, unsafe or do not match.
         """
-        self.sha256 = hashlib.sha256(weights).hexdigest()
+        self.sha256 = sha256 or hashlib.sha256(weights).hexdigest()
         """Of the weights: of both files for TAESD, one after the other; of its name for `blocks`."""
         self.device = device
         self._network: Any = _network(weights, config, name).to(device)  # diffusers' annotations are wrong
@@ -124,7 +128,7 @@ class FrozenVae:
         else:
             encoded = self._network.encode(flat)
             mean = (encoded if isinstance(encoded, Tensor) else encoded.latents) / LATENT_SCALE
-            found = torch.cat([mean, torch.full_like(mean, _LOGVAR_RANGE[0])], dim=1)
+            found = torch.cat([mean, torch.full_like(mean, LOWEST_LOGVAR)], dim=1)
         return found.reshape(*pixels.shape[:-3], *found.shape[1:])
 
     def decode(self, latents: Tensor, checkpoint: bool = False) -> Tensor:

@@ -1,10 +1,12 @@
 """The command `lipforge features`, also `python -m train.features`: caches what frozen models compute.
 
-Units of work (extract.py) run in this process or on Ray, through an executor of pipeline/running/executors.py. Each
-writes one feature shard (write.py), which appears complete or not at all.
+Units of work (units.py, extract.py) run in this process or on Ray, through an executor of
+pipeline/running/executors.py. Each writes one feature shard (write.py), which appears complete or not at all.
 """
 
+import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,7 +15,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lipforge.train.features.extract import ComputeUnit, FeatureReport, FeatureUnit, ModelFiles
+    from lipforge.train.features.extract import ComputeUnit, FeatureReport, LogVariance, ModelFiles
+    from lipforge.train.features.units import FeatureUnit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -44,13 +47,35 @@ def features(
         int | None,
         typer.Option(min=32, help="Shrink frames to this side for the VAE: for training with `resize` at 128 px, say."),
     ] = None,
+    log_variance: Annotated[
+        Literal["both", "target", "none"],
+        typer.Option(
+            help="Pictures whose log-variance is stored beside the mean of the VAE: with and without the mouth, those "
+            "with it alone, or none. taesd and blocks have none to store."
+        ),
+    ] = "both",
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Let the VAE compute in bfloat16: faster on CPUs and GPUs that have it.")
     ] = False,
     executor: Annotated[
         Literal["ray", "local"], typer.Option(help="`local`: everything in this process, for debugging.")
     ] = "ray",
-    workers: Annotated[int | None, typer.Option(min=1, help="Default: one per CPU of the cluster.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default: one per CPU of the cluster, or as many as its GPUs have room for."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs that a worker reserves for Whisper and the VAE; 0.25: four workers share one; 0: CPUs alone. "
+            "Default: 1 if this machine has a GPU, else 0.",
+        ),
+    ] = None,
+    batch_frames: Annotated[
+        int,
+        typer.Option(min=1, help="Frames that the VAE, and chunks of 30 s that Whisper takes at once, of any clips."),
+    ] = 8,
 ) -> None:
     """Cache what training would compute with frozen models at each step.
 
@@ -67,8 +92,8 @@ def features(
     from lipforge.train.features.index import FeatureError
 
     try:
-        files = _read_models(whisper, mel, vae, shrink_to_px, bf16)
-        total = compute_features(selection, out, files, executor, workers)
+        files = _read_models(whisper, mel, vae, log_variance, shrink_to_px, bf16)
+        total = compute_features(selection, out, files, executor, workers, gpus_per_worker, batch_frames)
     except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
         errors.print(f"lipforge: {error}")
         raise typer.Exit(1) from error
@@ -93,7 +118,9 @@ def features(
         raise typer.Exit(1)
 
 
-def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: int | None, bf16: bool) -> "ModelFiles":
+def _read_models(
+    whisper: str | None, mel: bool, vae: str | None, log_variance: "LogVariance", shrink_to_px: int | None, bf16: bool
+) -> "ModelFiles":
     from lipforge.model.audio.language import read_whisper_file
     from lipforge.model.denoiser.vae import PIXELS_PER_LATENT, read_vae_files
     from lipforge.train.features.extract import ModelFiles
@@ -106,15 +133,24 @@ def _read_models(whisper: str | None, mel: bool, vae: str | None, shrink_to_px: 
         whisper=None if whisper is None else read_whisper_file(whisper),
         mel=mel,
         vae=None if vae is None else (vae, *read_vae_files(vae)),
+        log_variance=log_variance,
         shrink_to_px=shrink_to_px,
         bf16=bf16,
     )
 
 
 def compute_features(
-    selection: str, out: str, files: "ModelFiles", executor: Literal["ray", "local"], workers: int | None
+    selection: str,
+    out: str,
+    files: "ModelFiles",
+    executor: Literal["ray", "local"],
+    workers: int | None,
+    gpus_per_worker: float | None = 0,
+    batch_frames: int = 8,
 ) -> "FeatureReport":
     """Make the features that the folder `out` lacks. Returns what this run did.
+
+    gpus_per_worker: None: 1 if this machine has a GPU, else 0.
 
     Raises DatasetError when nothing can be written, a shard is gone or another command writes there,
     FeatureError when the folder holds something else, or features of other models or clips, and as read_selection.
@@ -122,8 +158,9 @@ def compute_features(
     from lipforge.datasets_manifest.selection import read_selection
     from lipforge.datasets_manifest.storage.store import Store
     from lipforge.pipeline.ledger.settings import writing
-    from lipforge.train.features.extract import ComputeUnit, plan
+    from lipforge.train.features.extract import ComputeUnit
     from lipforge.train.features.index import check_models, models_of
+    from lipforge.train.features.units import plan
     from lipforge.train.features.write import finished_shards, refuse_foreign_folder, write_index
 
     if not out:
@@ -137,7 +174,8 @@ def compute_features(
         _refuse_enlarging(clips, files.shrink_to_px)
         units = plan(clips, stored, tuple(files.by_kind()))
         console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
-        total = _run(ComputeUnit(store, files), units, executor, workers)
+        num_gpus = _num_gpus(files, gpus_per_worker)
+        total = _run(ComputeUnit(store, files, batch_frames, num_gpus > 0), units, executor, workers, num_gpus)
         write_index(store, finished_shards(store))
     return total
 
@@ -148,8 +186,24 @@ def _refuse_enlarging(clips: "pa.Table", shrink_to_px: int | None) -> None:
         raise ValueError(f"--shrink-to-px {shrink_to_px}: the selection has frames of {smallest} px")
 
 
+def _num_gpus(files: "ModelFiles", wanted: float | None) -> float:
+    """That a worker reserves. Raises ValueError when this machine, alone, has no GPU and one is wanted."""
+    import torch
+
+    if files.whisper is None and files.vae is None:
+        return 0
+    here = torch.cuda.is_available()
+    if wanted and not here and not os.environ.get("RAY_ADDRESS"):
+        raise ValueError(f"--gpus-per-worker {wanted:g}: torch sees no GPU on this machine")
+    return (1 if here else 0) if wanted is None else wanted
+
+
 def _run(
-    compute: "ComputeUnit", units: "list[FeatureUnit]", executor: Literal["ray", "local"], workers: int | None
+    compute: "ComputeUnit",
+    units: "list[FeatureUnit]",
+    executor: Literal["ray", "local"],
+    workers: int | None,
+    num_gpus: float,
 ) -> "FeatureReport":
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.ledger.records import DatasetError
@@ -160,14 +214,19 @@ def _run(
     total = FeatureReport()
     if not units:
         return total
+    checked = compute if executor == "local" else replace(compute, on_gpu=False)
     with off_terminal(2):  # packages that are imported now warn about each other
-        compute.load_models()  # a wrong model file ends the run before it begins
+        checked.load_models()  # a wrong model file ends the run before it begins
+    total.num_loads += 1
+    del checked
     pool = make_executor(PrepareConfig.model_validate({"run": {"executor": executor, "workers": workers}}))
     try:
         said_at = time.monotonic()
-        for number, outcome in enumerate(pool.map(compute, units), start=1):
+        for number, outcome in enumerate(pool.map(compute, units, num_gpus), start=1):
             if outcome.fatal:
                 raise DatasetError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
+            if compute.on_gpu and "cpu" in outcome.devices - total.devices:
+                errors.print("a worker was given a GPU that its torch cannot use: it computes on its CPU")
             total.add(outcome)
             for damaged in outcome.damaged:
                 errors.print(f"skipped: {damaged}")
@@ -191,4 +250,5 @@ def cost_lines(total: "FeatureReport") -> list[str]:
         if not size and seconds < total.video_s * 5e-5:
             continue  # models that were already loaded
         lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
+    lines.append(f"computed on: {', '.join(sorted(total.devices))}; models loaded: {total.num_loads} times")
     return lines

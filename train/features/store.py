@@ -5,9 +5,10 @@ store.require(read_selection("zh20.parquet"))
 target, reference = store.read_rows([FeatureRows(key, "vae_target", 40, 56), FeatureRows(key, "vae_target", 90, 106)])
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,22 @@ import pyarrow as pa
 from lipforge.datasets_manifest.storage.files import is_remote
 from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.train.features.index import INDEX, ROWS_OF, FeatureError, check_models, models_of, read_index, row_checks
+from lipforge.train.features.index import (
+    CHECK_BYTES,
+    INDEX,
+    ROWS_OF,
+    FeatureError,
+    check_models,
+    models_of,
+    read_index,
+    read_old_checks,
+    row_checks,
+)
+from lipforge.train.features.places import Place, Places
 from lipforge.train.stream.decode import DamagedSampleError
+
+_OLD_SHARDS = 64
+"""Whose checksums are kept, 120 KB each."""
 
 
 class FeatureRows(NamedTuple):
@@ -43,6 +58,7 @@ class FeatureStore:
         """
         self.folder = folder
         self.models = dict(models)
+        self._old_checks: dict[str, dict[tuple[str, str], bytes]] = {}
         try:
             index = read_index(Store(folder), INDEX)
         except FileNotFoundError as error:
@@ -56,9 +72,9 @@ class FeatureStore:
         check_models(folder, models_of(index), models)
         if missing := models.keys() - models_of(index).keys():
             raise FeatureError(f"no {' and no '.join(sorted(missing))} features in {folder}. {_make_them(folder)}")
-        self._index = index.combine_chunks()
-        pairs = zip(index["key"].to_pylist(), index["kind"].to_pylist(), strict=True)
-        self._row_of = {pair: row for row, pair in enumerate(pairs)}
+        self._places = {kind: Places(index, kind) for kind in self.models}
+        del index
+        pa.default_memory_pool().release_unused()
 
     def require(self, clips: pa.Table) -> None:
         """Check that each of these clips has all kinds. clips: columns key, num_frames, config_hash of a selection.
@@ -66,33 +82,34 @@ class FeatureStore:
         Raises FeatureError when some are missing, or are of a clip that was cut with other settings or has another
         length.
         """
-        about = ("num_frames", "config_hash")
-        stored = list(zip(*(self._index[column].to_pylist() for column in about), strict=True))
-        num_rows = [shape[0] for shape in self._index["shape"].to_pylist()]
-        for kind in self.models:
-            count_rows = ROWS_OF.get(kind, lambda num_frames: None)
-            for key, *wanted in zip(*(clips[column].to_pylist() for column in ("key", *about)), strict=True):
-                row = self._row_of.get((key, kind))
-                if row is None:
-                    count = sum((other, kind) not in self._row_of for other in clips["key"].to_pylist())
-                    raise FeatureError(
-                        f"{count} of {len(clips)} clips have no {kind} features in {self.folder} (first: {key}). "
-                        f"{_make_them(self.folder)}. Leave clips that it skips as damaged out of the selection"
-                    )
-                if count_rows(wanted[0]) not in (None, num_rows[row]):
-                    raise FeatureError(
-                        f"the {kind} features of clip {key} in {self.folder} are {num_rows[row]} rows for "
-                        f"{wanted[0]} frames: delete its shard and run `lipforge features` again"
-                    )
-                if list(stored[row]) != wanted:
-                    raise FeatureError(
-                        f"the {kind} features of clip {key} in {self.folder} are of a clip that was cut with other "
-                        f"settings (frames and settings {stored[row]}, not {tuple(wanted)}): "
-                        "make them for this selection in another folder"
-                    )
+        keys, frames = clips["key"].to_pylist(), clips["num_frames"].to_numpy()
+        for kind, places in self._places.items():
+            rows = places.find(keys)
+            if (rows < 0).any():
+                raise FeatureError(
+                    f"{(rows < 0).sum()} of {len(clips)} clips have no {kind} features in {self.folder} "
+                    f"(first: {keys[int((rows < 0).argmax())]}). "
+                    f"{_make_them(self.folder)}. Leave clips that it skips as damaged out of the selection"
+                )
+            if kind in ROWS_OF and (wrong := places.num_rows[rows] != ROWS_OF[kind](frames)).any():
+                first = int(wrong.argmax())
+                raise FeatureError(
+                    f"the {kind} features of clip {keys[first]} in {self.folder} are {places.num_rows[rows[first]]} "
+                    f"rows for {frames[first]} frames: delete its shard and run `lipforge features` again"
+                )
+            fits = (places.num_frames[rows] == frames) & places.have_config(rows, clips["config_hash"])
+            if not fits.all():
+                first = int(fits.argmin())
+                stored = int(places.num_frames[rows[first]]), places.config_hash(rows[first])
+                wanted = int(frames[first]), clips["config_hash"][first].as_py()
+                raise FeatureError(
+                    f"the {kind} features of clip {keys[first]} in {self.folder} are of a clip that was cut with other "
+                    f"settings (frames and settings {stored}, not {wanted}): "
+                    "make them for this selection in another folder"
+                )
 
     def num_rows(self, key: str, kind: str) -> int:
-        return self._find(key, kind)["shape"][0]
+        return self._find(key, kind).num_rows
 
     def read(self, key: str, kinds: Sequence[str]) -> dict[str, np.ndarray]:
         """Whole features of a clip by kind, time first. Errors as `read_rows`."""
@@ -118,51 +135,98 @@ class FeatureStore:
         """As `read_rows`, but a damaged window gives its error instead of an array."""
         found = [self._find(rows.key, rows.kind) for rows in wanted]
         spans = [self._span(rows, place) for rows, place in zip(wanted, found, strict=True)]
+        checks = self._check_spans(wanted, found)
+        reads = list(zip(wanted, found, spans, strict=True))
         try:
-            data = self._ranges.read(spans)
+            data = self._ranges.read([*spans, *checks.values()])
+            self._read_old_checks({place.shard for place in found if place.checks_offset is None})
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"a shard of the features in {self.folder} is missing. {_make_them(self.folder)}"
             ) from error
         if is_remote(self.folder):  # a remote read that fails its check is retried once
-            reads = zip(wanted, found, spans, strict=True)
-            data |= self._ranges.read([s for r, p, s in reads if isinstance(self._decode(r, p, data[s]), Exception)])
-        return [self._decode(rows, place, data[span]) for rows, place, span in zip(wanted, found, spans, strict=True)]
+            bad = [read for read in reads if isinstance(self._decode(*read, checks, data), Exception)]
+            again = [span for rows, place, span in bad for span in (span, checks.get((rows.key, place.shard))) if span]
+            data |= self._ranges.read(again)
+        return [self._decode(*read, checks, data) for read in reads]
 
     @cached_property
     def _ranges(self) -> RangeReader:
         return RangeReader()
 
-    def _find(self, key: str, kind: str) -> dict[str, Any]:
+    def _find(self, key: str, kind: str) -> Place:
         if kind not in self.models:
             raise ValueError(f"{kind} features: this store was opened for {', '.join(self.models)}")
-        row = self._row_of.get((key, kind))
-        if row is None:
+        place = self._places[kind].place(key)
+        if place is None:
             raise FeatureError(f"clip {key} has no {kind} features in {self.folder}. {_make_them(self.folder)}")
-        return self._index.slice(row, 1).to_pylist()[0]
+        return place
 
-    def _span(self, rows: FeatureRows, place: dict[str, Any]) -> Span:
-        num_rows = place["shape"][0]
-        if not 0 <= rows.start < rows.stop <= num_rows:
-            raise IndexError(f"rows {rows.start} to {rows.stop} of the {num_rows} of {rows.kind} of clip {rows.key}")
-        row_bytes = place["size"] // num_rows
-        first = place["offset"]
-        return Span(self.folder, place["shard"], first + rows.start * row_bytes, first + rows.stop * row_bytes)
+    def _span(self, rows: FeatureRows, place: Place) -> Span:
+        if not 0 <= rows.start < rows.stop <= place.num_rows:
+            raise IndexError(
+                f"rows {rows.start} to {rows.stop} of the {place.num_rows} of {rows.kind} of clip {rows.key}"
+            )
+        starts = place.offset + rows.start * place.row_bytes, place.offset + rows.stop * place.row_bytes
+        return Span(self.folder, place.shard, *starts)
 
-    def _decode(self, rows: FeatureRows, place: dict[str, Any], data: bytes) -> np.ndarray | DamagedSampleError:
-        shape = (rows.stop - rows.start, *place["shape"][1:])
-        dtype = np.dtype(place["dtype"])
-        if len(data) != dtype.itemsize * np.prod(shape):
+    def _check_spans(self, wanted: Sequence[FeatureRows], found: Sequence[Place]) -> dict[tuple[str, str], Span]:
+        """Where the checksums of rows lie, by key and shard: those of a clip are neighbours, so one read gets all."""
+        spans: dict[tuple[str, str], Span] = {}
+        for rows, place in zip(wanted, found, strict=True):
+            if place.checks_offset is not None:
+                start = place.checks_offset + CHECK_BYTES * rows.start
+                span = Span(self.folder, place.shard, start, place.checks_offset + CHECK_BYTES * rows.stop)
+                other = spans.get((rows.key, place.shard), span)
+                spans[rows.key, place.shard] = replace(
+                    span, start=min(span.start, other.start), end=max(span.end, other.end)
+                )
+        return spans
+
+    def _read_old_checks(self, shards: Collection[str]) -> None:
+        """Of shards of earlier versions, which have them in their own index. Those of the last shards are kept."""
+        store = Store(self.folder)
+        for shard in shards - self._old_checks.keys():
+            try:
+                self._old_checks[shard] = read_old_checks(store, shard)
+            except FeatureError as error:
+                raise FeatureError(
+                    f"the index of {self.folder}/{shard}: {error}. Delete the shard and run `lipforge features` again"
+                ) from error
+        for shard in list(self._old_checks)[: max(0, len(self._old_checks) - max(_OLD_SHARDS, len(shards)))]:
+            if shard not in shards:
+                del self._old_checks[shard]
+
+    def _expected(
+        self, rows: FeatureRows, place: Place, checks: Mapping[tuple[str, str], Span], data: Mapping[Span, bytes]
+    ) -> bytes:
+        """The stored checksums of these rows; fewer bytes where some are lost."""
+        if place.checks_offset is None:
+            stored = self._old_checks[place.shard].get((rows.key, rows.kind)) or b""
+            return stored[CHECK_BYTES * rows.start : CHECK_BYTES * rows.stop]
+        span = checks[rows.key, place.shard]
+        first = place.checks_offset - span.start
+        return data[span][first + CHECK_BYTES * rows.start : first + CHECK_BYTES * rows.stop]
+
+    def _decode(
+        self,
+        rows: FeatureRows,
+        place: Place,
+        span: Span,
+        checks: Mapping[tuple[str, str], Span],
+        data: Mapping[Span, bytes],
+    ) -> np.ndarray | DamagedSampleError:
+        content = data[span]
+        if len(content) != span.end - span.start:
             return self._damaged(rows, place, f"the shard ends within its {rows.kind} features")
-        array = np.frombuffer(data, dtype).reshape(shape)
-        expected = np.frombuffer(place["row_crc32"], "<u4")[rows.start : rows.stop]
-        if not np.array_equal(row_checks(array), expected):
+        array = np.frombuffer(content, place.dtype).reshape(rows.stop - rows.start, *place.row_shape)
+        if row_checks(array).tobytes() != self._expected(rows, place, checks, data):
             return self._damaged(rows, place, f"its {rows.kind} features are not what was written")
         return array
 
-    def _damaged(self, rows: FeatureRows, place: dict[str, Any], detail: str) -> DamagedSampleError:
-        again = f"delete {place['shard']} and run `lipforge features` again"
-        return DamagedSampleError(rows.key, f"{self.folder}/{place['shard']}", f"{detail}: {again}")
+    def _damaged(self, rows: FeatureRows, place: Place, detail: str) -> DamagedSampleError:
+        again = f"delete {place.shard} and run `lipforge features` again"
+        return DamagedSampleError(rows.key, f"{self.folder}/{place.shard}", f"{detail}: {again}")
 
 
 def _make_them(folder: str) -> str:

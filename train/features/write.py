@@ -9,11 +9,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lipforge.datasets_manifest.parquet import parquet_bytes
 from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
 from lipforge.datasets_manifest.storage.store import Store
-from lipforge.train.features.index import INDEX, INDEX_COLUMNS, FeatureError, ForeignFolderError, read_index, row_checks
+from lipforge.train.features.index import (
+    CHECK_BYTES,
+    EMPTY_INDEX,
+    INDEX,
+    INDEX_COLUMNS,
+    FeatureError,
+    ForeignFolderError,
+    read_index,
+    row_checks,
+)
 
 _TAR_BLOCK = 512
 _OWN = re.compile(r"index\.parquet|shards/[0-9a-f]{24}\.(tar|parquet)")  # names of shards: FeatureUnit.name
@@ -71,12 +81,10 @@ def write_shard(store: Store, name: str, clips: Iterable[ClipFeatures], models: 
 
 def _encode(clip: ClipFeatures, position: int, models: Mapping[str, str]) -> tuple[bytes, list[dict[str, Any]]]:
     """The tar blocks of a clip that begin at `position` of a tar, and its rows of the index."""
-    members, rows = {}, []
+    members, rows, checks = {}, [], []
     for kind, array in clip.arrays.items():
         numbers = np.ascontiguousarray(array)
-        buffer = io.BytesIO()
-        np.save(buffer, numbers, allow_pickle=False)
-        npy = members[f"{kind}.npy"] = buffer.getvalue()
+        npy = members[f"{kind}.npy"] = _npy(numbers)
         rows.append(
             {
                 "key": clip.key,
@@ -88,18 +96,31 @@ def _encode(clip: ClipFeatures, position: int, models: Mapping[str, str]) -> tup
                 "size": numbers.nbytes,
                 "dtype": numbers.dtype.str,
                 "shape": list(numbers.shape),
-                "row_crc32": row_checks(numbers).tobytes(),
             }
         )
+        checks.append(row_checks(numbers))
         position += _TAR_BLOCK + -(-len(npy) // _TAR_BLOCK) * _TAR_BLOCK
+    npy = members["row_crc32.npy"] = _npy(np.concatenate(checks))
+    position += _TAR_BLOCK + len(npy) - CHECK_BYTES * sum(map(len, checks))
+    for row, some in zip(rows, checks, strict=True):
+        row["checks_offset"] = position
+        position += CHECK_BYTES * len(some)
     return sample_bytes(clip.key, members), rows
 
 
+def _npy(numbers: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, numbers, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def finished_shards(store: Store) -> pa.Table:
-    """The index of all complete shards. Deletes the index of a shard when it is damaged or its tar is missing or cut
-    off, so the shard is made again. Raises ForeignFolderError for an intact Parquet file that is no feature index.
+    """The index of all complete shards, as of `read_index`.
+
+    Deletes the index of a shard when it is damaged or its tar is missing or cut off, so the shard is made again. Raises
+    ForeignFolderError for an intact Parquet file that is no feature index.
     """
-    tables = [INDEX_COLUMNS.empty_table()]
+    tables = [EMPTY_INDEX]
     for name in store.list("shards"):
         if not name.endswith(".parquet"):
             continue
@@ -108,15 +129,22 @@ def finished_shards(store: Store) -> pa.Table:
         except ForeignFolderError as error:
             raise ForeignFolderError(f"{store.root}/{name}: {error}. It was left alone: name a new folder.") from error
         except FeatureError:
-            table = INDEX_COLUMNS.empty_table()
-        ends = [offset + size for offset, size in zip(*(table[c].to_pylist() for c in ("offset", "size")), strict=True)]
-        if ends and (store.size(name.removesuffix(".parquet") + ".tar") or 0) >= max(ends) + len(END_OF_TAR):
+            table = EMPTY_INDEX
+        if len(table) and (store.size(name.removesuffix(".parquet") + ".tar") or 0) >= _end(table) + len(END_OF_TAR):
             tables.append(table)
         else:
             store.delete(name)
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def _end(index: pa.Table) -> int:
+    """Where the last array of a shard ends, or its checksums."""
+    num_rows = pc.call_function("list_element", [index["shape"], 0]).to_numpy()
+    checks = index["checks_offset"].fill_null(0).to_numpy() + CHECK_BYTES * num_rows
+    return int(max((index["offset"].to_numpy() + index["size"].to_numpy()).max(), checks.max()))
 
 
 def write_index(store: Store, table: pa.Table) -> None:
     """Publish `table`, the index of all shards, to readers."""
+    table = table.cast(INDEX_COLUMNS)
     store.write(INDEX, parquet_bytes(table.sort_by([("key", "ascending"), ("kind", "ascending")])))

@@ -9,7 +9,7 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.audio.mel import MEL_RECIPE
 from lipforge.train.config import TrainerConfig
 from lipforge.train.features.extract import vae_model
-from lipforge.train.features.index import INDEX, models_of, read_index
+from lipforge.train.features.index import INDEX, MEAN_ONLY, models_of, read_index
 from lipforge.train.loop.together import Together
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.order import refuse_other_templates
@@ -86,7 +86,7 @@ def _resolution(config: TrainerConfig, selection: pa.Table) -> tuple[int, bool]:
 
 
 def _cached(folder: str | None, models: dict[str, str]) -> dict[str, str]:
-    """The kinds that the folder has, and the model that must have made each."""
+    """The kinds that the folder has, and the model that must have made each. Of a VAE, the mean alone will do."""
     if folder is None:
         return {}
     try:
@@ -95,7 +95,11 @@ def _cached(folder: str | None, models: dict[str, str]) -> dict[str, str]:
         raise FileNotFoundError(
             f"no {INDEX} in {folder}: `lipforge features SELECTION --out {folder}` makes it"
         ) from error
-    found = {kind: model for kind, model in models.items() if kind in there}
+    found = {
+        kind: there[kind] if there[kind] == model + MEAN_ONLY else model
+        for kind, model in models.items()
+        if kind in there
+    }
     if not found.keys() >= _VAE_KINDS:
         found = {kind: model for kind, model in found.items() if kind not in _VAE_KINDS}
     if not found:

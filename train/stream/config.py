@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from lipforge.pipeline.config_loader import Config
+from lipforge.train.features.index import MEAN_ONLY
 
 FeatureKind = Literal["whisper", "mel", "vae_target", "vae_masked"]
 DecodedField = Literal["target", "reference", "mel", "negative_mel", "audio"]
@@ -20,6 +21,7 @@ _REPLACED_BY: dict[FeatureKind, tuple[DecodedField, ...]] = {
     "vae_target": ("target", "reference"),
     "vae_masked": (),
 }
+_VAE_KINDS: tuple[FeatureKind, ...] = ("vae_target", "vae_masked")
 
 
 class FeaturesConfig(Config):
@@ -35,7 +37,7 @@ class FeaturesConfig(Config):
     @field_validator("models")
     @classmethod
     def _both_vae_kinds(cls, models: dict[FeatureKind, str]) -> dict[FeatureKind, str]:
-        vae_models = {models.get("vae_target"), models.get("vae_masked")}
+        vae_models = {models.get(kind, "").removesuffix(MEAN_ONLY) for kind in _VAE_KINDS}
         if len(vae_models) > 1:
             raise ValueError("vae_target and vae_masked go together, made by one model")
         return models

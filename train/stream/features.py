@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lipforge.model.audio.windows import HALF_WINDOW_FRAMES, NUM_ROWS, ROWS_PER_FRAME
+from lipforge.model.denoiser.vae import LATENT_CHANNELS, LOWEST_LOGVAR
 from lipforge.train.features.store import FeatureRows, FeatureStore
 from lipforge.train.stream.decode import DamagedSampleError, Outcome, mel_columns
 from lipforge.train.stream.order import ClipWindow
@@ -46,7 +47,7 @@ def _fields(clip: ClipWindow, num_frames: int, kinds: Collection[str], with_nega
             ("masked_moments", "vae_masked", clip.start),
             ("reference_moments", "vae_target", clip.other_start),
         ):
-            yield _Field(name, FeatureRows(clip.key, kind, first, first + num_frames))
+            yield _Field(name, FeatureRows(clip.key, kind, first, first + num_frames), _moments)
 
 
 def _made(fields: Sequence[_Field], arrays: Sequence[np.ndarray | DamagedSampleError]) -> Outcome:
@@ -71,6 +72,13 @@ def _audio_features(clip: ClipWindow, num_frames: int) -> _Field:
         FeatureRows(clip.key, "whisper", int(rows[0]), int(rows[-1]) + 1),
         lambda stored: stored[rows - rows[0]],
     )
+
+
+def _moments(stored: np.ndarray) -> np.ndarray:
+    """Mean and log-variance: the lowest, which is none, where the mean alone was stored."""
+    if stored.shape[1] > LATENT_CHANNELS:
+        return stored
+    return np.concatenate([stored, np.full_like(stored, LOWEST_LOGVAR)], axis=1)
 
 
 def _mel(name: str, key: str, start: int, num_frames: int) -> _Field:
