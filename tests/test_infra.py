@@ -1,7 +1,6 @@
 """The documents are right: columns and reasons are all listed, snippets run, the cluster files fit the package."""
 
 import ast
-import os
 import re
 import shlex
 import subprocess
@@ -9,11 +8,14 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import yaml
 
+from lipforge.__main__ import app
 from lipforge.datasets_manifest.report.reasons import HELP
 from lipforge.datasets_manifest.sample import END_OF_TAR, sample_bytes
 from lipforge.datasets_manifest.schema import COLUMNS, Reason
@@ -115,16 +117,11 @@ def test_modules_that_the_text_runs_exist(path: Path):
 
 @cache
 def options_of(*command: str) -> set[str]:
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    shown = subprocess.run(
-        [sys.executable, "-m", "lipforge", *command, "--help"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(re.findall(r"--[a-z][a-z-]+", shown.stdout))
+    """As typer has them: what `lipforge COMMAND --help` lists."""
+    found: Any = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]
+    return {"--help"} | {name for option in found.params for name in (*option.opts, *option.secondary_opts)}
 
 
 def test_kubernetes_job_runs_a_command_that_exists():
