@@ -31,8 +31,8 @@ types:           # pyright reads no import hooks, so it gets the packages where 
 	@for folder in datasets_manifest model pipeline train; do ln -sfn "$(CURDIR)/$$folder" build/typed/lipforge/$$folder; done
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test:            # two at once, a file each: more would starve the tests of stalls
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test:            # two at once, a file each: more would starve the tests of stalls; threads of BLAS would wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: setup      ## make a talking video from a photograph and run the main job on it
 	mkdir -p demo/videos/en/astronaut

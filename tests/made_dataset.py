@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,16 @@ def audio_of(key: str) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, CLIP_FRAMES * SAMPLES_PER_FRAME).astype(np.float32)
 
 
+@cache
+def _block_of(key: str) -> bytes:
+    return sample_bytes(key, clip_members(key.encode() * 900, encode_flac(audio_of(key)), {"key": key}))
+
+
 def record_of(source: MadeSource) -> tuple[dict[str, Any], dict[str, bytes]]:
     """A unit's record, and the tar blocks of its clips by key."""
     rows, blocks = [], {}
     for number, (key, measures) in enumerate(zip(source.keys, source.clips, strict=True)):
-        members = clip_members(key.encode() * 900, encode_flac(audio_of(key)), {"key": key})
-        blocks[key] = sample_bytes(key, members)
+        blocks[key] = _block_of(key)
         span = {"start_frame": number * CLIP_FRAMES, "end_frame": (number + 1) * CLIP_FRAMES}
         row = {"key": key, "shot_index": 0, "track_index": 0, "decode_passes": 1.0}
         rows.append({**row, **span, **MEASURES, **measures})

@@ -1,6 +1,7 @@
 """What the fork server of tests/ranks.py imports before it forks."""
 
 import contextlib
+import gc
 import os
 
 import accelerate  # noqa: F401
@@ -18,3 +19,5 @@ os.environ["DS_ACCELERATOR"] = "cpu"  # as the trainers set it before accelerate
 with contextlib.suppress(ImportError):
     import deepspeed  # noqa: F401
 torch.set_num_threads(1)
+gc.collect()
+gc.freeze()  # or each process copies what a collection of garbage looks at

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lipforge.pipeline.running.summary import Summary
 from lipforge.pipeline.sources.inputs import Labels
 from lipforge.pipeline.stages.probe import Probe
 from tests.coded import noise, write_coded
+from tests.ready_child import ready_children
 
 
 def crash() -> None:
@@ -115,9 +116,15 @@ def test_a_bug_in_the_process_itself_arrives_with_its_traceback(make: Any) -> No
     process.close()
 
 
+@pytest.fixture(scope="module")
+def ready_child() -> Iterator[type[child.Child]]:
+    with ready_children(__name__, "torch") as ready:
+        yield ready
+
+
 @pytest.fixture(autouse=True)
-def real_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "Child", child.Child)
+def real_process(ready_child: type[child.Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "Child", ready_child)
 
 
 @pytest.fixture
@@ -151,6 +158,8 @@ def test_a_fault_is_the_row_of_its_source(where: str, act: Any, folder: Path, mo
 
 @pytest.mark.parametrize("act", [crash, bug], ids=lambda act: act.__name__)
 def test_a_fault_in_scoring_is_too(act: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if act is crash:
+        monkeypatch.setattr(local, "Child", child.Child)  # as users get it: a new interpreter
     check_fault("score", act, folder, monkeypatch)
 
 

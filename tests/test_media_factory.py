@@ -48,8 +48,8 @@ def decode(path: Path) -> Decoded:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return media.make_all(tmp_path_factory.mktemp("media"))
+def made(hostile_media: dict[str, Path]) -> dict[str, Path]:
+    return hostile_media
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ SHORT_CLIPS = PrepareConfig(cut=CutConfig(min_run_s=1, max_clip_s=2), thresholds
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return media.base_clip(tmp_path_factory.mktemp("stills"))
+def base(talking_clip: Path) -> Path:
+    return talking_clip
 
 
 @pytest.fixture(scope="module")
