@@ -88,7 +88,7 @@ def test_a_mistyped_option_is_seen():
 def test_kubernetes_job_has_room_for_the_workers_that_it_wants():
     job = yaml.safe_load((INFRA / "rayjob.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
-    low, high = re.findall(r"ray\[data,default\]>=([\d.]+),<([\d.]+)", (ROOT / "pyproject.toml").read_text())[0]
+    low, high = re.findall(r"ray\[default\]>=([\d.]+),<([\d.]+)", (ROOT / "pyproject.toml").read_text())[0]
     assert number(low) <= number(cluster["rayVersion"]) < number(high)
     cpu, gpu = cluster["workerGroupSpecs"]
     words = shlex.split(job["spec"]["entrypoint"])

@@ -9,6 +9,8 @@ import errno
 import io
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, cast
 
 import fsspec
@@ -17,6 +19,9 @@ from lipforge.datasets_manifest.storage.trouble import is_missing, storage_words
 
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses before a failed read is tried again: together a minute, as long as a server takes to come back."""
+KEPT_BYTES = 256_000_000
+"""Of a remote source, between its passes: about 300 s at 6.8 Mbit/s."""
+_BLOCK_BYTES = 1 << 20
 NOT_THERE = frozenset(
     {
         errno.ENOENT,
@@ -38,6 +43,51 @@ class StorageError(Exception):
 
 class NotThereError(Exception):
     """There is no such source, or it may not be read."""
+
+
+@contextlib.contextmanager
+def read_once(uri: str) -> Iterator[None]:
+    """Keep what is read of a remote source while the block runs, so that reading it again asks its storage for little.
+
+    A source is hashed and demuxed, and its sound is read before its pictures. Up to KEPT_BYTES are kept, in memory.
+    """
+    token = _kept.set(_Kept(uri))
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+class _Kept:
+    """Blocks of one source, the last ones that were read."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._blocks: dict[int, bytes] = {}
+
+    def read(self, position: int, size: int, total: int, fetch: Callable[[int, int], bytes]) -> bytes:
+        """Up to `size` bytes (-1: the rest) from `position`, of a source of `total` bytes."""
+        end = total if size < 0 else min(position + size, total)
+        parts = []
+        while position < end:
+            number = position // _BLOCK_BYTES
+            start = number * _BLOCK_BYTES
+            block = self._block(number, start, min(_BLOCK_BYTES, total - start), fetch)
+            parts.append(block[position - start : end - start])
+            position = start + len(block)
+        return b"".join(parts)
+
+    def _block(self, number: int, start: int, size: int, fetch: Callable[[int, int], bytes]) -> bytes:
+        block = self._blocks.pop(number, None)
+        if block is None:
+            block = fetch(start, size)
+        self._blocks[number] = block  # the one used last is the last
+        if len(self._blocks) * _BLOCK_BYTES > KEPT_BYTES:
+            del self._blocks[next(iter(self._blocks))]
+        return block
+
+
+_kept: ContextVar[_Kept | None] = ContextVar("_kept", default=None)
 
 
 class SourceFile(io.RawIOBase):
@@ -72,13 +122,33 @@ class SourceFile(io.RawIOBase):
             return b""
         if self._size_bytes is not None and self._position >= self._size_bytes:
             return b""  # damaged files send readers to absurd places
+        kept = _kept.get()
         try:
-            data = self._try(lambda: self._read_once(size))
+            if kept is not None and kept.uri == self.uri and self.is_remote and self._size_bytes is not None:
+                data = kept.read(self._position, size, self._size_bytes, self._fetch)
+            else:
+                data = self._try(lambda: self._read_once(size))
         except (StorageError, NotThereError) as error:
             self.failure = StorageError(str(error))
             return b""
         self._position += len(data)
         return data
+
+    def _fetch(self, start: int, size: int) -> bytes:
+        """All these bytes, from the storage."""
+        before, self._position = self._position, start
+        parts: list[bytes] = []
+
+        def read_more() -> bytes:
+            return self._read_once(start + size - self._position)
+
+        try:
+            while self._position < start + size:
+                parts.append(self._try(read_more))
+                self._position += len(parts[-1])
+        finally:
+            self._position = before
+        return b"".join(parts)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]

@@ -23,7 +23,7 @@ from lipforge.pipeline.ledger.parts import part_name, read_record
 from lipforge.pipeline.ledger.quarantine import DEATHS, GivenUp, Quarantine
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.media.container import error_text
-from lipforge.pipeline.media.source_file import NotThereError, StorageError
+from lipforge.pipeline.media.source_file import NotThereError, StorageError, read_once
 from lipforge.pipeline.recipe import CutOperator, CutUnit, ScoreOperator, whole_unit
 from lipforge.pipeline.stages.probe import Probe, fingerprint, to_record, unread
 
@@ -90,7 +90,8 @@ class ProbeWorker:
         mark = fingerprint(source.uri)
         try:
             with self.quarantine.attempt(source.entry_id, Stage.PROBE, _more_s(mark)):
-                video = Probe().process(source)
+                with read_once(source.uri):
+                    video = Probe().process(source)
                 _check_unchanged(source, mark)
         except StorageError as error:
             video = unread(source, Reason.STORAGE_ERROR, str(error))
@@ -123,7 +124,8 @@ class CutWorker:
 
     def _cut(self, unit: Unit) -> CutUnit:
         try:
-            return self.operator.process(unit)
+            with read_once(unit.video.source.uri):
+                return self.operator.process(unit)
         finally:  # whatever came out: it would be stored as what the file was
             _check_unchanged(unit.video.source, unit.video.fingerprint)
 
