@@ -1,26 +1,37 @@
 """Who gets a call: workers with nothing to do, on machines with memory for it."""
 
+import errno
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from lipforge.datasets_manifest.storage.trouble import UnreadableError
+from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.config import StageResources
+from lipforge.pipeline.ledger.quarantine import DEATHS
+from lipforge.pipeline.ledger.records import DatasetError, TakenOverError
+from lipforge.pipeline.running import crew
 from lipforge.pipeline.running.crew import Call, Crew, _Hand
 from lipforge.pipeline.running.executors import Task
 
 
 def crew_of(**memory_mb: float) -> Crew:
     """Two idle workers on each of these nodes."""
-    crew = Crew(StageResources(cpus=1, memory_mb=1000), size=2 * len(memory_mb))
-    crew._memory_mb = dict(memory_mb)
-    crew._idle = [_Hand(None, node) for node in memory_mb for _ in range(2)]
-    crew._hands = set(crew._idle)
-    return crew
+    made = Crew(StageResources(cpus=1, memory_mb=1000), size=2 * len(memory_mb))
+    made._memory_mb = dict(memory_mb)
+    made._idle = [_Hand(None, node) for node in memory_mb for _ in range(2)]
+    made._hands = set(made._idle)
+    return made
 
 
 def call(memory_mb: float) -> Call:
     return Call(Task("unit", None, str), str, (), memory_mb)
 
 
-def nodes(crew: Crew, *memory_mb: float) -> list[str | None]:
+def nodes(some: Crew, *memory_mb: float) -> list[str | None]:
     """Where calls that may need so much run, one after the other."""
-    hands = [crew._hand_for(call(some)) for some in memory_mb]
+    hands = [some._hand_for(call(mb)) for mb in memory_mb]
     return [hand.node if hand else None for hand in hands]
 
 
@@ -31,9 +42,58 @@ def test_what_runs_on_a_machine_fits_into_its_memory() -> None:
 
 
 def test_a_machine_with_nothing_to_do_takes_what_is_too_large_for_any() -> None:
-    crew = crew_of(a=2000)
+    one = crew_of(a=2000)
     large = call(9000)
-    hand = crew._hand_for(large)
-    assert hand is not None and nodes(crew, 100) == [None]
-    crew._free(hand, large, is_alive=True)
-    assert nodes(crew, 100) == ["a"]
+    hand = one._hand_for(large)
+    assert hand is not None and nodes(one, 100) == [None]
+    one._free(hand, large, is_alive=True)
+    assert nodes(one, 100) == ["a"]
+
+
+class FakeReference:
+    def __init__(self, make) -> None:
+        self.make = make
+
+    def hex(self) -> str:
+        return str(id(self.make))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        DatasetError("cannot write to the dataset: No space left on device. Make room"),
+        TakenOverError("dataset/manifest/generation-000002.json"),
+        UnreadableError("s3://bucket/x cannot be read: Forbidden. Check"),
+        ModelFileError("syncnet_v2.model: damaged"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_arrive_as_what_they_are(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own wrapper has a traceback for a message, and no errno."""
+
+    def worker(item: object) -> None:
+        raise error
+
+    monkeypatch.setattr(crew.ray, "get", lambda reference: reference.make)
+    outcome = crew._Actor().run([FakeReference(lambda: worker)], 0, None)  # type: ignore[list-item]
+    arrived = pickle.loads(pickle.dumps(outcome)).error
+    assert type(arrived) is type(error) and str(arrived) == str(error)
+    assert getattr(arrived, "errno", None) == getattr(error, "errno", None)
+
+
+def test_a_worker_is_made_once_and_the_count_of_deaths_is_its_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make() -> Callable[[int], tuple[int, int]]:
+        made.append(1)
+        return lambda item: (item, DEATHS.get())
+
+    monkeypatch.setattr(crew.ray, "get", lambda reference: reference.make)
+    actor, reference = crew._Actor(), FakeReference(make)
+    values = [actor.run([reference], deaths, item).value for item, deaths in ((1, 0), (2, 3))]  # type: ignore[list-item]
+    assert values == [(1, 0), (2, 3)] and len(made) == 1
+    others = [FakeReference(lambda n=n: lambda item: n) for n in range(6)]
+    assert [actor.run([other], 0, None).value for other in others] == list(range(6))  # type: ignore[list-item]
+    actor.run([reference], 0, 1)  # type: ignore[list-item]
+    assert len(made) == 2  # six others came in between: it was dropped

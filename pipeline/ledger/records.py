@@ -30,6 +30,11 @@ class TakenOverError(DatasetError):
             f"another command writes this dataset at the same time: it made {place} first. Nothing was mixed or lost. "
             "Wait until it is done, then run the same command again."
         )
+        self.place = place
+
+    def __reduce__(self) -> tuple[type["TakenOverError"], tuple[str]]:
+        """Sent between processes, an error is made again from its arguments."""
+        return type(self), (self.place,)
 
 
 def read_dataset(store: Store) -> Record | None:
