@@ -1,10 +1,12 @@
 """A cluster gives the same bytes as one process, and nodes that join it get work."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from rich.console import Console
 from lipforge.datasets_manifest.select.choose import choose
 from lipforge.datasets_manifest.select.request import Request
 from lipforge.datasets_manifest.selection import write_selection
+from lipforge.pipeline import flow
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.config_loader import load_config
 from lipforge.pipeline.maintain import collect_garbage, export_dataset, prune
 from lipforge.pipeline.run import prepare
-from lipforge.pipeline.running import on_ray
+from lipforge.pipeline.running import on_ray, workers
 from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from tests.made_dataset import MadeSource, make_dataset
@@ -109,25 +112,95 @@ def test_workers_without_room_are_a_demand_that_an_autoscaler_sees(cluster):
         executor.close()
 
 
-def test_two_nodes_write_the_same_shards_as_one_process(tmp_path, cluster):
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for seed in range(3):
+        make_talking_photo(folder / f"talking {seed}.mp4", duration_s=6, seed=seed, size_px=320)
+    return folder
+
+
+ALL = ["thresholds.min_sync_confidence=0", "thresholds.min_quality=0"]
+
+
+@pytest.mark.parametrize("how", [["run.workers=2"], ["run.workers=1", "run.score_workers=1", "run.score.cpus=1"]])
+def test_two_nodes_write_the_same_shards_as_one_process(tmp_path, cluster, videos, how):
+    """Also when what one node has cut is scored on the other: each has one CPU."""
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for seed in range(3):
-        make_talking_photo(videos / f"talking {seed}.mp4", duration_s=6, seed=seed, size_px=320)
-
-    # Two workers need both nodes: each has one CPU.
-    settings = ["run.executor=ray", "run.workers=2", "thresholds.min_sync_confidence=0", "thresholds.min_quality=0"]
-    on_cluster = run(videos, tmp_path / "cluster", settings)
-    alone = run(videos, tmp_path / "local", ["run.executor=local", *settings[2:]])
-
-    assert on_cluster.keys() == alone.keys()
+    on_cluster = run(videos, tmp_path / "cluster", ["run.executor=ray", *how, *ALL])
+    alone = run(videos, tmp_path / "local", ["run.executor=local", *ALL])
     assert len(alone) > 0
     assert on_cluster == alone
 
 
-def test_two_nodes_export_prune_and_tidy_up_as_one_process(tmp_path, two_nodes, monkeypatch):
+class Held(workers.UnitWorker):
+    """Says in a file which node it begins on, and waits until it may go on."""
+
+    def __call__(self, unit):
+        import ray
+
+        folder = Path(unit.video.source.uri).parent.parent / "begun"
+        (folder / unit.unit_id).write_text(ray.get_runtime_context().get_node_id())
+        while not (folder / "go").exists():
+            time.sleep(0.1)
+        return super().__call__(unit)
+
+
+def test_a_node_that_dies_loses_nothing(tmp_path, cluster, videos, monkeypatch):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    second = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    monkeypatch.setattr(flow, "UnitWorker", Held)
+
+    def kill() -> None:
+        while len({path.read_text() for path in begun.iterdir()} - {""}) < 2:
+            time.sleep(0.2)
+        cluster.remove_node(second, allow_graceful=False)
+        (begun / "go").touch()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    on_cluster = run(videos, tmp_path / "cluster", ["run.executor=ray", "run.workers=2", *ALL])
+    thread.join()
+    assert on_cluster == run(videos, tmp_path / "local", ["run.executor=local", *ALL])
+    events = [json.loads(line) for path in tmp_path.glob("cluster/runs/*/events/*") for line in path.open()]
+    assert sorted(event["attempts"] for event in events) == [1, 1, 2]
+
+
+def test_when_the_head_dies_the_next_run_goes_on(tmp_path, cluster, videos, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    command = [
+        sys.executable,
+        "-m",
+        "lipforge",
+        "prepare",
+        str(videos),
+        "--out",
+        str(tmp_path / "cluster"),
+        "--language",
+    ]
+    settings = [word for setting in ALL for word in ("--set", setting)]
+    driver = subprocess.Popen([*command, "en", *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("cluster/parts/*.tar")):  # one unit is done
+        assert driver.poll() is None
+        time.sleep(0.1)
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    assert driver.wait(timeout=120) != 0
+    monkeypatch.delenv("RAY_ADDRESS")
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cluster/parts/*.tar")}
+    local = ["run.executor=local", *ALL]
+    again = run(videos, tmp_path / "cluster", local)
+    assert done and again == run(videos, tmp_path / "local", local)
+    events = [line for path in tmp_path.glob("cluster/runs/*/events/*") for line in path.open()]
+    assert len(events) == 3 - len(done)  # what was done is not done again
+
+
+def test_two_nodes_export_prune_and_tidy_up_as_one_process(tmp_path, cluster, monkeypatch):
+    cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
     make_dataset(tmp_path / "first", [MadeSource("one", [{}] * 9), MadeSource("two", [{"quality": 1.0}] * 9)])
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     table = choose(Request(datasets=(str(tmp_path / "first"),), window_frames=1)).table

@@ -146,7 +146,7 @@ class Progress:
         summary = self.summary
         if not summary.num_units:
             self.phase("process")
-            self._say(f"{num_workers} worker{'s' if num_workers > 1 else ''} begin with the first units")
+            self._say(f"{num_workers} worker{'s begin' if num_workers > 1 else ' begins'} with the first units")
         seconds_in = sum(unit.num_frames for unit in units) / FPS
         summary.num_units += len(units)
         summary.num_workers = num_workers
