@@ -153,7 +153,6 @@ def test_a_node_that_dies_loses_nothing(tmp_path, cluster, videos, monkeypatch):
     begun.mkdir()
     second = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
-    monkeypatch.setattr(flow, "UnitWorker", Held)
 
     def kill() -> None:
         while len({path.read_text() for path in begun.iterdir()} - {""}) < 2:
@@ -163,7 +162,9 @@ def test_a_node_that_dies_loses_nothing(tmp_path, cluster, videos, monkeypatch):
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    on_cluster = run(videos, tmp_path / "cluster", ["run.executor=ray", "run.workers=2", *ALL])
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "UnitWorker", Held)
+        on_cluster = run(videos, tmp_path / "cluster", ["run.executor=ray", "run.workers=2", *ALL])
     thread.join()
     assert on_cluster == run(videos, tmp_path / "local", ["run.executor=local", *ALL])
     events = [json.loads(line) for path in tmp_path.glob("cluster/runs/*/events/*") for line in path.open()]
