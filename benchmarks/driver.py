@@ -33,7 +33,7 @@ def main() -> None:
 
     node = {"num_cpus": 2, "memory": 10**10, "object_store_memory": 150 * 10**6, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
-    os.environ["RAY_ADDRESS"] = cluster.address
+    os.environ["RAY_ADDRESS"] = str(cluster.address)
     executor = RayExecutor(RunConfig(workers=wanted.workers))
     results = executor.map(do_nothing, list(range(WARM_UP + wanted.tasks)))
     for _ in range(WARM_UP):

@@ -153,8 +153,9 @@ class Flow:
 
     def _measure(self, done: Done, is_seam: bool) -> None:
         """A seam's seconds are those of its units."""
-        counts = not is_seam and not isinstance(done.value, Undone)
-        seconds = seconds_by_outcome(done.value, self.job.config.thresholds) if counts else {}
+        seconds: dict[str, float] = {}
+        if not is_seam and not isinstance(done.value, Undone):
+            seconds = seconds_by_outcome(done.value, self.job.config.thresholds)
         self.metrics.unit(done, seconds)
         self.metrics.queues(units=len(self._ready), tasks=self.executor.in_flight)
         self.events.unit(done, seconds)
