@@ -115,7 +115,11 @@ class Flow:
             self._let_in(intake)
             self._hand_out(intake)
             if self.executor.in_flight:
-                self._take(self.executor.next(), intake)
+                done = self.executor.next()
+                if done is None:
+                    self.progress.waiting(self.executor.num_ready)
+                else:
+                    self._take(done, intake)
             elif intake.is_over and not self._ready:
                 break
         self.log.write()

@@ -135,6 +135,11 @@ class Crew:
     def num_waiting(self) -> int:
         return len(self._queue)
 
+    @property
+    def num_ready(self) -> int:
+        """Actors that are there."""
+        return sum(1 for hand in self._hands if hand.node)
+
     def submit(self, call: Call) -> None:
         self._queue.append(call)
 

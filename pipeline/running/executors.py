@@ -64,8 +64,16 @@ class Executor(Protocol):
         """Hand in a task."""
         ...
 
-    def next(self) -> Done:
-        """The next task that is done, in any order. Raises DatasetError and OSError of its worker."""
+    @property
+    def num_ready(self) -> int:
+        """Workers that have started."""
+        ...
+
+    def next(self) -> Done | None:
+        """The next task that is done, in any order; None when there is none for a while.
+
+        Raises DatasetError and OSError of its worker.
+        """
         ...
 
     def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:

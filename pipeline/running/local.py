@@ -13,7 +13,7 @@ from lipforge.pipeline.running.executors import Done, Task
 class LocalExecutor:
     """Sources are read in a process of their own, so that a native crash does not end the run."""
 
-    num_workers = 1
+    num_workers = num_ready = 1
 
     def __init__(self) -> None:
         self._child = Child()

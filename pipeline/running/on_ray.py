@@ -56,7 +56,7 @@ class RayExecutor:
 
     @property
     def in_flight(self) -> int:
-        return self._in_flight
+        return self._in_flight + len(self._foreign)
 
     @property
     def num_workers(self) -> int:
@@ -70,12 +70,16 @@ class RayExecutor:
         make = task.apart[0] if self.is_apart and task.apart else task.make
         self._cut.submit(Call(task, make, (task.item,), task.memory_mb, stays=self.is_apart and bool(task.apart)))
 
-    def next(self) -> Done:
+    @property
+    def num_ready(self) -> int:
+        return sum(crew.num_ready for crew in self._crews)
+
+    def next(self) -> Done | None:
         if self._foreign:
             return self._foreign.popleft()
         return self._next()
 
-    def _next(self) -> Done:
+    def _next(self) -> Done | None:
         while True:
             # What waits to be scored is held by the cluster: cutting waits when it is much.
             self._cut.is_held = self.is_apart and self._score.num_waiting > 2 * self._score.size
@@ -85,7 +89,7 @@ class RayExecutor:
             waiting = {ref: crew for crew in self._crews for ref in crew.events}
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_EVERY_S, fetch_local=False)
             if not ready:
-                continue
+                return None
             event = waiting[ready[0]].take(ready[0])
             if event is not None and (done := self._taken(event)):
                 return done
@@ -123,6 +127,8 @@ class RayExecutor:
                 self.submit(Task("map", waiting.popleft(), make))
                 pending += 1
             done = self._next()
+            if done is None:
+                continue
             if done.task.make is make:
                 pending -= 1
                 yield done.value

@@ -29,6 +29,7 @@ from lipforge.pipeline.sources.inputs import Unreadable
 
 PLAIN_EVERY_S = 10.0
 SAVE_EVERY_S = 2.0
+NO_ROOM_S = 60.0
 
 
 class Progress:
@@ -46,6 +47,7 @@ class Progress:
         self._speed = Speed()
         self._last_line_s = self._last_save_s = 0.0
         self._num_to_probe = self._num_probed = 0
+        self._said_no_room = False
         self._bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), console=self.console
         )
@@ -94,6 +96,16 @@ class Progress:
         text = f"speakers are not told by voice: {error} Once this is fixed: `lipforge identify-speakers`"
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         self.note(text)
+
+    def waiting(self, num_ready: int) -> None:
+        """Nothing was done for a while. num_ready: workers that have started."""
+        if not num_ready and not self._said_no_room and time.monotonic() - self._start_s > NO_ROOM_S:
+            self._said_no_room = True
+            self._say(
+                "no worker has started yet: does the cluster have a node with room for one? `ray status` shows what is "
+                "asked for; `run.cut` and `run.score` say how much"
+            )
+        self._show()
 
     def no_gpu(self) -> None:
         """Said once."""
