@@ -1,12 +1,13 @@
 """The report says where every second went, survives hostile names and missing files, and opens in a browser."""
 
+import base64
 import html
 import io
 import json
 import re
 import shutil
-import subprocess
 import tarfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,107 +32,13 @@ from lipforge.datasets_manifest.sample_media import playable_mp4, poster_jpeg
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline.config import PrepareConfig
-
-HOSTILE = "/videos/<script>alert(1)</script> \"a\" 'b' & \n\u202egpj \U0001f600.mp4"
-CLIP_S = 5.2
-
-
-def make_mp4(brightness: int) -> bytes:
-    data = io.BytesIO()
-    with av.open(data, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "23", "preset": "ultrafast"})
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for i in range(round(CLIP_S * 25)):
-            image = np.full((64, 64, 3), brightness, np.uint8)
-            image[:, i % 64] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return data.getvalue()
-
-
-def make_flac() -> bytes:
-    data = io.BytesIO()
-    with av.open(data, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=16000)
-        stream.layout = "mono"
-        tone = (8000 * np.sin(np.arange(round(CLIP_S * 16000)) * 0.2)).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return data.getvalue()
-
-
-def make_row(number: int, **columns: Any) -> dict[str, Any]:
-    return {
-        "key": f"{number:032x}",
-        "source_id": f"{number % 3:064x}",
-        "source_uri": f"/videos/source-{number % 3}.mp4",
-        "unit_id": f"{number % 3:016x}",
-        "start_s": 10.0 * number,
-        "end_s": 10.0 * number + CLIP_S,
-        "duration_s": CLIP_S,
-        "accounted_s": CLIP_S,
-        "language": "en",
-        **columns,
-    }
-
-
-MEASURED: dict[str, Any] = {
-    "av_offset_frames": 1,
-    "sync_confidence": 4.5,
-    "quality": 61.0,
-    "face_size_px": 180.0,
-    "speech_ratio": 0.9,
-    "sync_model": "sync-a",
-    "quality_model": "quality-a",
-}
+from tests.reported import MEASURED, make_flac, make_mp4, make_reported, make_row
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 clips kept, and rejected and failed ones, in a folder as the pipeline leaves it."""
     root = tmp_path_factory.mktemp("data set")
-    shard = "shards/en/en-000000.tar"
-    (root / shard).parent.mkdir(parents=True)
-    rows = []
-    with tarfile.open(root / shard, "w") as tar:
-        for number in range(4):
-            first_byte = tar.offset
-            files = clip_members(make_mp4(40 * number + 40), make_flac(), {"key": f"{number:032x}"})
-            for extension, content in files.items():
-                member = tarfile.TarInfo(f"{number:032x}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-            where = {"shard": shard, "sample_offset": first_byte, "sample_size": tar.offset - first_byte}
-            rows.append(
-                make_row(number, status=Status.KEPT, stage="commit", speaker=f"s{number % 2}", **MEASURED, **where)
-            )
-
-    blurred = {**MEASURED, "quality": 21.0, "detail": "quality 21.0, expected at least 40"}
-    written, still = cv2.imencode(".jpg", np.full((160, 160, 3), 90, np.uint8))
-    assert written
-    blocks = sample_bytes(f"{10:032x}", {"jpg": still.tobytes()})
-    Store(str(root)).write("stills/000001-ab.tar", blocks + END_OF_TAR)
-    where = {"shard": "stills/000001-ab.tar", "sample_offset": 0, "sample_size": len(blocks)}
-    refused = {"stage": "measure_quality", "reason": Reason.LOW_QUALITY, **blurred, **where}
-    rows.append(make_row(10, status=Status.REJECTED, **refused))
-    no_face = {"stage": "track_faces", "reason": Reason.NO_FACE, "quality": float("nan"), "accounted_s": 20.0}
-    rows.append(make_row(11, status=Status.REJECTED, source_uri=HOSTILE, source_id="f" * 64, **no_face))
-    broken = {"start_s": None, "end_s": None, "duration_s": None, "accounted_s": None, "language": None}
-    unreadable = {"stage": "probe", "reason": Reason.UNREADABLE, "detail": "<img src=x onerror=alert(2)>", **broken}
-    rows.append(make_row(12, status=Status.FAILED, source_uri="/videos/text.mp4", source_id="e" * 64, **unreadable))
-    write_manifest(str(root), rows)
-
-    run = root / "runs" / "20260101T000000"
-    run.mkdir(parents=True)
-    stages = [{"name": "resample", "cpu_s": 3.0}, {"name": "track_faces", "cpu_s": 9.0}]
-    summary = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None, "seconds_in": 60.0, "stages": stages}
-    (run / "summary.json").write_text(json.dumps({**summary, "versions": {"av": "<i>9</i>"}}))
-    (root / "ledger").mkdir()
-    settings = {"thresholds": {"max_av_offset_frames": 6, "min_quality": 40.0}}
-    (root / "ledger" / "dataset.json").write_text(json.dumps({"config": settings}))
+    make_reported(root)
     return root
 
 
@@ -200,6 +107,19 @@ def test_settings_that_the_page_names_exist() -> None:
     assert [name for name in sorted(named) if name.split(".")[1] not in settings[name.split(".")[0]]] == []
 
 
+def test_geometry_is_packed_for_the_script(page: str) -> None:
+    overlays = [medium["overlay"] for medium in data_of(page)["media"]]
+    assert [overlay is not None for overlay in overlays[:5]] == [True, True, True, False, False]
+    overlay = overlays[0]
+    assert overlay["counts"] == [4, 4, 4, 3] and overlay["aspect"] == 2
+    packed = zlib.decompress(base64.b64decode(overlay["points"]))
+    points = np.frombuffer(packed, np.uint8).reshape(130, 21, 2).cumsum(axis=0, dtype=np.uint8) / 255
+    in_crop, in_frame = points[:, :15], 2 * points[:, 15:] - 0.5
+    assert np.allclose(in_crop[0, 0] * 63, [25.6, 32.0], atol=0.2)  # the corner at 140, 50 of the frame
+    assert np.allclose(in_crop[129, 0] * 63, [25.6, 32.0 + 12.9 * 0.64], atol=0.2)
+    assert np.allclose(in_frame[5, 0], [0.5, 0], atol=0.01) and np.allclose(in_frame[5, 5], [1, 1], atol=0.01)
+
+
 def test_hostile_text_stays_text(page: str) -> None:
     assert "<script>alert" not in page.lower() and "<img src=x" not in page and "<i>9</i>" not in page
     assert page.lower().count("<script") == page.lower().count("</script") == 2
@@ -244,7 +164,7 @@ def test_sample_is_read_by_its_byte_range_and_muxed_without_encoding(dataset: Pa
         second = tar.getmember(f"{1:032x}.mp4").offset
         third = tar.getmember(f"{2:032x}.mp4").offset
     files = read_clip_at(fs, shard, second, third - second, f"{1:032x}")
-    assert list(files) == ["mp4", "flac", "json"]
+    assert list(files) == ["mp4", "flac", "json", "npz"]
     with (
         av.open(io.BytesIO(playable_mp4(files["mp4"], files["flac"])), "r") as muxed,
         av.open(io.BytesIO(files["mp4"]), "r") as mp4,

@@ -197,7 +197,7 @@ function options(select, column, all) {
   const found = [...counts].map(([place, count]) => [words[KINDS[column]][place], place, count]);
   found.sort((a, b) => a[0] < b[0] ? -1 : 1);
   select.replaceChildren(new Option(all, "-1"), ...found.map(([text, place, count]) => new Option(`${text} (${count})`, place)));
-  if (found.length < 2 && column !== 0) select.parentElement.hidden = true;
+  select.parentElement.hidden = found.length < (column < 2 ? 1 : 2);
 }
 const selects = [0, 1, 2, 3].map(column => [at(KINDS[column]), column]);
 function fits(clip, find, from, to, measured) {
