@@ -327,8 +327,12 @@ def test_of_very_many_clips_some_of_each_reason_are_listed(monkeypatch: pytest.M
     reasons = [None] * 1000 + ["no_face"] * 1000 + ["low_quality"]
     status = ["kept"] * 1000 + ["rejected"] * 1001
     names = {"key": [str(i) for i in range(2001)], "source_id": [str(i % 7) for i in range(2001)]}
-    chosen = clips.choose(pa.table({**names, "status": status, "reason": pa.array(reasons, pa.string())}))
-    assert len(chosen.shown) == clips.MAX_KEPT_PLAYED + clips.MAX_EXAMPLES + 1
+    columns = {**names, **{measure.column: pa.nulls(2001, pa.float32()) for measure in MEASURES}}
+    columns["quality"] = pa.array([None] * 100 + list(range(1901)), pa.float32())
+    chosen = clips.choose(pa.table({**columns, "status": status, "reason": pa.array(reasons, pa.string())}))
+    shown = [int(key) for key, reason in chosen.shown if reason is None]
+    assert set(shown[clips.MAX_KEPT_PLAYED :]) <= {*range(100, 112), *range(988, 1000)} <= set(shown)
+    assert len(chosen.shown) == len(shown) + clips.MAX_EXAMPLES + 1
     listed = [*chosen.shown, *chosen.listed_only]
     assert len(listed) == len(set(listed)) == 400
     by_reason = Counter(reason for _, reason in listed)

@@ -176,6 +176,9 @@ def test_of_many_clips_all_are_reached_filtered_and_sorted(chromium: Browser, tm
     assert keys(page) == [177]
     page.fill("#find", "nowhere")
     assert page.inner_text("#where") == "No clip fits."
+    page.click("#reset")
+    page.check("#pictured")  # there is no media
+    assert page.inner_text("#where") == "No clip fits."
     page.click("a[data-reason]")
     assert page.inner_text("#where") == "1 to 24 of 100 clips"
     assert told == []

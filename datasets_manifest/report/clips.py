@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from lipforge.datasets_manifest.display import visible
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import read_manifest
-from lipforge.datasets_manifest.report.numbers import MEASURES, NO_TRACK, equals
+from lipforge.datasets_manifest.report.numbers import MEASURES, NO_TRACK, equals, floats
 from lipforge.datasets_manifest.schema import Status
 
 MAX_CLIPS = 20_000
 """Listed on a page: about 3 MB of it."""
 MAX_KEPT_PLAYED = 200
+MAX_EXTREMES = 12
+"""Kept clips at each end of each measure, which are played, too: who sorts wants to see them."""
 MAX_EXAMPLES = 12
 """Clips of each reason that are shown with a picture, or played."""
 MAX_DETAIL = 500
@@ -52,10 +54,11 @@ class Chosen:
 
 
 def choose(rows: pa.Table) -> Chosen:
-    """rows: OVERVIEW_COLUMNS. Kept clips come first, spread over sources so that any beginning of them is, too."""
+    """rows: OVERVIEW_COLUMNS and measures. Kept clips come first; any beginning of them is spread over sources."""
     is_kept = equals(rows, "status", Status.KEPT)
     kept, lost = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
-    played = spread_over_sources(rows, kept, MAX_KEPT_PLAYED)
+    spread = spread_over_sources(rows, kept, MAX_KEPT_PLAYED)
+    played = list(dict.fromkeys([*spread, *_extremes(rows, kept)]))
     examples = _examples(rows, lost)
     kept, lost = np.setdiff1d(kept, played), np.setdiff1d(lost, examples)
     room = max(MAX_CLIPS - len(played) - len(examples), 0)
@@ -81,6 +84,16 @@ def spread_over_sources(rows: pa.Table, at: NDArray[np.int64], count: int) -> li
         left -= len(taken[number])
     ranked = [(rank, number, at) for number, found in taken.items() for rank, at in enumerate(found)]
     return [at for _, _, at in sorted(ranked)]
+
+
+def _extremes(rows: pa.Table, at: NDArray[np.int64]) -> list[int]:
+    """Positions of the lowest and the highest values of each measure."""
+    found: list[int] = []
+    for measure in MEASURES:
+        values = floats(rows, measure.column)[at]
+        order = at[np.argsort(values, kind="stable")][: np.count_nonzero(~np.isnan(values))]  # NaN is sorted last
+        found += [*order[:MAX_EXTREMES].tolist(), *order[::-1][:MAX_EXTREMES].tolist()]
+    return found
 
 
 def _examples(rows: pa.Table, lost: NDArray[np.int64]) -> list[int]:

@@ -158,7 +158,7 @@ function card(index) {
   const clip = clips[index], medium = media[index], source = word(clip, 4) || "unknown source";
   const box = made("article", word(clip, 0)), name = fileName(source);
   box.id = `clip-${index}`;
-  if (medium && medium.poster) box.append(player(index, name));
+  if (hasPicture(index)) box.append(player(index, name));
   else box.append(made("div", "noimage", medium ? "no picture" : "not among the pictures"));
   const title = made("h4");
   title.title = source;
@@ -206,6 +206,7 @@ function fits(clip, find, from, to, measured) {
     (isNaN(from) || (value !== null && value >= from)) && (isNaN(to) || (value !== null && value <= to)) &&
     (!find || `${word(clip, 4)} ${clip[KEY]} ${clip[DETAIL]}`.toLowerCase().includes(find));
 }
+const hasPicture = index => Boolean(media[index] && media[index].poster);
 function sortValue(clip, column) {
   const value = column < START ? word(clip, column) : clip[column];
   return value === "" ? null : value;
@@ -213,7 +214,8 @@ function sortValue(clip, column) {
 function filter() {
   const find = at("find").value.trim().toLowerCase(), measured = MEASURES + Number(at("measure").value);
   const from = parseFloat(at("from").value), to = parseFloat(at("to").value), column = Number(at("sort").value);
-  fit = clips.map((_, i) => i).filter(i => fits(clips[i], find, from, to, measured));
+  const pictured = at("pictured").checked;
+  fit = clips.map((_, i) => i).filter(i => (!pictured || hasPicture(i)) && fits(clips[i], find, from, to, measured));
   if (column >= 0) {
     const values = clips.map(clip => sortValue(clip, column));
     fit.sort((i, j) => {
@@ -250,6 +252,7 @@ function reset(changes) {
   for (const [select] of selects) select.value = "-1";
   for (const id of ["find", "from", "to"]) at(id).value = "";
   at("sort").value = "-1";
+  at("pictured").checked = false;
   falling = false;
   for (const [column, text] of Object.entries(changes)) {
     const place = words[KINDS[column]].indexOf(text);
@@ -277,6 +280,8 @@ if (clips.length) {
   at("reason").addEventListener("input", () => { at("status").value = "-1"; filter(); });
   at("direction").addEventListener("click", () => { falling = !falling; showDirection(); filter(); });
   at("geometry").addEventListener("change", overlays);
+  at("pictured").addEventListener("change", filter);
+  at("pictured").parentElement.hidden = clips.every((_, i) => hasPicture(i));
   at("geometry").parentElement.hidden = !media.some(medium => medium.overlay);
   at("reset").addEventListener("click", () => reset({}));
   document.querySelector(".filters").addEventListener("submit", event => event.preventDefault());
