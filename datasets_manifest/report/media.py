@@ -4,12 +4,14 @@ import base64
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import av.error
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from lipforge.datasets_manifest.display import visible
 from lipforge.datasets_manifest.geometry import GeometryError, decode_geometry
@@ -64,7 +66,8 @@ class Folder:
         self._named.add(name)
         if name not in self._there:
             with remote_errors(self._place, "written"):
-                self._fs.makedirs(self._path, exist_ok=True)
+                if isinstance(self._fs, LocalFileSystem):
+                    os.makedirs(self._path, exist_ok=True)
                 publish(self._fs, f"{self._path}/{name}", data)
         return name
 

@@ -44,11 +44,10 @@ from lipforge.datasets_manifest.report.numbers import (
 )
 from lipforge.datasets_manifest.schema import STAGES, Status
 from lipforge.datasets_manifest.storage.files import open_place, publish, remote_errors
-from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.store import REPORT_MEDIA, REPORT_PAGE, Store
 
 log = logging.getLogger(__name__)
 
-PAGE, MEDIA_FOLDER = "report.html", "report_media"
 MAX_FACES = 12
 """In the strip at the top."""
 MAX_LABEL = 22
@@ -71,7 +70,7 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     with remote_errors(dataset_dir):
         runs, settings = _runs(fs, root), _settings(fs, root, dataset_dir)
     if out_path is None:
-        media_path, page_fs = f"{root}/{MEDIA_FOLDER}", fs
+        media_path, page_fs = f"{root}/{REPORT_MEDIA}", fs
     else:
         path = os.path.abspath(out_path)
         media_path, page_fs = f"{os.path.splitext(path)[0]}_media", LocalFileSystem()
@@ -82,10 +81,10 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
         os.makedirs(os.path.dirname(path), exist_ok=True)
         publish(page_fs, path, _render(facts, f"./{quote(os.fsencode(os.path.basename(media_path)))}/"))
         return os.fspath(out_path)
-    path = f"{root}/{PAGE}"
-    publish(fs, path, _render(facts, f"{MEDIA_FOLDER}/"))
+    path = f"{root}/{REPORT_PAGE}"
+    publish(fs, path, _render(facts, f"{REPORT_MEDIA}/"))
     if runs:
-        publish(fs, f"{root}/runs/{runs[-1]['run_id']}/{PAGE}", _render(facts, f"../../{MEDIA_FOLDER}/"))
+        publish(fs, f"{root}/runs/{runs[-1]['run_id']}/{REPORT_PAGE}", _render(facts, f"../../{REPORT_MEDIA}/"))
     folder.tidy()
     return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
 
