@@ -38,6 +38,11 @@ def poster_jpeg(mp4: bytes) -> bytes:
 
     Raises av.FFmpegError or ValueError when it cannot be decoded.
     """
+    return poster_and_time(mp4)[0]
+
+
+def poster_and_time(mp4: bytes) -> tuple[bytes, float]:
+    """The poster, and its time in the video in seconds. Raises as `poster_jpeg`."""
     with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
         stream = container.streams.video[0]
         container.seek((stream.duration or 0) // 2, stream=stream)
@@ -46,4 +51,4 @@ def poster_jpeg(mp4: bytes) -> bytes:
         raise ValueError("the video holds no frame that decodes")
     written, jpeg = cv2.imencode(".jpg", frame.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, 80])
     assert written
-    return jpeg.tobytes()
+    return jpeg.tobytes(), float(frame.time or 0.0)

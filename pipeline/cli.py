@@ -160,9 +160,12 @@ def explain(
 @app.command()
 def report(
     dataset: Dataset,
-    out: Annotated[Path | None, typer.Option(help="Where to write; default: the last run's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: DATASET/report.html.")] = None,
 ) -> None:
-    """Write the HTML report: how many seconds were kept or lost and why, with examples."""
+    """Write the HTML report: clips to look at and play, how many seconds were kept or lost, and why.
+
+    Media that are not small go into a folder beside it: report_media, or NAME_media for --out NAME.html.
+    """
     from lipforge.datasets_manifest.report.page import write_report
 
     with plain_errors():

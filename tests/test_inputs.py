@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,6 +74,15 @@ def test_the_dataset_inside_the_input_folder_is_left_out(tmp_path: Path) -> None
     assert uris(tmp_path, exclude=tmp_path / "out") == [str(tmp_path / "a.mp4"), str(tmp_path / "out2/c.mp4")]
     (tmp_path / "link").symlink_to(tmp_path / "out")
     assert uris(tmp_path, exclude=tmp_path / "out") == [str(tmp_path / "a.mp4"), str(tmp_path / "out2/c.mp4")]
+
+
+def test_what_a_report_plays_is_no_source(tmp_path: Path) -> None:
+    touch(tmp_path / "old/report.html", tmp_path / "old/report_media/a.mp4", tmp_path / "report_media/b.mp4")
+    assert uris(tmp_path) == [str(tmp_path / "report_media/b.mp4")]
+    memory = fsspec.filesystem("memory")
+    for name in ("old/report.html", "old/report_media/a.mp4", "report_media/b.mp4"):
+        memory.pipe(f"/of-a-report/{name}", b"")
+    assert uris("memory://of-a-report") == ["memory:///of-a-report/report_media/b.mp4"]
 
 
 def test_a_dataset_in_the_input_folder_itself_is_refused(tmp_path: Path) -> None:

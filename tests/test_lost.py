@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.lost import lost_shards
+from lipforge.datasets_manifest.report.page import write_report
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.pipeline import run as run_module
@@ -72,3 +73,15 @@ def test_nothing_is_said_of_other_folders_and_of_other_files(store: Store, tmp_p
         store.delete(name)
     assert lost_shards(store.root) is None and lost_shards(str(tmp_path / "none")) is None
     assert find_garbage(store).left_over == {}
+
+
+def test_the_report_and_its_media_are_no_garbage_and_change_nothing(store: Store) -> None:
+    store.write(f"report_media/{'0' * 32}.mp4", b"of an earlier report")
+    before = {name: store.read(name) for folder in ("shards", "manifest", "refused") for name in store.list(folder)}
+    assert write_report(store.root) == store.path("report.html")
+    assert store.list("report_media") == []
+    store.write("report_media/mine.jpg", b"")
+    assert find_garbage(store).names == []
+    assert run("pack", store.root)[0] == 0
+    assert {name: store.read(name) for name in before} == before
+    assert store.list("report_media") == ["report_media/mine.jpg"] and store.exists("report.html")

@@ -88,7 +88,8 @@ def test_the_wheel_owns_one_name(wheel: Path) -> None:
         names = archive.namelist()
     version = wheel.name.split("-")[1]
     assert {name.split("/")[0] for name in names} == {"lipforge", f"lipforge-{version}.dist-info"}
-    assert "lipforge/datasets_manifest/report/report.html" in names
+    report = {f"lipforge/datasets_manifest/report/report.{kind}" for kind in ("html", "css", "js")}
+    assert report <= set(names)
     assert "lipforge/model/weights/files/lip_sync.safetensors" in names
 
 

@@ -29,7 +29,27 @@ class FlowStep:
     losses: Sequence[Loss] = field(default_factory=list)
 
 
-def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[FlowStep]) -> Markup:
+@dataclass(frozen=True)
+class FlowForm:
+    """Where parts of a flow chart lie, in pixels."""
+
+    name: str
+    band_left: float
+    band_width: float
+    label_left: float
+    width: float
+    label_height: float
+    two_lines: bool
+    """Of a label: its name, and the text below it."""
+
+
+WIDE = FlowForm("wide", 150.0, 330.0, 560.0, 860.0, 24.0, two_lines=False)
+NARROW = FlowForm("narrow", 112.0, 60.0, 190.0, 360.0, 36.0, two_lines=True)
+
+
+def flow_svg(
+    seconds_in: float, in_text: str, kept_text: str, steps: Sequence[FlowStep], form: FlowForm = WIDE
+) -> Markup:
     """A Sankey diagram, top to bottom: the band's width is the seconds left; each loss bends off to the right.
 
     The left part of the band is what is kept in the end, so the top already shows how much survives.
@@ -37,15 +57,14 @@ def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[Fl
     """
     if seconds_in <= 0:
         raise ValueError(f"seconds_in is {seconds_in}: expected more than 0")
-    band_left, band_width, label_left, width = 150.0, 330.0, 560.0, 860.0
-    label_height, bend = 24.0, 12.0  # px
-    scale = band_width / seconds_in
+    band_left, label_left, label_height, bend = form.band_left, form.label_left, form.label_height, 12.0
+    scale = form.band_width / seconds_in
     kept_width = max(0.0, seconds_in - sum(loss.seconds for step in steps for loss in step.losses)) * scale
 
     y = 34.0
     band, ribbons, texts = [], [], []
     texts.append(_text(band_left, y - 12, in_text, "strong"))
-    right = band_left + band_width
+    right = band_left + form.band_width
     for step in steps:
         top = y
         y_label = top + bend
@@ -54,8 +73,7 @@ def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[Fl
             left = right - loss.seconds * scale
             y_ribbon = y_label + max(0.0, (label_height - thickness) / 2)
             ribbons.append(_ribbon((left, top), (label_left, y_ribbon), thickness, bend, loss))
-            label = Markup('<tspan class="strong">{}</tspan> {}').format(loss.label, loss.text)
-            texts.append(_text(label_left + 10, y_ribbon + thickness / 2 + 4.5, label, "loss"))
+            texts += _label(label_left + 10, y_ribbon + thickness / 2 + 4.5, loss, form.two_lines)
             right = left
             y_label = y_ribbon + thickness + max(0.0, (label_height - thickness) / 2)
         y = max(top + 26.0, y_label + 4)
@@ -67,9 +85,22 @@ def flow_svg(seconds_in: float, in_text: str, kept_text: str, steps: Sequence[Fl
     band.append(_rect(band_left, 34.0, kept_width, y - 34.0 + 6, "kept"))
     texts.append(_text(band_left, y + 26, kept_text, "strong"))
     height = y + 40
-    return Markup('<svg class="flow" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
-        _px(width), _px(height), f"{in_text}; {kept_text}", _join(ribbons), _join(band), _join(texts)
+    return Markup('<svg class="flow {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
+        form.name,
+        _px(form.width),
+        _px(height),
+        f"{in_text}; {kept_text}",
+        _join(ribbons),
+        _join(band),
+        _join(texts),
     )
+
+
+def _label(x: float, y: float, loss: Loss, two_lines: bool) -> list[Markup]:
+    if two_lines:
+        return [_text(x, y - 8, loss.label, "strong"), _text(x, y + 8, loss.text, "loss")]
+    label = Markup('<tspan class="strong">{}</tspan> {}').format(loss.label, loss.text)
+    return [_text(x, y, label, "loss")]
 
 
 @dataclass(frozen=True)
@@ -86,7 +117,7 @@ def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, cen
 
     centred: bins stand for whole numbers, for example frames, so ticks belong to their middles.
     """
-    left, top, plot_width, plot_height = 12.0, 14.0, 334.0, 110.0
+    left, top, plot_width, plot_height = 12.0, 26.0, 334.0, 110.0
     low, high = float(bins.edges[0]), float(bins.edges[-1])
     tallest = max(int((bins.kept + bins.rejected).max()), 1)
 
@@ -116,13 +147,13 @@ def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, cen
     for tick in _ticks(low, high):
         marks.append(_line(x_of(tick), y_of(0), x_of(tick), y_of(0) + 4))
         marks.append(_text(x_of(tick), y_of(0) + 16, f"{tick:g}", "tick", anchor="middle"))
-    marks.append(_text(left, top - 4, f"{tallest:,} clips", "tick"))
+    marks.append(_text(left, top - 16, f"{tallest:,} clips", "tick"))
     for threshold, label in thresholds.items():
         if low <= threshold <= high:
             x = x_of(threshold)
             marks.append(_line(x, top - 2, x, y_of(0), "threshold"))
             marks.append(_text(x, top - 4, label, "threshold", anchor="middle"))
-    return Markup('<svg class="histogram" viewBox="0 0 360 146" role="img">{}</svg>').format(_join(marks))
+    return Markup('<svg class="histogram" viewBox="0 0 360 158" role="img">{}</svg>').format(_join(marks))
 
 
 SELECTION_STYLE = Markup("""

@@ -1,16 +1,22 @@
-"""The report: one self-contained HTML page that shows where the seconds of a dataset's sources went, and why."""
+"""The report: one HTML page that shows the clips of a dataset, where the seconds of its sources went, and why."""
 
+import base64
+import hashlib
 import json
 import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import jinja2
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from lipforge.datasets_manifest.display import human_share, visible
@@ -19,8 +25,9 @@ from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.lost import lost_shards
 from lipforge.datasets_manifest.manifest import open_manifest, read_manifest
-from lipforge.datasets_manifest.report.charts import FlowStep, Loss, flow_svg
-from lipforge.datasets_manifest.report.gallery import Gallery, pick_kept, pick_not_kept
+from lipforge.datasets_manifest.report.charts import NARROW, WIDE, FlowStep, Loss, flow_svg
+from lipforge.datasets_manifest.report.clips import choose, clip_table, read_clips
+from lipforge.datasets_manifest.report.media import Folder, InPage, MediaMaker, is_small
 from lipforge.datasets_manifest.report.numbers import (
     MAX_SOURCES,
     MEASURES,
@@ -37,9 +44,15 @@ from lipforge.datasets_manifest.report.numbers import (
 )
 from lipforge.datasets_manifest.schema import STAGES, Status
 from lipforge.datasets_manifest.storage.files import open_place, publish, remote_errors
-from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.store import REPORT_MEDIA, REPORT_PAGE, Store
 
 log = logging.getLogger(__name__)
+
+MAX_FACES = 12
+"""In the strip at the top."""
+MAX_LABEL = 22
+"""Characters of a stage or reason in the flow chart."""
+_HERE = Path(__file__).parent
 
 MAX_ROWS = 2_000_000
 """Of a manifest whose report is written without being asked for: making one takes BYTES_PER_ROW."""
@@ -49,23 +62,31 @@ BYTES_PER_ROW = 420
 def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = None) -> str:
     """Write the report of a dataset (a folder or an fsspec URL) and return its path.
 
-    out_path: a local path; None means `report.html` in the newest run, or in the dataset when it has no run.
+    out_path: a local path; None means `report.html` in the dataset, and a copy in the newest run. Media that are not
+    small lie beside the page, in `report_media`; beside another out_path in NAME_media.
     Raises FileNotFoundError when there is no manifest.
     """
     fs, root = open_place(dataset_dir)
     with remote_errors(dataset_dir):
         runs, settings = _runs(fs, root), _settings(fs, root, dataset_dir)
-    page = _render(dataset_dir, fs, root, runs, settings).encode(
-        "utf-8", "backslashreplace"
-    )  # the path may be any bytes
     if out_path is None:
-        path = f"{root}/runs/{runs[-1]['run_id']}/report.html" if runs else f"{root}/report.html"
-        publish(fs, path, page)
-        return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
-    path = os.path.abspath(out_path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    publish(LocalFileSystem(), path, page)
-    return os.fspath(out_path)
+        media_path, page_fs = f"{root}/{REPORT_MEDIA}", fs
+    else:
+        path = os.path.abspath(out_path)
+        media_path, page_fs = f"{os.path.splitext(path)[0]}_media", LocalFileSystem()
+    facts = _facts(dataset_dir, fs, root, runs, settings)
+    folder = Folder(page_fs, media_path)
+    facts |= _clips(dataset_dir, fs, root, facts["rows"], folder)
+    if out_path is not None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        publish(page_fs, path, _render(facts, f"./{quote(os.fsencode(os.path.basename(media_path)))}/"))
+        return os.fspath(out_path)
+    path = f"{root}/{REPORT_PAGE}"
+    publish(fs, path, _render(facts, f"{REPORT_MEDIA}/"))
+    if runs:
+        publish(fs, f"{root}/runs/{runs[-1]['run_id']}/{REPORT_PAGE}", _render(facts, f"../../{REPORT_MEDIA}/"))
+    folder.tidy()
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
 
 
 def report_after(dataset_dir: str) -> str:
@@ -76,48 +97,82 @@ def report_after(dataset_dir: str) -> str:
     return f"not written for {rows:,} rows, which takes about {rows * BYTES_PER_ROW / 1e9:.0f} GB: `lipforge report`"
 
 
-def _render(
+def _facts(
     dataset_dir: str,
     fs: fsspec.AbstractFileSystem,
     root: str,
     runs: Sequence[Mapping[str, Any]],
     settings: Mapping[str, float],
-) -> str:
+) -> dict[str, Any]:
+    """What the template shows, but for clips and media; and the manifest's `rows`."""
     columns = [*OVERVIEW_COLUMNS, *(measure.column for measure in MEASURES)]
     rows = with_canonical_languages(read_manifest(dataset_dir, columns))
     cells = sums(rows)
-    reasons = by_reason(cells)
-    run = _run_facts(runs[-1]) if runs else None
-    gallery = Gallery(dataset_dir, fs, root)
-    kept_ids, lost_ids = pick_kept(rows), pick_not_kept(rows)
-    gallery.load([*kept_ids, *(key for ids in lost_ids.values() for key in ids)])
+    return {
+        "rows": rows,
+        "dataset_dir": dataset_dir,
+        "totals": totals(cells, rows),
+        "flows": _flows(cells),
+        "reasons": by_reason(cells),
+        "languages": by_language(cells, rows),
+        "histograms": [histogram(rows, measure, settings) for measure in MEASURES],
+        "sources": by_source(read_manifest(dataset_dir, columns=SOURCE_COLUMNS)),
+        "max_sources": MAX_SOURCES,
+        "run": _run_facts(runs[-1]) if runs else None,
+        "lost": lost_shards(dataset_dir),
+        "costs": costs(runs),
+    }
 
+
+def _clips(
+    dataset_dir: str, fs: fsspec.AbstractFileSystem, root: str, rows: pa.Table, folder: Folder
+) -> dict[str, Any]:
+    """The clips of the page and their media; these go into the folder when they are not small."""
+    chosen = choose(rows)
+    clips = read_clips(dataset_dir, [*chosen.shown, *chosen.listed_only])
+    shown = clips[: len(chosen.shown)]
+    inside = is_small(shown)
+    media = MediaMaker(dataset_dir, fs, root, InPage() if inside else folder).make(shown)
+    faces = [
+        {"clip": number, "poster": medium["poster"], "name": clip["key"]}
+        for number, (clip, medium) in enumerate(zip(shown, media, strict=True))
+        if clip["status"] == Status.KEPT and medium["video"]
+    ]
+    return {
+        "table": {**clip_table(clips), "media": media},
+        "media_inside": inside,
+        "num_clips": len(rows),
+        "faces": faces[:MAX_FACES],
+    }
+
+
+def _render(facts: Mapping[str, Any], media_base: str) -> bytes:
+    """media_base: relative address of the media's folder, with a slash at its end."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(time=human_time, share=human_share, visible=visible, code=code)
-    return environment.get_template("report.html").render(
-        dataset_dir=dataset_dir,
-        totals=totals(cells, rows),
-        flow=_flow(cells),
-        reasons=reasons,
-        languages=by_language(cells, rows),
-        histograms=[histogram(rows, measure, settings) for measure in MEASURES],
-        kept_cards=[gallery.kept_card(key) for key in kept_ids],
-        lost_cards={reason: [gallery.lost_card(i, reason) for i in ids] for reason, ids in lost_ids.items()},
-        sources=by_source(read_manifest(dataset_dir, columns=SOURCE_COLUMNS)),
-        max_sources=MAX_SOURCES,
-        run=run,
-        lost=lost_shards(dataset_dir),
-        costs=costs(runs),
+    environment.filters.update(time=human_time, moment=moment, share=human_share, visible=visible, code=code)
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    base = "" if facts["media_inside"] else media_base
+    page = environment.get_template("report.html").render(
+        **facts,
+        base=base,
+        data=htmlsafe_json_dumps({**facts["table"], "base": base}, dumps=_compact),
+        script=Markup(script),  # noqa: S704 - a file of ours
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    return page.encode("utf-8", "backslashreplace")  # the dataset's path may be any bytes
 
 
-def _flow(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """The flow chart, or None when there are no seconds to draw."""
+def _compact(plain: Any, **options: Any) -> str:
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False, **options)
+
+
+def _flows(cells: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """The flow chart for wide and for narrow windows; none when there are no seconds to draw."""
     seconds_in = sum(cell["seconds"] for cell in cells)
     if seconds_in <= 0:
-        return None
+        return []
     kept = sum(cell["seconds"] for cell in cells if cell["status"] == Status.KEPT)
     lost: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for cell in cells:
@@ -126,20 +181,21 @@ def _flow(cells: Sequence[Mapping[str, Any]]) -> str | None:
     order = [*STAGES[:-1], *sorted(set(lost) - set(STAGES)), STAGES[-1]]
     steps = [
         FlowStep(
-            stage,
+            shorten(stage),
             [
-                Loss(reason, f"{human_time(seconds)} · {human_share(seconds, seconds_in)}", seconds, status)
+                Loss(shorten(reason), f"{human_time(seconds)} · {human_share(seconds, seconds_in)}", seconds, status)
                 for (reason, status), seconds in lost[stage].most_common()
             ],
         )
         for stage in order
     ]
-    return flow_svg(
-        seconds_in,
-        f"{human_time(seconds_in)} in",
-        f"{human_time(kept)} kept · {human_share(kept, seconds_in)}",
-        steps,
-    )
+    in_text, kept_text = f"{human_time(seconds_in)} in", f"{human_time(kept)} kept · {human_share(kept, seconds_in)}"
+    return [flow_svg(seconds_in, in_text, kept_text, steps, form) for form in (WIDE, NARROW)]
+
+
+def shorten(name: str) -> str:
+    """A name of a stage or reason that fits its label."""
+    return visible(name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}")
 
 
 def _runs(fs: fsspec.AbstractFileSystem, root: str) -> list[dict[str, Any]]:
@@ -185,6 +241,15 @@ def _settings(fs: fsspec.AbstractFileSystem, root: str, dataset_dir: str) -> dic
         for name, value in fields.items()
         if isinstance(value, int | float)
     }
+
+
+def moment(text: str) -> str:
+    """For example `26 Nov 2026, 18:00 UTC`; text that is no time as it is."""
+    try:
+        at = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return visible(text)
+    return f"{at.day} {at:%b %Y, %H:%M} UTC"
 
 
 def code(text: str) -> Markup:

@@ -27,7 +27,12 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 READS_AT_ONCE = 32
 """Requests for small files in flight: an object store takes 30 ms for each."""
 _DELETES_AT_ONCE = 1000
-_OWN_FOLDERS = ("parts", "shards", "refused", "stills", "ledger", "runs", "manifest", "train", "val", "lists")
+REPORT_PAGE, REPORT_MEDIA = "report.html", "report_media"
+"""The report, and the folder of what it plays."""
+_OWN_FOLDERS = (
+    *("parts", "shards", "refused", "stills", "ledger", "runs", "manifest", REPORT_MEDIA),
+    *("train", "val", "lists"),  # of an export
+)
 
 
 class Store:

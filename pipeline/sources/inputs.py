@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from lipforge.datasets_manifest.language_tags import LanguageError, canonical_language
 from lipforge.datasets_manifest.parquet import arrow_reader
 from lipforge.datasets_manifest.storage.files import open_place, read_file
+from lipforge.datasets_manifest.storage.store import REPORT_MEDIA, REPORT_PAGE
 from lipforge.datasets_manifest.storage.trouble import storage_errors
 from lipforge.pipeline.clip import Source, fingerprint_of
 from lipforge.pipeline.sources.path_template import TemplateUse
@@ -160,7 +161,10 @@ def _file_or_list(uri: str, suffix: str) -> Iterator[Source]:
 
 
 def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> Iterator[str]:
-    """Video files below a folder. Follows links, and visits each real folder once, so loops end."""
+    """Video files below a folder. Follows links, and visits each real folder once, so loops end.
+
+    What the report of a dataset plays is left out: it is copies of clips.
+    """
     seen: set[tuple[int, int]] = set()
     excluded = exclude.resolve() if exclude else None
 
@@ -173,7 +177,7 @@ def _walk(folder: Path, unreadable: list[Unreadable], exclude: Path | None) -> I
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != REPORT_MEDIA or REPORT_PAGE not in files)
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
                 yield os.path.abspath(os.path.join(root, name))
@@ -210,8 +214,15 @@ def _list_url(filesystem: fsspec.AbstractFileSystem, path: str, is_pattern: bool
         return None if not found and has_bucket and not filesystem.exists(bucket) else found
     if filesystem.isdir(path):
         files = cast(dict[str, Any], filesystem.find(path, detail=True))
-        return {file: about for file, about in files.items() if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES}
+        videos = {file: about for file, about in files.items() if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES}
+        return {file: about for file, about in videos.items() if not _is_of_report(file, files)}
     return {path: None} if filesystem.exists(path) else None
+
+
+def _is_of_report(file: str, files: Container[str]) -> bool:
+    """Whether a file is what the report of a dataset plays."""
+    dataset, folder, _ = file.rpartition(f"/{REPORT_MEDIA}/")
+    return bool(folder) and f"{dataset}/{REPORT_PAGE}" in files
 
 
 def read_list(uri: str) -> Iterator[Source]:
