@@ -41,6 +41,7 @@ def plain_errors() -> Iterator[None]:
     from lipforge.datasets_manifest.manifest import ManifestError
     from lipforge.datasets_manifest.select.request import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
+    from lipforge.datasets_manifest.storage.trouble import system_words
 
     try:
         yield
@@ -52,10 +53,7 @@ def plain_errors() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes the old one at the end
         raise typer.Exit(1) from None
     except OSError as error:
-        # Our own errors have a text and no errno; the system's have an errno and a file.
-        _fail(
-            str(error) if error.errno is None else ": ".join(filter(None, (error.filename, error.strerror))), 1, error
-        )
+        _fail(system_words(error), 1, error)
     except KeyboardInterrupt as error:
         _fail("stopped", 130, error)
 

@@ -15,6 +15,11 @@ def human_share(value: float, whole: float) -> str:
     return f"{percent:.1f} %"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 clip`, `1,204 clips`. what: one of them, of a plural that only takes an s."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def visible(text: str) -> str:
     """Text with newlines, control and bidirectional characters escaped, so that a name cannot disguise itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -50,6 +50,8 @@ def pack(
         outcome = dict(packed.totals.seconds_by_outcome)
         say(f"thresholds: {packed.thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, packed.totals.clips_by_outcome))
+        if not packed.totals.clips_by_outcome.get("kept"):
+            say("warning: these thresholds keep no clip. None is lost: looser ones bring them back", style="yellow")
         _say_left_over(dataset, len(packed.left_over))
         say(f"report: {report_after(dataset)}")
         if say_lost_shards(dataset):

@@ -18,9 +18,12 @@ from lipforge.datasets_manifest.select.where import Condition
 
 THRESHOLDS = {
     Reason.TOO_SHORT: "min_clip_s",
-    Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
-    Reason.LOW_QUALITY: "min_quality",
     Reason.FACE_CUT_OFF: "max_outside_ratio",
+    Reason.NO_SPEECH: "min_speech_ratio",
+    Reason.AV_DRIFT: "max_av_drift_frames",
+    Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
+    Reason.AV_OFFSET_TOO_LARGE: "max_av_offset_frames",
+    Reason.LOW_QUALITY: "min_quality",
 }
 """Reasons of a dataset's own thresholds, which keep clips out of shards, and their names for `lipforge pack --set`."""
 IN_SHARD = (pc.field("status") == Status.KEPT) & pc.field("shard").is_valid()
