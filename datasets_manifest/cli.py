@@ -66,13 +66,15 @@ def _fail(message: str, code: int, error: BaseException) -> None:
 
 @app.command()
 def languages(datasets: Datasets) -> None:
-    """Hours, clips and speakers by language, their median scores, and the share of measured hours that was kept.
+    """Hours, clips and speakers by language, their median scores, what was kept, and why the rest was lost.
 
-    Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning names languages that
-    lose far more to the sync threshold than others: a scorer is weaker on languages it was not trained on.
+    Medians are over all measured clips, kept or not. Yield is kept over measured hours. Warnings name languages of
+    which nothing is kept, or that lose far more to the sync threshold than others: a scorer is weaker on languages it
+    was not trained on.
     """
     from lipforge.datasets_manifest.durations import human_time
     from lipforge.datasets_manifest.languages import languages as by_language
+    from lipforge.datasets_manifest.languages import why_lost
 
     with plain_errors():
         rows, warnings = by_language(datasets)
@@ -91,6 +93,11 @@ def languages(datasets: Datasets) -> None:
                 _number(row["yield"], ".0%"),
             )
         console.print(table)
+        for row in rows.to_pylist():
+            if row["clips"] and row["lost"]:
+                console.print(
+                    f"{visible(row['language'])} lost {why_lost(row)}", markup=False, highlight=False, soft_wrap=True
+                )
         _print_notes(warnings)
 
 
