@@ -246,11 +246,14 @@ def query(
 ) -> None:
     """Query the manifest in SQL (DuckDB). Read-only: a query reaches the view `manifest`, no files and no network.
 
-    `in_language(language, 'zh')` is true where `select --language zh` would take the clip.
+    `in_language(language, 'zh')` is true where `select --language zh` would take the clip. docs/queries.md has the SQL
+    of questions that people ask: why did this source go, what is nearest to the threshold, hours by speaker.
 
     Examples:
 
         lipforge query dataset "SELECT reason, sum(accounted_s) / 3600 AS hours FROM manifest GROUP BY reason"
+
+        lipforge query dataset "SELECT detail, key FROM manifest WHERE reason = 'low_quality' ORDER BY quality DESC"
 
         lipforge query dataset "SELECT key, sync_confidence FROM manifest WHERE status = 'kept'" --csv > kept.csv
     """
