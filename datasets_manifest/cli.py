@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lipforge.datasets_manifest.display import visible
+from lipforge.datasets_manifest.display import counted, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -304,7 +304,7 @@ def _write_parquet(reader: Any, path: Path) -> None:
                 num_rows += len(batch)
     except pa.ArrowException as error:
         raise ValueError(f"this cannot be Parquet: {error}") from error
-    console.print(f"{num_rows:,} rows: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{counted(num_rows, 'row')}: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_rows(reader: Any) -> None:

@@ -15,9 +15,9 @@ def human_share(value: float, whole: float) -> str:
     return f"{percent:.1f} %"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 clip`, `1,204 clips`. what: one of them, of a plural that only takes an s."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 clip`, `1,204 clips`; `1 clip is`, `2 clips are`. many: where it is more than `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def visible(text: str) -> str:

@@ -1,12 +1,15 @@
 """What commands say when something is wrong: the useful line first, in plain words, with the command that helps."""
 
 import errno
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lipforge.datasets_manifest.cli import app as manifest_app
@@ -16,6 +19,9 @@ from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import system_words, why_not_made
 from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.pipeline.cli import app
+from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.publish.accounts import Totals
+from lipforge.pipeline.running.progress import Progress, outcome_table
 from tests.made_dataset import MadeSource, make_dataset
 from tests.manifests import clip, refused
 from tests.test_config_words import FOREIGN
@@ -186,6 +192,39 @@ def test_explain_says_whether_the_media_is_there(tmp_path: Path) -> None:
         assert f"{gone} is not there" in run("explain", store.root, key)[1]
     text = run("explain", store.root, "one.mp4")[1]
     assert "media of 2 clips is gone or damaged: " in text and "media of 1 clip is gone or damaged: " in text
+
+
+# --- what a run added ---
+
+
+def test_the_table_at_the_end_tells_this_run_from_the_whole_dataset(dataset: Store) -> None:
+    def shown(kept: float, lost: float) -> tuple[Progress, str]:
+        progress = Progress(Console(file=io.StringIO(), width=100))
+        with progress.run(dataset, PrepareConfig(), "c"):
+            progress.finished(Totals({"kept": kept, "low_quality": lost}, {"kept": 5, "low_quality": 1}))
+        summary = progress.summary
+        console = Console(file=io.StringIO(), width=100)
+        console.print(
+            outcome_table(
+                summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome, summary.seconds_added
+            )
+        )
+        return progress, re.sub(" +", " ", console.file.getvalue())  # type: ignore[attr-defined]
+
+    progress, text = shown(kept=12.0, lost=1.5)  # 3 s were kept before
+    assert progress.summary.seconds_added == {"kept": 9.0, "low_quality": 1.5}
+    assert "whole dataset 13.5 s 100 % +10.5 s" in text and "kept 12.0 s 89 % 5 +9.0 s" in text
+    _, text = shown(kept=3.0, lost=0.0)
+    assert "whole dataset 3.0 s 100 % -" in text
+    _, text = shown(kept=2.0, lost=1.0)
+    assert "kept 2.0 s 67 % 5 -1.0 s" in text and "low_quality 1.0 s 33 % 1 +1.0 s" in text
+
+
+def test_a_first_run_has_nothing_before_it(tmp_path: Path) -> None:
+    progress = Progress(Console(file=io.StringIO(), width=100))
+    with progress.run(Store(str(tmp_path)), PrepareConfig(), "c"):
+        progress.finished(Totals({"kept": 3.0}, {"kept": 1}))
+    assert progress.summary.seconds_added is None
 
 
 # --- a U-Net's layout ---

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.language_tags import stored_language
 from lipforge.datasets_manifest.select.candidates import Candidates, Mask, RowNumbers
@@ -66,21 +67,22 @@ def notes_on(clips: Candidates, filters: Mapping[str, Mask], chosen: pa.Table, r
     option = window_option(request)
     short = clips.distinct(passing_all(clips, filters, but=option) & ~passing & clips.in_shard)
     if len(short):
+        these = f"{counted(len(short), 'clip')} ({human_time(_seconds(clips, short))})"
         notes.append(
-            f"{len(short):,} clips ({human_time(_seconds(clips, short))}) are too short for two windows of "
-            f"{request.window_frames} frames ({option}): trainers with windows of that length cannot use them"
+            f"{these} {'is' if len(short) == 1 else 'are'} too short for two windows of {request.window_frames} frames "
+            f"({option}): trainers with windows of that length cannot use them"
         )
     unknown = chosen["speaker"].null_count
     if unknown:
         notes.append(
-            f"{unknown:,} of {len(chosen):,} clips have no speaker: each source counts as one, "
+            f"{unknown:,} of {counted(len(chosen), 'clip has', 'clips have')} no speaker: each source counts as one, "
             "so someone who speaks in two sources counts twice"
         )
     if clips.same_clip is not None:
         rows = passing & clips.in_shard
         twice = int(rows.sum()) - len(clips.distinct(rows))
         if twice:
-            notes.append(f"{twice:,} clips are in more than one dataset: each counts once")
+            notes.append(f"{counted(twice, 'clip is', 'clips are')} in more than one dataset: each counts once")
     return notes
 
 
