@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lipforge.datasets_manifest.display import visible
+from lipforge.datasets_manifest.display import counted, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +41,7 @@ def plain_errors() -> Iterator[None]:
     from lipforge.datasets_manifest.manifest import ManifestError
     from lipforge.datasets_manifest.select.request import NotEnoughDataError
     from lipforge.datasets_manifest.selection import SelectionError
+    from lipforge.datasets_manifest.storage.trouble import system_words
 
     try:
         yield
@@ -52,10 +53,7 @@ def plain_errors() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes the old one at the end
         raise typer.Exit(1) from None
     except OSError as error:
-        # Our own errors have a text and no errno; the system's have an errno and a file.
-        _fail(
-            str(error) if error.errno is None else ": ".join(filter(None, (error.filename, error.strerror))), 1, error
-        )
+        _fail(system_words(error), 1, error)
     except KeyboardInterrupt as error:
         _fail("stopped", 130, error)
 
@@ -68,13 +66,15 @@ def _fail(message: str, code: int, error: BaseException) -> None:
 
 @app.command()
 def languages(datasets: Datasets) -> None:
-    """Hours, clips and speakers by language, their median scores, and the share of measured hours that was kept.
+    """Hours, clips and speakers by language, their median scores, what was kept, and why the rest was lost.
 
-    Medians are over all measured clips, kept or not. Yield is kept over measured hours. A warning names languages that
-    lose far more to the sync threshold than others: a scorer is weaker on languages it was not trained on.
+    Medians are over all measured clips, kept or not. Yield is kept over measured hours. Warnings name languages of
+    which nothing is kept, or that lose far more to the sync threshold than others: a scorer is weaker on languages it
+    was not trained on.
     """
     from lipforge.datasets_manifest.durations import human_time
     from lipforge.datasets_manifest.languages import languages as by_language
+    from lipforge.datasets_manifest.languages import why_lost
 
     with plain_errors():
         rows, warnings = by_language(datasets)
@@ -93,6 +93,11 @@ def languages(datasets: Datasets) -> None:
                 _number(row["yield"], ".0%"),
             )
         console.print(table)
+        for row in rows.to_pylist():
+            if row["clips"] and row["lost"]:
+                console.print(
+                    f"{visible(row['language'])} lost {why_lost(row)}", markup=False, highlight=False, soft_wrap=True
+                )
         _print_notes(warnings)
 
 
@@ -241,11 +246,14 @@ def query(
 ) -> None:
     """Query the manifest in SQL (DuckDB). Read-only: a query reaches the view `manifest`, no files and no network.
 
-    `in_language(language, 'zh')` is true where `select --language zh` would take the clip.
+    `in_language(language, 'zh')` is true where `select --language zh` would take the clip. docs/queries.md has the SQL
+    of questions that people ask: why did this source go, what is nearest to the threshold, hours by speaker.
 
     Examples:
 
         lipforge query dataset "SELECT reason, sum(accounted_s) / 3600 AS hours FROM manifest GROUP BY reason"
+
+        lipforge query dataset "SELECT detail, key FROM manifest WHERE reason = 'low_quality' ORDER BY quality DESC"
 
         lipforge query dataset "SELECT key, sync_confidence FROM manifest WHERE status = 'kept'" --csv > kept.csv
     """
@@ -296,7 +304,7 @@ def _write_parquet(reader: Any, path: Path) -> None:
                 num_rows += len(batch)
     except pa.ArrowException as error:
         raise ValueError(f"this cannot be Parquet: {error}") from error
-    console.print(f"{num_rows:,} rows: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{counted(num_rows, 'row')}: {visible(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_rows(reader: Any) -> None:

@@ -15,6 +15,11 @@ def human_share(value: float, whole: float) -> str:
     return f"{percent:.1f} %"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 clip`, `1,204 clips`; `1 clip is`, `2 clips are`. many: where it is more than `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def visible(text: str) -> str:
     """Text with newlines, control and bidirectional characters escaped, so that a name cannot disguise itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

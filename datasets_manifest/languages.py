@@ -1,17 +1,22 @@
 """Hours and scores of datasets by language, and warnings where the sync threshold is unfair to a language."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.display import counted, human_share
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.language_tags import with_canonical_languages
 from lipforge.datasets_manifest.manifest import DICTIONARIES, open_manifest, plain_arrow_errors
 from lipforge.datasets_manifest.query import connect, plain_sql_errors
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.files import open_place
 
-NEEDED = (*DICTIONARIES, "duration_s", "sync_confidence", "quality")
+NEEDED = (*DICTIONARIES, "duration_s", "accounted_s", "sync_confidence", "quality")
+MOST_REASONS = 3
+"""Named where a sentence says why a language lost what it lost."""
 
 LANGUAGE_COLUMNS = pa.schema(
     [
@@ -24,6 +29,8 @@ LANGUAGE_COLUMNS = pa.schema(
         ("measured_hours", pa.float64()),  # of clips that have a sync_confidence
         ("yield", pa.float64()),  # kept over measured hours, 0..1; null when nothing was measured
         ("sync_loss", pa.float64()),  # share of measured hours that low_sync_confidence refused, 0..1
+        ("hours_in", pa.float64()),  # of sources, each second once
+        ("lost", pa.list_(pa.struct([("reason", pa.string()), ("hours", pa.float64())]))),  # of hours_in; most first
     ]
 )
 
@@ -33,6 +40,12 @@ WITH clips AS (
            status = '{Status.KEPT}' AS kept,
            coalesce(NOT isnan(sync_confidence), false) AS measured
     FROM rows
+), losses AS (
+    SELECT language, list({{'reason': reason, 'hours': hours}} ORDER BY hours DESC, reason) AS lost
+    FROM (SELECT language, coalesce(reason, 'unknown') AS reason, sum(accounted_s) / 3600 AS hours
+          FROM clips WHERE NOT kept GROUP BY ALL)
+    WHERE hours > 0
+    GROUP BY language
 )
 SELECT language,
        coalesce(sum(duration_s) FILTER (kept), 0) / 3600 AS hours,
@@ -44,10 +57,12 @@ SELECT language,
        median(quality) FILTER (NOT isnan(quality) AND quality_model IS NOT DISTINCT FROM $quality_model)::DOUBLE
            AS quality,
        coalesce(sum(duration_s) FILTER (measured), 0) / 3600 AS measured_hours,
-       sum(duration_s) FILTER (measured AND kept) / sum(duration_s) FILTER (measured) AS "yield",
+       coalesce(sum(duration_s) FILTER (measured AND kept), 0) / sum(duration_s) FILTER (measured) AS "yield",
        coalesce(sum(duration_s) FILTER (measured AND reason = '{Reason.LOW_SYNC_CONFIDENCE}'), 0)
-           / sum(duration_s) FILTER (measured) AS sync_loss
-FROM clips
+           / sum(duration_s) FILTER (measured) AS sync_loss,
+       coalesce(sum(accounted_s), 0) / 3600 AS hours_in,
+       coalesce(any_value(lost), []) AS lost
+FROM clips LEFT JOIN losses USING (language)
 GROUP BY language
 ORDER BY hours DESC, language
 """  # noqa: S608 - our own constants only
@@ -81,7 +96,7 @@ def languages(datasets: Sequence[str]) -> tuple[pa.Table, list[str]]:
         }
         shown = {column: names[0][0] if names else None for column, names in models.items()}
         table = connection.sql(_SQL, params=shown).to_arrow_table().cast(LANGUAGE_COLUMNS)
-    return table, [*_mixed(models), *unfair_thresholds(table)]
+    return table, [*_mixed(models), *_nothing_kept(table), *unfair_thresholds(table)]
 
 
 def _mixed(models: dict[str, list[tuple[str | None]]]) -> list[str]:
@@ -93,11 +108,51 @@ def _mixed(models: dict[str, list[tuple[str | None]]]) -> list[str]:
     ]
 
 
+def why_lost(row: Mapping[str, Any]) -> str:
+    """For a row of LANGUAGE_COLUMNS: `9 min 3 s of 20 min 0 s: no_face 6 min 1 s (30.1 %), ...`; empty if none."""
+    lost, hours_in = row["lost"], row["hours_in"]
+    if not lost:
+        return ""
+    named = [
+        f"{one['reason']} {human_time(3600 * one['hours'])} ({human_share(one['hours'], hours_in)})"
+        for one in lost[:MOST_REASONS]
+    ]
+    others = lost[MOST_REASONS:]
+    if others:
+        rest = sum(one["hours"] for one in others)
+        named.append(
+            f"{counted(len(others), 'other reason')} {human_time(3600 * rest)} ({human_share(rest, hours_in)})"
+        )
+    total = human_time(3600 * sum(one["hours"] for one in lost))
+    return f"{total} of {human_time(3600 * hours_in)}: {', '.join(named)}"
+
+
+def _nothing_kept(table: pa.Table) -> list[str]:
+    return [
+        f"{row['language']}: nothing is kept; lost {why_lost(row)}. {_advice(row)}"
+        for row in table.to_pylist()
+        if not row["clips"] and row["lost"]
+    ]
+
+
+def _advice(row: Mapping[str, Any]) -> str:
+    if row["lost"][0]["reason"] == Reason.LOW_SYNC_CONFIDENCE:
+        return _WEAK_SCORER
+    return "`lipforge report` says what each reason means, and shows some of the clips"
+
+
+_WEAK_SCORER = (
+    "The scorer may not know this language: watch some of the clips, and see "
+    "`lipforge pack --set min_sync_confidence=...`"
+)
+
+
 def unfair_thresholds(table: pa.Table) -> list[str]:
     """A warning for each language that loses far more to the sync threshold than others.
 
     That is: its sync_loss exceeds the median language's by more than half of the median yield. A scorer is weaker on
     languages it was not trained on, so one threshold for all throws away good clips of these. table: LANGUAGE_COLUMNS.
+    Of a language of which nothing is kept another warning says all.
     """
     rows = table.filter(table["yield"].is_valid())
     if rows.num_rows < 2:
@@ -107,8 +162,7 @@ def unfair_thresholds(table: pa.Table) -> list[str]:
     return [
         f"{row['language']}: the sync threshold refuses {row['sync_loss']:.0%} of what was measured "
         f"(median of all languages: {usual_loss:.0%}), and {row['yield']:.0%} are kept (median: {usual_yield:.0%}). "
-        "The scorer may not know this language: watch some of the clips, and see "
-        "`lipforge pack --set min_sync_confidence=...`"
+        f"{_WEAK_SCORER}"
         for row in rows.to_pylist()
-        if row["sync_loss"] - usual_loss > usual_yield / 2
+        if row["clips"] and row["sync_loss"] - usual_loss > usual_yield / 2
     ]

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.manifest import open_manifest
 from lipforge.datasets_manifest.schema import Status
@@ -35,9 +36,9 @@ def lost_shards(dataset_dir: str) -> str | None:
     lengths = open_manifest(dataset_dir).to_table(columns=["duration_s"], filter=is_gone)["duration_s"]
     seconds = pc.sum(lengths).as_py() or 0.0
     one = len(gone) == 1
-    which = "the only shard" if len(named) == 1 else f"{len(gone)} of the {len(named)} shards"
+    which = "the only shard" if len(named) == 1 else f"{len(gone)} of the {len(named):,} shards"
     return (
-        f"{which} {'is' if one else 'are'} gone, with {len(lengths)} kept clips "
+        f"{which} {'is' if one else 'are'} gone, with {counted(len(lengths), 'kept clip')} "
         f"({human_time(seconds)}) that cannot be trained on any more: {store.path(gone[0])}"
         f"{'' if one else f' and {len(gone) - 1} more'}. Restore {'it' if one else 'them'} from a copy, or prepare the "
         "sources again into a new folder"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.terminal import Dataset, console, plain_errors, progress_bar, say, say_lost_shards
 
 if TYPE_CHECKING:  # it is read when a command needs it
@@ -50,6 +51,8 @@ def pack(
         outcome = dict(packed.totals.seconds_by_outcome)
         say(f"thresholds: {packed.thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, packed.totals.clips_by_outcome))
+        if not packed.totals.clips_by_outcome.get("kept"):
+            say("warning: these thresholds keep no clip. None is lost: looser ones bring them back", style="yellow")
         _say_left_over(dataset, len(packed.left_over))
         say(f"report: {report_after(dataset)}")
         if say_lost_shards(dataset):
@@ -62,11 +65,11 @@ def _say_left_over(dataset: str, num_shards: int) -> None:
     if not num_shards:
         return
     if Store(dataset).is_local:
-        say(f"deleted {num_shards} shards that a stopped command left: nothing refers to them")
+        say(f"deleted {counted(num_shards, 'shard')} that a stopped command left: nothing refers to them")
         return
     say(
-        f"note: {num_shards} shards are left from a stopped command. Whoever reads all of shards/ sees their clips "
-        f"twice; once they are a day old, this deletes them: lipforge gc {shlex.quote(dataset)}",
+        f"note: {counted(num_shards, 'shard is', 'shards are')} left from a stopped command. Whoever reads all of "
+        f"shards/ sees their clips twice; once a day old, this deletes them: lipforge gc {shlex.quote(dataset)}",
         style="yellow",
     )
 
@@ -97,7 +100,7 @@ def identify_languages(
         with progress_bar("identify languages") as show:
             found = run_identify(dataset, whisper, run_settings(workers, executor), show)
         for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
-            say(f"{language}: {sources} sources")
+            say(f"{language}: {counted(sources, 'source')}")
         if not found:
             console.print("every source with clips has a label")
 
@@ -121,7 +124,8 @@ def identify_speakers(
     with plain_errors():
         with progress_bar("listen to voices") as show:
             found = name_speakers(dataset, run_settings(workers, executor), show)
-        say(f"{found.clips} clips have a voice; {found.voices} voices in the dataset")
+        clips = counted(found.clips, "clip has", "clips have")
+        say(f"{clips} a voice; {counted(found.voices, 'voice')} in the dataset")
 
 
 @app.command()
@@ -151,10 +155,10 @@ def relabel(
     with plain_errors():
         with progress_bar("write the manifest") as show:
             done = run_relabel(dataset, list_file, path_template, show)
-        say(f"new labels for {done.sources} sources; {done.others} keep theirs")
+        say(f"new labels for {counted(done.sources, 'source')}; {counted(done.others, 'keeps its own', 'keep theirs')}")
         if done.unknown:
-            first = done.unknown[0]
-            say(f"note: {len(done.unknown)} of the list are not in the dataset, for example {first}", style="yellow")
+            listed = counted(len(done.unknown), "entry", "entries")
+            say(f"note: not in the dataset: {listed} of the list, for example {done.unknown[0]}", style="yellow")
 
 
 @app.command()
@@ -195,8 +199,9 @@ def export(
                 shards, where = "", f"how trainers read it: {out}/README.txt"
             else:
                 made = export_dataset(selection, out, 512.0 if shard_size_mb is None else shard_size_mb, show)
-                shards, where = f"{made.shards} shards, ", f"selection: {out}/{SELECTION_NAME}"
-        say(f"{out}: {made.clips} clips, {made.hours:.2f} hours, {shards}{made.size_bytes / 1e6:.1f} MB in total")
+                shards, where = f"{counted(made.shards, 'shard')}, ", f"selection: {out}/{SELECTION_NAME}"
+        clips = counted(made.clips, "clip")
+        say(f"{out}: {clips}, {made.hours:.2f} hours, {shards}{made.size_bytes / 1e6:.1f} MB in total")
         say(where)
 
 
@@ -218,7 +223,11 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
         if not found.tars:
             console.print("nothing to prune")
             return
-        what = f"the media of {found.clips} refused clips" if found.clips else "media that nothing needs any more"
+        what = (
+            f"the media of {counted(found.clips, 'refused clip')}"
+            if found.clips
+            else "media that nothing needs any more"
+        )
         if not yes:
             typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         run_prune(dataset)
@@ -243,9 +252,12 @@ def gc(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not
         if not found.names:
             console.print("nothing to delete")
             return
-        say(f"{len(found.generations)} manifests before the one in force: their rows cannot be looked up afterwards")
-        say(f"{len(found.left_over)} files that stopped commands left behind")
+        say(
+            f"{counted(len(found.generations), 'manifest')} before the one in force: their rows cannot be looked up "
+            "afterwards"
+        )
+        say(f"{counted(len(found.left_over), 'file')} that stopped commands left behind")
         if not yes:
-            typer.confirm(f"Delete {len(found.names)} files ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
+            typer.confirm(f"Delete {counted(len(found.names), 'file')} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
         collect_garbage(dataset)
-        say(f"deleted {len(found.names)} files: {found.size_bytes / 1e6:.1f} MB freed")
+        say(f"deleted {counted(len(found.names), 'file')}: {found.size_bytes / 1e6:.1f} MB freed")

@@ -110,7 +110,8 @@ def _print_summary(summary, out: str, report: str) -> None:
     from lipforge.pipeline.running.progress import outcome_table
 
     console.print()
-    console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome))
+    added = summary.seconds_added
+    console.print(outcome_table(summary.seconds_kept, summary.seconds_by_reason, summary.clips_by_outcome, added))
     for note in [*summary.notes, *summary.losses()]:
         say(note, style="yellow")
     if summary.seconds_done:

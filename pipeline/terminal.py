@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -42,29 +42,26 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Expected errors become one message and exit code 1 (2 for wrong usage); bugs keep their traceback."""
-    from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
-    from lipforge.datasets_manifest.storage.trouble import UnreadableError
+    from lipforge.datasets_manifest.storage.trouble import CANNOT_WRITE, UnreadableError, system_words
     from lipforge.model.weights.load import ModelFileError
     from lipforge.pipeline.ledger.records import DatasetError
 
     try:
         yield
-    except (DatasetError, FileNotFoundError, ModelFileError, UnreadableError) as error:
-        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+    except (DatasetError, ModelFileError, UnreadableError) as error:
+        _fail(str(error), 1, error)
     except ValueError as error:
-        errors.print(f"lipforge: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except NotADirectoryError as error:
-        errors.print(f"lipforge: a file is where a folder is needed: {error.filename}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        _fail(str(error), 2, error)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        _fail(system_words(error), 1, error)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        words = f"cannot write: {error.strerror}{where}. Finished work is safe; run the same command again."
-        errors.print(f"lipforge: {words}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        _fail(f"{system_words(error)}. Finished work is safe; run the same command again.", 1, error)
     except KeyboardInterrupt as error:
-        errors.print("lipforge: stopped. Finished work is safe; the same command continues from here.")
-        raise typer.Exit(130) from error
+        _fail("stopped. Finished work is safe; the same command continues from here.", 130, error)
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    errors.print(f"lipforge: {message}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code) from error

@@ -492,7 +492,7 @@ def test_damaged_clips_are_reported_and_left_out(tmp_path: Path) -> None:
         assert result.exit_code == 1, result.output
         assert f"3 clips, {num_to_do} to do" in result.output
         assert f"skipped: sample {key_of(1)}" in result.output
-        assert "1 clips are damaged" in result.output
+        assert "1 clip is damaged" in result.output
     assert sorted(finished_shards(Store(str(out)))["key"].to_pylist()) == sorted([key_of(0), key_of(2)])
     assert FeatureStore(str(out), MEL_ONLY.by_kind()).read(key_of(2), ["mel"])["mel"].shape == (81, 80)
 

@@ -305,7 +305,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "English-only" in result.output
     assert languages(store)["talk"] == ("und", None, "none")
     result = CliRunner().invoke(app, [*words, saved(tmp_path)])
-    assert (result.exit_code, result.output.strip()) == (0, "hi: 1 sources")
+    assert (result.exit_code, result.output.strip()) == (0, "hi: 1 source")
     result = CliRunner().invoke(app, ["identify-languages", str(tmp_path / "nothing"), "--whisper", saved(tmp_path)])
     assert result.exit_code == 1 and "is not a dataset" in result.output and not (tmp_path / "nothing").exists()
 

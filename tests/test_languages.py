@@ -26,6 +26,9 @@ def test_each_language_adds_up(tmp_path: Path) -> None:
     rows += [clip(30, language="zh", duration_s=7.2, quality=float("nan"), speaker=None)]
     found = by_name(dataset(tmp_path, rows))
     assert list(found) == ["hi", "zh"]
+    lost = found["hi"].pop("lost")
+    assert [one["reason"] for one in lost] == ["no_face", "low_sync_confidence"] and found["zh"]["lost"] == []
+    assert [3600 * one["hours"] for one in lost] == pytest.approx([30.0, 18.0])
     assert found["hi"] == pytest.approx(
         {
             "language": "hi",
@@ -37,6 +40,7 @@ def test_each_language_adds_up(tmp_path: Path) -> None:
             "measured_hours": 72 / 3600,
             "yield": 9 / 12,
             "sync_loss": 3 / 12,
+            "hours_in": 17 * 6 / 3600,
         }
     )
     assert (
@@ -108,6 +112,32 @@ def test_warns_of_a_language_that_the_sync_threshold_alone_halves(tmp_path: Path
     assert "refuses 55%" in warnings[0] and "40% are kept" in warnings[0]
 
 
+def test_warns_of_a_language_of_which_nothing_is_kept(tmp_path: Path) -> None:
+    rows = losses("en", 9, 1, 0) + losses("de", 8, 2, 0) + losses("am", 0, 9, 1) + losses("zu", 0, 1, 2)
+    unmeasured = {"language": "ar", "sync_confidence": None, "quality": None}
+    rows += [
+        refused(0, reason, **unmeasured) for reason in ("no_face", "no_face", "no_audio", "too_short", "face_lost")
+    ]
+    root = dataset(tmp_path, [dict(row, key=str(n)) for n, row in enumerate(rows)])
+    found = by_name(root)
+    assert (found["am"]["yield"], found["am"]["sync_loss"], found["ar"]["yield"]) == (0.0, 0.9, None)
+    said = {warning.split(":")[0]: warning for warning in languages([root])[1]}
+    assert set(said) == {"am", "zu", "ar"}
+    assert "am: nothing is kept; lost 60.0 s of 60.0 s: low_sync_confidence 54.0 s (90.0 %), low_quality" in said["am"]
+    assert "The scorer may not know" in said["am"] and "The scorer may not know" not in said["zu"] + said["ar"]
+    assert "no_face 12.0 s (40.0 %), face_lost 6.0 s (20.0 %), no_audio" in said["ar"]
+    assert "1 other reason 6.0 s (20.0 %). `lipforge report`" in said["ar"]
+
+
+def test_a_single_language_of_which_nothing_is_kept(tmp_path: Path) -> None:
+    root = dataset(tmp_path, [refused(n, "low_quality", language=None) for n in range(3)])
+    (warning,) = languages([root])[1]
+    assert warning.startswith("und: nothing is kept; lost 18.0 s of 18.0 s: low_quality 18.0 s (100.0 %).")
+    # Of a second of which two faces are seen, and one is kept, nothing is lost.
+    rows = [clip(1), refused(2, "low_sync_confidence", accounted_s=0.0), refused(3, "no_face", accounted_s=None)]
+    assert by_name(dataset(tmp_path / "faces", rows))["hi"]["lost"] == []
+
+
 def test_medians_are_of_one_model(tmp_path: Path) -> None:
     rows = [clip(n, sync_model="a", sync_confidence=5.0) for n in range(3)] + [
         clip(9, sync_model="b", sync_confidence=0.1)
@@ -124,6 +154,7 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     text = re.sub(r"[ ]+", " ", result.output)
     assert result.exit_code == 0
     assert "\nen 54.0 s 9 1 5.00 60.0 60.0 s 90%" in text
+    assert "\nen lost 6.0 s of 60.0 s: low_sync_confidence 6.0 s (10.0 %)\n" in text
     assert r"note: a\x1b[2Jm: the sync threshold refuses 90%" in text and "\x1b[2J" not in text
 
 

@@ -462,7 +462,7 @@ def test_command_writes_the_selection_and_its_chart(mixed: str, tmp_path: Path) 
         (["--exclude", "nowhere.parquet"], 1, "nothing to exclude at nowhere.parquet"),
         (["--exclude", __file__], 2, "cannot be excluded"),
         (["--out", "selection.txt"], 2, "ends in .parquet"),
-        (["--out", f"{__file__}/x.parquet"], 1, "test_select.py: File exists"),
+        (["--out", f"{__file__}/x.parquet"], 1, "test_select.py is in the way: a folder is needed there"),
     ],
 )
 def test_command_says_what_is_wrong_and_writes_nothing(

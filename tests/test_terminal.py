@@ -41,7 +41,7 @@ def test_prepare_on_ray_finishes_at_a_terminal(talking_clip, tmp_path):
         "-m", "pipeline", "prepare", str(talking_clip), "--out", str(tmp_path / "out"), "--workers", "1"
     )
     assert code == 0, text[-2000:]
-    assert "1 worker begins with the first units" in text and "kept" in text and "report:" in text
+    assert "1 source found, 1 to probe" in text and "1 worker started" in text and "kept" in text and "report:" in text
     assert "INFO" not in text and "logging.cc" not in text
 
 

@@ -215,8 +215,8 @@ def test_its_config_builds_it_again() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"widths": 3}, "widths: Extra inputs are not permitted .given: 3"),
-        ({"act_fn": "relu"}, "act_fn: Input should be 'silu' .given: 'relu'"),
+        ({"widths": 3}, "widths: no such setting; known: block_out_channels, .* and 18 more"),
+        ({"act_fn": "relu"}, "act_fn: expected 'silu' .given: 'relu'"),
         (
             {"motion_module_kwargs": {"attention_block_types": ["Spatial"]}},
             "motion_module_kwargs.attention_block_types",

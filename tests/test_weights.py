@@ -46,7 +46,10 @@ def test_missing_file_names_file_source_licence_place_and_command(cache: Path) -
 
 def test_load_names_every_missing_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MODEL_FILES", (replace(TOY, name="a.pt"), replace(TOY, name="b.pt")))
-    with pytest.raises(MissingModelError, match=r"(?s)2 of 2.*a\.pt.*b\.pt"):
+    with pytest.raises(
+        MissingModelError,
+        match=r"(?s)^2 model files of `toy` are missing: `lipforge models fetch toy` .*\n  a\.pt.*\n  b\.pt",
+    ):
         weights.load("toy")
 
 

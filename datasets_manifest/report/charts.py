@@ -7,6 +7,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.display import counted
+
 # Markup("...").format(x) escapes x; all text from data goes through it.
 
 
@@ -147,7 +149,7 @@ def histogram_svg(bins: Bins, thresholds: Mapping[float, str], unit: str, *, cen
     for tick in _ticks(low, high):
         marks.append(_line(x_of(tick), y_of(0), x_of(tick), y_of(0) + 4))
         marks.append(_text(x_of(tick), y_of(0) + 16, f"{tick:g}", "tick", anchor="middle"))
-    marks.append(_text(left, top - 16, f"{tallest:,} clips", "tick"))
+    marks.append(_text(left, top - 16, counted(tallest, "clip"), "tick"))
     for threshold, label in thresholds.items():
         if low <= threshold <= high:
             x = x_of(threshold)

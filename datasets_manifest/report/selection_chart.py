@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.report.charts import Bars, selection_svg
 from lipforge.datasets_manifest.selection import SPLITS, describe, hours_by_speaker
@@ -66,8 +67,8 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {gave[split]['clips']:,} clips, "
-        f"{gave[split]['speakers']:,} speakers"
+        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {counted(gave[split]['clips'], 'clip')}, "
+        f"{counted(gave[split]['speakers'], 'speaker')}"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
@@ -92,10 +93,9 @@ def _speakers(rows: pa.Table, splits: list[str]) -> Bars:
         padded[split] = np.pad(means, (start, width - start - len(means)))
         start += len(means)
     tallest = max(float(means.max()) for means in heights.values())
+    speakers = counted(count, "speaker")
     each = "" if group == 1 else f" by {group}s"
-    return Bars(
-        "Hours by speaker", 0, 1, padded, f"{count:,} speakers{each}, most {human_time(3600 * tallest)}", ticks=False
-    )
+    return Bars("Hours by speaker", 0, 1, padded, f"{speakers}{each}, most {human_time(3600 * tallest)}", ticks=False)
 
 
 def _means(values: NDArray[np.float64], group: int) -> NDArray[np.float64]:
@@ -116,4 +116,4 @@ def _histogram(rows: pa.Table, splits: list[str], column: str, title: str, least
         split: np.histogram(found, NUM_BINS, (low, high))[0].astype(np.float64) for split, found in values.items()
     }
     tallest = int(np.sum(list(heights.values()), axis=0).max())
-    return Bars(title, low, high, heights, f"{tallest:,} clips", {} if least is None else {least: f"{least:g}"})
+    return Bars(title, low, high, heights, counted(tallest, "clip"), {} if least is None else {least: f"{least:g}"})

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.manifest import DICTIONARIES, ManifestError, open_manifest, plain_arrow_errors
 from lipforge.datasets_manifest.query import connect
 from lipforge.datasets_manifest.schema import Reason, Status
@@ -18,9 +19,12 @@ from lipforge.datasets_manifest.select.where import Condition
 
 THRESHOLDS = {
     Reason.TOO_SHORT: "min_clip_s",
-    Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
-    Reason.LOW_QUALITY: "min_quality",
     Reason.FACE_CUT_OFF: "max_outside_ratio",
+    Reason.NO_SPEECH: "min_speech_ratio",
+    Reason.AV_DRIFT: "max_av_drift_frames",
+    Reason.LOW_SYNC_CONFIDENCE: "min_sync_confidence",
+    Reason.AV_OFFSET_TOO_LARGE: "max_av_offset_frames",
+    Reason.LOW_QUALITY: "min_quality",
 }
 """Reasons of a dataset's own thresholds, which keep clips out of shards, and their names for `lipforge pack --set`."""
 IN_SHARD = (pc.field("status") == Status.KEPT) & pc.field("shard").is_valid()
@@ -139,12 +143,13 @@ class Candidates:
         bad = np.flatnonzero(~((self.seconds > 0) & np.isfinite(self.seconds)))
         if len(bad):
             raise ManifestError(
-                f"{len(bad)} clips have no length: for example {self.keys[int(bad[0])]} has duration_s "
-                f"{self.seconds[bad[0]]}. The manifest is damaged: `lipforge pack` writes it again"
+                f"{counted(len(bad), 'clip has', 'clips have')} no length: for example {self.keys[int(bad[0])]} has "
+                f"duration_s {self.seconds[bad[0]]}. The manifest is damaged: `lipforge pack` writes it again"
             )
         if self.keys.null_count:
             raise ManifestError(
-                f"{self.keys.null_count} clips have no key. The manifest is damaged: `lipforge pack` writes it again"
+                f"{counted(self.keys.null_count, 'clip has', 'clips have')} no key. The manifest is damaged: "
+                "`lipforge pack` writes it again"
             )
 
     def __len__(self) -> int:

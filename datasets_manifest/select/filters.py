@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.language_tags import takes_any
 from lipforge.datasets_manifest.parquet import parse_parquet
 from lipforge.datasets_manifest.select.candidates import Candidates, Mask, positions
@@ -82,7 +83,7 @@ def mixed_models(clips: Candidates, filters: Mapping[str, Mask], request: Reques
         counts = np.bincount(models.codes[rows] + 1, minlength=len(models.values) + 1)
         found = {(["no name", *models.values])[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         if len(found) > 1:
-            listed = ", ".join(f"{name} ({count:,} clips)" for name, count in sorted(found.items()))
+            listed = ", ".join(f"{name} ({counted(count, 'clip')})" for name, count in sorted(found.items()))
             return (
                 f"{option} would compare scores of different models: {listed}. "
                 f"Choose one, for example --where \"{measure}_model = '{max(found, key=lambda name: found[name])}'\""

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.language_tags import stored_language
-from lipforge.datasets_manifest.schema import Reason
-from lipforge.datasets_manifest.select.candidates import THRESHOLDS, Candidates, Mask, RowNumbers
+from lipforge.datasets_manifest.select.candidates import Candidates, Mask, RowNumbers
 from lipforge.datasets_manifest.select.filters import language_mask, mixed_models, passing_all, window_option
 from lipforge.datasets_manifest.select.pools import hash_place, pools_by_split
+from lipforge.datasets_manifest.select.refused import emptied_by, refused_by_datasets
 from lipforge.datasets_manifest.select.request import NotEnoughDataError, Request
 
 TOLERANCE = 0.01
@@ -36,8 +37,9 @@ def refuse_too_little(
         return
     what = "training" if split == "train" else "validation"
     asked = "" if hours is None else f"asked for {hours:g} h, "
-    lines = [f"not enough {what} data: {asked}found {human_time(found_s)}."]
     passing = passing_all(clips, filters)
+    emptied = [] if (passing & clips.in_shard).any() else emptied_by(clips, passing, request)
+    lines = emptied or [f"not enough {what} data: {asked}found {human_time(found_s)}."]
     if split == "val":
         lines.append(_more_speakers(clips, passing, hours, request))
     costs = {name: there_s for name, there_s in _costs(clips, filters, split, request).items() if there_s > found_s}
@@ -45,41 +47,42 @@ def refuse_too_little(
         lines.append("Without one of the filters there would be:")
         ranked = sorted(costs.items(), key=lambda cost: -cost[1])
         lines += [f"  {human_time(there_s)} without {name}" for name, there_s in ranked]
-    elif filters:
+    elif filters and not emptied:
         everything = pools_by_split(clips, clips.in_shard, request)[split]
         total = human_time(_seconds(clips, everything))
         lines.append(f"No filter alone makes the difference; without all of them there would be {total}.")
     if request.languages and not (language_mask(clips, request) & clips.in_shard).any():
         lines.append(f"Languages here: {_most_spoken(clips)}.")
-    lines += _refused(clips, passing, request)
-    lines.append(
-        "--allow-less accepts what there is." if len(pool) else "--allow-less does not help: there is not one clip."
-    )
+    if not emptied:
+        lines += refused_by_datasets(clips, passing, request)
+        accepts = "accepts what there is." if len(pool) else "does not help: there is not one clip."
+        lines.append(f"--allow-less {accepts}")
     raise NotEnoughDataError("\n".join(lines))
 
 
 def notes_on(clips: Candidates, filters: Mapping[str, Mask], chosen: pa.Table, request: Request) -> list[str]:
     """What the user should know about a selection."""
     passing = passing_all(clips, filters)
-    notes = _refused(clips, passing, request)
+    notes = refused_by_datasets(clips, passing, request)
     option = window_option(request)
     short = clips.distinct(passing_all(clips, filters, but=option) & ~passing & clips.in_shard)
     if len(short):
+        these = f"{counted(len(short), 'clip')} ({human_time(_seconds(clips, short))})"
         notes.append(
-            f"{len(short):,} clips ({human_time(_seconds(clips, short))}) are too short for two windows of "
-            f"{request.window_frames} frames ({option}): trainers with windows of that length cannot use them"
+            f"{these} {'is' if len(short) == 1 else 'are'} too short for two windows of {request.window_frames} frames "
+            f"({option}): trainers with windows of that length cannot use them"
         )
     unknown = chosen["speaker"].null_count
     if unknown:
         notes.append(
-            f"{unknown:,} of {len(chosen):,} clips have no speaker: each source counts as one, "
+            f"{unknown:,} of {counted(len(chosen), 'clip has', 'clips have')} no speaker: each source counts as one, "
             "so someone who speaks in two sources counts twice"
         )
     if clips.same_clip is not None:
         rows = passing & clips.in_shard
         twice = int(rows.sum()) - len(clips.distinct(rows))
         if twice:
-            notes.append(f"{twice:,} clips are in more than one dataset: each counts once")
+            notes.append(f"{counted(twice, 'clip is', 'clips are')} in more than one dataset: each counts once")
     return notes
 
 
@@ -133,25 +136,3 @@ def _most_spoken(clips: Candidates, count: int = 12) -> str:
     ranked = sorted((tag for tag in by_tag if by_tag[tag] > 0), key=lambda tag: -by_tag[tag])
     shown = [f"{tag} {human_time(by_tag[tag])}" for tag in ranked[:count]]
     return ", ".join(shown) + (f", and {len(ranked) - count} more" if len(ranked) > count else "")
-
-
-def _refused(clips: Candidates, passing: Mask, request: Request) -> list[str]:
-    """Clips that pass the request but not the stricter threshold that their dataset was packed with."""
-    lines = []
-    asked = {
-        Reason.TOO_SHORT: request.min_clip_s,
-        Reason.LOW_SYNC_CONFIDENCE: request.min_sync,
-        Reason.LOW_QUALITY: request.min_quality,
-        Reason.FACE_CUT_OFF: request.max_outside,
-    }
-    for reason, limit in asked.items():
-        if limit is None:
-            continue
-        seconds = _seconds(clips, clips.distinct(passing & ~clips.in_shard & clips.reason.equals(reason)))
-        if seconds:
-            lines.append(
-                f"up to {human_time(seconds)} more pass, but the dataset's own threshold refused them ({reason}) and "
-                f"they are in no shard: lipforge pack DATASET --set {THRESHOLDS[reason]}={limit:g} brings back those "
-                "that its other thresholds keep"
-            )
-    return lines

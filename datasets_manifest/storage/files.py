@@ -13,10 +13,9 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from lipforge.datasets_manifest.storage.trouble import TEMPORARY_PREFIX, storage_errors
 from lipforge.datasets_manifest.storage.trouble import UnreadableError as UnreadableError  # noqa: PLC0414 - docs/library.md
-from lipforge.datasets_manifest.storage.trouble import storage_errors
 
-_TEMPORARY_PREFIX = ".tmp-"
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 """Errors of file systems without hard links."""
 
@@ -147,7 +146,7 @@ def writing_hashed(fs: fsspec.AbstractFileSystem, path_of: Callable[[str], str],
 @contextmanager
 def _temporary_file(folder: str | None) -> Iterator[tuple[IO[bytes], str]]:
     """A file and its name. Deleted when the block ends, unless it was renamed."""
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY_PREFIX)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file, temporary
@@ -177,7 +176,7 @@ class _Hashed:
 
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is what a killed writer left behind."""
-    return re.fullmatch(re.escape(_TEMPORARY_PREFIX) + "[a-z0-9_]{8}", name) is not None
+    return re.fullmatch(re.escape(TEMPORARY_PREFIX) + "[a-z0-9_]{8}", name) is not None
 
 
 def _umask() -> int:

@@ -1,7 +1,6 @@
 """A dataset's folder, local or in an object store, whose files appear complete or not at all."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -22,8 +21,6 @@ from lipforge.datasets_manifest.storage.files import (
 )
 from lipforge.datasets_manifest.storage.lease import held_lease, is_held
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""System errors for no space, a limit, and no permission."""
 READS_AT_ONCE = 32
 """Requests for small files in flight: an object store takes 30 ms for each."""
 _DELETES_AT_ONCE = 1000

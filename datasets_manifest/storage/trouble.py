@@ -1,9 +1,16 @@
 """What storage raises when it fails, in words. Remote file systems raise errors of many packages, not only OSError."""
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""System errors for no space, a limit, and no permission."""
+TEMPORARY_PREFIX = ".tmp-"
+"""Of the names of files that are being written."""
 _REFUSED = (401, 403)
 _GONE = (404, 410)
 _SIGNS_OF_CREDENTIALS = (
@@ -33,6 +40,57 @@ def storage_errors(place: str, doing: str = "read") -> Iterator[None]:
         if is_missing(error) and doing == "read":
             raise
         raise UnreadableError(storage_words(error, place, doing)) from error
+
+
+def system_words(error: OSError) -> str:
+    """What the system refused, of a local file or folder, and why. Of our own errors: their text."""
+    path = error.filename
+    if error.errno is None:
+        return str(error)
+    if not isinstance(path, str):
+        return error.strerror or str(error)
+    if os.path.isfile(path) and error.errno in (errno.EACCES, errno.EPERM) and not os.access(path, os.R_OK):
+        return f"{path} cannot be read: {_rights(path)}"
+    is_temporary = os.path.basename(path).startswith(TEMPORARY_PREFIX)
+    if error.errno == errno.ENOENT and not is_temporary:
+        return f"{path}: {error.strerror}"
+    why = why_not_made(path, error)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return why
+    return f"{path}: {why}" if why == error.strerror else f"cannot write: {why}"
+
+
+def why_not_made(path: str, error: OSError) -> str:
+    """Why a local file or folder at `path` could not be made: what is in the way, and where."""
+    above = path = os.path.abspath(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    folder = above if os.path.isdir(above) else os.path.dirname(above)
+    if folder != above and (above != path or error.errno == errno.EEXIST):
+        return f"{above} is in the way: a folder is needed there"
+    if error.errno == errno.EROFS:
+        return f"the disk of {folder} can only be read"
+    if error.errno in (errno.EACCES, errno.EPERM) and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return f"{folder} may not be changed: {_rights(folder)}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT):
+        return f"{folder} takes no new files or folders"
+    return error.strerror or str(error)
+
+
+def _rights(path: str) -> str:
+    about = os.stat(path)
+    return (
+        f"{_user(about.st_uid)} owns it, its mode is {stat.filemode(about.st_mode)}, and you are {_user(os.geteuid())}"
+    )
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def is_missing(error: BaseException) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lipforge.model.settings_words import wrong_settings
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,10 +77,7 @@ def read_config(config: Mapping[str, Any]) -> UNetConfig:
     try:
         found = UNetConfig.model_validate(dict(config))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (given: {item['input']!r})" for item in error.errors()
-        )
-        raise ValueError(f"not a layout of a U-Net: {wrong}") from error
+        raise ValueError(f"not a layout of a U-Net: {wrong_settings(UNetConfig, error)}") from error
     levels = len(found.block_out_channels)
     if len(found.down_block_types) != levels or len(found.up_block_types) != levels:
         raise ValueError(

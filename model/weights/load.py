@@ -167,13 +167,19 @@ def how_to_get(file: ModelFile) -> str:
 
 
 def _missing_message(missing: list[ModelFile]) -> str:
-    bundle = missing[0].bundle
-    lines = [f"missing model files of bundle {bundle}: {len(missing)} of {len(list_models(bundle))}"]
-    for file in missing:
-        lines.append(
-            f"- {file.name} ({file.purpose}; {file.size_bytes / 1e6:.1f} MB). Source: {file.source}. "
-            f"Licence: {file.licence}. Expected at: {path_of(file)}. {how_to_get(file)}"
-        )
+    """What is missing and the one command first; then, file by file, what it is and how it comes without internet."""
+    bundle, count = missing[0].bundle, len(missing)
+    files = f"1 model file of `{bundle}` is" if count == 1 else f"{count} model files of `{bundle}` are"
+    size = f"{sum(file.size_bytes for file in missing) / 1e6:.1f} MB"
+    line = f"{files} missing"
     if any(file.origin is not None for file in missing):
-        lines.append(f"`lipforge models fetch {bundle}` downloads what is missing.")
+        line += f": `lipforge models fetch {bundle}` downloads {'it' if count == 1 else 'them'} ({size})."
+    lines = [line]
+    for file in missing:
+        lines += [
+            f"  {file.name} ({file.size_bytes / 1e6:.1f} MB): {file.purpose}",
+            f"    source: {file.source}",
+            f"    licence: {file.licence}",
+            f"    {how_to_get(file)}",
+        ]
     return "\n".join(lines)

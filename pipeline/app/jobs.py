@@ -10,8 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lipforge.datasets_manifest.storage.store import CANNOT_WRITE
-from lipforge.datasets_manifest.storage.trouble import UnreadableError
+from lipforge.datasets_manifest.storage.trouble import CANNOT_WRITE, UnreadableError
 from lipforge.model.weights.load import ModelFileError
 from lipforge.pipeline.infer import run
 from lipforge.pipeline.infer.protocols import Cancelled, Progress

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lipforge.datasets_manifest.schema import Reason
+from lipforge.datasets_manifest.storage.trouble import why_not_made
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.draw import Drawing
 from lipforge.pipeline.infer.drawable import passed_spans
@@ -243,7 +244,8 @@ def check_out(out: str, inputs: list[str], overwrite: bool) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InferError(f"{path.parent} cannot be made: {error.strerror}: name an output elsewhere") from error
+        why = why_not_made(os.fspath(path.parent), error)
+        raise InferError(f"{path.parent} cannot be made: {why}. Name an output elsewhere") from error
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InferError(f"{path.parent} cannot be written to: name an output elsewhere, or change its permissions")
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.clock import FPS
 from lipforge.model.faces.covered import CoveredMouths
 from lipforge.model.faces.face import FaceLandmarks
@@ -243,9 +244,12 @@ def _lost_notes(looked: Looked) -> list[str]:
     around = len(looked.lost_s) - inside
     notes = []
     if inside:
-        notes.append(f"{inside} frames cannot be decoded: the frame before each stands in its place.")
+        notes.append(f"{counted(inside, 'frame')} cannot be decoded: the frame before each stands in its place.")
     if around:
-        notes.append(f"{around} frames at the ends of the video cannot be decoded, and are left out.")
+        notes.append(
+            f"{counted(around, 'frame')} at the ends of the video cannot be decoded: the result begins or ends without "
+            f"{'it' if around == 1 else 'them'}."
+        )
     return notes
 
 

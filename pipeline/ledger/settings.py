@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from lipforge.datasets_manifest.generations import ManifestError, last_generation
 from lipforge.datasets_manifest.storage.lease import HeldError
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import why_not_made
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import RECIPE_VERSION, PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
@@ -243,7 +244,8 @@ def writing(store: Store) -> Iterator[None]:
             words = f"{store.root} is being written by another command{who}. Wait for it or stop it."
             raise DatasetError(words) from error
         except OSError as error:
-            raise DatasetError(f"{store.root} cannot be written: {error.strerror}") from error
+            why = why_not_made(error.filename or store.root, error)
+            raise DatasetError(f"{store.root} cannot be written: {why}") from error
         yield
 
 

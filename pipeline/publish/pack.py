@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.schema import Status
 from lipforge.datasets_manifest.storage.store import Store
@@ -46,8 +47,8 @@ def bring_in(
         coming.add(segment, manifest_rows(sealed.rows, config.thresholds, facts.of(segment, sealed.rows)))
     if coming.num_gone:
         raise DatasetError(
-            f"{coming.num_gone} clips pass these thresholds but their media is gone: it was pruned, or deleted. Use "
-            "stricter thresholds, or prepare the sources again into a new folder."
+            f"{counted(coming.num_gone, 'clip passes', 'clips pass')} these thresholds but their media is gone: it was "
+            "pruned, or deleted. Use stricter thresholds, or prepare the sources again into a new folder."
         )
     if not coming.places:
         return 0

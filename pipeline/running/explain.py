@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
@@ -23,7 +24,7 @@ def explain(dataset: str, what: str) -> list[str]:
     """Lines of text. what: a key or its first characters, a source's path, file name, or content hash."""
     rows = _rows(dataset, what)
     if len(rows) == 1 and rows[0]["key"].startswith(what):
-        return list(_clip_story(rows[0]))
+        return list(_clip_story(Store(dataset), rows[0]))
     return list(_source_story(Store(dataset), rows))
 
 
@@ -45,11 +46,12 @@ def _rows(dataset: str, what: str) -> list[Row]:
     raise DatasetError(f"nothing in {dataset} has the key, path, name or hash {what!r}")
 
 
-def _clip_story(row: Row) -> Iterator[str]:
+def _clip_story(store: Store, row: Row) -> Iterator[str]:
     yield f"clip {row['key']}"
     yield f"  from {row['source_uri']}"
     yield f"  content {row['source_id']}, unit {row['unit_id'] or '(none)'}"
     yield from _steps(row)
+    yield from _media(store, row)
 
 
 def _steps(row: Row) -> Iterator[str]:
@@ -86,20 +88,41 @@ def _steps(row: Row) -> Iterator[str]:
     label = f"{row['language']} ({row['language_source']})"
     yield f"  language {label}" + (f", speaker {row['speaker']} ({row['speaker_source']})" if row["speaker"] else "")
     if row["status"] == Status.KEPT:
-        where = (
-            f" in {row['shard']}, bytes {row['sample_offset']} to {row['sample_offset'] + row['sample_size']}"
-            if row["shard"]
-            else ""
-        )
-        yield f"  kept{where}"
+        yield f"  kept in {_place(row)}" if row["shard"] else "  kept"
         if row["av_offset_frames"]:
             yield f"  its audio was moved by {row['av_offset_frames'] * 1000 // FPS:+d} ms: the stored clip is in sync"
     else:
         yield f"  {row['status']} at {row['stage']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else "")
+
+
+def _media(store: Store, row: Row) -> Iterator[str]:
+    """Where the media of a clip that was not kept lies; of any clip, that it is gone."""
+    name = row["shard"]
+    if name is None:
         if row["lossy_generations"]:
-            where = row["shard"]
-            was_pruned = where is None or where.startswith("stills/")
-            yield "  its media was pruned" if was_pruned else f"  its media is in {where}"
+            yield "  its media was pruned"
+        return
+    end = row["sample_offset"] + row["sample_size"]
+    is_still = name.startswith("stills/")
+    if is_still and row["lossy_generations"]:
+        yield "  its media was pruned"
+    what = "a still of it" if is_still else "its media"
+    problem = _problem(store.size(name), end)
+    if problem is None and row["status"] != Status.KEPT:
+        yield f"  {what} is in {_place(row)}"
+    elif problem is not None:
+        yield f"  {what} is gone: {store.path(name)} {problem}. Restore it from a copy"
+
+
+def _place(row: Row) -> str:
+    return f"{row['shard']}, bytes {row['sample_offset']} to {row['sample_offset'] + row['sample_size']}"
+
+
+def _problem(size: int | None, end: int) -> str | None:
+    """What is wrong with a tar of `size` bytes, None for one that is not there, of which `end` are needed."""
+    if size is None:
+        return "is not there"
+    return None if size >= end else f"has {size} bytes, and {end} are needed"
 
 
 def _offset(frames: int) -> str:
@@ -113,7 +136,22 @@ def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:
     for source_id in dict.fromkeys(row["source_id"] for row in rows):
         own = [row for row in rows if row["source_id"] == source_id]
         for uri in dict.fromkeys(row["source_uri"] for row in own):
-            yield from _one_source(uri, [row for row in own if row["source_uri"] == uri], videos.get(source_id))
+            of_uri = [row for row in own if row["source_uri"] == uri]
+            yield from _one_source(uri, of_uri, videos.get(source_id))
+            yield from _lost_media(store, of_uri)
+
+
+def _lost_media(store: Store, rows: list[Row]) -> Iterator[str]:
+    """Which tars of a source's clips are not as they should be."""
+    needed: dict[str, list[int]] = {}
+    for row in rows:
+        if row["shard"] is not None:
+            needed.setdefault(row["shard"], []).append(row["sample_offset"] + row["sample_size"])
+    for name, ends in sorted(needed.items()):
+        problem = _problem(store.size(name), max(ends))
+        if problem is not None:
+            what = counted(len(ends), "clip")
+            yield f"  media of {what} is gone or damaged: {store.path(name)} {problem}. Restore it from a copy"
 
 
 def _videos(store: Store, source_ids: set[str]) -> dict[str, Video]:

@@ -13,7 +13,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.schema import Stage
 from lipforge.datasets_manifest.storage.files import to_json
 from lipforge.datasets_manifest.storage.store import Store
@@ -48,6 +50,7 @@ class Progress:
         self._last_line_s = self._last_save_s = 0.0
         self._num_to_probe = self._num_probed = 0
         self._said_no_room = False
+        self._before: Mapping[str, float] | None = None
         self._bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), console=self.console
         )
@@ -59,6 +62,9 @@ class Progress:
         summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=config_hash, versions=versions())
         self.summary, self._store, self._thresholds = summary, store, config.thresholds
         self._start_s = time.monotonic()
+        generation = last_generation(store)
+        if generation is not None and "outcome" in generation.about:
+            self._before = Totals.from_json(generation.about["outcome"]).seconds_by_outcome
         self._say("starting" + (" Ray, about 10 s" if self.starts_ray else ""))
         try:
             if self.console.is_terminal:
@@ -116,14 +122,15 @@ class Progress:
 
     def voices(self, num_done: int, num_clips: int) -> None:
         if num_clips:
-            self.phase(f"voices: {num_done} of {num_clips} clips")
+            self.phase(f"voices: {num_done:,} of {counted(num_clips, 'clip')}")
 
     def sources(self, num_sources: int, num_to_probe: int) -> None:
         self.summary.num_sources = num_sources
         self._num_to_probe = num_to_probe
         known = num_sources - num_to_probe
         self._say(
-            f"{num_sources} sources found, {num_to_probe} to probe" + (f", {known} already known" if known else "")
+            f"{counted(num_sources, 'source')} found, {num_to_probe:,} to probe"
+            + (f", {known:,} already known" if known else "")
         )
         self._show(force=True)
 
@@ -140,8 +147,8 @@ class Progress:
     def relabelled(self, num_sources: int) -> None:
         if num_sources:
             self.note(
-                f"{num_sources} sources have other labels than when they came in; their first labels stay, and "
-                "`lipforge relabel` changes them"
+                f"{counted(num_sources, 'source has', 'sources have')} other labels than at first; the first ones "
+                "stay, and `lipforge relabel` changes them"
             )
 
     def undone(self, uri: str, detail: str, seconds: float) -> None:
@@ -158,7 +165,7 @@ class Progress:
         summary = self.summary
         if not summary.num_units:
             self.phase("process")
-            self._say(f"{num_workers} worker{'s begin' if num_workers > 1 else ' begins'} with the first units")
+            self._say(f"{counted(num_workers, 'worker')} started on the first units")
         seconds_in = sum(unit.num_frames for unit in units) / FPS
         summary.num_units += len(units)
         summary.num_workers = num_workers
@@ -183,7 +190,7 @@ class Progress:
 
     def languages(self, num_done: int, num_clips: int) -> None:
         if num_clips:
-            self.phase(f"languages: {num_done} of {num_clips} clips")
+            self.phase(f"languages: {num_done:,} of {counted(num_clips, 'clip')}")
 
     def phase(self, name: str) -> None:
         self.summary.phase = name
@@ -193,7 +200,12 @@ class Progress:
         outcome = dict(totals.seconds_by_outcome)
         if self.summary.num_unusable:
             why = "see the report or `lipforge explain` for the reasons"
-            self.note(f"{self.summary.num_unusable} of {self.summary.num_sources} sources cannot be used: {why}")
+            sources = counted(self.summary.num_sources, "source")
+            self.note(f"{self.summary.num_unusable} of {sources} cannot be used: {why}")
+        if self._before is not None:
+            names = {*outcome, *self._before}
+            added = {name: round(outcome.get(name, 0.0) - self._before.get(name, 0.0), 2) for name in names}
+            self.summary.seconds_added = {name: added[name] for name in sorted(names)}
         self.summary.seconds_total = round(sum(outcome.values()), 2)
         self.summary.seconds_kept = round(outcome.pop("kept", 0.0), 2)
         self.summary.seconds_by_reason = {name: round(seconds, 2) for name, seconds in outcome.items()}
@@ -220,7 +232,7 @@ class Progress:
     def _words(self) -> str:
         summary = self.summary
         is_probing = self._num_probed < self._num_to_probe
-        probed = f"{self._num_probed} of {self._num_to_probe} sources probed" if is_probing else ""
+        probed = f"{self._num_probed:,} of {counted(self._num_to_probe, 'source')} probed" if is_probing else ""
         if summary.phase == "probe":
             return probed
         if summary.phase != "process":
@@ -231,8 +243,9 @@ class Progress:
         lost = ", ".join(f"{name} {human_time(seconds)}" for name, seconds in reasons if seconds)
         total_s, done_s = self._total_s(), summary.seconds_before + summary.seconds_done
         about, planned = ("about ", " so far") if is_probing else ("", "")
-        units = f"{summary.num_units_done}/{summary.num_units} units{planned}"
-        words = f"{human_time(done_s)} of {about}{human_time(total_s)} ({', '.join(filter(None, [probed, units]))}), "
+        units = f"{summary.num_units_done:,} of {counted(summary.num_units, 'unit')}{planned}"
+        counts = ", ".join(filter(None, [probed, units]))
+        words = f"{human_time(done_s)} of {about}{human_time(total_s)} of video ({counts}), "
         words += f"kept {human_time(summary.seconds_kept)}" + (f"; {lost}" if lost else "")
         if summary.seconds_left is not None:
             words += f"; {self._speed.per_s() or 0:.1f}x real time, {human_time(summary.seconds_left)} left"
@@ -246,12 +259,13 @@ class Progress:
 
     def _render(self) -> Group:
         summary = self.summary
-        if summary.phase == "probe":
-            self._bars.update(self._task, total=max(self._num_to_probe, 1), completed=self._num_probed)
+        if summary.phase == "probe":  # until sources are found, a bar that only moves
+            self._bars.update(self._task, total=self._num_to_probe or None, completed=self._num_probed)
         else:
             done_s = summary.seconds_before + summary.seconds_done
             self._bars.update(self._task, total=max(self._total_s(), 0.04), completed=done_s)
-        self._bars.update(self._task, description="probe sources" if summary.phase == "probe" else summary.phase)
+        first = "probe sources" if summary.num_sources else "find sources"
+        self._bars.update(self._task, description=first if summary.phase == "probe" else summary.phase)
         return Group(self._bars, Text(self._words(), style="dim"))
 
     def _show(self, force: bool = False) -> None:
@@ -271,6 +285,8 @@ class Progress:
             self._save()
 
     def _say(self, line: str) -> None:
+        if not line:
+            return
         stamp = datetime.datetime.now().strftime("%H:%M:%S")
         self.console.print(f"{stamp} {line}", markup=False, highlight=False, soft_wrap=True)
 
@@ -290,22 +306,37 @@ def seconds_by_outcome(record: Mapping[str, Any], thresholds: Thresholds) -> dic
     return found
 
 
-def outcome_table(kept: float, by_reason: Mapping[str, float], clips: Mapping[str, int]) -> Table:
-    """Seconds in = kept + each reason. clips: number of rows of each; empty if unknown."""
+def outcome_table(
+    kept: float, by_reason: Mapping[str, float], clips: Mapping[str, int], added: Mapping[str, float] | None = None
+) -> Table:
+    """Seconds in = kept + each reason. clips: number of rows of each; empty if unknown.
+
+    added: of these seconds, what the last run brought, as Summary.seconds_added; None when that is all of them.
+    """
     total = max(kept + sum(by_reason.values()), 1e-9)
     table = Table(box=None, pad_edge=False)
-    for name in ("", "time", "share", *(["clips"] if clips else [])):
+    for name in ("", "time", "share", *(["clips"] if clips else []), *([] if added is None else ["this run"])):
         table.add_column(name, justify="right" if name else "left")
 
-    def add(name: str, seconds: float, outcome: str, style: str = "") -> None:
-        count = [str(clips.get(outcome, 0))] if clips else []
-        table.add_row(name, human_time(seconds), f"{100 * seconds / total:.0f} %", *count, style=style)
+    def add(name: str, seconds: float, outcome: str | None, style: str = "") -> None:
+        cells = [human_time(seconds), f"{100 * seconds / total:.0f} %"]
+        if clips:
+            cells.append("" if outcome is None else f"{clips.get(outcome, 0):,}")
+        if added is not None:
+            cells.append(_change(sum(added.values()) if outcome is None else added.get(outcome, 0.0)))
+        table.add_row(name, *cells, style=style)
 
-    table.add_row("in", human_time(kept + sum(by_reason.values())), "100 %", style="bold")
+    add("in" if added is None else "whole dataset", kept + sum(by_reason.values()), None, "bold")
     add("kept", kept, "kept", "green")
     for reason, seconds in sorted(by_reason.items(), key=lambda item: -item[1]):
         add(f"  {reason}", seconds, reason)
     return table
+
+
+def _change(seconds: float) -> str:
+    if abs(seconds) < 0.005:
+        return "-"
+    return f"{'+' if seconds > 0 else '-'}{human_time(abs(seconds))}"
 
 
 def _seconds(record: Mapping[str, Any]) -> float:

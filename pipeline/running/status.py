@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from lipforge.datasets_manifest.display import counted
+from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Status
@@ -31,22 +33,23 @@ def read_status(dataset: str) -> State:
     run = last_run(store)
     if run is None:
         raise DatasetError(f"{dataset} has no runs: is it the --out folder of `lipforge prepare`?")
-    units = f"{run['num_units_done']} of {run['num_units']} units"
+    units = f"{run['num_units_done']:,} of {counted(run['num_units'], 'unit')}"
     if run["finished_at"] is not None:
         kept, by_reason, clips = _sums(store)
         words = (
-            f"finished {run['finished_at']} after {run['wall_s']:.0f} s; {run['num_sources']} sources in the last run"
+            f"finished {run['finished_at']} after {human_time(run['wall_s'])}; "
+            f"{counted(run['num_sources'], 'source')} in the last run"
         )
         undone = len({error["source_uri"] for error in run.get("storage_errors", [])})
         if undone:
-            are = "1 source is" if undone == 1 else f"{undone} sources are"
-            words += f"; {are} not done, because the storage failed: run the same `lipforge prepare` again"
+            words += f"; {counted(undone, 'source is', 'sources are')} not done, because the storage failed: "
+            words += "run the same `lipforge prepare` again"
         return State(words, kept, by_reason, None, clips)
     left = None
     words = f"running since {run['started_at']} ({run['phase']}): {run.get('words') or units}"
     if not store.is_being_written():
         words = (
-            f"stopped before its end ({run['phase']}): {units} are safe. "
+            f"stopped before its end ({run['phase']}): {units} done and safe. "
             "Run the same `lipforge prepare` again to continue."
         )
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.datasets_manifest.schema import Reason
 
@@ -54,6 +55,9 @@ class Summary:
     """During the run: of its sources, including earlier runs. Once it is done: of the dataset."""
     seconds_by_reason: dict[str, float] = field(default_factory=dict)
     """Like seconds_kept, for what was not kept."""
+    seconds_added: dict[str, float] | None = None
+    """Once the run is done: what it added to those of the manifest before, `kept` and by reason; negative where a
+    verdict changed. None for the first manifest of a dataset."""
     clips_by_outcome: dict[str, int] = field(default_factory=dict)
     """Once the run is done: number of manifest rows that are `kept`, and of each reason."""
     notes: list[str] = field(default_factory=list)
@@ -78,14 +82,14 @@ class Summary:
             seconds = sum(error["seconds"] for error in self.storage_errors)
             sources = len({error["source_uri"] for error in self.storage_errors})
             words.append(
-                f"storage_error: {sources} sources ({human_time(seconds)}) are not done, because their storage failed "
-                f"or they changed. The first: {first}. Once that is over, run the same command again."
+                f"storage_error: {counted(sources, 'source')} ({human_time(seconds)}) not done, because the storage "
+                f"failed or a file changed. The first: {first}. Once that is over, run the same command again."
             )
         bugs = self.clips_by_outcome.get(Reason.INTERNAL_ERROR, 0)
         if bugs:
             words.append(
-                f"internal_error: {bugs} spans were lost to a bug in Lipforge. Please report it, with what `lipforge "
-                "explain` says; `--retry-failed` tries them again."
+                f"internal_error: {counted(bugs, 'span was', 'spans were')} lost to a bug in Lipforge. Please report "
+                "it, with what `lipforge explain` says; `--retry-failed` tries them again."
             )
         return words
 

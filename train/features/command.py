@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from lipforge.datasets_manifest.display import counted
+from lipforge.pipeline.terminal import console, errors, progress_bar, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from lipforge.train.features.units import FeatureUnit
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
 _SAY_EVERY_S = 10.0
 
 
@@ -95,27 +94,31 @@ def features(
         files = _read_models(whisper, mel, vae, log_variance, shrink_to_px, bf16)
         total = compute_features(selection, out, files, executor, workers, gpus_per_worker, batch_frames)
     except (DatasetError, FeatureError, FileNotFoundError, ModelFileError, UnreadableError) as error:
-        errors.print(f"lipforge: {error}")
+        _say_error(f"lipforge: {error}")
         raise typer.Exit(1) from error
     except ValueError as error:
-        errors.print(f"lipforge: {error}")
+        _say_error(f"lipforge: {error}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        errors.print("lipforge: stopped. Finished units are safe; the same command resumes.")
+        _say_error("lipforge: stopped. Finished units are safe; the same command resumes.")
         raise typer.Exit(130) from error
     for line in cost_lines(total):
-        console.print(line)
-    console.print("models, as the settings of a stream name them:")
+        say(line)
+    say("models, as the settings of a stream name them:")
     for kind, model in files.by_kind().items():
-        console.print(f"  {kind}: {model}")
+        say(f"  {kind}: {model}")
     if total.damaged:
         keys = ", ".join(f"'{damaged.key}'" for damaged in total.damaged)
-        errors.print(
-            f"lipforge: {len(total.damaged)} clips are damaged and have no features; all others have them. "
-            "A stream needs features of every clip, "
+        _say_error(
+            f"lipforge: {counted(len(total.damaged), 'clip is', 'clips are')} damaged and without features; all others "
+            "have them. A stream needs features of every clip, "
             f'so leave the damaged ones out of the selection: --where "key NOT IN ({keys})"'
         )
         raise typer.Exit(1)
+
+
+def _say_error(text: str) -> None:
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _read_models(
@@ -173,7 +176,8 @@ def compute_features(
         check_models(out, models_of(stored), files.by_kind())
         _refuse_enlarging(clips, files.shrink_to_px)
         units = plan(clips, stored, tuple(files.by_kind()))
-        console.print(f"{len(clips)} clips, {sum(len(unit.clips) for unit in units)} to do, in {len(units)} units")
+        num_clips = sum(len(unit.clips) for unit in units)
+        say(f"{counted(len(clips), 'clip')}, {num_clips:,} to do, in {counted(len(units), 'unit')}")
         num_gpus = _num_gpus(files, gpus_per_worker)
         total = _run(ComputeUnit(store, files, batch_frames, num_gpus > 0), units, executor, workers, num_gpus)
         write_index(store, finished_shards(store))
@@ -215,26 +219,28 @@ def _run(
     if not units:
         return total
     checked = compute if executor == "local" else replace(compute, on_gpu=False)
-    with off_terminal(2):  # packages that are imported now warn about each other
+    with progress_bar("load the models"), off_terminal(2):  # packages that are imported now warn about each other
         checked.load_models()  # a wrong model file ends the run before it begins
     total.num_loads += 1
     del checked
     pool = make_executor(PrepareConfig.model_validate({"run": {"executor": executor, "workers": workers}}))
+    num_clips, num_done, said_at = sum(len(unit.clips) for unit in units), 0, time.monotonic()
     try:
-        said_at = time.monotonic()
-        for number, outcome in enumerate(pool.map(compute, units, num_gpus), start=1):
-            if outcome.fatal:
-                raise DatasetError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
-            if compute.on_gpu and "cpu" in outcome.devices - total.devices:
-                errors.print("a worker was given a GPU that its torch cannot use: it computes on its CPU")
-            total.add(outcome)
-            for damaged in outcome.damaged:
-                errors.print(f"skipped: {damaged}")
-            if number == len(units) or time.monotonic() > said_at + _SAY_EVERY_S:
-                said_at = time.monotonic()
-                console.print(
-                    f"{number} of {len(units)} units, {total.num_clips} clips, {total.video_s:.0f} s of video"
-                )
+        with progress_bar("compute features") as show:
+            for number, outcome in enumerate(pool.map(compute, units, num_gpus), start=1):
+                if outcome.fatal:
+                    raise DatasetError(f"{outcome.fatal}. What is finished is safe; run the same command again.")
+                if compute.on_gpu and "cpu" in outcome.devices - total.devices:
+                    _say_error("a worker was given a GPU that its torch cannot use: it computes on its CPU")
+                total.add(outcome)
+                for damaged in outcome.damaged:
+                    _say_error(f"skipped: {damaged}")
+                num_done += outcome.num_clips + len(outcome.damaged)
+                show(num_done, num_clips)
+                if number == len(units) or (not console.is_terminal and time.monotonic() > said_at + _SAY_EVERY_S):
+                    said_at = time.monotonic()
+                    done = f"{number:,} of {counted(len(units), 'unit')}, {counted(total.num_clips, 'clip')}"
+                    say(f"{done}, {total.video_s:.0f} s of video")
     finally:
         pool.close()
     return total

@@ -21,8 +21,8 @@ from torch import Tensor
 from lipforge.datasets_manifest.sample import read_clip
 from lipforge.datasets_manifest.storage.files import is_remote
 from lipforge.datasets_manifest.storage.ranges import RangeReader, Span
-from lipforge.datasets_manifest.storage.store import CANNOT_WRITE, Store
-from lipforge.datasets_manifest.storage.trouble import UnreadableError
+from lipforge.datasets_manifest.storage.store import Store
+from lipforge.datasets_manifest.storage.trouble import CANNOT_WRITE, UnreadableError
 from lipforge.model.audio.mel import MEL_RECIPE, mel_spectrogram
 from lipforge.model.audio.whisper import WhisperFeatures
 from lipforge.model.clock import FPS

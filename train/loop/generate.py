@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.denoiser.mask import to_pixels
 from lipforge.pipeline.evaluate.clip import AlignedClip, Unmeasurable
 from lipforge.pipeline.evaluate.judge import Judge, delayed
@@ -207,7 +208,8 @@ def _jobs(config: DiffusionConfig, resolution: int, say: Callable[[str], None]) 
     chosen = config.generate
     clips, num_short = read_held_out(config.selection, chosen.num_clips, chosen.seconds)
     if num_short:
-        say(f"{num_short} held-out clips are shorter than 1 s: they are not generated, for they cannot be judged")
+        short = counted(num_short, "held-out clip is", "held-out clips are")
+        say(f"{short} shorter than 1 s, so not generated: they cannot be judged")
     if not clips:
         return []
     foreign = foreign_of(clips)

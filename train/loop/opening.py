@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.denoiser.vae import open_vae
 from lipforge.train.config import DiffusionConfig
 from lipforge.train.loop import run_folder
@@ -60,4 +61,4 @@ def data_line(data: Data) -> str:
     validation = (
         "" if data.has_validation else "; no val split, so no validation: `lipforge select --val-hours` makes one"
     )
-    return f"{data.train.samples_per_epoch} clips of {data.resolution} px; {cached}{validation}"
+    return f"{counted(data.train.samples_per_epoch, 'clip')} of {data.resolution} px; {cached}{validation}"

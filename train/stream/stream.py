@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.select.again import require_shards
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import mouth_mask
@@ -196,7 +197,8 @@ def _refuse_short_clips(stored: StoredSamples, num_frames: int, min_distance_fra
     if len(short):
         first = int(short[0])
         raise ValueError(
-            f"{len(short)} clips are shorter than {least} frames, which two windows of {num_frames} frames need "
+            f"{counted(len(short), 'clip is', 'clips are')} shorter than {least} frames, which two windows of "
+            f"{num_frames} frames need "
             f"(first: {stored.key(first)}, {stored.num_frames[first]}): "
             f"`lipforge select --window-frames {-(-least // 2)}` takes longer clips alone"
         )
