@@ -235,7 +235,7 @@ def test_without_a_gpu_it_is_said_once_what_computes(
     result = CliRunner().invoke(app, [*arguments, "--gpus-per-worker", "1"])
     assert result.exit_code == 0, result.output
     assert result.output.count("it computes on its CPU") == 1
-    assert "computed on: cpu; models loaded: 1 times" in result.output
+    assert "computed on: cpu; models loaded: 1 time" in result.output
 
 
 @pytest.mark.gpu

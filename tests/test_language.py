@@ -101,7 +101,7 @@ def test_an_english_only_checkpoint_is_refused_in_words() -> None:
 
 def test_missing_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIPFORGE_CACHE", str(tmp_path))
-    with pytest.raises(MissingModelError, match=r"(?s)tiny\.pt.*lipforge models fetch whisper"):
+    with pytest.raises(MissingModelError, match=r"(?s)^1 model file .*`lipforge models fetch whisper`.*tiny\.pt"):
         read_whisper_file("tiny")
     with pytest.raises(MissingModelError, match=r"no Whisper checkpoint tiny\.pth.*lipforge models fetch whisper"):
         read_whisper_file("tiny.pth")

@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from typer.testing import CliRunner
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.generations import last_generation
 from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.sample import END_OF_TAR, read_clip
@@ -290,7 +291,9 @@ def test_pack_deletes_shards_of_a_killed_pack_with_other_thresholds(tmp_path: Pa
     left = set(left_over_shards(store))
     (tmp_path / "d/shards/und/mine-0123456789abcdef.txt").write_bytes(b"the user's")
     result = CliRunner().invoke(app, ["pack", store.root, "--set", "min_sync_confidence=0.8"])
-    assert result.exit_code == 0 and f"deleted {len(left)} shards that a stopped command left" in result.output
+    assert (
+        result.exit_code == 0 and f"deleted {counted(len(left), 'shard')} that a stopped command left" in result.output
+    )
     assert not left & set(store.list("shards"))
     (tmp_path / "d/shards/und/mine-0123456789abcdef.txt").unlink()
     check(store)
@@ -302,7 +305,10 @@ def test_in_an_object_store_pack_only_says_so(tmp_path: Path) -> None:
     store = kill_a_looser_pack(f"memory://left/{tmp_path.name}")
     left = set(left_over_shards(store))
     result = CliRunner().invoke(app, ["pack", store.root, "--set", "min_sync_confidence=0.8"])
-    assert result.exit_code == 0 and f"note: {len(left)} shards are left from a stopped command" in result.output
+    assert (
+        result.exit_code == 0
+        and f"note: {counted(len(left), 'shard is', 'shards are')} left from a stopped command" in result.output
+    )
     assert f"lipforge gc {store.root}" in result.output and left <= set(store.list("shards"))
 
 

@@ -256,5 +256,5 @@ def cost_lines(total: "FeatureReport") -> list[str]:
         if not size and seconds < total.video_s * 5e-5:
             continue  # models that were already loaded
         lines.append(f"{step:<20}{size:>12}{seconds / total.video_s:>12.4f}")
-    lines.append(f"computed on: {', '.join(sorted(total.devices))}; models loaded: {total.num_loads} times")
+    lines.append(f"computed on: {', '.join(sorted(total.devices))}; models loaded: {counted(total.num_loads, 'time')}")
     return lines
