@@ -69,10 +69,10 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
     fs, root = open_place(dataset_dir)
     with remote_errors(dataset_dir):
         runs, settings = _runs(fs, root), _settings(fs, root, dataset_dir)
+    path = f"{root}/{REPORT_PAGE}" if out_path is None else os.fspath(os.path.abspath(out_path))
     if out_path is None:
         media_path, page_fs = f"{root}/{REPORT_MEDIA}", fs
     else:
-        path = os.path.abspath(out_path)
         media_path, page_fs = f"{os.path.splitext(path)[0]}_media", LocalFileSystem()
     facts = _facts(dataset_dir, fs, root, runs, settings)
     folder = Folder(page_fs, media_path)
@@ -81,7 +81,6 @@ def write_report(dataset_dir: str, out_path: str | os.PathLike[str] | None = Non
         os.makedirs(os.path.dirname(path), exist_ok=True)
         publish(page_fs, path, _render(facts, f"./{quote(os.fsencode(os.path.basename(media_path)))}/"))
         return os.fspath(out_path)
-    path = f"{root}/{REPORT_PAGE}"
     publish(fs, path, _render(facts, f"{REPORT_MEDIA}/"))
     if runs:
         publish(fs, f"{root}/runs/{runs[-1]['run_id']}/{REPORT_PAGE}", _render(facts, f"../../{REPORT_MEDIA}/"))

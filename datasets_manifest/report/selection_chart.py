@@ -67,8 +67,8 @@ def draw_selection(rows: pa.Table, min_sync: float | None = None, min_quality: f
     gave = describe(rows)
     shown = [split for split in SPLITS if gave[split]["clips"]]
     legend = {
-        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {counted(gave[split]['clips'], 'clip')}, "
-        f"{counted(gave[split]['speakers'], 'speaker')}"
+        split: f"{split}: {human_time(3600 * gave[split]['hours'])}, {counted(int(gave[split]['clips']), 'clip')}, "
+        f"{counted(int(gave[split]['speakers']), 'speaker')}"
         for split in shown
     }
     hours = sum(gave[split]["hours"] for split in shown)
