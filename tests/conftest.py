@@ -108,7 +108,7 @@ def hostile_media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # of all processes of this session
+        shared = shared.parent  # of all processes of tests
     made, names = shared / "made_media", shared / "made_media.json"
     with open(shared / "made_media.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

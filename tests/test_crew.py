@@ -97,3 +97,32 @@ def test_a_worker_is_made_once_and_the_count_of_deaths_is_its_callers(monkeypatc
     assert [actor.run([other], 0, None).value for other in others] == list(range(6))  # type: ignore[list-item]
     actor.run([reference], 0, 1)  # type: ignore[list-item]
     assert len(made) == 2  # six others came in between: it was dropped
+
+
+def test_workers_that_cannot_start_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(reference: object) -> None:
+        raise crew.RayActorError(error_msg="no module named torch")
+
+    class Actor:
+        def options(self, **_: object) -> "Actor":
+            return self
+
+        def remote(self) -> "Actor":
+            return self
+
+        @property
+        def where(self) -> "Where":
+            return Where()
+
+    class Where:
+        def remote(self) -> object:
+            return object()
+
+    monkeypatch.setattr(crew.ray, "remote", lambda of: Actor())
+    monkeypatch.setattr(crew.ray, "get", fail)
+    one = Crew(StageResources(cpus=1, memory_mb=1000), size=1)
+    one.submit(call(100))
+    with pytest.raises(DatasetError, match=r"workers cannot start: 10 failed in a row.*no module named torch"):
+        for _ in range(crew.MAX_FAILED_STARTS):
+            one.start_work()
+            assert one.take(next(iter(one.events))) is None

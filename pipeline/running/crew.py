@@ -29,7 +29,9 @@ from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.running.executors import Make, Task
 
 MAX_DEATHS = 50
-"""Of workers on one call. The quarantine gives up on units long before; this limits workers that cannot even start."""
+"""Of workers on one call. The quarantine gives up on units long before."""
+MAX_FAILED_STARTS = 10
+"""Of actors in a row, as where a node lacks a package: without a limit new ones would be tried for ever."""
 _MADE_AT_ONCE = 6
 """Workers of different kinds that an actor keeps."""
 
@@ -123,6 +125,8 @@ class Crew:
         self._resources = resources
         self._room = room
         self._queue: deque[Call] = deque()
+        self._failed_starts = 0
+        """In a row."""
         self._idle: list[_Hand] = []
         self._hands: set[_Hand] = set()
         self._memory_mb: dict[str, float] = {}
@@ -183,9 +187,16 @@ class Crew:
         def ready(ref: ObjectRef) -> None:
             try:
                 hand.node, hand.host = ray.get(ref)
-            except RayActorError:
+            except RayActorError as error:
                 self._hands.discard(hand)
+                self._failed_starts += 1
+                if self._failed_starts >= MAX_FAILED_STARTS:
+                    raise DatasetError(
+                        f"workers cannot start: {MAX_FAILED_STARTS} failed in a row. Have all nodes the same packages? "
+                        f"The last one: {error}"
+                    ) from error
             else:
+                self._failed_starts = 0
                 self._idle.append(hand)
                 if hand.node not in self._memory_mb:
                     self._memory_mb = {n["NodeID"]: n["Resources"].get("memory", 0) / 1e6 for n in ray.nodes()}
