@@ -38,12 +38,12 @@ def faces_of(video: str) -> list[np.ndarray]:
     for number, frame in enumerate(decode_video(video, info, 0, info.num_frames)):
         if number % every or frame.image is None:
             continue
-        rgb = to_rgb.convert(frame)
-        for detected in backend.detect(rgb)[:1]:
-            placed = backend.landmarks(rgb, detected)
+        picture = to_rgb.convert(frame)
+        for detected in backend.detect(picture)[:1]:
+            placed = backend.landmarks(picture, detected)
             if placed is not None:
                 matrix = to_square(align(backend.alignment_points(placed.points)[None], SIDE), SIDE)[0]
-                found.append(cv2.warpAffine(rgb, matrix, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE))
+                found.append(picture.warp(matrix, SIDE, border=cv2.BORDER_REPLICATE))
     return found
 
 

@@ -69,12 +69,13 @@ def bare_kernels(video: str, folder: Path) -> dict[str, float]:
         if frame.image is None:
             continue
         with clock.running("convert"):
-            rgb = to_rgb.convert(frame)
+            picture = to_rgb.convert(frame)
+            rgb = picture.whole()
         with clock.running("find faces"):
             if face is None or number % round(info.mean_fps) == 0:
-                found = backend.detect(rgb)
-                face = backend.landmarks(rgb, found[0]) if face is None and found else face
-            face = None if face is None else backend.landmarks(rgb, face)
+                found = backend.detect(picture)
+                face = backend.landmarks(picture, found[0]) if face is None and found else face
+            face = None if face is None else backend.landmarks(picture, face)
         if face is not None:
             matrix = to_square(align(backend.alignment_points(face.points)[None], 256), 256)[0]
             with clock.running("crop"):

@@ -2,7 +2,7 @@
 
 python -m benchmarks.prepare [--clips N] [--repeats N] [--folder VIDEOS]
 
-The baseline runs in the same process on the same videos: decode to RGB at 25 fps, detect faces as often as configured,
+The baseline runs in the same process on the same videos: decode, convert to RGB at 25 fps, detect faces as configured,
 FaceMesh on every face of every frame, warp and encode as many frames as the pipeline did, each alone in a plain loop.
 Two more necessary kernels are counted separately: decoding the audio, and PySceneDetect's detector. Pipeline and
 baseline take turns. All times are CPU seconds on one thread, which a busy machine disturbs less. Results are also
@@ -39,6 +39,7 @@ from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.model.faces.alignment import align, to_square
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, Video
 from lipforge.pipeline.config import EncodeConfig, PrepareConfig
@@ -52,12 +53,12 @@ from lipforge.pipeline.stages.probe import Probe
 PAIRS = (
     ("resample", ("decode", "audio")),
     ("split_shots", ("cuts",)),
-    ("track_faces", ("detect", "landmarks")),
+    ("track_faces", ("rgb", "detect", "landmarks")),
     ("align", ("warp",)),
     ("encode", ("encode",)),
 )
 """Each stage, and the kernels that do most of its work."""
-KERNELS = ("decode", "detect", "landmarks", "warp", "encode")
+KERNELS = ("decode", "rgb", "detect", "landmarks", "warp", "encode")
 """The baseline."""
 MORE_KERNELS = ("audio", "cuts")
 CUT_STAGES = ("resample", "split_shots", "track_faces", "cut", "align", "encode", "between stages")
@@ -136,22 +137,26 @@ class BareKernels:
             decode_audio(video.source.uri)
         detector = AdaptiveDetector(adaptive_threshold=self.config.shots.adaptive_threshold)
         frames = decode(video.source.uri, video.end_frame)
+        scaler = VideoReformatter()  # shared: setting one up per frame costs as much as its work
         first = 0
         while True:
             with times.running("decode"):
-                chunk = list(islice(frames, every))
-            if not chunk:
+                decoded = list(islice(frames, every))
+            if not decoded:
                 break
+            with times.running("rgb"):
+                chunk = [scaler.reformat(frame, format="rgb24").to_ndarray() for frame in decoded]
             with times.running("cuts"):
                 for index, rgb in enumerate(chunk):
                     find_cuts(detector, first + index, rgb)
             with times.running("detect"):
-                detected = self.faces.detect(chunk[0])
+                pictures = [Picture.of(rgb) for rgb in chunk]
+                detected = self.faces.detect(pictures[0])
                 if not detected:  # without a face, detection runs more often
-                    for rgb in chunk[search::search]:
-                        self.faces.detect(rgb)
+                    for picture in pictures[search::search]:
+                        self.faces.detect(picture)
             with times.running("landmarks"):
-                followed = [self.follow(chunk, face) for face in detected]
+                followed = [self.follow(pictures, face) for face in detected]
             jobs = []
             for index in range(len(chunk)):
                 found = sorted((t[index] for t in followed if index < len(t)), key=lambda f: -f.height_px)
@@ -166,30 +171,29 @@ class BareKernels:
             encode(crops, self.config.encode)
         return times
 
-    def follow(self, chunk: list[np.ndarray], face: DetectedFace) -> list[FaceLandmarks]:
+    def follow(self, pictures: list[Picture], face: DetectedFace) -> list[FaceLandmarks]:
         found: list[FaceLandmarks] = []
         prior: DetectedFace | FaceLandmarks | None = face
-        for rgb in chunk:
-            prior = self.faces.landmarks(rgb, prior)
+        for picture in pictures:
+            prior = self.faces.landmarks(picture, prior)
             if prior is None:
                 break
             found.append(prior)
         return found
 
 
-def decode(uri: str, num_frames: int) -> Iterator[np.ndarray]:
-    """RGB frames at 25 fps, the plain way: PyAV on one thread, skipping frames between grid times."""
+def decode(uri: str, num_frames: int) -> Iterator[av.VideoFrame]:
+    """Frames at 25 fps, the plain way: PyAV on one thread, skipping frames between grid times."""
     with av.open(uri) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        scaler = VideoReformatter()  # shared: setting one up per frame costs as much as its work
         origin_s: float | None = None
         index = 0
         for frame in container.decode(stream):
             origin_s = frame.time if origin_s is None else origin_s
             assert frame.time is not None and origin_s is not None
             if index < num_frames and (frame.time - origin_s) * FPS > index - 0.5:
-                yield scaler.reformat(frame, format="rgb24").to_ndarray()
+                yield frame
                 index += 1
 
 
@@ -291,18 +295,19 @@ def print_table(stages: CpuTimes, bare: CpuTimes, seconds: float) -> None:
     """CPU seconds per second of source."""
     kernels = dict(PAIRS)
     print(f"\nCPU seconds per second of source, over {seconds:.0f} s; ratio = bare kernel / stage")
-    print(f"{'stage':16}{'pipeline':>10}  {'bare kernel':18}{'alone':>10}{'ratio':>8}")
+    print(f"{'stage':16}{'pipeline':>10}  {'bare kernel':26}{'alone':>10}{'ratio':>8}")
     for name in (*CUT_STAGES, *OTHER_STAGES):
         line = f"{name:16}{stages.get(name, 0.0):10.4f}"
         if name in kernels:
             alone = total(bare, kernels[name])
-            line += f"  {' + '.join(kernels[name]):18}{alone:10.4f}{alone / stages[name]:8.0%}"
+            line += f"  {' + '.join(kernels[name]):26}{alone:10.4f}{alone / stages[name]:8.0%}"
         print(line)
     cut_s, all_s = total(stages, CUT_STAGES), sum(stages.values())
     for what, cpu_s in (("resample..encode", cut_s), ("everything", all_s)):
+        print(f"{what:16}{cpu_s / bare['decode']:9.2f}x  bare decoding")
         for which, names in (("kernels", KERNELS), ("plus audio, cuts", (*KERNELS, *MORE_KERNELS))):
             alone = total(bare, names)
-            print(f"{what:16}{cpu_s:10.4f}  {which:18}{alone:10.4f}{alone / cpu_s:8.0%}")
+            print(f"{what:16}{cpu_s:10.4f}  {which:26}{alone:10.4f}{alone / cpu_s:8.0%}")
 
 
 def write_json(videos: list[Video], pairs: list[tuple[CpuTimes, CpuTimes]], stages: CpuTimes, bare: CpuTimes) -> None:
@@ -312,6 +317,7 @@ def write_json(videos: list[Video], pairs: list[tuple[CpuTimes, CpuTimes]], stag
         "stages": stages,
         "kernels": bare,
         "ratio_resample_to_encode": bare_s / cut_s,
+        "times_bare_decoding": all_s / bare["decode"],
         "ratio_everything": bare_s / all_s,
         "ratio_everything_with_audio_and_cuts": total(bare, (*KERNELS, *MORE_KERNELS)) / all_s,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",

@@ -10,6 +10,7 @@ from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
 from lipforge.model.faces.boxes import Box
 from lipforge.model.faces.face import FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.media.probe import VideoInfo
 
 
@@ -97,12 +98,12 @@ class Unit:
 
 @dataclass
 class Frame:
-    """One frame on the 25 fps grid. `rgb` is None where the source cannot be decoded."""
+    """One frame on the 25 fps grid."""
 
     index: int
     """Frame number in the video, at 25 fps."""
-    rgb: np.ndarray | None
-    """uint8 [H, W, 3], upright, full size. Never leaves the process that decoded it."""
+    picture: Picture | None
+    """Full size; None where the source cannot be decoded. Never leaves the process that decoded it."""
     shot_index: int = 0
     has_audio: bool = True
     """False where the source has no audio for a while (media/audio.py)."""

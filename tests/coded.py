@@ -99,7 +99,7 @@ def shown(path: Path, start_frame: int = 0, end_frame: int | None = None, count:
     unit = Unit(Video(Source(str(path)), "", info), start_frame, info.num_frames if end_frame is None else end_frame)
     frames = list(Resample().to_grid(unit, Resample().decode(unit, count or DecodeCount())))
     assert [frame.index for frame in frames] == list(range(unit.start_frame, unit.end_frame))
-    return [None if frame.rgb is None else code_of(frame.rgb) for frame in frames]
+    return [None if frame.picture is None else code_of(frame.picture.whole()) for frame in frames]
 
 
 def heard(path: Path, start_frame: int = 0, end_frame: int | None = None) -> np.ndarray:

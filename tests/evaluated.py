@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from lipforge.model.faces.alignment import align, steady, to_square
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.evaluate.judge import Judge
 from lipforge.pipeline.media.shown import write_shown
 from tests.talking_photo import render
@@ -17,10 +18,10 @@ _MOUTH = (0.5, 0.57, 0.22, 0.16)
 
 def crops_of(frames: np.ndarray, judge: Judge, size: int) -> np.ndarray:
     """Aligned crops uint8 [T, size, size, 3] of frames with one face."""
-    prior = judge.faces.detect(frames[0])[0]
+    prior = judge.faces.detect(Picture.of(frames[0]))[0]
     found = []
     for frame in frames:
-        prior = judge.faces.landmarks(frame, prior)
+        prior = judge.faces.landmarks(Picture.of(frame), prior)
         assert prior is not None
         found.append(prior.points)
     points = steady(judge.faces.alignment_points(np.stack(found)), 0.7)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from lipforge.datasets_manifest.selection import SELECTION_COLUMNS
 from lipforge.model.faces.alignment import align, to_square
 from lipforge.model.faces.mediapipe import MediaPipeFaces, alignment_points
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights import load as weights
 from tests.made_speakers import make_speaker
 from tests.stream_clips import SIDE_PX, coded_sample, select, write_shards
@@ -21,7 +22,8 @@ def _to_crop(size_px: int) -> np.ndarray:
     """From the photograph to the aligned crop: float [2, 3]."""
     frame = next(iter(perform(0.2, 0, 0, size_px)[0]))
     faces = MediaPipeFaces(weights.load("builtin"))
-    found = faces.landmarks(frame, faces.detect(frame)[0])
+    picture = Picture.of(frame)
+    found = faces.landmarks(picture, faces.detect(picture)[0])
     assert found is not None
     points = alignment_points(found.points)[None]
     return to_square(align(points, SIDE_PX), SIDE_PX)[0]

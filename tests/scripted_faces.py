@@ -8,6 +8,7 @@ from lipforge.model.faces.boxes import iou
 from lipforge.model.faces.face import Outlines
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.faces.mediapipe import DetectedFace, FaceLandmarks, alignment_points, outlines
+from lipforge.model.faces.picture import Area, Picture
 from lipforge.pipeline.clip import Clip, Frame, Source, Unit, Video
 from lipforge.pipeline.config import (
     AlignConfig,
@@ -57,15 +58,15 @@ class FakeFaces:
         self.script = script
         self.looks: list[int] = []
 
-    def _boxes(self, rgb: np.ndarray) -> list[Box]:
-        return self.script.get(number_of(rgb), [])
+    def _boxes(self, picture: Picture) -> list[Box]:
+        return self.script.get(number_of(picture), [])
 
-    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        self.looks.append(number_of(frame))
-        return [DetectedFace(*box, 0.9, np.zeros((6, 2), np.float32)) for box in self._boxes(frame)]
+    def detect(self, picture: Picture) -> list[DetectedFace]:
+        self.looks.append(number_of(picture))
+        return [DetectedFace(*box, 0.9, np.zeros((6, 2), np.float32)) for box in self._boxes(picture)]
 
-    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        boxes = self._boxes(frame)
+    def landmarks(self, picture: Picture, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        boxes = self._boxes(picture)
         best = max(boxes, key=lambda box: iou(box, prior.box), default=None)
         if best is None or iou(best, prior.box) == 0:
             return None
@@ -91,7 +92,8 @@ def numbered_frame(number: int) -> np.ndarray:
     return rgb
 
 
-def number_of(rgb: np.ndarray) -> int:
+def number_of(picture: Picture) -> int:
+    rgb = picture.part(Area(0, 0, 1, 1))
     return int(rgb[0, 0, 0]) << 8 | int(rgb[0, 0, 1])
 
 
@@ -104,7 +106,7 @@ def make_unit(num_frames: int, start_frame: int = 0) -> Unit:
 def make_frames(unit: Unit, undecoded: range = range(0), cuts: tuple[int, ...] = ()) -> Iterator[Frame]:
     for index in range(unit.start_frame, unit.end_frame):
         shot = sum(index >= cut for cut in cuts)
-        yield Frame(index, None if index in undecoded else numbered_frame(index), shot)
+        yield Frame(index, None if index in undecoded else Picture.of(numbered_frame(index)), shot)
 
 
 def everywhere(num_frames: int, *boxes: Box) -> Script:

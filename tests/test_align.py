@@ -11,6 +11,7 @@ from lipforge.datasets_manifest.schema import Reason
 from lipforge.model.faces.alignment import align, steady, template_points, template_size_px, to_square
 from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.faces.mediapipe import alignment_points
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.config import (
     AlignConfig,
     CutConfig,
@@ -77,7 +78,7 @@ def test_crop_is_taken_from_source_pixels_in_one_step() -> None:
     for box, tolerance in [((300.0, 200.0, 420.0, 350.0), 0), ((300.0, 100.0, 800.0, 720.0), 3)]:
         landmarks = landmarks_in(box)
         stage = CutRuns(CutConfig(), FacesConfig(), AlignConfig(), FakeFaces({}))
-        piece = stage.piece(frame, FaceLandmarks(landmarks, 1.0))
+        piece = stage.piece(Picture.of(frame), FaceLandmarks(landmarks, 1.0))
         assert piece is not None
         assert piece.step == (1 if tolerance == 0 else 2)
         matrix = to_square(align(alignment_points(landmarks)[None], 256), 256)[0]

@@ -19,6 +19,7 @@ from lipforge.datasets_manifest.sample import END_OF_TAR, Sample, clip_members, 
 from lipforge.model.faces.face import FaceBackend
 from lipforge.model.faces.insight import InsightFaces
 from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.clip import Clip, Frame
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacesConfig, PrepareConfig
 from lipforge.pipeline.media.clips import decode_mp4
@@ -321,7 +322,7 @@ def test_each_frame_has_its_own_pixels_where_a_stream_changes_its_size(template:
         picture if index < 15 else cv2.resize(picture, (SIDE_PX // 2, SIDE_PX // 2), interpolation=cv2.INTER_AREA)
         for index, picture in enumerate(pictures)
     ]
-    frames = [Frame(index, picture, scale=picture.shape[0] / SIDE_PX) for index, picture in enumerate(shown)]
+    frames = [Frame(index, Picture.of(rgb), scale=rgb.shape[0] / SIDE_PX) for index, rgb in enumerate(shown)]
     clip = aligned_clip(frames, backend, AlignConfig.model_validate({"template": template}))
     assert clip.frames is not None
     geometry = decode_geometry(clip.npz, 30)

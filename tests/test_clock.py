@@ -256,8 +256,8 @@ def first_image(path: Path) -> np.ndarray:
     info = probe(str(path))
     unit = Unit(Video(Source(str(path)), "", info), 0, 1)
     (frame,) = Resample().to_grid(unit, Resample().decode(unit, DecodeCount()))
-    assert frame.rgb is not None and frame.rgb.shape == (info.height_px, info.width_px, 3)
-    return frame.rgb
+    assert frame.picture is not None and frame.picture.size_px == (info.width_px, info.height_px)
+    return frame.picture.whole()
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -309,9 +309,8 @@ def test_flash_and_click_stay_together_through_decoding(tmp_path: Path) -> None:
     path = click_clip(tmp_path / "click.mp4", duration_s=5.0, fps=25)
     info = probe(str(path))
     unit = Unit(Video(Source(str(path)), "", info), 0, info.num_frames)
-    frames = np.stack(
-        [f.rgb for f in Resample().to_grid(unit, Resample().decode(unit, DecodeCount())) if f.rgb is not None]
-    )
+    grid = Resample().to_grid(unit, Resample().decode(unit, DecodeCount()))
+    frames = np.stack([frame.picture.whole() for frame in grid if frame.picture is not None])
     offsets_s = measure_click_offset_s(np.arange(len(frames)) / 25, frames, heard(path))
     assert len(offsets_s) == 4
     assert np.abs(offsets_s).max() < 1e-3

@@ -8,6 +8,7 @@ import pytest
 
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.faces.face import FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.clip import FacePiece, Frame, Unit
 from lipforge.pipeline.config import (
     AlignConfig,
@@ -259,7 +260,7 @@ def test_random_comings_and_goings_leave_no_frame_without_a_row() -> None:
 def test_a_piece_knows_where_its_pixels_are() -> None:
     frame = numbered_frame(3)
     stage = CutRuns(CutConfig(), FacesConfig(), AlignConfig(), FakeFaces({}))
-    piece = stage.piece(frame, FaceLandmarks(landmarks_in(LEFT_BOX), 1.0))
+    piece = stage.piece(Picture.of(frame), FaceLandmarks(landmarks_in(LEFT_BOX), 1.0))
     assert isinstance(piece, FacePiece) and piece.step == 1
     height, width = piece.rgb.shape[:2]
     np.testing.assert_array_equal(piece.rgb, frame[piece.top : piece.top + height, piece.left : piece.left + width])

@@ -118,4 +118,4 @@ def test_changed_bytes_raise_nothing_but_media_errors(tmp_path: Path) -> None:
 
 def shown_of(path: Path, info: VideoInfo, end_frame: int) -> list[bool]:
     unit = Unit(Video(Source(str(path)), "", info), 0, end_frame)
-    return [frame.rgb is not None for frame in Resample().to_grid(unit, Resample().decode(unit, DecodeCount()))]
+    return [frame.picture is not None for frame in Resample().to_grid(unit, Resample().decode(unit, DecodeCount()))]

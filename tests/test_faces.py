@@ -7,6 +7,7 @@ from skimage import data
 
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.mediapipe import MediaPipeFaces, alignment_points
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights import load as weights
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
@@ -43,9 +44,9 @@ def only(found: list[DetectedFace]) -> DetectedFace:
 
 
 def test_face_is_found_once_and_its_points_lie_on_it(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    found = only(faces.detect(photo))
+    found = only(faces.detect(Picture.of(photo)))
     assert found.score > 0.8
-    landmarks = faces.landmarks(photo, found)
+    landmarks = faces.landmarks(Picture.of(photo), found)
     assert landmarks is not None
     assert landmarks.points.shape == (468, 3)
     assert landmarks.points.dtype == np.float32
@@ -72,18 +73,18 @@ def test_faces_of_all_sizes_are_found_once(
     faces: MediaPipeFaces, photo: np.ndarray, face_px: int, size: tuple[int, int], corner: tuple[int, int]
 ) -> None:
     image = canvas(photo, face_px, size, corner)
-    landmarks = faces.landmarks(image, only(faces.detect(image)))
+    landmarks = faces.landmarks(Picture.of(image), only(faces.detect(Picture.of(image))))
     assert landmarks is not None
     assert landmarks.height_px == pytest.approx(face_px, rel=0.1)
 
 
 def test_face_that_fills_the_frame_is_found(faces: MediaPipeFaces, photo: np.ndarray) -> None:
     close_up = np.ascontiguousarray(photo[70:190, 165:285])
-    assert faces.landmarks(close_up, only(faces.detect(close_up))) is not None
+    assert faces.landmarks(Picture.of(close_up), only(faces.detect(Picture.of(close_up)))) is not None
 
 
 def test_two_faces_are_two(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    found = faces.detect(np.hstack([photo, photo[:, ::-1]]))
+    found = faces.detect(Picture.of(np.hstack([photo, photo[:, ::-1]])))
     assert len(found) == 2
     assert abs(found[0].x0 - found[1].x0) > 300
 
@@ -93,40 +94,40 @@ def test_images_without_people_have_no_face(faces: MediaPipeFaces, name: str) ->
     image = getattr(data, name)()
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    assert [face for face in faces.detect(image) if faces.landmarks(image, face)] == []
+    assert [face for face in faces.detect(Picture.of(image)) if faces.landmarks(Picture.of(image), face)] == []
 
 
 def test_following_reaches_the_same_points_as_finding(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    followed = faces.landmarks(photo, only(faces.detect(photo)))
+    followed = faces.landmarks(Picture.of(photo), only(faces.detect(Picture.of(photo))))
     assert followed is not None
     for step in range(1, 9):  # a head that moves 4 px right and 2 px down per frame
         moved = np.roll(photo, (2 * step, 4 * step), axis=(0, 1))
-        followed = faces.landmarks(moved, followed)
+        followed = faces.landmarks(Picture.of(moved), followed)
         assert followed is not None
-    found = faces.landmarks(moved, only(faces.detect(moved)))
+    found = faces.landmarks(Picture.of(moved), only(faces.detect(Picture.of(moved))))
     assert found is not None
     assert np.abs(followed.points - found.points)[:, :2].mean() < 1.0
 
 
 def test_tilted_head_gets_the_turned_points(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    upright = faces.landmarks(photo, only(faces.detect(photo)))
+    upright = faces.landmarks(Picture.of(photo), only(faces.detect(Picture.of(photo))))
     assert upright is not None
     turn = cv2.getRotationMatrix2D((226, 130), 25, 1)
     tilted_photo = cv2.warpAffine(photo, turn, (512, 512))
-    tilted = faces.landmarks(tilted_photo, only(faces.detect(tilted_photo)))
+    tilted = faces.landmarks(Picture.of(tilted_photo), only(faces.detect(Picture.of(tilted_photo))))
     assert tilted is not None
     expected = upright.points[:, :2] @ turn[:, :2].T + turn[:, 2]
     assert np.abs(tilted.points[:, :2] - expected).mean() < 2.5
 
 
 def test_face_that_is_gone_has_no_landmarks(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    followed = faces.landmarks(photo, only(faces.detect(photo)))
+    followed = faces.landmarks(Picture.of(photo), only(faces.detect(Picture.of(photo))))
     assert followed is not None
-    assert faces.landmarks(np.full_like(photo, 128), followed) is None
+    assert faces.landmarks(Picture.of(np.full_like(photo, 128)), followed) is None
 
 
 def test_alignment_points_are_brows_and_nose_in_order(faces: MediaPipeFaces, photo: np.ndarray) -> None:
-    landmarks = faces.landmarks(photo, only(faces.detect(photo)))
+    landmarks = faces.landmarks(Picture.of(photo), only(faces.detect(Picture.of(photo))))
     assert landmarks is not None
     many = alignment_points(np.stack([landmarks.points, landmarks.points + 1]))
     assert many.shape == (2, 3, 2)

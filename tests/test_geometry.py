@@ -26,7 +26,7 @@ HEIGHT, WIDTH = SIZE
 
 
 def codes_of(path: Path) -> list[int]:
-    return [code_of(frame.rgb) for frame in frames_of(path)]
+    return [code_of(frame.picture.whole()) for frame in frames_of(path)]
 
 
 def matrix_bytes(a: float, b: float, c: float, d: float) -> bytes:
@@ -139,7 +139,7 @@ def test_squeezed_video_is_stretched(tmp_path: Path, name: str) -> None:
     path = write_pictures(tmp_path / name, pictures, vcodec=vcodec, pixel_ratio=pixel_ratio)
     info = probe(str(path))
     assert (info.width_px, info.height_px) == square
-    rgb = frames_of(path)[0].rgb
+    rgb = frames_of(path)[0].picture.whole()
     bright = rgb.mean(axis=2) > 130
     assert rgb.shape == (square[1], square[0], 3)
     assert bright.any(axis=0).sum() == pytest.approx(side, abs=3)
@@ -163,7 +163,7 @@ def test_square_pixels_are_read_as_they_are(tmp_path: Path) -> None:
     path = write_pictures(tmp_path / "a.mp4", [coded_image(7)] * 3, pixel_ratio=Fraction(1))
     with av.open(str(path)) as container:
         plain = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    np.testing.assert_array_equal(frames_of(path)[0].rgb, plain)
+    np.testing.assert_array_equal(frames_of(path)[0].picture.whole(), plain)
 
 
 # --- changes in mid-stream ------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def spans(path: Path) -> list[tuple]:
     """((height, width), shot, scale, number of frames) of each stretch."""
     found: list[tuple] = []
     for frame in frames_of(path):
-        kind = (frame.rgb.shape[:2], frame.shot_index, round(frame.scale, 2))
+        kind = (frame.picture.size_px[::-1], frame.shot_index, round(frame.scale, 2))
         if found and found[-1][:3] == kind:
             found[-1] = (*kind, found[-1][3] + 1)
         else:

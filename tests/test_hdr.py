@@ -43,7 +43,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(path: Path) -> np.ndarray:
-    return np.stack([frame.rgb for frame in frames_of(path)])
+    return np.stack([frame.picture.whole() for frame in frames_of(path)])
 
 
 KINDS = {

@@ -8,6 +8,7 @@ from skimage import data
 from lipforge.model.faces.covered import CoveredMouths, mouth_patch, small_face_matrix
 from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.faces.picture import Picture
 from lipforge.model.faces.pose import _HEAD, head_pose, pose_of_parts
 from lipforge.model.weights import load as weights
 from lipforge.model.weights.load import ModelFileError
@@ -42,7 +43,7 @@ def photo() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def face(faces: MediaPipeFaces, photo: np.ndarray) -> FaceLandmarks:
-    found = faces.landmarks(photo, faces.detect(photo)[0])
+    found = faces.landmarks(Picture.of(photo), faces.detect(Picture.of(photo))[0])
     assert found is not None
     return found
 
@@ -97,7 +98,8 @@ def test_points_of_an_unknown_model_are_refused() -> None:
 # --- covered mouths -----------------------------------------------------------------------------------
 
 
-def score(faces: MediaPipeFaces, covered: CoveredMouths, picture: np.ndarray) -> float:
+def score(faces: MediaPipeFaces, covered: CoveredMouths, rgb: np.ndarray) -> float:
+    picture = Picture.of(rgb)
     found = faces.landmarks(picture, faces.detect(picture)[0])
     assert found is not None
     patch = mouth_patch(picture, small_face_matrix(faces.alignment_points(found.points)))
@@ -245,8 +247,8 @@ def test_a_face_at_the_edge_is_measured_as_cut_off(
     half = np.ascontiguousarray(photo[:, x0:])
     moved = FaceLandmarks(face.points - np.array([x0, 0, 0], np.float32), face.score)
     log = FaceLog(faces, covered)
-    log.add(Frame(0, photo, faces={0: face}), 0.0)
-    log.add(Frame(0, half, faces={1: moved}), 0.0)
+    log.add(Frame(0, Picture.of(photo), faces={0: face}), 0.0)
+    log.add(Frame(0, Picture.of(half), faces={1: moved}), 0.0)
     whole, cut = log.finish()
     assert usable_frames(whole, UsableConfig())[1] == [None]
     assert usable_frames(cut, UsableConfig())[1] == [PassReason.FACE_CUT_OFF]

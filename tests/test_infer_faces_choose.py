@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lipforge.model.faces.face import FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.model.sync.score import SyncScore
 from lipforge.pipeline.clip import Clip, Frame
 from lipforge.pipeline.config import AlignConfig, FacesConfig
@@ -187,7 +188,7 @@ def crowd(num_faces: int, num_shots: int) -> tuple[ShotPictures, list[TrackMeasu
         for place, one in enumerate(one for one in tracks if one.shot_index == shot):
             x, y = 20 + 90 * (place % 6), 40 + 100 * (place // 6)
             faces[one.number - 1] = FaceLandmarks(np.array([[x, y, 0], [x + side, y + side, 0]], np.float32), 0.9)
-        shots.add(Frame(shot * 250, np.full((360, 640, 3), 120, np.uint8), shot, faces=faces), shot * 10.0)
+        shots.add(Frame(shot * 250, Picture.of(np.full((360, 640, 3), 120, np.uint8)), shot, faces=faces), shot * 10.0)
     return shots, tracks
 
 
@@ -213,8 +214,8 @@ def test_a_face_that_is_seen_alone_and_later_gets_a_picture_too() -> None:
     shots = ShotPictures()
     rgb = np.zeros((100, 100, 3), np.uint8)
     face = FaceLandmarks(np.array([[10, 10, 0], [40, 50, 0]], np.float32), 0.9)
-    shots.add(Frame(0, rgb, 0, faces={0: face, 1: face}), 0.0)
-    shots.add(Frame(1, rgb, 0, faces={2: face}), 1.0)
+    shots.add(Frame(0, Picture.of(rgb), 0, faces={0: face, 1: face}), 0.0)
+    shots.add(Frame(1, Picture.of(rgb), 0, faces={2: face}), 1.0)
     assert [list(numbers) for _, numbers in shots.by_number()] == [[1, 2], [3]]
 
 

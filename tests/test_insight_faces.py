@@ -6,6 +6,7 @@ import pytest
 
 from lipforge.model.faces.face import FaceLandmarks
 from lipforge.model.faces.insight import InsightFaces
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights.load import ModelFileError
 from tests.stand_ins import GREEN, KEYPOINTS, POINTS, RED, draw_face, face_files
 
@@ -24,11 +25,11 @@ def faces(files: dict[str, bytes]) -> InsightFaces:
     return InsightFaces(files)
 
 
-def image(*boxes: tuple[Box, tuple[int, int, int]], size: tuple[int, int] = (1920, 1080)) -> np.ndarray:
+def image(*boxes: tuple[Box, tuple[int, int, int]], size: tuple[int, int] = (1920, 1080)) -> Picture:
     frame = np.full((size[1], size[0], 3), 90, np.uint8)
     for box, colour in boxes:
         draw_face(frame, box, colour)
-    return frame
+    return Picture.of(frame)
 
 
 def within(points: np.ndarray, box: Box) -> np.ndarray:
@@ -82,9 +83,9 @@ def test_points_lie_on_the_face_and_its_size_is_the_detectors(faces: InsightFace
     assert landmarks.score > 0.9
 
 
-def follow(faces: InsightFaces, frame: np.ndarray, box: Box) -> FaceLandmarks | None:
+def follow(faces: InsightFaces, picture: Picture, box: Box) -> FaceLandmarks | None:
     prior = FaceLandmarks(within(POINTS, box).astype(np.float32), 0.9, tuple(map(float, box)))  # type: ignore[arg-type]
-    return faces.landmarks(frame, prior)
+    return faces.landmarks(picture, prior)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1700, 0), (1780, 900), (-40, 500)])

@@ -86,13 +86,13 @@ def test_the_grid_shows_the_picture_of_each_moment(bar: Path, tmp_path: Path, na
     frames = frames_of(interlace(bar, tmp_path / name, *KINDS[name]))
     assert len(frames) == NUM_FIELDS // 2
     for frame in frames:
-        assert time_shown_s(frame.rgb) == pytest.approx(frame.index / 25, abs=3e-3)
+        assert time_shown_s(frame.picture.whole()) == pytest.approx(frame.index / 25, abs=3e-3)
 
 
 def test_59_94_fields_a_second_are_thinned_without_bias(tmp_path: Path) -> None:
     bar = write_pictures(tmp_path / "bar.mkv", map(bar_at, range(NUM_FIELDS)), rate=60, vcodec="ffv1")
     frames = frames_of(interlace(bar, tmp_path / "a.mp4", True))
-    errors_s = [time_shown_s(frame.rgb) * 50 / 60 - frame.index / 25 for frame in frames[1:-1]]
+    errors_s = [time_shown_s(frame.picture.whole()) * 50 / 60 - frame.index / 25 for frame in frames[1:-1]]
     assert max(map(abs, errors_s)) < 0.5 / 60 + 2e-3  # the nearest field
     assert abs(np.mean(errors_s)) < 2e-3
 

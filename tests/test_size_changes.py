@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lipforge.model.faces.face import FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.clip import Clip, Frame
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacesConfig
 from lipforge.pipeline.stages.align import AlignFace
@@ -33,8 +34,8 @@ def resized(factor: float, boxes: Script, first: int, gap: range = range(0)) -> 
         if scale != 1:
             rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             rgb[0, 0] = numbered_frame(number)[0, 0]
-        frames.append(Frame(number, rgb, scale=scale))
-        assert number_of(rgb) == number
+        frames.append(Frame(number, Picture.of(rgb), scale=scale))
+        assert number_of(Picture.of(rgb)) == number
         if number not in gap:
             script[number] = [tuple(edge * scale for edge in box) for box in boxes[number]]
     return frames, script

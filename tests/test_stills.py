@@ -10,6 +10,7 @@ import pytest
 
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.clock import FPS
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.clip import Clip, FacePiece, Source, Unit, Video
 from lipforge.pipeline.config import CutConfig, PrepareConfig, Thresholds
@@ -116,7 +117,7 @@ def cut_with_freezes(script: Script, unit: Unit, *freezes: tuple[int, int], only
                 width = rgb.shape[1] // 2 if only_left else rgb.shape[1]
                 rgb[:, :width] = numbered_frame(first)[:, :width]
                 rgb[0, 0] = numbered_frame(frame.index)[0, 0]
-        frames.append(replace(frame, rgb=rgb))
+        frames.append(replace(frame, picture=Picture.of(rgb)))
     tracked = TrackFaces(config.faces, backend).process(frames)
     return list(CutRuns(config.cut, config.faces, config.align, backend).process(unit, tracked))
 
@@ -182,8 +183,8 @@ def picture(seed: int = 0, contrast: float = 1.0) -> np.ndarray:
 
 
 def still_counts(pictures: list[np.ndarray]) -> list[int]:
-    face = StillFace(pictures[0], PIECE)
-    return [face.follow(rgb, PIECE) for rgb in pictures[1:]]
+    face = StillFace(Picture.of(pictures[0]), PIECE)
+    return [face.follow(Picture.of(rgb), PIECE) for rgb in pictures[1:]]
 
 
 @pytest.mark.parametrize("contrast", [1.0, 0.4])

@@ -14,6 +14,7 @@ from lipforge.datasets_manifest.selection import SELECTION_COLUMNS, read_selecti
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.model.faces.alignment import align, template_points, to_square
 from lipforge.model.faces.face import FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.model.faces.templates import MUSETALK_MARGIN_PX, Template, crop_matrices
 from lipforge.pipeline.clip import Source, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, EncodeConfig, FacesConfig, PrepareConfig
@@ -156,7 +157,7 @@ def test_the_crop_of_a_large_face_is_averaged_down_not_skipped() -> None:
     frame = np.repeat(rng.integers(0, 256, (900, 1200, 1), dtype=np.uint8), 3, axis=2)
     face = FaceLandmarks(landmarks_in((300.0, 200.0, 780.0, 780.0)), 1.0)
     config = AlignConfig(template=Template.WAV2LIP, resolution=96)
-    piece = CutRuns(CutConfig(), FacesConfig(), config, FakeFaces({})).piece(frame, face)
+    piece = CutRuns(CutConfig(), FacesConfig(), config, FakeFaces({})).piece(Picture.of(frame), face)
     assert piece is not None and piece.stored is not None and piece.stored.step == 5
     box = np.array(face.box).reshape(1, 2, 2)
     (matrix,) = crop_matrices(Template.WAV2LIP, POINTS, box, box, np.array([[1200.0, 900]]), 96, 0)

@@ -11,6 +11,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from lipforge.model.faces.alignment import align, to_square
+from lipforge.model.faces.picture import Picture
 from lipforge.model.threads import one_thread
 from lipforge.model.weights.load import ModelFileError
 
@@ -29,21 +30,20 @@ def small_face_matrix(points: np.ndarray) -> np.ndarray:
     return to_square(align(points[None], side), side)[0]
 
 
-def mouth_patch(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """uint8 [40, 40, 3]: what the network looks at. frame: uint8 [H, W, 3] RGB; matrix: `small_face_matrix`."""
-    return _warped(frame, matrix, PATCH[1].start, PATCH[0].start, PATCH_PX)
+def mouth_patch(picture: Picture, matrix: np.ndarray) -> np.ndarray:
+    """uint8 [40, 40, 3]: what the network looks at. matrix: `small_face_matrix`."""
+    return _warped(picture, matrix, PATCH[1].start, PATCH[0].start, PATCH_PX)
 
 
-def small_face(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def small_face(picture: Picture, matrix: np.ndarray) -> np.ndarray:
     """uint8 [64, 64, 3]: the whole aligned face, for training."""
-    return _warped(frame, matrix, 0, 0, FACE_PX)
+    return _warped(picture, matrix, 0, 0, FACE_PX)
 
 
-def _warped(frame: np.ndarray, matrix: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+def _warped(picture: Picture, matrix: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
     moved = matrix.copy()
     moved[:, 2] -= (left * _SHARPER, top * _SHARPER)
-    size = (side * _SHARPER, side * _SHARPER)
-    large = cv2.warpAffine(frame, moved, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    large = picture.warp(moved, side * _SHARPER, border=cv2.BORDER_REPLICATE)
     return cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.lip_points import SYNC_LANDMARKS
 from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.faces.picture import Picture
 
 _HEIGHT_PX = 256
 _WIDTH_PX = _HEIGHT_PX * 3 // 4
@@ -24,7 +25,7 @@ def crop_landmarks(frames: np.ndarray, faces: MediaPipeFaces) -> list[np.ndarray
     for frame in frames:
         upright = cv2.resize(frame, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
         margins = (_MARGIN_Y_PX, _MARGIN_Y_PX, _MARGIN_X_PX, _MARGIN_X_PX)
-        padded = cv2.copyMakeBorder(upright, *margins, cv2.BORDER_REPLICATE)
+        padded = Picture.of(cv2.copyMakeBorder(upright, *margins, cv2.BORDER_REPLICATE))
         followed = faces.landmarks(padded, prior)
         if followed is None and not isinstance(prior, DetectedFace):
             followed = faces.landmarks(padded, _template_face())

@@ -1,11 +1,13 @@
 """What every face model returns, and the protocol that the pipeline calls."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from lipforge.model.faces.boxes import Box
+from lipforge.model.faces.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FaceLandmarks:
     detected_box: Box | None = None
     """The detector's box, for backends whose landmarks do not reach the forehead."""
 
-    @property
+    @cached_property
     def box(self) -> Box:
         """From forehead to chin: the detector's box if there is one, otherwise the extent of the landmarks."""
         if self.detected_box is not None:
@@ -79,12 +81,12 @@ class FaceBackend(Protocol):
 
     name: str
 
-    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        """Each face of a frame (uint8 [H, W, 3] RGB) once, best score first."""
+    def detect(self, picture: Picture) -> list[DetectedFace]:
+        """Each face of a picture once, best score first."""
         ...
 
-    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        """Landmarks of one face, given where it is in this frame or was in the previous one. None: no face there."""
+    def landmarks(self, picture: Picture, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        """Landmarks of one face, given where it is in this picture or was in the one before. None: no face there."""
         ...
 
     def alignment_points(self, points: np.ndarray) -> np.ndarray:

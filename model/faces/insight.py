@@ -15,6 +15,7 @@ import numpy as np
 
 from lipforge.model.faces.boxes import intersection
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks, Outlines
+from lipforge.model.faces.picture import Picture
 from lipforge.model.weights.load import ModelFileError
 
 _LEFT_BROW = (43, 48, 49, 51, 50)
@@ -70,15 +71,16 @@ class InsightFaces:
         if self._points.lmk_num != 106:
             raise ModelFileError(f"{points}: expected a network for 106 points, this one gives {self._points.lmk_num}")
 
-    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        """Each face of a frame (uint8 [H, W, 3] RGB) once, best score first."""
-        return self._detect(frame, 0, 0, _WHOLE_SIZE_PX)
+    def detect(self, picture: Picture) -> list[DetectedFace]:
+        """Each face of a picture once, best score first."""
+        return self._detect(picture.whole(), 0, 0, _WHOLE_SIZE_PX)
 
-    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        """106 points of one face, given where it is in this frame or was in the previous one. None: no face there.
+    def landmarks(self, picture: Picture, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        """106 points of one face, given where it is in this picture or was in the one before. None: no face there.
 
-        frame: uint8 [H, W, 3] RGB. Points: float32 [106, 2].
+        Points: float32 [106, 2].
         """
+        frame = picture.whole()
         x0, y0, x1, y1 = prior.box
         half = _NEAR_SCALE * max(x1 - x0, y1 - y0) / 2
         left, top = (max(0, int(middle - half)) for middle in ((x0 + x1) / 2, (y0 + y1) / 2))

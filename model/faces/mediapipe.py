@@ -17,6 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from lipforge.model.faces.boxes import overlap_of_smaller
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks, Outlines
 from lipforge.model.faces.lip_points import INNER_LIP, OUTER_LIP, SYNC_LANDMARKS
+from lipforge.model.faces.picture import Picture
 
 # FaceMesh point indices. "Left" is always the left of the image.
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 33, 263
@@ -58,11 +59,9 @@ class MediaPipeFaces:
         self._general = _BlazeFace(models["face_detection_back.tflite"], strides=(16, 32, 32, 32))
         self._mesh = _Network(models["face_landmark.tflite"])
 
-    def detect(self, frame: np.ndarray) -> list[DetectedFace]:
-        """Each face once, best score first, from a height of about 35 px in 1080 lines up to the whole frame.
-
-        frame: uint8 [H, W, 3] RGB.
-        """
+    def detect(self, picture: Picture) -> list[DetectedFace]:
+        """Each face once, best score first, from a height of about 35 px in 1080 lines up to the whole picture."""
+        frame = picture.whole()
         full_height, full_width = frame.shape[:2]
         shrink = min(1.0, self._general.size_px / min(full_height, full_width))
         if shrink < 1:  # one resize; tiles then match the network input pixel for pixel
@@ -77,18 +76,18 @@ class MediaPipeFaces:
                 found += _whole_faces(self._general.detect(frame, tile), tile, width, height)
         return [_scaled(face, full_width / width, full_height / height) for face in _suppress(found)]
 
-    def landmarks(self, frame: np.ndarray, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
-        """FaceMesh on a square of the frame, rotated so that the eyes are level.
+    def landmarks(self, picture: Picture, prior: DetectedFace | FaceLandmarks) -> FaceLandmarks | None:
+        """FaceMesh on a square of the picture, rotated so that the eyes are level.
 
-        frame: uint8 [H, W, 3] RGB. A detected box is rough, so its landmarks are refined from their own result.
+        A detected box is rough, so its landmarks are refined from their own result.
         """
         if isinstance(prior, FaceLandmarks):
-            return self._mesh_points(frame, _roi_of_landmarks(prior))
-        placed = self._mesh_points(frame, _roi_of_detection(prior))
+            return self._mesh_points(picture, _roi_of_landmarks(prior))
+        placed = self._mesh_points(picture, _roi_of_detection(prior))
         for _ in range(_NUM_REFINEMENTS):
             if placed is None:
                 return None
-            placed = self._mesh_points(frame, _roi_of_landmarks(placed))
+            placed = self._mesh_points(picture, _roi_of_landmarks(placed))
         return placed
 
     def alignment_points(self, points: np.ndarray) -> np.ndarray:
@@ -101,12 +100,9 @@ class MediaPipeFaces:
         """20, 20 and 36 points."""
         return outlines(points)
 
-    def _mesh_points(self, frame: np.ndarray, to_frame: np.ndarray) -> FaceLandmarks | None:
-        """to_frame: float64 [2, 3], maps pixels of the network's input to pixels of the frame."""
-        size = self._mesh.size_px
-        crop = cv2.warpAffine(
-            frame, to_frame, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
-        )
+    def _mesh_points(self, picture: Picture, to_frame: np.ndarray) -> FaceLandmarks | None:
+        """to_frame: float64 [2, 3], maps pixels of the network's input to pixels of the picture."""
+        crop = picture.warp(to_frame, self._mesh.size_px, inverse=True, border=cv2.BORDER_CONSTANT)
         raw_points, raw_score = self._mesh(crop.astype(np.float32) / 255)
         score = float(_sigmoid(raw_score.ravel()[0]))
         if score < _MIN_FACE_PRESENCE:

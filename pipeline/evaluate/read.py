@@ -14,6 +14,7 @@ import numpy as np
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.alignment import align, hidden_ratio, steady, to_square
 from lipforge.model.faces.face import FaceBackend, FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.clip import Frame, Source, Unit, Video
 from lipforge.pipeline.config import AlignConfig, FacesConfig, ShotsConfig
 from lipforge.pipeline.evaluate.clip import Unmeasurable
@@ -60,8 +61,8 @@ class OpenVideo:
 
     def frames(
         self, first: int = 0, end: int | None = None, *, shots: bool = False
-    ) -> Iterator[tuple[int, np.ndarray | None, int]]:
-        """(number at 25 fps, uint8 [H, W, 3] RGB or None where it cannot be decoded, shot), all of one size.
+    ) -> Iterator[tuple[int, Picture | None, int]]:
+        """(number at 25 fps, picture or None where it cannot be decoded, shot), all of one size.
 
         shots: look for cuts; without, all are one.
         """
@@ -70,33 +71,33 @@ class OpenVideo:
         size: tuple[int, int] | None = None
         decoded = reader.decode(unit, DecodeCount())
         for frame in reader.to_grid(unit, SplitShots(ShotsConfig()).process(decoded) if shots else decoded):
-            rgb = frame.rgb
-            if rgb is not None:
-                size = size or (rgb.shape[1], rgb.shape[0])
-                if (rgb.shape[1], rgb.shape[0]) != size:
-                    rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            yield frame.index, rgb, frame.shot_index
+            picture = frame.picture
+            if picture is not None:
+                size = size or picture.size_px
+                if picture.size_px != size:
+                    picture = Picture.of(cv2.resize(picture.whole(), size, interpolation=cv2.INTER_AREA))
+            yield frame.index, picture, frame.shot_index
 
     def find_face(self, backend: FaceBackend) -> Place:
         """The face that is seen longest without a cut. Raises Unmeasurable where there is none."""
         seen: dict[int, dict[int, FaceLandmarks]] = {}
-        shape: tuple[int, int] | None = None
+        size: tuple[int, int] | None = None
         tracker = TrackFaces(FacesConfig(), backend)
-        for frame in tracker.process(Frame(index, rgb, shot) for index, rgb, shot in self.frames(shots=True)):
-            if frame.rgb is not None:
-                shape = shape or frame.rgb.shape[:2]
+        for frame in tracker.process(Frame(*found) for found in self.frames(shots=True)):
+            if frame.picture is not None:
+                width, height = size = size or frame.picture.size_px
                 for track, face in frame.faces.items():
-                    if hidden_ratio(face.points, frame.rgb.shape[1], frame.rgb.shape[0]) <= MAX_MISSING:
+                    if hidden_ratio(face.points, width, height) <= MAX_MISSING:
                         seen.setdefault(track, {})[frame.index] = face
-        if not seen or shape is None:
-            raise Unmeasurable("no face" if shape is not None else "no picture can be decoded")
+        if not seen or size is None:
+            raise Unmeasurable("no face" if size is not None else "no picture can be decoded")
         faces = max(seen.values(), key=lambda those: (len(those), sum(one.height_px for one in those.values())))
         first, last = min(faces), max(faces)
         found = [faces.get(index) for index in range(first, last + 1)]
         landmarks = fill_gaps([None if face is None else face.points for face in found])
         points = steady(backend.alignment_points(landmarks), AlignConfig().smoothing_frames)
         boxes = np.concatenate([landmarks[..., :2].min(axis=1), landmarks[..., :2].max(axis=1)], axis=1)
-        return Place(first, to_square(align(points, CROP_PX), CROP_PX), boxes.astype(np.float64), shape[1], shape[0])
+        return Place(first, to_square(align(points, CROP_PX), CROP_PX), boxes.astype(np.float64), *size)
 
     def fits(self, place: Place) -> bool:
         """Whether the picture has the proportions of the one that a place was found in."""
@@ -111,14 +112,14 @@ class OpenVideo:
         crops: list[np.ndarray] = []
         lost = 0
         end = min(self.end_frame, place.first_frame + place.num_frames)
-        for index, rgb, _ in self.frames(min(place.first_frame, end), end):
-            if rgb is None:
+        for index, picture, _ in self.frames(min(place.first_frame, end), end):
+            if picture is None:
                 lost += 1
                 crops.append(crops[-1] if crops else np.zeros((CROP_PX, CROP_PX, 3), np.uint8))
                 continue
             matrix = place.matrices[index - place.first_frame].copy()
-            matrix[:, :2] *= place.width_px / rgb.shape[1]
-            crops.append(warp_whole(rgb, matrix))
+            matrix[:, :2] *= place.width_px / picture.width_px
+            crops.append(warp_whole(picture.whole(), matrix))
         if not crops:
             raise Unmeasurable("it ends before the face is seen")
         if lost > MAX_MISSING * len(crops):
@@ -139,16 +140,17 @@ class OpenVideo:
         tracks = np.median(np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN_FRAMES, axis=0), axis=-1)
         crops: list[np.ndarray] = []
         end = min(self.end_frame, place.first_frame + place.num_frames)
-        for index, rgb, _ in self.frames(min(place.first_frame, end), end):
-            if rgb is None:
+        for index, picture, _ in self.frames(min(place.first_frame, end), end):
+            if picture is None:
                 crops.append(crops[-1] if crops else np.full((_SYNCNET_PX, _SYNCNET_PX, 3), _GREY, np.uint8))
                 continue
-            size, x, y = tracks[index - place.first_frame] * (rgb.shape[1] / place.width_px)
+            size, x, y = tracks[index - place.first_frame] * (picture.width_px / place.width_px)
             scale = _SYNCNET_PX / (2.8 * size)
             matrix = np.array([[scale, 0, (1.4 * size - x) * scale], [0, scale, (size - y) * scale]])
             matrix[:, 2] += (scale - 1) / 2
             grey = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (_GREY,) * 3}
-            crops.append(cv2.warpAffine(rgb, matrix, (_SYNCNET_PX, _SYNCNET_PX), flags=cv2.INTER_LINEAR, **grey))
+            size_px = (_SYNCNET_PX, _SYNCNET_PX)
+            crops.append(cv2.warpAffine(picture.whole(), matrix, size_px, flags=cv2.INTER_LINEAR, **grey))
         return np.stack(crops)
 
     def sound(self, first: int, num_frames: int) -> np.ndarray:

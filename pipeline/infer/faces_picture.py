@@ -51,7 +51,7 @@ class ShotPictures:
         better = [track for track, look in sizes.items() if self._is_better(track, look)]
         if not better:
             return
-        assert frame.rgb is not None
+        assert frame.picture is not None
         picture = _keep(frame, time_s)
         for track in better:
             self._of[track], self._looks[track] = picture, sizes[track]
@@ -83,11 +83,12 @@ class ShotPictures:
 
 
 def _keep(frame: Frame, time_s: float) -> _Picture:
-    assert frame.rgb is not None
-    height, width = frame.rgb.shape[:2]
+    assert frame.picture is not None
+    width, height = frame.picture.size_px
     scale = min(1.0, _KEPT_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.rgb
+    rgb = frame.picture.whole()
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb
     encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     boxes = {track: _scaled(face.box, scale) for track, face in frame.faces.items()}
     return _Picture(frame.shot_index, time_s, encoded.tobytes(), size, boxes)

@@ -76,7 +76,7 @@ class SyncStretches:
     def add(self, frame: Frame) -> None:
         """frame: the next of the 25 fps grid (`frame.index`), full size, with its `faces` by track index."""
         for track, stretch in list(self._open.items()):
-            if stretch.shot_index != frame.shot_index or frame.rgb is None:
+            if stretch.shot_index != frame.shot_index or frame.picture is None:
                 self._close(track)
             elif track not in frame.faces:
                 if _num_trailing_gaps(stretch.landmarks) >= self.faces.max_gap_frames:
@@ -85,8 +85,8 @@ class SyncStretches:
                     stretch.landmarks.append(None)
                     stretch.waiting.append(stretch.waiting[-1])
         for track, face in frame.faces.items():
-            assert frame.rgb is not None
-            piece = self._cutter.piece(frame.rgb, face)
+            assert frame.picture is not None
+            piece = self._cutter.piece(frame.picture, face)
             if piece is None:  # the picture's edge cuts it off
                 self._close(track)
                 continue

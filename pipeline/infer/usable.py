@@ -13,6 +13,7 @@ from pydantic import Field
 from lipforge.model.faces.alignment import crop_corners, hidden_ratio, outside_ratio
 from lipforge.model.faces.covered import FACE_PX, CoveredMouths, mouth_patch, small_face_matrix
 from lipforge.model.faces.face import FaceBackend, FaceLandmarks
+from lipforge.model.faces.picture import Picture
 from lipforge.model.faces.pose import head_pose
 from lipforge.pipeline.clip import Frame
 from lipforge.pipeline.config import AlignConfig, Config
@@ -104,9 +105,9 @@ class FaceLog:
     def add(self, frame: Frame, time_s: float) -> None:
         """frame: from `TrackFaces` on source frames; `frame.index` is its number in the source."""
         for track, face in frame.faces.items():
-            assert frame.rgb is not None
+            assert frame.picture is not None
             block, index = self._tracks.setdefault(track, _Open(frame.shot_index)).row()
-            block[index], patch = self._measure(frame.rgb, face)
+            block[index], patch = self._measure(frame.picture, face)
             block[index]["frame"], block[index]["time_s"] = frame.index, time_s
             self._waiting.append((block, index, patch))
             if len(self._waiting) == BATCH:
@@ -122,9 +123,9 @@ class FaceLog:
             tracks.append(TrackMeasures(number, found.shot_index, rows))
         return tracks
 
-    def _measure(self, rgb: np.ndarray, face: FaceLandmarks) -> tuple[np.ndarray, np.ndarray]:
+    def _measure(self, picture: Picture, face: FaceLandmarks) -> tuple[np.ndarray, np.ndarray]:
         """(MEASURES [], patch of the mouth)"""
-        height, width = rgb.shape[:2]
+        width, height = picture.size_px
         points = self.backend.alignment_points(face.points)
         matrix = small_face_matrix(points)
         row = np.zeros((), MEASURES)
@@ -132,7 +133,7 @@ class FaceLog:
         row["yaw_deg"], row["pitch_deg"] = head_pose(face.points)
         row["hidden"] = hidden_ratio(face.points, width, height)
         row["outside"] = outside_ratio(crop_corners(matrix, 2 * FACE_PX), width, height)
-        return row, mouth_patch(rgb, matrix)
+        return row, mouth_patch(picture, matrix)
 
     def _score(self) -> None:
         if self._waiting:

@@ -8,6 +8,8 @@ import av
 import cv2
 import numpy as np
 
+from lipforge.model.faces.picture import Area
+
 SAME_SHAPE = 0.01
 """Proportions that differ by less are one shape: encoders round the sides of a scaled picture to even numbers."""
 WIDEST_PIXEL = 4
@@ -32,6 +34,29 @@ class Orientation:
         if self.mirrored:
             rgb = cv2.flip(rgb, 1)
         return cv2.rotate(rgb, _TURNS[self.quarter_turns]) if self.quarter_turns else rgb
+
+    def shown_area(self, stored: Area, width_px: int, height_px: int) -> Area:
+        """Where an area of the stored picture is in the upright one. width_px, height_px: of the upright picture."""
+        left, top, right, bottom = stored
+        turned = bool(self.quarter_turns % 2)
+        width, height = (height_px, width_px) if turned else (width_px, height_px)
+        if self.mirrored:
+            left, right = width - right, width - left
+        for _ in range(self.quarter_turns):
+            left, top, right, bottom = height - bottom, left, height - top, right
+            width, height = height, width
+        return Area(left, top, right, bottom)
+
+    def stored_area(self, shown: Area, width_px: int, height_px: int) -> Area:
+        """The inverse of `shown_area`."""
+        left, top, right, bottom = shown
+        width, height = width_px, height_px
+        for _ in range(self.quarter_turns):
+            left, top, right, bottom = top, width - right, bottom, width - left
+            width, height = height, width
+        if self.mirrored:
+            left, right = width - right, width - left
+        return Area(left, top, right, bottom)
 
 
 UPRIGHT = Orientation()

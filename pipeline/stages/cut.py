@@ -12,6 +12,7 @@ from lipforge.model.clock import FPS
 from lipforge.model.faces.alignment import align, crop_corners, hidden_ratio, outside_ratio, to_square
 from lipforge.model.faces.boxes import Box
 from lipforge.model.faces.face import FaceBackend, FaceLandmarks
+from lipforge.model.faces.picture import Area, Picture
 from lipforge.model.faces.templates import Template, crop_matrices
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, FacePolicy, FacesConfig
@@ -87,9 +88,9 @@ class CutRuns:
             yield from filter(belongs_to_its_unit, cutter.add(frame))
         yield from filter(belongs_to_its_unit, cutter.finish())
 
-    def piece(self, rgb: np.ndarray, face: FaceLandmarks) -> FacePiece | None:
+    def piece(self, picture: Picture, face: FaceLandmarks) -> FacePiece | None:
         """What the crops need of a frame; None when too much of the latentsync crop, or of the face, lies outside."""
-        height, width = rgb.shape[:2]
+        width, height = picture.size_px
         landmarks, side = face.points, self.crop.scored_px
         if hidden_ratio(landmarks, width, height) > self.crop.max_hidden_ratio:
             return None
@@ -98,33 +99,33 @@ class CutRuns:
         if outside_ratio(crop_corners(matrix, side), width, height) > self.crop.max_outside_ratio:
             return None
         box = np.array(face.box, np.float32).reshape(2, 2)
-        piece = replace(_area(rgb, matrix, side), landmarks=landmarks, face_box=box)
+        piece = replace(_area(picture, matrix, side), landmarks=landmarks, face_box=box)
         if self.crop.template is Template.LATENTSYNC:
             return piece
         side, size = self.crop.resolution, np.array([[width, height]])
         (own,) = crop_matrices(self.crop.template, points[None], landmarks[None], box[None], size, side, 0)
-        return replace(piece, stored=_area(rgb, own, side))
+        return replace(piece, stored=_area(picture, own, side))
 
 
-def _area(rgb: np.ndarray, matrix: np.ndarray, side: int) -> FacePiece:
+def _area(picture: Picture, matrix: np.ndarray, side: int) -> FacePiece:
     """What a crop needs of a frame, with a margin. matrix: [2, 3], pixels of the frame to those of the crop."""
-    height, width = rgb.shape[:2]
+    width, height = picture.size_px
     corners = crop_corners(matrix, side)
     step = max(1, int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))))
     margin = PIECE_MARGIN * (corners.max(axis=0) - corners.min(axis=0))
     left, top = np.maximum(np.floor(corners.min(axis=0) - margin), 0).astype(int)
     right, bottom = np.minimum(np.ceil(corners.max(axis=0) + margin), (width, height)).astype(int)
-    return _take(rgb, int(left), int(top), int(right), int(bottom), step)
+    return _take(picture, Area(int(left), int(top), int(right), int(bottom)), step)
 
 
-def _take(rgb: np.ndarray, left: int, top: int, right: int, bottom: int, step: int) -> FacePiece:
-    size = rgb.shape[1], rgb.shape[0]
+def _take(picture: Picture, area: Area, step: int) -> FacePiece:
+    left, top = area[:2]
     if step == 1:
-        return FacePiece(rgb[top:bottom, left:right].copy(), left, top, 1, None, frame_size_px=size)
-    columns, rows = max(1, (right - left) // step), max(1, (bottom - top) // step)
-    area = rgb[top : top + rows * step, left : left + columns * step]
-    small = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
-    return FacePiece(small, left, top, step, None, frame_size_px=size)
+        return FacePiece(picture.part(area).copy(), left, top, 1, None, frame_size_px=picture.size_px)
+    columns, rows = (max(1, side // step) for side in area.size_px)
+    right, bottom = min(left + columns * step, picture.width_px), min(top + rows * step, picture.height_px)
+    small = cv2.resize(picture.part(Area(left, top, right, bottom)), (columns, rows), interpolation=cv2.INTER_AREA)
+    return FacePiece(small, left, top, step, None, frame_size_px=picture.size_px)
 
 
 class _Cutter:
@@ -147,13 +148,13 @@ class _Cutter:
 
     def add(self, frame: Frame) -> Iterator[Clip]:
         position = frame.index - self.unit.start_frame
-        self.undecoded[position] = frame.rgb is None
+        self.undecoded[position] = frame.picture is None
         self.silent[position] = not frame.has_audio
         self.sizes.append({track: (face.width_px, face.height_px) for track, face in frame.faces.items()})
         for track, run in list(self.runs.items()):
             if not frame.has_audio:
                 yield from self._close(track, Reason.NO_AUDIO)
-            elif run.shot_index != frame.shot_index or frame.rgb is None:
+            elif run.shot_index != frame.shot_index or frame.picture is None:
                 yield from self._close(track, Reason.TOO_SHORT)
             elif track not in frame.faces:
                 if run.num_trailing_gaps >= self.stage.faces.max_gap_frames:
@@ -162,12 +163,12 @@ class _Cutter:
                     run.pieces.append(_same_place(frame, run.pieces[-1]))
                     run.still.miss()
         for track, face in frame.faces.items() if frame.has_audio else ():
-            assert frame.rgb is not None
-            piece = self.stage.piece(frame.rgb, face)
+            assert frame.picture is not None
+            piece = self.stage.piece(frame.picture, face)
             if piece is None:
                 yield from self._close(track, Reason.FACE_CUT_OFF)
                 yield from self._note_cut_off(track, frame)
-            elif track in self.frozen and self.frozen[track].follow(frame.rgb, piece):
+            elif track in self.frozen and self.frozen[track].follow(frame.picture, piece):
                 yield from self._note_frozen(track, frame, frame.index)
             else:
                 yield from self._use(track, frame, piece)
@@ -177,12 +178,12 @@ class _Cutter:
 
     def _use(self, track: int, frame: Frame, piece: FacePiece) -> Iterator[Clip]:
         """Add a frame to the run of its track, unless that turns out to stand still."""
-        assert frame.rgb is not None
+        assert frame.picture is not None
         run = self.runs.get(track)
         if run is None:
-            run = self.runs[track] = _Run(track, frame.shot_index, frame.index, StillFace(frame.rgb, piece))
+            run = self.runs[track] = _Run(track, frame.shot_index, frame.index, StillFace(frame.picture, piece))
         else:
-            run.still.follow(frame.rgb, piece)
+            run.still.follow(frame.picture, piece)
         run.pieces.append(piece.in_reference(frame.scale))
         if run.still.num_still > self.stage.config.max_still_frames:
             num_before = len(run.pieces) - run.still.num_still
@@ -295,14 +296,14 @@ class _Cutter:
             yield self.stretches.pop(track)
             clip = None
         if clip is None:
-            assert frame.rgb is not None
+            assert frame.picture is not None
             clip = Clip(
                 unit=self.unit,
                 start_frame=first_frame,
                 end_frame=first_frame,
                 shot_index=frame.shot_index,
                 track_index=track,
-                pieces=[FacePiece(_thumbnail(frame.rgb), 0, 0, 1, None)],
+                pieces=[FacePiece(_thumbnail(frame.picture), 0, 0, 1, None)],
             ).measured(face_size_px=frame.faces[track].height_px, max_faces=len(frame.faces))
             clip = clip.rejected(Stage.CUT, reason, detail)
         self.stretches[track] = replace(clip, end_frame=frame.index + 1)
@@ -331,16 +332,16 @@ class _Cutter:
 
 def _same_place(frame: Frame, piece: FacePiece) -> FacePiece:
     """The area of this frame where the face was last seen, for a frame in which it was not found."""
-    assert frame.rgb is not None
-    height, width = frame.rgb.shape[:2]
+    assert frame.picture is not None
+    width, height = frame.picture.size_px
     rows, columns = piece.rgb.shape[:2]
     step = piece.step * frame.scale
     left, top = min(round(piece.left * frame.scale), width - 1), min(round(piece.top * frame.scale), height - 1)
     right, bottom = min(round(left + columns * step), width), min(round(top + rows * step), height)
-    same = _take(frame.rgb, left, top, right, bottom, max(1, round(step))).in_reference(frame.scale)
+    same = _take(frame.picture, Area(left, top, right, bottom), max(1, round(step))).in_reference(frame.scale)
     return same if piece.stored is None else replace(same, stored=_same_place(frame, piece.stored))
 
 
-def _thumbnail(rgb: np.ndarray) -> np.ndarray:
-    step = max(1, max(rgb.shape[:2]) // 320)
-    return np.ascontiguousarray(rgb[::step, ::step])
+def _thumbnail(picture: Picture) -> np.ndarray:
+    step = max(1, max(picture.size_px) // 320)
+    return np.ascontiguousarray(picture.whole()[::step, ::step])

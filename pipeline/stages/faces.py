@@ -40,10 +40,10 @@ class TrackFaces:
         since_detection = 0
         previous: Frame | None = None
         for frame in frames:
-            new_shot = previous is None or previous.shot_index != frame.shot_index or previous.rgb is None
-            if frame.rgb is None:
+            new_shot = previous is None or previous.shot_index != frame.shot_index or previous.picture is None
+            if frame.picture is None:
                 tracks = []
-            elif not new_shot and previous is not None and frame.rgb is previous.rgb:
+            elif not new_shot and previous is not None and frame.picture is previous.picture:
                 frame.faces = previous.faces  # the same source frame, repeated
             else:
                 if new_shot:
@@ -63,9 +63,9 @@ class TrackFaces:
 
     def _follow(self, frame: Frame, tracks: list[_Track]) -> None:
         """Find each track's landmarks in this frame, or count the frame as missed."""
-        assert frame.rgb is not None
+        assert frame.picture is not None
         for track in tracks:
-            found = self.backend.landmarks(frame.rgb, track.last) if track.num_missed == 0 else None
+            found = self.backend.landmarks(frame.picture, track.last) if track.num_missed == 0 else None
             taken = found is not None and _is_tracked(found, frame)
             if found is None or taken or iou(found.box, track.last.box) < SAME_FACE_IOU:
                 track.num_missed += 1
@@ -75,12 +75,12 @@ class TrackFaces:
 
     def _detect(self, frame: Frame, tracks: list[_Track], next_index: int) -> int:
         """Detect faces, to resume lost tracks and start new ones. Returns the next free track index."""
-        assert frame.rgb is not None
-        detected = sorted(self.backend.detect(frame.rgb), key=lambda face: area(face.box), reverse=True)
+        assert frame.picture is not None
+        detected = sorted(self.backend.detect(frame.picture), key=lambda face: area(face.box), reverse=True)
         for face in detected:
             if _is_tracked(face, frame):
                 continue
-            found = self.backend.landmarks(frame.rgb, face)
+            found = self.backend.landmarks(frame.picture, face)
             if found is None or _is_tracked(found, frame):
                 continue
             track = next((t for t in tracks if t.num_missed and iou(found.box, t.last.box) >= SAME_FACE_IOU), None)

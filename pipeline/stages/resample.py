@@ -6,6 +6,7 @@ import numpy as np
 
 from lipforge.datasets_manifest.schema import Stage
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.clip import Clip, Frame, Unit
 from lipforge.pipeline.media.audio import Sound, read_audio
 from lipforge.pipeline.media.deinterlace import deinterlace
@@ -36,21 +37,21 @@ class Resample:
         return deinterlace(decode_video(unit.video.source.uri, info, unit.start_frame, unit.end_frame, count))
 
     def to_grid(self, unit: Unit, frames: Iterable[SourceFrame]) -> Iterator[Frame]:
-        """One full-size frame per 1/25 s. Repeats of a source frame share one array."""
+        """One full-size frame per 1/25 s. Repeats of a source frame share one picture."""
         info = unit.video.info
         assert info is not None
         to_rgb = ToRgb(info)
         timed = ((frame.time_s, frame) for frame in frames)
         shown: SourceFrame | None = None
-        rgb: np.ndarray | None = None
+        picture: Picture | None = None
         for index, frame in to_grid(timed, unit.start_frame, unit.end_frame):
             if frame is not shown:
-                rgb = to_rgb.convert(frame) if frame is not None and frame.image is not None else None
+                picture = to_rgb.convert(frame) if frame is not None and frame.image is not None else None
                 shown = frame
             if frame is None:
                 yield Frame(index, None)
             else:
-                yield Frame(index, rgb, frame.shot_index, scale=frame.scale)
+                yield Frame(index, picture, frame.shot_index, scale=frame.scale)
 
     def mark_audio(self, unit: Unit, sound: Sound, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Says of each frame on the grid whether the source has audio there. sound: as `audio` returns it."""

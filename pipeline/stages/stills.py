@@ -8,6 +8,7 @@ as they are, darkened, and at x264's crf 35, against 80 freezes in ten encodings
 import cv2
 import numpy as np
 
+from lipforge.model.faces.picture import Area, Picture
 from lipforge.pipeline.clip import FacePiece
 
 SAMPLES = 64
@@ -29,35 +30,36 @@ class StillFace:
     Each picture is compared with the one where the stillness began, not with the one before, so slow motion adds up.
     """
 
-    def __init__(self, rgb: np.ndarray, piece: FacePiece) -> None:
-        """rgb: uint8 [H, W, 3]; piece: the area around the face in it."""
+    def __init__(self, picture: Picture, piece: FacePiece) -> None:
+        """piece: the area around the face in the picture."""
         self.num_still = 0
         """Frames since the stillness began, not counting the first."""
-        self._begin(rgb, piece)
+        self._begin(picture, piece)
 
-    def _begin(self, rgb: np.ndarray, piece: FacePiece) -> None:
+    def _begin(self, picture: Picture, piece: FacePiece) -> None:
         height, width = piece.rgb.shape[:2]
         right, bottom = piece.left + width * piece.step, piece.top + height * piece.step
         apart = max(1, min(right - piece.left, bottom - piece.top) // SAMPLES)
-        self._area = (slice(piece.top, bottom, apart), slice(piece.left, right, apart), 1)  # green, nearly the luma
-        self._size = rgb.shape
-        self._last_rgb = rgb
-        self._first = rgb[self._area].astype(np.float32)
+        self._area = Area(int(piece.left), int(piece.top), int(right), int(bottom))
+        self._apart = int(apart)
+        self._size = picture.size_px
+        self._last = picture
+        self._first = self._sampled(picture)
         self._still_levels = min(STILL_LEVELS, STILL_CONTRAST * float(cv2.meanStdDev(self._first)[1][0, 0]))
         self._num_settled = 0
 
-    def follow(self, rgb: np.ndarray, piece: FacePiece) -> int:
+    def follow(self, picture: Picture, piece: FacePiece) -> int:
         """Look at the next frame. Returns `num_still`."""
-        levels = self._change_to(rgb)
-        self._last_rgb = rgb
+        levels = self._change_to(picture)
+        self._last = picture
         if levels <= self._still_levels:
             self._num_settled += 1
             self.num_still += 1
         elif levels <= REFRESH_FACTOR * self._still_levels and self._num_settled >= SETTLED_FRAMES:
-            self._begin(rgb, piece)
+            self._begin(picture, piece)
             self.num_still += 1
         else:
-            self._begin(rgb, piece)
+            self._begin(picture, piece)
             self.num_still = 0
         return self.num_still
 
@@ -65,11 +67,15 @@ class StillFace:
         """Pass a frame in which the face was not found: it counts as still if the next one found is."""
         self.num_still += self.num_still > 0
 
-    def _change_to(self, rgb: np.ndarray) -> float:
+    def _change_to(self, picture: Picture) -> float:
         """Largest change of a block's mean since the stillness began, 0 to 255."""
-        if rgb is self._last_rgb:
+        if picture is self._last:
             return 0.0  # the same source frame, repeated
-        if rgb.shape != self._size:
+        if picture.size_px != self._size:
             return 255.0
-        change = cv2.blur(rgb[self._area].astype(np.float32) - self._first, (BLOCK, BLOCK))
+        change = cv2.blur(self._sampled(picture) - self._first, (BLOCK, BLOCK))
         return float(cv2.norm(change, cv2.NORM_INF))
+
+    def _sampled(self, picture: Picture) -> np.ndarray:
+        """float32 [h, w]: green, which is nearly the luma, at points of the face."""
+        return picture.part(self._area)[:: self._apart, :: self._apart, 1].astype(np.float32)

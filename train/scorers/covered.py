@@ -68,14 +68,14 @@ def extract(
                 for index, frame in enumerate(decode_video(str(path), info, 0, info.num_frames)):
                     if index % every != every // 2 or frame.image is None:
                         continue
-                    rgb = to_rgb.convert(frame)
-                    for found in backend.detect(rgb):
-                        face = backend.landmarks(rgb, found)
+                    picture = to_rgb.convert(frame)
+                    for found in backend.detect(picture):
+                        face = backend.landmarks(picture, found)
                         if face is None or face.height_px < _MIN_HEIGHT_PX:
                             continue
                         matrix = small_face_matrix(backend.alignment_points(face.points))
                         outline = face.points[list(OUTER_LIP), :2] @ matrix[:, :2].T + matrix[:, 2]
-                        faces.append(small_face(rgb, matrix))
+                        faces.append(small_face(picture, matrix))
                         lips.append((outline - 0.5) / 2)
                         videos.append(str(path.relative_to(folder)))
                         sources.append(number)
