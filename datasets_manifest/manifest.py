@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
-from lipforge.datasets_manifest.display import valid_unicode
+from lipforge.datasets_manifest.display import counted, valid_unicode
 from lipforge.datasets_manifest.generations import (
     Generation,
     ManifestError,
@@ -145,7 +145,7 @@ def _existing_files(dataset_dir: str) -> tuple[fsspec.AbstractFileSystem, list[s
         files = [file["name"] for file in generation.files]
         if missing := sorted(set(files) - set(names)):
             raise ManifestError(
-                f"{dataset_dir}: {len(missing)} files of the manifest in force, {generation.name}, are missing: "
+                f"{dataset_dir}: {counted(len(missing), 'file')} of the manifest in force, {generation.name}, missing: "
                 f"{missing[0]}. Restore them from a copy, or let `lipforge pack` write the manifest again"
             )
     if not files:

@@ -81,7 +81,7 @@ def test_random_rows_add_up_to_their_source() -> None:
 
 def test_a_frame_without_a_row_stops_the_run() -> None:
     rows = [stored("a", 0, 100), stored("b", 101, 200)]
-    with pytest.raises(AccountsError, match=r"1 frames have no row, the first at 4\.00 s"):
+    with pytest.raises(AccountsError, match=r"1 frame has no row, the first at 4\.00 s"):
         account(rows, 0, 200)
 
 

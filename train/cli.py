@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lipforge.datasets_manifest.display import counted
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -83,7 +85,9 @@ def accuracy(
     if as_json:
         console.print(json.dumps(asdict(found), indent=2))
         return
-    console.print(f"{found.name} on {selection}, {found.num_clips} clips, windows of {found.num_frames} frames")
+    console.print(
+        f"{found.name} on {selection}, {counted(found.num_clips, 'clip')}, windows of {found.num_frames} frames"
+    )
     console.print(f"fixed windows   {found.fixed.words()}")
     console.print(f"random windows  {found.random.words()}")
 

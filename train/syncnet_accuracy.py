@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.evaluate.numbers import interval
 
 UNKNOWN = "und"
@@ -64,7 +65,8 @@ class Report:
     def words(self) -> str:
         whole = self.whole
         parts = [
-            f"{_in_words(whole)} right of {whole.num_pairs} pairs of {_speakers(whole.num_speakers)} at 0.5; "
+            f"{_in_words(whole)} right of {counted(whole.num_pairs, 'pair')} of "
+            f"{counted(whole.num_speakers, 'speaker')} at 0.5; "
             f"{whole.at_best:.1%} at {whole.best_threshold:.2f}, the best threshold for these pairs"
         ]
         if len(self.languages) > 1:
@@ -132,7 +134,3 @@ def _accuracy(cosines: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> 
 def _in_words(accuracy: Accuracy) -> str:
     spread = "" if accuracy.low is None or accuracy.high is None else f" ({accuracy.low:.1%} to {accuracy.high:.1%})"
     return f"{accuracy.at_half:.1%}{spread}"
-
-
-def _speakers(count: int) -> str:
-    return "1 speaker" if count == 1 else f"{count} speakers"

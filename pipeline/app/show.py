@@ -6,6 +6,7 @@ from importlib.resources import files
 from gradio.themes import Base
 from jinja2 import Environment, select_autoescape
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.durations import human_time
 from lipforge.pipeline.app.jobs import MOST_KEPT, MOST_KEPT_BYTES, PENDING, Job, Jobs, Kind, State
 from lipforge.pipeline.infer.request import PASSED_WORDS
@@ -77,7 +78,7 @@ def result(job: Job) -> str:
         title=f"Preview of {job.title}" if job.kind is Kind.PREVIEW else job.title,
         width=job.size_px[0],
         height=job.size_px[1],
-        facts=f"{human_time(made.duration_s)}, {made.num_frames} frames, "
+        facts=f"{human_time(made.duration_s)}, {counted(made.num_frames, 'frame')}, "
         f"{made.num_drawn / made.num_frames:.0%} with a new mouth, made in {human_time(made.wall_s)}",
         spans=spans[:_MOST_SPANS],
         more=max(0, len(spans) - _MOST_SPANS),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.clip import Source
 from lipforge.pipeline.evaluate.metrics import Sound
 from lipforge.pipeline.evaluate.result import EvaluateError
@@ -55,7 +56,10 @@ def find_items(
         items, without = _paired(items, folder, what, out)
         if without:
             shown = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
-            notes.append(f"{len(without)} of {len(items)} videos have no {what} of their name in {folder}: {shown}.")
+            notes.append(
+                f"{counted(len(without), 'video has', 'videos have')} no {what} of that name in {folder}, "
+                f"of {len(items)}: {shown}."
+            )
     return items, notes
 
 

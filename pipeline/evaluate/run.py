@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 import lipforge
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.evaluate.best import MEDIA, Best
 from lipforge.pipeline.evaluate.inputs import Item, find_items
 from lipforge.pipeline.evaluate.judge import Judge
@@ -369,8 +370,8 @@ def _notes(request: Request, rows: list[Row]) -> list[str]:
     longer = sum(abs(row.get("length_error_s") or 0.0) > 0.06 for row in rows)
     if longer:
         notes.append(
-            f"{longer} of {len(rows)} videos have another length than their reference: the frames that both have are "
-            "compared."
+            f"{counted(longer, 'video has', 'videos have')} another length than the reference, of {len(rows)}: "
+            "the frames that both have are compared."
         )
     return notes
 

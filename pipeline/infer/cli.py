@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.infer.request import PASSED_WORDS, InferConfig, InferResult
 from lipforge.pipeline.infer.request import SamplingConfig as Sampling
 from lipforge.pipeline.running.progress_line import ProgressLine
@@ -240,7 +241,8 @@ def _print_result(result: InferResult) -> None:
     from lipforge.datasets_manifest.durations import human_time
 
     share = result.num_drawn / result.num_frames
-    say(f"{result.out}: {human_time(result.duration_s)}, {result.num_frames} frames, {share:.0%} with a new mouth")
+    frames = counted(result.num_frames, "frame")
+    say(f"{result.out}: {human_time(result.duration_s)}, {frames}, {share:.0%} with a new mouth")
     for span in result.passed[:_MOST_SPANS]:
         say(f"  {span.start_s:.2f} to {span.end_s:.2f} s unchanged: {PASSED_WORDS[span.reason]}")
     if len(result.passed) > _MOST_SPANS:

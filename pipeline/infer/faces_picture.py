@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.faces.boxes import Box, area
 from lipforge.pipeline.clip import Frame
 from lipforge.pipeline.infer.choose import Choice
@@ -111,7 +112,7 @@ def faces_picture(shots: ShotPictures, tracks: Sequence[TrackMeasures], choice: 
     width = (_WIDTH_PX - (columns + 1) * _GAP_PX) // columns
     panels = [_panel(one, numbers, known, chosen, width) for one, numbers in shown]
     missing = len(tracks) - len({number for _, numbers in shown for number in numbers})
-    rows = [_title(f"{len(tracks)} faces" if len(tracks) != 1 else "1 face", choice is not None, missing)]
+    rows = [_title(counted(len(tracks), "face"), choice is not None, missing)]
     for first in range(0, len(panels), columns):
         row = panels[first : first + columns]
         height = max(len(panel) for panel in row)

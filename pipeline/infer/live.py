@@ -20,6 +20,7 @@ import av
 import av.error
 import numpy as np
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.clock import FPS, SAMPLE_RATE_HZ
 from lipforge.pipeline.infer.blend import Blender
 from lipforge.pipeline.infer.draw import Drawing
@@ -194,10 +195,12 @@ def run_live(video: str, audio: str, out: str, config: InferConfig, say: Callabl
     if not result.num_frames:
         raise InferError(f"--audio {audio}: no sound came")
     if result.heard_in_s < 0.8 * result.duration_s:
-        say(f"{result.duration_s:.1f} s, {result.num_frames} frames; the sound came faster than it is spoken")
+        say(
+            f"{result.duration_s:.1f} s, {counted(result.num_frames, 'frame')}; the sound came faster than it is spoken"
+        )
         return result
     delays = f"{result.mean_delay_s * 1000:.0f} ms after their sound, {result.worst_delay_s * 1000:.0f} ms at most"
-    say(f"{result.duration_s:.1f} s, {result.num_frames} frames, which came {delays}")
+    say(f"{result.duration_s:.1f} s, {counted(result.num_frames, 'frame')}, which came {delays}")
     return result
 
 

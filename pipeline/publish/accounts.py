@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lipforge.datasets_manifest.arrow import compute as pc
+from lipforge.datasets_manifest.display import counted
 from lipforge.datasets_manifest.schema import Status
 from lipforge.model.clock import FPS
 from lipforge.pipeline.publish.decide import is_measured
@@ -76,7 +77,7 @@ def account(rows: list[Row], first_frame: int, end_frame: int) -> None:
     missing = int((owner == -1).sum())
     if missing:
         at = first_frame + int(np.flatnonzero(owner == -1)[0])
-        raise AccountsError(f"{missing} frames have no row, the first at {at / FPS:.2f} s")
+        raise AccountsError(f"{counted(missing, 'frame has', 'frames have')} no row, the first at {at / FPS:.2f} s")
 
 
 @dataclass

@@ -128,7 +128,7 @@ def _problem(size: int | None, end: int) -> str | None:
 def _offset(frames: int) -> str:
     if frames == 0:
         return "in sync"
-    return f"{abs(frames)} frames {'early' if frames > 0 else 'late'}"
+    return f"{counted(abs(frames), 'frame')} {'early' if frames > 0 else 'late'}"
 
 
 def _source_story(store: Store, rows: list[Row]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.pipeline.evaluate.numbers import interval
 from lipforge.train.config import EarlyStoppingConfig
 
@@ -103,7 +104,8 @@ class Forgetting:
 
     def words(self, bound: float) -> str:
         spread = "" if self.low is None or self.high is None else f" (95 % interval {self.low:.0%} to {self.high:.0%})"
-        lost = f"the base clips lost {self.share:.0%} of their sync confidence{spread}, over {self.num_clips} clips"
+        clips = counted(self.num_clips, "clip")
+        lost = f"the base clips lost {self.share:.0%} of their sync confidence{spread}, over {clips}"
         if self.is_beyond:
             return f"forgetting: {lost}; max_forgetting is {percent(bound)}"
         if self.share > bound:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.train.drawing import encode_png
 from lipforge.train.loop import pictures, run_folder
 from lipforge.train.loop.checkpoint import Generated
@@ -112,7 +113,10 @@ class MetricsLog:
         told = {name.replace("_confidence", "").replace("_frames", ""): value for name, value in values.items()}
         told = {name: value for name, value in told.items() if not name.endswith("_mouth")}
         lost = f" | no face in {unseen} of them" if unseen else ""
-        log.info("%s", f"step {step}/{self._num_steps} | {found.num_clips} clips generated: {_in_words(told)}{lost}")
+        log.info(
+            "%s",
+            f"step {step}/{self._num_steps} | {counted(found.num_clips, 'clip')} generated: {_in_words(told)}{lost}",
+        )
 
     def films(self, step: int, films: Mapping[str, Film]) -> None:
         """Save RUN/pictures/step-00000010/CLIP.mp4 and sheet.png, and show the sheet and films in TensorBoard."""

@@ -22,6 +22,7 @@ import torch
 import typer
 from safetensors.torch import save as save_safetensors
 
+from lipforge.datasets_manifest.display import counted
 from lipforge.model.sync.builtin import LipSyncScorer, SyncNetwork
 from lipforge.train.scorers.clip_features import add_features, split_speakers
 from lipforge.train.scorers.clips import extract_clips, load_clips
@@ -91,7 +92,7 @@ def validate(
         own, other, same = similarities(network, held_out, config.window_frames)
         rejected = np.mean(other < np.quantile(own, 0.05))
         typer.echo(
-            f"{len(own)} clips: AUC {area_under_curve(own, other):.4f}, "
+            f"{counted(len(own), 'clip')}: AUC {area_under_curve(own, other):.4f}, "
             f"within a group {area_under_curve(own, same):.4f}; "
             f"{rejected:.3f} of other audio rejected where 95 % of own is kept"
         )

@@ -7,6 +7,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from lipforge.datasets_manifest.display import counted
+
 # Markup("...").format(x) escapes x; all text from data goes through it.
 
 MAX_DOTS = 150
@@ -122,7 +124,7 @@ def offsets_svg(offsets: Sequence[float], furthest: int, label: str) -> Markup:
         if count:
             height = (_BOTTOM - _TOP) * count / tallest
             beyond = " and beyond" if abs(offset) == furthest else ""
-            tip = f"{_signed(offset)} frames{beyond}: {count:,} {'clip' if count == 1 else 'clips'}"
+            tip = f"{_signed(offset)} {'frame' if abs(offset) == 1 else 'frames'}{beyond}: {counted(count, 'clip')}"
             kind = "bar zero" if offset == 0 else "bar"
             marks.append(_rect(x + 0.5, _BOTTOM - height, step - 1, height, kind, tip))
         if offset % 5 == 0:
@@ -153,7 +155,7 @@ def _bins(
 ) -> list[Markup]:
     counts, edges = np.histogram(values, bins=34, range=(scale.low, scale.high))
     tallest = int(counts.max())
-    marks = [_text(_RIGHT, _TOP - 6, f"tallest bar {tallest:,} clips", "tick", "end")] if tallest else []
+    marks = [_text(_RIGHT, _TOP - 6, f"tallest bar: {counted(tallest, 'clip')}", "tick", "end")] if tallest else []
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         if count:
             height = (_BOTTOM - _TOP) * count / tallest
