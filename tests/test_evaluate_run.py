@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from lipforge.model.faces.picture import Picture
 from lipforge.pipeline.evaluate import judge as judge_module
 from lipforge.pipeline.evaluate import run
 from lipforge.pipeline.evaluate.cli import app
@@ -131,9 +132,10 @@ def test_a_reference_of_another_length_is_compared_where_both_are(judge: Judge, 
 def test_syncnets_crop_is_half_of_the_box_up_and_nine_tenths_down(monkeypatch: pytest.MonkeyPatch, cases: Cases):
     """As published: s is half of the longer side; s up from the centre, 1.8 s down, 1.4 s to each side."""
     video = OpenVideo(str(cases["original"]["own"]), 1.0)
-    picture = np.zeros((240, 320, 3), np.uint8)
+    rgb = np.zeros((240, 320, 3), np.uint8)
     box = np.array([120.0, 60.0, 180.0, 140.0])  # s = 40, centre (150, 100): the crop is (94..206, 60..172)
-    picture[60:172, 94:206] = 255
+    rgb[60:172, 94:206] = 255
+    picture = Picture.of(rgb)
     monkeypatch.setattr(video, "frames", lambda first, end: iter([(0, picture, 0), (1, None, 0), (2, picture, 0)]))
     place = Place(0, np.zeros((3, 2, 3)), np.tile(box, (3, 1)), 320, 240)
     crops = video.face_crops(place)
