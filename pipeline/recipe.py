@@ -24,10 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
-
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.datasets_manifest.storage.store import Store
+from lipforge.model.one_core import use_one_core
 from lipforge.pipeline.clip import Clip, Unit
 from lipforge.pipeline.config import PrepareConfig, StageResources
 from lipforge.pipeline.media.container import MediaError
@@ -57,7 +56,7 @@ class CutOperator:
     """resample to encode, for one unit at a time."""
 
     def __init__(self, config: PrepareConfig, models: Mapping[str, bytes]) -> None:
-        cv2.setNumThreads(1)  # workers share the machine, one CPU each
+        use_one_core()
         backend = PROFILES[config.models].faces(models, device_for(config.run.cut))
         self.resample = Resample()
         self.shots = SplitShots(config.shots)
@@ -102,7 +101,7 @@ class ScoreOperator:
         from lipforge.pipeline.stages.speech import DetectSpeech
         from lipforge.pipeline.stages.sync import MeasureSync
 
-        cv2.setNumThreads(1)
+        use_one_core()
         profile, self.device = PROFILES[config.models], device_for(config.run.score)
         self.stages: list[ClipStage] = [
             DetectSpeech(),

@@ -111,8 +111,10 @@ def make_unsendable() -> None:
 @pytest.mark.parametrize("make", [make_unsendable, bug])
 def test_a_bug_in_the_process_itself_arrives_with_its_traceback(make: Any) -> None:
     process = child.Child()
+    process.begin(partial(worker_that, make), 1)
     with pytest.raises(RuntimeError, match=f"in {make.__name__}\n"):
-        process.call(partial(worker_that, make), 1)
+        while process.result(1.0) is None:
+            pass
     process.close()
 
 

@@ -31,33 +31,50 @@ class Child:
         self._connection: Connection | None = None
         self._made: dict[int, Callable[[], Any]] = {}
         """What the process has made its workers with."""
+        self._make: Callable[[], Callable[[Any], Any]] | None = None
+        self._item: Any = None
+        self._deaths = 0
+        """Of the process, on this item."""
 
-    def call(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> tuple[Any, int]:
-        """(worker(item), attempts), where worker = make(), made in the process once.
+    def begin(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> None:
+        """Begin worker(item), where worker = make(), made in the process once."""
+        self._make, self._item, self._deaths = make, item, 0
+        self._ask()
 
-        An item whose process dies is tried again in a new one. Raises what the worker raises.
+    def result(self, timeout_s: float) -> tuple[Any, int] | None:
+        """(worker(item), attempts); None while it is not done. Raises what the worker raises.
+
+        An item whose process dies is tried again in a new one.
         """
-        for attempt in range(1, MAX_DEATHS + 1):
-            if self._process is None:
-                self._start()
-            answer = self._ask(make, item, attempt - 1)
-            if answer is not None:
-                kind, value = answer
-                if kind == "error":
-                    raise value
-                self._made[id(make)] = make
-                return value, attempt
-            self.close()
-        raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
-
-    def _ask(self, make: Callable[[], Any], item: Any, deaths: int) -> tuple[str, Any] | None:
-        """("value", result) or ("error", exception); None when the process died."""
-        assert self._connection is not None
+        assert self._connection is not None and self._make is not None
         try:
-            self._connection.send((id(make), None if id(make) in self._made else make, item, deaths))
-            return self._connection.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+            if not self._connection.poll(timeout_s):
+                return None
+            kind, value = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._died()
             return None
+        if kind == "error":
+            raise value
+        self._made[id(self._make)] = self._make
+        return value, self._deaths + 1
+
+    def _ask(self) -> None:
+        if self._process is None:
+            self._start()
+        assert self._connection is not None
+        known = id(self._make) in self._made
+        try:
+            self._connection.send((id(self._make), None if known else self._make, self._item, self._deaths))
+        except (BrokenPipeError, ConnectionResetError):
+            self._died()
+
+    def _died(self) -> None:
+        self.close()
+        self._deaths += 1
+        if self._deaths == MAX_DEATHS:
+            raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {self._item}")
+        self._ask()
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()

@@ -9,6 +9,9 @@ from typing import Any
 from lipforge.pipeline.running.child import Child
 from lipforge.pipeline.running.executors import Done, Task
 
+_LOOK_EVERY_S = 1.0
+"""Progress is shown at least this often."""
+
 
 class LocalExecutor:
     """Sources are read in a process of their own, so that a native crash does not end the run."""
@@ -18,6 +21,8 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._child = Child()
         self._waiting: deque[Task] = deque()
+        self._since_s: float | None = None
+        """When the first of them began in the other process; None while it has not."""
 
     @property
     def in_flight(self) -> int:
@@ -29,15 +34,23 @@ class LocalExecutor:
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
 
-    def next(self) -> Done:
-        task = self._waiting.popleft()
-        start_s = time.monotonic()
+    def next(self) -> Done | None:
+        task, host = self._waiting[0], socket.gethostname()
         if task.is_safe:
-            value, attempts = task.make()(task.item), 1
-        else:
-            value, attempts = self._child.call(task.make, task.item)
-        host = socket.gethostname()
-        return Done(task, value, host, time.monotonic() - start_s, (host,) * (attempts - 1))
+            start_s = time.monotonic()
+            value = task.make()(task.item)
+            self._waiting.popleft()
+            return Done(task, value, host, time.monotonic() - start_s)
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+            self._child.begin(task.make, task.item)
+        found = self._child.result(_LOOK_EVERY_S)
+        if found is None:
+            return None
+        value, attempts = found
+        wall_s, self._since_s = time.monotonic() - self._since_s, None
+        self._waiting.popleft()
+        return Done(task, value, host, wall_s, (host,) * (attempts - 1))
 
     def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
         """In this process, in order."""

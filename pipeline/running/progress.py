@@ -30,6 +30,8 @@ from lipforge.pipeline.running.summary import Summary, new_run_id, now, versions
 from lipforge.pipeline.sources.inputs import Unreadable
 
 PLAIN_EVERY_S = 10.0
+LOADING_S = 20.0
+"""Workers that have done nothing for longer are at work, not loading models."""
 SAVE_EVERY_S = 2.0
 NO_ROOM_S = 60.0
 
@@ -50,6 +52,7 @@ class Progress:
         self._last_line_s = self._last_save_s = 0.0
         self._num_to_probe = self._num_probed = 0
         self._said_no_room = False
+        self._process_since_s = self._longest_unit_s = 0.0
         self._before: Mapping[str, float] | None = None
         self._bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), console=self.console
@@ -164,9 +167,11 @@ class Progress:
         """More units are planned. done: records of those that earlier runs finished."""
         summary = self.summary
         if not summary.num_units:
+            self._process_since_s = time.monotonic()
             self.phase("process")
             self._say(f"{counted(num_workers, 'worker')} started on the first units")
         seconds_in = sum(unit.num_frames for unit in units) / FPS
+        self._longest_unit_s = max([self._longest_unit_s, *(unit.num_frames / FPS for unit in units)])
         summary.num_units += len(units)
         summary.num_workers = num_workers
         for record in done:
@@ -238,7 +243,7 @@ class Progress:
         if summary.phase != "process":
             return ""
         if not summary.seconds_done and summary.num_units_done < summary.num_units:
-            return ", ".join(filter(None, [probed, "the workers load models and begin"]))
+            return ", ".join(filter(None, [probed, self._before_the_first_unit()]))
         reasons = sorted(summary.seconds_by_reason.items(), key=lambda item: -item[1])[:4]
         lost = ", ".join(f"{name} {human_time(seconds)}" for name, seconds in reasons if seconds)
         total_s, done_s = self._total_s(), summary.seconds_before + summary.seconds_done
@@ -250,6 +255,13 @@ class Progress:
         if summary.seconds_left is not None:
             words += f"; {self._speed.per_s() or 0:.1f}x real time, {human_time(summary.seconds_left)} left"
         return words
+
+    def _before_the_first_unit(self) -> str:
+        waited_s = time.monotonic() - self._process_since_s
+        if waited_s < LOADING_S:
+            return "the workers load models and begin"
+        longest = human_time(self._longest_unit_s)
+        return f"at work for {human_time(waited_s)}; a unit counts when it is done, and the longest has {longest}"
 
     def _total_s(self) -> float:
         """Of this run's sources: those that are not probed yet are taken to be as long as the others."""

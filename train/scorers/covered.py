@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 import typer
@@ -30,6 +29,7 @@ from lipforge.model.faces.covered import (
     small_face_matrix,
 )
 from lipforge.model.faces.lip_points import OUTER_LIP
+from lipforge.model.one_core import use_one_core
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.media.container import MediaError
 from lipforge.pipeline.media.picture import ToRgb
@@ -161,7 +161,7 @@ def train(
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_one_core()
     try:
         app()
     except (ValueError, OSError) as error:

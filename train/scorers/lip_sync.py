@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 import typer
 from safetensors.torch import save as save_safetensors
 
 from lipforge.datasets_manifest.display import counted
+from lipforge.model.one_core import use_one_core
 from lipforge.model.sync.builtin import LipSyncScorer, SyncNetwork
 from lipforge.train.scorers.clip_features import add_features, split_speakers
 from lipforge.train.scorers.clips import extract_clips, load_clips
@@ -121,7 +121,7 @@ def pack_weights(name: str, head: np.ndarray, zero_frames: float, networks: list
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_one_core()
     try:
         app()
     except (ValueError, OSError) as error:
