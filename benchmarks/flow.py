@@ -43,7 +43,8 @@ INFO = VideoInfo(1920, 1080, 0, 25.0, UNIT_FRAMES, 0.0, tuple(2.0 * n for n in r
 class NoWorkers:
     """An executor whose tasks are done when they are asked for."""
 
-    num_workers = num_ready = NUM_WORKERS
+    num_workers = NUM_WORKERS
+    missing = ""
 
     def __init__(self, store: Store) -> None:
         self.workers_s = 0.0

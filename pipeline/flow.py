@@ -117,7 +117,7 @@ class Flow:
             if self.executor.in_flight:
                 done = self.executor.next()
                 if done is None:
-                    self.progress.waiting(self.executor.num_ready)
+                    self.progress.waiting(self.executor.missing)
                 else:
                     self._take(done, intake)
             elif intake.is_over and not self._ready:

@@ -50,6 +50,16 @@ def test_a_machine_with_nothing_to_do_takes_what_is_too_large_for_any() -> None:
     assert nodes(one, 100) == ["a"]
 
 
+def test_workers_are_missing_when_there_is_work_and_none_has_started() -> None:
+    empty = Crew(StageResources(cpus=1, memory_mb=1000, gpus=1), size=2)
+    assert not empty.is_missing
+    empty.submit(call(10))
+    assert empty.is_missing
+    started = crew_of(a=8000)
+    started.submit(call(10))
+    assert not started.is_missing
+
+
 class FakeReference:
     def __init__(self, make) -> None:
         self.make = make

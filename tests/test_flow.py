@@ -37,7 +37,8 @@ class Stopped(Exception):
 class AnyOrder:
     """Workers that are done in an order of their own, and stop the run after some tasks."""
 
-    num_workers = num_ready = 3
+    num_workers = 3
+    missing = ""
 
     def __init__(self, store: Store, seed: int, stops_after: int | None, undone: bool) -> None:
         self._random = random.Random(seed)

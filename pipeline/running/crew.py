@@ -140,9 +140,9 @@ class Crew:
         return len(self._queue)
 
     @property
-    def num_ready(self) -> int:
-        """Actors that are there."""
-        return sum(1 for hand in self._hands if hand.node)
+    def is_missing(self) -> bool:
+        """Whether no actor is there, though there are calls."""
+        return bool(self._queue) and not any(hand.node for hand in self._hands)
 
     def submit(self, call: Call) -> None:
         self._queue.append(call)

@@ -65,8 +65,8 @@ class Executor(Protocol):
         ...
 
     @property
-    def num_ready(self) -> int:
-        """Workers that have started."""
+    def missing(self) -> str:
+        """The kind of workers, if any, that there is work for and none of which has started."""
         ...
 
     def next(self) -> Done | None:

@@ -16,7 +16,8 @@ _LOOK_EVERY_S = 1.0
 class LocalExecutor:
     """Sources are read in a process of their own, so that a native crash does not end the run."""
 
-    num_workers = num_ready = 1
+    num_workers = 1
+    missing = ""
 
     def __init__(self) -> None:
         self._child = Child()

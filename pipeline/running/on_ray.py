@@ -71,8 +71,10 @@ class RayExecutor:
         self._cut.submit(Call(task, make, (task.item,), task.memory_mb, stays=self.is_apart and bool(task.apart)))
 
     @property
-    def num_ready(self) -> int:
-        return sum(crew.num_ready for crew in self._crews)
+    def missing(self) -> str:
+        if not self.is_apart:
+            return "worker" if self._cut.is_missing else ""
+        return "cut worker" if self._cut.is_missing else "score worker" if self._score.is_missing else ""
 
     def next(self) -> Done | None:
         if self._foreign:

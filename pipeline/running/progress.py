@@ -52,6 +52,7 @@ class Progress:
         self._last_line_s = self._last_save_s = 0.0
         self._num_to_probe = self._num_probed = 0
         self._said_no_room = False
+        self._missing_since_s = self._start_s
         self._process_since_s = self._longest_unit_s = 0.0
         self._before: Mapping[str, float] | None = None
         self._bars = Bars(
@@ -64,7 +65,7 @@ class Progress:
         """Show and save progress while the block runs; save how it ended."""
         summary = Summary(run_id=new_run_id(), started_at=now(), config_hash=config_hash, versions=versions())
         self.summary, self._store, self._thresholds = summary, store, config.thresholds
-        self._start_s = time.monotonic()
+        self._start_s = self._missing_since_s = time.monotonic()
         generation = last_generation(store)
         if generation is not None and "outcome" in generation.about:
             self._before = Totals.from_json(generation.about["outcome"]).seconds_by_outcome
@@ -106,13 +107,15 @@ class Progress:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         self.note(text)
 
-    def waiting(self, num_ready: int) -> None:
-        """Nothing was done for a while. num_ready: workers that have started."""
-        if not num_ready and not self._said_no_room and time.monotonic() - self._start_s > NO_ROOM_S:
+    def waiting(self, missing: str) -> None:
+        """Nothing was done for a while. missing: as in Executor."""
+        if not missing:
+            self._missing_since_s = time.monotonic()
+        elif not self._said_no_room and time.monotonic() - self._missing_since_s > NO_ROOM_S:
             self._said_no_room = True
             self._say(
-                "no worker has started yet: does the cluster have a node with room for one? `ray status` shows what is "
-                "asked for; `run.cut` and `run.score` say how much"
+                f"no {missing} has started yet: does the cluster have a node with room for one, and with the GPU that "
+                "it asks for, if any? `ray status` shows what is asked for; `run.cut` and `run.score` say how much"
             )
         self._show()
 
