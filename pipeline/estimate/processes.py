@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
@@ -44,10 +44,11 @@ class Processes:
         for executor in self._executors:
             self._free.put(executor)
         self._threads = ThreadPoolExecutor(number)
+        self._is_closed = False
 
     def each(self, make: Make, item: Any) -> Iterator[Done]:
         """Let every process do the same item once, all at the same time."""
-        futures = [self._threads.submit(_do, executor, make, item) for executor in self._executors]
+        futures = [self._threads.submit(self._do, executor, make, item) for executor in self._executors]
         yield from (future.result() for future in futures)
 
     def run(self, make: Make, items: Iterator[Any]) -> Iterator[Done | None]:
@@ -69,17 +70,25 @@ class Processes:
     def _next_free(self, make: Make, item: Any) -> Done:
         executor = self._free.get()
         try:
-            return _do(executor, make, item)
+            return self._do(executor, make, item)
         finally:
             self._free.put(executor)
 
+    def _do(self, executor: LocalExecutor, make: Make, item: Any) -> Done:
+        executor.submit(Task("span", item, make))
+        while not self._is_closed:
+            done = executor.next()
+            if done is not None:
+                return done
+        raise CancelledError
+
     def close(self) -> None:
         """End all processes, whatever they do."""
+        self._is_closed = True
         for executor in self._executors:
             executor.close()
         self._threads.shutdown(cancel_futures=True)
-
-
-def _do(executor: LocalExecutor, make: Make, item: Any) -> Done:
-    executor.submit(Task("span", item, make))
-    return executor.next()
+        for (
+            executor
+        ) in self._executors:  # a thread may have taken the end of its process for a crash, and begun another
+            executor.close()

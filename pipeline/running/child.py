@@ -23,10 +23,6 @@ PR_SET_PDEATHSIG = 1
 _START = "import sys; from lipforge.pipeline.running.child import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 
 
-class ChildClosedError(Exception):
-    """The process was ended on purpose, while it worked."""
-
-
 class Child:
     """A process that makes workers and calls them for one item at a time."""
 
@@ -35,17 +31,13 @@ class Child:
         self._connection: Connection | None = None
         self._made: dict[int, Callable[[], Any]] = {}
         """What the process has made its workers with."""
-        self._is_closed = False
 
     def call(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> tuple[Any, int]:
         """(worker(item), attempts), where worker = make(), made in the process once.
 
-        An item whose process dies is tried again in a new one. Raises what the worker raises, and ChildClosedError
-        when another thread has called `close`.
+        An item whose process dies is tried again in a new one. Raises what the worker raises.
         """
         for attempt in range(1, MAX_DEATHS + 1):
-            if self._is_closed:
-                raise ChildClosedError
             if self._process is None:
                 self._start()
             answer = self._ask(make, item, attempt - 1)
@@ -55,7 +47,7 @@ class Child:
                     raise value
                 self._made[id(make)] = make
                 return value, attempt
-            self._end()
+            self.close()
         raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {item}")
 
     def _ask(self, make: Callable[[], Any], item: Any, deaths: int) -> tuple[str, Any] | None:
@@ -77,18 +69,13 @@ class Child:
         theirs.close()
 
     def close(self) -> None:
-        """End the process, for good, whatever it does."""
-        self._is_closed = True
-        self._end()
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
         self._made = {}
 
 
