@@ -88,7 +88,5 @@ class Processes:
         for executor in self._executors:
             executor.close()
         self._threads.shutdown(cancel_futures=True)
-        for (
-            executor
-        ) in self._executors:  # a thread may have taken the end of its process for a crash, and begun another
+        for executor in self._executors:  # its thread may have begun another process, as after a crash
             executor.close()
