@@ -15,6 +15,17 @@ def human_share(value: float, whole: float) -> str:
     return f"{percent:.1f} %"
 
 
+def human_bytes(size: float) -> str:
+    """`512 bytes`, `1.5 kB`, `27 MB`, `1.2 TB`: in powers of 1000, two digits or more."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
+    return f"{size / 1000:,.1f} TB"
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """`1 clip`, `1,204 clips`; `1 clip is`, `2 clips are`. many: where it is more than `one` with an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -32,7 +32,13 @@ def prepare(
             ".parquet with `source_uri` and optionally `language`, `speaker`, `start_s`, `end_s`.",
         ),
     ],
-    out: Annotated[str, typer.Option(help="Dataset folder. An existing one with the same settings is continued.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset folder. An existing one with the same settings is continued. Required without --estimate.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings; see `lipforge config`.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -67,6 +73,14 @@ def prepare(
         bool,
         typer.Option("--retry-failed", help="Try again what crashed, timed out or could not be decoded before."),
     ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Write nothing. Process a small sample, for about a minute, and say what the run would give and cost: "
+            "hours, clips, losses by reason, CPU and wall time, memory, disk. With --out DATASET: what is left to do.",
+        ),
+    ] = False,
 ) -> None:
     """Turn raw talking-head video into shards, a manifest and a report.
 
@@ -77,6 +91,8 @@ def prepare(
 
         lipforge prepare videos/ --out dataset --language en
 
+        lipforge prepare videos/ --estimate
+
         lipforge prepare list.csv --out dataset --set align.resolution=512
 
         ray job submit --working-dir . -- python -m pipeline prepare s3://bucket/raw --out s3://bucket/dataset
@@ -84,6 +100,7 @@ def prepare(
     from lipforge.datasets_manifest.report.page import report_after
     from lipforge.pipeline.config import PrepareConfig
     from lipforge.pipeline.config_loader import load_config
+    from lipforge.pipeline.estimate.command import print_estimate
     from lipforge.pipeline.run import prepare as run_prepare
     from lipforge.pipeline.running.progress import Progress
     from lipforge.pipeline.sources.inputs import Labels
@@ -95,6 +112,11 @@ def prepare(
         overrides += [f"run.executor={executor}"] if executor is not None else []
         settings = load_config(PrepareConfig, config, overrides)
         labels = Labels(language, speaker, path_template)
+        if estimate:
+            print_estimate(inputs, out, settings, labels, retry_failed)
+            return
+        if out is None:
+            raise ValueError("name the dataset's folder with --out, or add --estimate to see what a run would give")
         summary = run_prepare(
             inputs, out, settings, labels, Progress(console, settings.run.executor == "ray"), retry_failed
         )

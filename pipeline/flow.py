@@ -38,10 +38,10 @@ from lipforge.pipeline.running.workers import (
 )
 from lipforge.pipeline.sources.intake import Intake
 from lipforge.pipeline.sources.known import Known
-from lipforge.pipeline.sources.ownership import claims_on, split_duplicates, stand_in
+from lipforge.pipeline.sources.ownership import claims_on, split_duplicates
 from lipforge.pipeline.sources.plan import plan_units
 from lipforge.pipeline.stages.probe import to_record
-from lipforge.pipeline.unfinished import Planned, Todo, delete_leftovers, find_unfinished
+from lipforge.pipeline.unfinished import Planned, Todo, delete_leftovers, find_unfinished, with_readable
 from lipforge.pipeline.work import Segment, Work, done_content, seams_of
 
 READY_UNITS_PER_WORKER = 16
@@ -168,29 +168,13 @@ class Flow:
 
     def _resume(self, unfinished: Sequence[Planned], known: Known) -> list[Planned]:
         """Begin with content whose owner, or a copy of it, is in this run. Returns the rest."""
-        owners = known.owners([planned.todo.owner.source.entry_id for planned in unfinished])
-        here = [
-            owner is not None and owner[0] == planned.todo.owner.source_id
-            for planned, owner in zip(unfinished, owners, strict=True)
-        ]
-        absent = [p.todo.owner.source_id for p, is_here in zip(unfinished, here, strict=True) if not is_here]
-        copies = known.copies(absent, self._claims)
+        readable, rest = with_readable(unfinished, known, self._claims)
         by_segment: dict[int, Segment] = {}
         begun: list[Work] = []
-        rest = []
-        for planned, owner, is_here in zip(unfinished, owners, here, strict=True):
-            todo = planned.todo
-            if is_here and owner is not None:
-                video = replace(todo.owner, fingerprint=owner[1])
-            else:
-                video = stand_in(todo.owner, copies.get(todo.owner.source_id, ()))
-                if video is todo.owner:
-                    rest.append(planned)
-                    continue
-            units = tuple(replace(unit, video=video) for unit in todo.content.units)
+        for planned in readable:
             segment = by_segment.get(planned.segment) or self._new_segment(planned.segment)
             by_segment[planned.segment] = segment
-            begun.append(self._new_work(replace(todo, content=Content(video, units)), segment, planned.index))
+            begun.append(self._new_work(planned.todo, segment, planned.index))
         self._begin(begun)
         return rest
 

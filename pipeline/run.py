@@ -49,15 +49,13 @@ def prepare(
     decoded in earlier runs.
     Raises ValueError for the user's mistakes, DatasetError with what to do, AccountsError for a bug.
     """
-    if not out:
-        raise ValueError("--out is empty; name a folder")
-    store = Store(out)
+    store = store_of(out)
     check_set(store, config)
     models = load_models(config)  # first: without them nothing can be done
     exclude = Path(store.root) if store.is_local else None
     sources, unreadable, notes = find_sources(inputs, labels, exclude)
     if not sources and not unreadable:
-        raise ValueError("no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and similar")
+        raise no_videos()
     with writing(store):
         config, hashes = resolve(stored_where_unset(store, config), models)
         open_dataset(store, config, hashes)
@@ -82,6 +80,16 @@ def prepare(
                 executor.close()
         clear_attempts(store, summary.run_id)
     return summary
+
+
+def store_of(out: str) -> Store:
+    if not out:
+        raise ValueError("--out is empty; name a folder")
+    return Store(out)
+
+
+def no_videos() -> ValueError:
+    return ValueError("no videos found in the inputs; known endings are mp4, mkv, webm, mov, avi, mpg and similar")
 
 
 def _open_voice(config: PrepareConfig, progress: Progress) -> VoiceWeights | None:

@@ -13,6 +13,8 @@ from lipforge.pipeline.clip import Unit, Video
 from lipforge.pipeline.ledger.parts import part_name
 from lipforge.pipeline.ledger.segments import Content, Sealed, Segments
 from lipforge.pipeline.publish.publish import generation_in_force, require_segments
+from lipforge.pipeline.sources.known import Known
+from lipforge.pipeline.sources.ownership import stand_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,30 @@ def find_unfinished(store: Store, segments: Segments, claims: pa.Table, again: t
                 todo = replace(todo, again=frozenset(failed[index]), open_ends=ends, sealed_units=sealed_units)
                 found.append(Planned(number, index, todo))
     return found
+
+
+def with_readable(unfinished: Sequence[Planned], known: Known, claims: pa.Table) -> tuple[list[Planned], list[Planned]]:
+    """(content whose owner, or a copy of it, is in this run, with the video as it is read; the rest)."""
+    owners = known.owners([planned.todo.owner.source.entry_id for planned in unfinished])
+    here = [
+        owner is not None and owner[0] == planned.todo.owner.source_id
+        for planned, owner in zip(unfinished, owners, strict=True)
+    ]
+    absent = [p.todo.owner.source_id for p, is_here in zip(unfinished, here, strict=True) if not is_here]
+    copies = known.copies(absent, claims)
+    readable, rest = [], []
+    for planned, owner, is_here in zip(unfinished, owners, here, strict=True):
+        todo = planned.todo
+        if is_here and owner is not None:
+            video = replace(todo.owner, fingerprint=owner[1])
+        else:
+            video = stand_in(todo.owner, copies.get(todo.owner.source_id, ()))
+            if video is todo.owner:
+                rest.append(planned)
+                continue
+        units = tuple(replace(unit, video=video) for unit in todo.content.units)
+        readable.append(replace(planned, todo=replace(todo, content=Content(video, units))))
+    return readable, rest
 
 
 def delete_leftovers(store: Store, parts: set[str], unfinished: Sequence[Planned], claims: pa.Table) -> None:

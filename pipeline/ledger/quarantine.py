@@ -9,6 +9,7 @@ A trace that ends in a read of the source blames its storage.
 import contextlib
 import faulthandler
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -115,6 +116,11 @@ def store_traces(store: Store, run_id: str) -> None:
         if trace:  # attempts under way have empty ones
             store.write(f"runs/{run_id}/attempts/{path.name.replace('~', '/')}", trace)
             path.unlink()
+
+
+def clear_traces(run_id: str) -> None:
+    """Delete what a run's workers left on this machine."""
+    shutil.rmtree(_traces(run_id), ignore_errors=True)
 
 
 def clear_attempts(store: Store, run_id: str) -> None:

@@ -136,15 +136,21 @@ def stored_config(store: Store, record: Record) -> PrepareConfig:
 
 def open_dataset(store: Store, config: PrepareConfig, hashes: dict[str, str]) -> None:
     """Start a dataset, or check that this run fits the existing one."""
+    if not is_begun(store, config, hashes):
+        plain = config.model_dump(mode="json")
+        write_dataset(
+            store, {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
+        )
+
+
+def is_begun(store: Store, config: PrepareConfig, hashes: dict[str, str]) -> bool:
+    """Whether there is a dataset, which these settings and models then fit. Raises DatasetError when they do not."""
     plain = config.model_dump(mode="json")
     record = read_dataset(store)
     if record is None:
         _refuse_export(store)
         _refuse_lost(store)
-        write_dataset(
-            store, {"config": plain, "measuring": config.measuring(), "hashes": hashes, "versions": versions()}
-        )
-        return
+        return False
     _require_format(store, record)
     advice = f"Use a new folder, or the settings that {store.root} was made with (ledger/dataset.json)."
     if record["measuring"].get("recipe_version") != RECIPE_VERSION:
@@ -167,6 +173,7 @@ def open_dataset(store: Store, config: PrepareConfig, hashes: dict[str, str]) ->
         )
     if stored["pack"] != plain["pack"]:
         raise DatasetError(f"{store.root} has shards of another size ({stored['pack']}). {advice}")
+    return True
 
 
 def require_dataset(store: Store) -> Record:

@@ -4,11 +4,12 @@ Work of several kinds is in flight at once: sources are probed while units are p
 hands it in decides the order. The ledger's guarantees do not depend on any of it: workers may die at any moment.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.config import PrepareConfig, RunConfig
 
 Make = Callable[[], Callable[..., Any]]
 """Makes a worker, which is then called for one item at a time. Called once in each process."""
@@ -94,3 +95,13 @@ def make_executor(config: PrepareConfig) -> Executor:
     from lipforge.pipeline.running.on_ray import RayExecutor
 
     return RayExecutor(config.run)
+
+
+def workers_here(run: RunConfig) -> int:
+    """Workers that this machine has room for, whatever `run.workers` says."""
+    if run.executor == "local":
+        return 1
+    from lipforge.pipeline.running.on_ray import crew_sizes
+
+    run = run.model_copy(update={"workers": None})
+    return crew_sizes(run, {"CPU": float(len(os.sched_getaffinity(0)))})[0]

@@ -1,5 +1,6 @@
 """Where a long video is cut into work units."""
 
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
 from lipforge.model.clock import FPS
@@ -14,7 +15,11 @@ def plan_units(video: Video, max_span_s: float) -> list[Unit]:
 
     A video without key frames near those places gives fewer, longer units.
     """
-    first, end = video.first_frame, video.end_frame
+    return cut_at_keys(video, video.first_frame, video.end_frame, max_span_s)
+
+
+def cut_at_keys(video: Video, first: int, end: int, max_span_s: float) -> list[Unit]:
+    """As `plan_units`, for the frames [first, end) of a video."""
     if end <= first:
         return []
     assert video.info is not None
@@ -25,7 +30,9 @@ def plan_units(video: Video, max_span_s: float) -> list[Unit]:
         keys = sorted({int(-(-(time_s * FPS - 1e-3) // 1)) for time_s in video.info.key_times_s})
         wanted = first + span
         while wanted < end - span // 2:
-            key = min((key for key in keys if key > edges[-1]), key=lambda k: abs(k - wanted), default=None)
+            at = max(bisect_left(keys, wanted), bisect_right(keys, edges[-1]))
+            near = [key for key in keys[max(at - 1, 0) : at + 1] if key > edges[-1]]
+            key = min(near, key=lambda k: abs(k - wanted), default=None)
             if key is not None and abs(key - wanted) <= span // 2 and key < end:
                 edges.append(key)
             wanted += span
