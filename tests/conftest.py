@@ -62,7 +62,11 @@ class InProcess:
     def __init__(self) -> None:
         self.made: dict[Callable[[], Callable[[Any], Any]], Callable[[Any], Any]] = {}
 
-    def call(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> tuple[Any, int]:
+    def begin(self, make: Callable[[], Callable[[Any], Any]], item: Any) -> None:
+        self.begun = make, item
+
+    def result(self, timeout_s: float) -> tuple[Any, int]:
+        make, item = self.begun
         if make not in self.made:
             self.made[make] = make()
         return self.made[make](item), 1

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from lipforge.model.faces.picture import Area
+from lipforge.pipeline.media.side_data import side_data
 
 SAME_SHAPE = 0.01
 """Proportions that differ by less are one shape: encoders round the sides of a scaled picture to even numbers."""
@@ -91,7 +92,7 @@ class ShapeReader:
         self._known: dict[tuple[Any, ...], PictureShape] = {}
 
     def shape_of(self, frame: av.VideoFrame) -> PictureShape:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix = side_data(frame, "DISPLAYMATRIX")
         if self._ratio is None or frame.key_frame:
             # Decoders hold pictures back, so theirs may already be the ratio of a later one: it changes at key frames.
             self._ratio = self._pixel_ratio()

@@ -13,6 +13,8 @@ import av
 import av.filter
 import numpy as np
 
+from lipforge.pipeline.media.side_data import side_data
+
 WHITE_NITS = 203.0
 """Light of SDR's white in HDR (BT.2408)."""
 HLG_PEAK_NITS = 1000.0
@@ -67,10 +69,10 @@ def light_of(frame: av.VideoFrame, peak_nits: float) -> Light:
 def peak_of(frame: av.VideoFrame) -> float:
     """The brightest light that a frame's metadata promise, in nits; at least WHITE_NITS."""
     found = []
-    level = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+    level = side_data(frame, "CONTENT_LIGHT_LEVEL")
     if level is not None:  # AVContentLightMetadata: MaxCLL, MaxFALL
         found.append(float(np.frombuffer(bytes(level), np.uint32, 1)[0]))
-    mastering = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+    mastering = side_data(frame, "MASTERING_DISPLAY_METADATA")
     if mastering is not None:  # AVMasteringDisplayMetadata: 18 numbers, the highest luminance, two flags
         numbers = np.frombuffer(bytes(mastering), np.int32, 22)
         if numbers[21] and numbers[19]:

@@ -20,6 +20,7 @@ from lipforge.pipeline.media.container import (
 )
 from lipforge.pipeline.media.output.containers import FileKind, file_kind
 from lipforge.pipeline.media.probe import VideoInfo
+from lipforge.pipeline.media.side_data import side_data
 
 _BT601, _LIMITED_RANGE = 6, 1
 """What RGB becomes where a kind of file has no place for it."""
@@ -110,8 +111,8 @@ def read_picture_format(uri: str, info: VideoInfo, out: str, *, lossless: bool =
     mastering, light_level = _mastering(frame), _light_level(frame)
     if encoder == "libvpx-vp9" and (interlaced or mastering or light_level):
         notes.append("VP9 cannot say how HDR was mastered, nor that frames are interlaced; nor does the new file")
-    notes += [f"left out: {words}" for name, words in _LOST.items() if frame.side_data.get(name) is not None]
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    notes += [f"left out: {words}" for name, words in _LOST.items() if side_data(frame, name) is not None]
+    matrix = side_data(frame, "DISPLAYMATRIX")
     turned = None if matrix is None else struct.unpack("=9i", bytes(matrix)[:36])
     if turned is not None and not kind.keeps_rotation:
         notes.append(f"{kind.muxer} cannot say that pictures are turned: players will show them as they are stored")
@@ -250,7 +251,7 @@ def _is_top_first(frame: av.VideoFrame) -> bool:
 
 def _mastering(frame: av.VideoFrame) -> str | None:
     """FFmpeg's AVMasteringDisplayMetadata: rationals of red, green, blue and white x, y; darkest, brightest; flags."""
-    data = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+    data = side_data(frame, "MASTERING_DISPLAY_METADATA")
     if data is None:
         return None
     values = struct.unpack("=22i", bytes(data)[:88])
@@ -266,7 +267,7 @@ def _mastering(frame: av.VideoFrame) -> str | None:
 
 def _light_level(frame: av.VideoFrame) -> tuple[int, int] | None:
     """FFmpeg's AVContentLightMetadata."""
-    data = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+    data = side_data(frame, "CONTENT_LIGHT_LEVEL")
     if data is None:
         return None
     brightest, mean = struct.unpack("=2I", bytes(data)[:8])
