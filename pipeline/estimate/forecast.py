@@ -24,9 +24,6 @@ SEED = 0
 SPEED_VARIES = 0.06
 """The same work takes so much more or less CPU time from one hour to another, as a standard deviation: two estimates of
 the same talks, with a neighbour on the other core, were 9 % apart."""
-MEMORY_MARGIN = 1.9
-"""Largest peak of a worker, by what `memory_mb` says of the largest picture. After 46 minutes of talks of mixed sizes
-it held 5.8 GB, and the largest talks alone took 2.1 to 2.7 GB: what is freed is not all given back."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +172,9 @@ def _unit_wall_s(population: Population, sample: Sample) -> list[float]:
 
 
 def _memory(population: Population, sample: Sample, config: PrepareConfig) -> Range:
-    """The peak in the sample. Memory that was freed is not all given back, so more video means more of it."""
+    """The peak in the sample, up to what a run sets aside for the largest picture."""
     peak = max((observation.peak_mb for observation in sample.observations), default=sample.start_mb)
     is_all = sample.seconds >= seconds_of(population.units) - 0.5 / FPS and not population.is_sampled
     set_aside = max((memory_mb(unit, config) for unit in population.units), default=0.0)
-    most = peak if is_all else MEMORY_MARGIN * set_aside
+    most = peak if is_all else set_aside
     return Range(1e6 * peak, 0.9e6 * peak, 1e6 * max(peak, most))

@@ -17,6 +17,7 @@ import av.error
 from lipforge.datasets_manifest.schema import Reason, Stage, Status
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import UnreadableError
+from lipforge.model.faces.templates import Template
 from lipforge.pipeline.clip import Source, Unit, Video
 from lipforge.pipeline.config import PrepareConfig
 from lipforge.pipeline.ledger.parts import part_name, read_record
@@ -62,17 +63,28 @@ class Probed:
 
 
 def memory_mb(unit: Unit, config: PrepareConfig) -> float:
-    """That cutting a unit may need, when faces fill the frame: it holds them for as long as the longest clip.
+    """That a worker may need for a unit, when two faces fill the frame: it holds them for as long as one and a half of
+    the longest clip, and the frames that decoder and cut detector have not passed on.
 
-    Measured peaks over the models' 230 MB were 1.0 to 1.7 times as many whole frames, at 512 to 2160 pixels a side.
+    Measured peaks of one face were 0.55 to 0.8 of this, at 512 to 3000 pixels a side.
     """
     info = unit.video.info
     assert info is not None
-    return _MODELS_MB + 1.7 * 3 * info.width_px * info.height_px * config.cut.max_frames / 1e6
+    frame_px = info.width_px * info.height_px
+    crops = [config.align.resolution]
+    if config.align.template is not Template.LATENTSYNC:
+        crops.append(config.align.scored_px)
+    piece_px = sum(min(frame_px, (_PIECE_SIDE * side) ** 2) for side in crops)
+    pieces = _FACES * 1.5 * config.cut.max_frames * 3 * piece_px
+    return _MODELS_MB + (pieces + _FRAMES_IN_FLIGHT * 3 * frame_px) / 1e6
 
 
-_MODELS_MB = 500.0
+_MODELS_MB = 900.0
 """Of both operators, with torch."""
+_FACES = 2
+_PIECE_SIDE = 2.5
+"""Longest side of the area around a face over that of the crop: up to twice with a margin (stages/cut.py)."""
+_FRAMES_IN_FLIGHT = 30
 
 
 class ProbeWorker:
