@@ -1,7 +1,9 @@
 """Pictures of which only parts are converted: the same pixels as of the whole, wherever somebody looks."""
 
+import gc
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -14,6 +16,7 @@ from lipforge.pipeline.media.geometry import Orientation, PictureShape, square_s
 from lipforge.pipeline.media.picture import ToRgb
 from lipforge.pipeline.media.probe import VideoInfo
 from lipforge.pipeline.media.video import SourceFrame
+from tests.coded import shown, write_coded
 
 TURNED = [Orientation(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
 
@@ -144,3 +147,16 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it() -> None:
 
 def _end(canvas: np.ndarray) -> int:
     return canvas.__array_interface__["data"][0] + canvas.nbytes
+
+
+def test_decoded_pictures_are_freed_when_nobody_needs_them(tmp_path: Path) -> None:
+    """Not when Python's garbage collector happens to look, gigabytes later."""
+    path = write_coded(tmp_path / "coded.mp4", [number / 25 for number in range(50)])
+    shown(path)  # imports, and whatever is kept for later
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(shown(path)) == 50
+        assert gc.collect() < 25
+    finally:
+        gc.enable()
