@@ -26,7 +26,7 @@ def print_estimate(
         errors.print("lipforge: stopped. Nothing was written.", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from error
     print_page(console, found, run_command(sys.argv[1:], out))
-    if not found.has_video or found.population.unread:
+    if not found.has_video or found.population.unread or found.sample.undone:
         raise typer.Exit(1)
 
 
