@@ -102,7 +102,7 @@ def test_a_generation_that_is_damaged_or_names_what_is_gone_is_said(tmp_path: Pa
     name = generation.files[0]["name"]
     rows = store.read(name)
     store.delete(name)
-    with pytest.raises(ManifestError, match=r"1 files of the manifest in force, .*000002\.json, are missing"):
+    with pytest.raises(ManifestError, match=r"1 file of the manifest in force, .*000002\.json, missing: "):
         read_manifest(store.root)
     store.write(name, rows)
     whole = store.read(generation.name)
