@@ -181,5 +181,6 @@ def test_parts_double_a_small_dataset_while_it_is_made_and_add_little_to_a_large
     small, large = disk_of(media, 10 * 3600.0, 120), disk_of(media, 10_000 * 3600.0, 120_000)
     tables = 20_000 * ROW_BYTES + TABLES_BYTES
     assert small.peak.value == 20e9 + tables
+    assert small.finished.low < small.finished.value < small.finished.high
     assert large.peak.value == large.finished.value or large.peak.value < 10.4e9
     assert 10e9 + tables + PAGE_BYTES < small.finished.value < 10.5e9

@@ -1,6 +1,7 @@
 """`lipforge prepare --estimate` on real files: it says what prepare then does, and writes nothing."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,39 @@ def test_a_file_that_takes_its_process_down_is_a_loss_with_a_reason(
     said = {name: there.value for name, there in found.forecast.outcome_s.items()}
     assert said[reason] == pytest.approx(6.4, abs=0.1) and said["kept"] > 4
     assert files_in(temporary) == []
+
+
+def test_sigterm_leaves_nothing(small_inputs: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure.Processes, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit, match="143"):
+        estimated(small_inputs)
+    assert list(temporary.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def kill_once(folder: Path) -> None:
+    mark = folder / "killed"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledOnce(measure.SpanWorker):
+    def __call__(self, item):
+        if isinstance(item, Unit):
+            kill_once(Path(os.environ["TMPDIR"]))
+        return super().__call__(item)
+
+
+def test_a_worker_that_is_killed_once_is_no_loss(
+    talking_clip: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SpanWorker", KilledOnce)
+    with ready_children(__name__, "torch") as ready:
+        monkeypatch.setattr(local, "Child", ready)
+        found = estimated(talking_clip)
+    assert (temporary / "killed").exists()
+    assert "worker_crashed" not in found.forecast.outcome_s and found.forecast.outcome_s["kept"].value > 4
 
 
 def test_ctrl_c_leaves_nothing(small_inputs: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ class Canvases:
     def take(self, width_px: int, height_px: int) -> np.ndarray:
         """uint8 [H, W, 3], of any content."""
         self._known = [canvas for canvas in self._known if canvas.shape == (height_px, width_px, 3)]
-        for canvas in self._known:
-            if sys.getrefcount(canvas) == _HELD_HERE:
+        for canvas, held in zip(self._known, _references(self._known), strict=True):
+            if held == _HELD_HERE:
                 return canvas
         canvas = np.empty((height_px, width_px, 3), np.uint8)
         if len(self._known) < _MAX_CANVASES:
@@ -56,9 +56,14 @@ class Canvases:
         return canvas
 
 
+def _references(canvases: list[np.ndarray]) -> list[int]:
+    """To each of these, views included."""
+    return [sys.getrefcount(canvas) for canvas in canvases]
+
+
 _MAX_CANVASES = 8
-_HELD_HERE = 3
-"""References to a canvas that nothing outside `take` holds, views included: the list's, the loop's, the count's own."""
+(_HELD_HERE,) = _references([np.empty(0)])
+"""References to a canvas that only a list holds: how many the count itself adds depends on the version of Python."""
 
 
 class Picture:

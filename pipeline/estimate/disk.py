@@ -6,7 +6,7 @@ import numpy as np
 
 from lipforge.datasets_manifest.report.clips import MAX_EXAMPLES, MAX_KEPT_PLAYED
 from lipforge.datasets_manifest.report.media import MAX_MEDIA_BYTES
-from lipforge.pipeline.estimate.ranges import Range, Uncertain
+from lipforge.pipeline.estimate.ranges import NUM_DRAWS, Range, Uncertain
 from lipforge.pipeline.ledger.segments import MAX_SECONDS, MAX_UNITS
 
 ROW_BYTES = 400
@@ -15,6 +15,8 @@ TABLES_BYTES = 150_000
 """Of these tables, however few rows they have; of settings and the run's own files."""
 PAGE_BYTES = 1_400_000
 """Of the report's page, which lies in the dataset and in the run."""
+PAGE_VARIES = 0.4
+"""Standard deviation of its logarithm: small media lie in the page, larger ones beside it."""
 PLAYED_SHARE = 0.85
 """Of a sample: what the report plays of it, which is the video and sound in one file."""
 OPEN_SEGMENTS = 2
@@ -62,4 +64,9 @@ def _report(media: Media) -> Uncertain:
     kept = media.shards * min(1.0, 1.5 * MAX_KEPT_PLAYED / max(media.num_kept, 1.0))
     refused = media.refused * min(1.0, 4 * MAX_EXAMPLES / max(media.num_refused, 1.0))
     played = (kept + refused) * PLAYED_SHARE
-    return Uncertain(min(played.value, MAX_MEDIA_BYTES), np.minimum(played.draws, MAX_MEDIA_BYTES)) + PAGE_BYTES
+    return Uncertain(min(played.value, MAX_MEDIA_BYTES), np.minimum(played.draws, MAX_MEDIA_BYTES)) + _page()
+
+
+def _page() -> Uncertain:
+    rng = np.random.default_rng(0)
+    return Uncertain(1.0, np.exp(rng.normal(0.0, PAGE_VARIES, NUM_DRAWS))) * PAGE_BYTES

@@ -25,6 +25,11 @@ SPEED_VARIES = 0.06
 """The same work takes so much more or less CPU time from one hour to another, as a standard deviation: two estimates of
 the same talks, with a neighbour on the other core, were 9 % apart."""
 
+START_VARIES = 0.2
+"""The same of starting, of which Ray's part is not measured."""
+MEMORY_VARIES = 0.1
+"""A worker's peak differs by so much from one run to another."""
+
 
 @dataclass(frozen=True)
 class Language:
@@ -78,7 +83,9 @@ def forecast(
     stages = {name: cpu_s * speed for name, cpu_s in found.stage_cpu_s.items()}
     work = sum(stages.values(), Uncertain.exact(0.0))
     stages[Stage.PROBE] = scale * speed * population.probe_cpu_s
-    stages[STARTING] = Uncertain.exact(fixed.cpu_s + num_workers * sample.start_cpu_s)
+    num_workers = min(num_workers, max(round(len(units) * scale.value), 1))  # more are not started
+    start = Uncertain(1.0, np.exp(rng.normal(0.0, START_VARIES, NUM_DRAWS)))
+    stages[STARTING] = start * (fixed.cpu_s + num_workers * sample.start_cpu_s)
     cpu = sum(stages.values(), Uncertain.exact(0.0))
     shards, refused, stills = (found.media_bytes[kind] for kind in (SHARDS, REFUSED, STILLS))
     counts = found.clips.value, found.refused_clips.value, found.rows.value
@@ -92,7 +99,7 @@ def forecast(
         languages=_languages(population, sample, scale, rng),
         cpu_s=cpu.range,
         stage_cpu_s={name: stages[name].range for name in sorted(stages, key=lambda name: -stages[name].value)},
-        crews=_crews(population, sample, config, fixed, (num_workers, here), work, scale),
+        crews=_crews(population, sample, config, start * fixed.wall_s, (num_workers, here), work, scale),
         memory_bytes=_memory(population, sample, config),
         disk=disk_of(media, found.seconds.value, round(len(units) * scale.value)),
         seen_share=min(sample.seconds / max(found.seconds.value, 1e-9), 1.0),
@@ -139,12 +146,12 @@ def _crews(
     population: Population,
     sample: Sample,
     config: PrepareConfig,
-    fixed: Fixed,
+    fixed_s: Uncertain,
     workers: tuple[int, int],
     work: Uncertain,
     scale: Uncertain,
 ) -> list[Crew]:
-    """workers: num_workers and here. work: CPU seconds of all stages but probing."""
+    """fixed_s: for any number of workers. workers: num_workers and here. work: CPU seconds of stages but probing."""
     cpu_s = sum(observation.cpu_s for observation in sample.observations)
     waits = max(sum(observation.wall_s for observation in sample.observations) / cpu_s, 1.0) if cpu_s else 1.0
     unit_s = _unit_wall_s(population, sample)
@@ -157,7 +164,7 @@ def _crews(
         # What the queue of units adds to an even share of the work: the last ones are not done at the same time.
         uneven = finish_s(unit_s, size) / (here_s / size) if here_s and not population.is_sampled else 1.0
         probing = scale * (population.probe_wall_s / size)
-        wall = work_s * (uneven / size) + probing + (fixed.wall_s + sample.start_wall_s)
+        wall = work_s * (uneven / size) + probing + (fixed_s + sample.start_wall_s)
         crews.append(Crew(size, wall.range))
     return crews
 
@@ -172,9 +179,9 @@ def _unit_wall_s(population: Population, sample: Sample) -> list[float]:
 
 
 def _memory(population: Population, sample: Sample, config: PrepareConfig) -> Range:
-    """The peak in the sample, up to what a run sets aside for the largest picture."""
+    """The peak in the sample, up to what a run sets aside for the largest picture where not all was processed."""
     peak = max((observation.peak_mb for observation in sample.observations), default=sample.start_mb)
     is_all = sample.seconds >= seconds_of(population.units) - 0.5 / FPS and not population.is_sampled
     set_aside = max((memory_mb(unit, config) for unit in population.units), default=0.0)
-    most = peak if is_all else set_aside
-    return Range(1e6 * peak, 0.9e6 * peak, 1e6 * max(peak, most))
+    low, high = (1 - MEMORY_VARIES) * peak, (1 + MEMORY_VARIES) * peak
+    return Range(1e6 * peak, 1e6 * low, 1e6 * (high if is_all else max(high, set_aside)))

@@ -19,6 +19,9 @@ FEWEST_SPANS = 4
 SPAN_TIMEOUT_S, SPAN_STALL_S = 120.0, 30.0
 """Limits of a span, as `run.unit_timeout_s` and `run.stall_timeout_s` are of a unit: a tenth as long, or less."""
 
+MOST_KILLS = 3
+"""Of a span's process, from outside, as where memory is short."""
+
 START = "start"
 """In the place of a span: load the models, and say what that took."""
 
@@ -80,10 +83,10 @@ def peak_mb() -> float:
 
 
 def for_spans(config: PrepareConfig) -> PrepareConfig:
-    """Settings under which a span that crashes or hangs is given up at once."""
+    """Settings under which a span that crashes or hangs is given up at once, and one that is killed soon."""
     limits = {
         "max_attempts": 1,
-        "max_kills": 1,
+        "max_kills": min(config.run.max_kills, MOST_KILLS),
         "unit_timeout_s": min(config.run.unit_timeout_s, SPAN_TIMEOUT_S),
         "stall_timeout_s": min(config.run.stall_timeout_s, SPAN_STALL_S),
     }

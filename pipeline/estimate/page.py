@@ -8,12 +8,16 @@ from rich.table import Table
 
 from lipforge.datasets_manifest.display import counted, human_bytes, human_share, visible
 from lipforge.datasets_manifest.durations import human_time
+from lipforge.datasets_manifest.schema import Reason
 from lipforge.pipeline.estimate.observation import KEPT
 from lipforge.pipeline.estimate.ranges import LEVEL, Range
 from lipforge.pipeline.estimate.run import Estimate
 
+WIDTH = 80
+"""Narrower terminals wrap lines: numbers are not cut off."""
 FEW_SPANS = 10
 """Fewer tell little: the page says so."""
+TRIED_AGAIN = (Reason.WORKER_CRASHED, Reason.TIMEOUT)
 EXAMPLES = 3
 """Sources that are named for each reason for which they cannot be used."""
 MANY_LANGUAGES = 12
@@ -27,6 +31,7 @@ def print_page(console: Console, found: Estimate, command: str) -> None:
     def say(text: str = "", style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
+    console.width = max(console.width, WIDTH)
     say()
     for line in _found_lines(found):
         say(line)
@@ -40,15 +45,14 @@ def print_page(console: Console, found: Estimate, command: str) -> None:
             say(line)
         for title, table in _tables(found):
             say(f"\n{title}", "bold")
-            console.print(table)
+            console.print(table, crop=False)
         say()
         for line in _fine_print(found):
             say(line, "dim")
+        say("\nNothing was written. This starts the run:")
+        say(f"  {command}")
     elif found.has_video:
         say("\nNothing is left to process.")
-    say()
-    say("Nothing was written. This starts the run:")
-    say(f"  {command}")
 
 
 # --- words ---
@@ -94,7 +98,11 @@ def _sample_lines(found: Estimate) -> list[str]:
     sample, forecast = found.sample, found.forecast
     spans = counted(len(sample.observations), "span")
     if forecast.seen_share > 1 - 1e-6:
-        return [f"All of it was processed, in {human_time(sample.wall_s)}: what is kept and lost is exact."]
+        taken = f"All of it was processed, in {human_time(sample.wall_s)}"
+        lost_s = sum(seconds.value for name, seconds in forecast.outcome_s.items() if name in TRIED_AGAIN)
+        if lost_s:
+            return [f"{taken}. A run tries what crashed or hung again: it may keep more."]
+        return [f"{taken}: what is kept and lost is exact."]
     lines = [
         f"Processed as a sample: {spans}, {human_time(sample.seconds)}, "
         f"{human_share(forecast.seen_share, 1.0)} of the video, in {human_time(sample.wall_s)}.",
@@ -189,7 +197,8 @@ def _cost_table(found: Estimate) -> Table:
         table.add_row(name + whose, human_time(crew.wall_s.value), _range(crew.wall_s, human_time))
     memory = forecast.memory_bytes
     table.add_row("memory of a worker, at its peak", human_bytes(memory.value), _range(memory, human_bytes))
-    table.add_row("disk: the dataset", human_bytes(disk.finished.value), _range(disk.finished, human_bytes))
+    whose = "what is added" if found.population.before_s else "the dataset"
+    table.add_row(f"disk: {whose}", human_bytes(disk.finished.value), _range(disk.finished, human_bytes))
     table.add_row("  of it, kept clips", human_bytes(disk.shards.value), _range(disk.shards, human_bytes))
     refused = "  of it, rejected clips, until `prune`"
     table.add_row(refused, human_bytes(disk.refused.value), _range(disk.refused, human_bytes))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,26 +142,32 @@ class _Place:
 
 @contextmanager
 def _place() -> Iterator[_Place]:
-    """Nothing of it is left when the block ends, also when the command is stopped."""
+    """Nothing of it is left when the block ends, also when the command is stopped, or its terminal closed."""
     place = _Place(Store(tempfile.mkdtemp(prefix="lipforge-estimate-")), f"estimate-{new_run_id()}")
     try:
-        yield place
+        with _handled(_end, signal.SIGTERM, signal.SIGHUP):
+            yield place
     finally:
-        with _uninterrupted():
+        with _handled(signal.SIG_IGN, signal.SIGINT):  # who is impatient presses Ctrl-C twice
             if place.processes is not None:
                 place.processes.close()
             clear_traces(place.run_id)
             shutil.rmtree(place.store.root, ignore_errors=True)
 
 
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Who is impatient presses Ctrl-C twice."""
+def _handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Handle signals like this for a while, if this is the thread that may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {one: signal.signal(one, handler) for one in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, old in before.items():
+            signal.signal(one, old)

@@ -28,10 +28,6 @@ _LUMA_WEIGHTS = {  # of red and blue, by matrix coefficients (H.273)
 }
 
 
-Region = tuple[int, int, int, int]
-"""left, top, right, bottom"""
-
-
 @dataclass(frozen=True)
 class Colours:
     """How the numbers of a picture mean colours."""

@@ -73,7 +73,10 @@ class Child:
         self.close()
         self._deaths += 1
         if self._deaths == MAX_DEATHS:
-            raise DatasetError(f"the worker process died {MAX_DEATHS} times in a row, the last time on {self._item}")
+            raise DatasetError(
+                f"the worker process died {MAX_DEATHS} times in a row. Something ends it from outside: is there memory "
+                "for it (about 2 GB)? The system's log (`dmesg`) says what was killed."
+            )
         self._ask()
 
     def _start(self) -> None:

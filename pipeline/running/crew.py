@@ -252,7 +252,10 @@ class Crew:
         """Once what the dead actor left on its node is safe."""
         call.died_on += (hand.host,)
         if len(call.died_on) >= MAX_DEATHS:
-            raise DatasetError(f"the worker died {MAX_DEATHS} times in a row, the last time on {call.task.item}")
+            raise DatasetError(
+                f"workers died {MAX_DEATHS} times in a row on one task. Something ends them from outside: have "
+                "the nodes memory for them? `ray logs` and the systems' logs (`dmesg`) say what was killed."
+            )
         if call.task.after_death is None:
             self._queue.appendleft(call)
             return

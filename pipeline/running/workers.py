@@ -63,10 +63,10 @@ class Probed:
 
 
 def memory_mb(unit: Unit, config: PrepareConfig) -> float:
-    """That a worker may need for a unit, when two faces fill the frame: it holds them for as long as one and a half of
-    the longest clip, and the frames that decoder and cut detector have not passed on.
+    """That a worker may need for a unit with four large faces: it holds each for as long as one and a half of the
+    longest clip, and the frames that decoder and cut detector have not passed on.
 
-    Measured peaks of one face were 0.55 to 0.8 of this, at 512 to 3000 pixels a side.
+    Measured peaks: one face, at 512 to 3000 pixels a side, 0.4 to 0.6 of this; three usable ones of 400 px 0.99.
     """
     info = unit.video.info
     assert info is not None
@@ -81,7 +81,7 @@ def memory_mb(unit: Unit, config: PrepareConfig) -> float:
 
 _MODELS_MB = 900.0
 """Of both operators, with torch."""
-_FACES = 2
+_FACES = 4
 _PIECE_SIDE = 2.5
 """Longest side of the area around a face over that of the crop: up to twice with a margin (stages/cut.py)."""
 _FRAMES_IN_FLIGHT = 30
