@@ -201,11 +201,12 @@ def test_a_file_that_takes_its_process_down_is_a_loss_with_a_reason(
 
 
 def test_sigterm_leaves_nothing(small_inputs: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(measure.Processes, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit, match="143"):
         estimated(small_inputs)
     assert list(temporary.iterdir()) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def kill_once(folder: Path) -> None:
