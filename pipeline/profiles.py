@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lipforge.model.faces.face import FaceBackend
 from lipforge.model.faces.mediapipe import MediaPipeFaces
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE, scorer_name
 from lipforge.pipeline.clip import Clip
 from lipforge.pipeline.config import ScoreResources
 from lipforge.pipeline.media.clips import decode_mp4
@@ -28,15 +29,12 @@ Models = Mapping[str, bytes]
 class Profile(ABC):
     """One set of models. Each is loaded by the worker that uses it; torch is loaded for scoring only."""
 
+    min_sync_confidence: float
     min_quality: float
     min_face_width_px: int | None
     short_sync_factor: float
     score_resources: ScoreResources
     """Resources of a score worker."""
-
-    @property
-    @abstractmethod
-    def min_sync_confidence(self) -> float: ...
 
     @abstractmethod
     def faces(self, models: Models, device: str = "cpu") -> FaceBackend:
@@ -49,20 +47,19 @@ class Profile(ABC):
     @abstractmethod
     def quality(self, models: Models, device: str = "cpu") -> QualityModel: ...
 
+    def sync_name(self, models: Models) -> str:
+        """Name of the scorer of lip-sync, for which its model is opened."""
+        return self.sync(models).name
+
 
 class Builtin(Profile):
     """MediaPipe's faces, and this project's own scorers of lip-sync and quality. All of it is for CPUs."""
 
+    min_sync_confidence = DEFAULT_MIN_CONFIDENCE
     min_quality = 40.0
     min_face_width_px = None
     short_sync_factor = 1.2
     score_resources = ScoreResources()
-
-    @property
-    def min_sync_confidence(self) -> float:
-        from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
-
-        return DEFAULT_MIN_CONFIDENCE
 
     def faces(self, models: Models, device: str = "cpu") -> FaceBackend:
         with off_terminal(2):  # LiteRT prints which delegate it created
@@ -70,6 +67,10 @@ class Builtin(Profile):
 
     def sync(self, models: Models, device: str = "cpu") -> SyncScorer:
         return _LandmarkScorer(models["lip_sync.safetensors"])
+
+    def sync_name(self, models: Models) -> str:
+        """Opening the model would load torch. Its file is known to be whole: by its hash, or by `load_models`."""
+        return scorer_name(models["lip_sync.safetensors"])
 
     def quality(self, models: Models, device: str = "cpu") -> QualityModel:
         from lipforge.model.quality.builtin import ImageQuality
@@ -80,7 +81,7 @@ class Builtin(Profile):
 class LatentSync(Profile):
     """Models and limits of the published LatentSync (its preprocess/ and latentsync/utils/face_detector.py)."""
 
-    min_sync_confidence = 3.0  # type: ignore[assignment]
+    min_sync_confidence = 3.0
     min_quality = 40.0
     min_face_width_px = 50
     short_sync_factor = 1.0

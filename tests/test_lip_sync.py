@@ -8,7 +8,6 @@ import torch
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS, mouth_images
 from lipforge.model.sync.builtin import (
-    DEFAULT_MIN_CONFIDENCE,
     MOUTH_WAVES,
     LipSyncScorer,
     SyncNetwork,
@@ -19,6 +18,7 @@ from lipforge.model.sync.builtin import (
     similarity_by_shift,
     similarity_to,
 )
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.weights import load as weights
 
 NUM_FRAMES = 125

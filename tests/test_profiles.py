@@ -16,8 +16,8 @@ from lipforge.datasets_manifest.manifest import read_manifest
 from lipforge.datasets_manifest.schema import Reason, Status
 from lipforge.model.audio.speech import SpeechDetector
 from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
-from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.weights import load as weights
 from lipforge.model.weights import table
 from lipforge.pipeline.cli import app

@@ -24,7 +24,8 @@ from benchmarks.lip_sync.engine import run_engine, usable
 from benchmarks.lip_sync.evidence import Evidence
 from benchmarks.lip_sync.measures import Scorer, Scores, Window, measure, windows
 from benchmarks.lip_sync.page import write_page
-from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSyncScorer
+from lipforge.model.sync.builtin import LipSyncScorer
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.weights import load as weights
 
 LENGTHS = (50, 75, 117, 125, 250)

@@ -24,7 +24,8 @@ from benchmarks.lip_sync.figures import COLOURS, save
 from benchmarks.lip_sync.markdown import number, percent, table
 from benchmarks.lip_sync.measures import SHIFTS, Scorer, Scores, estimate, measure, rejected_at, windows
 from lipforge.model.clock import FPS
-from lipforge.model.sync.builtin import DEFAULT_MIN_CONFIDENCE, LipSyncScorer
+from lipforge.model.sync.builtin import LipSyncScorer
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import Thresholds
 from lipforge.pipeline.profiles import PROFILES

@@ -6,8 +6,6 @@ clip, for each shift between audio and video, is the curve that gives offset and
 Zisserman, "Out of time", 2016). `train/scorers/lip_sync.py` trains the weights; docs/models/lip_sync.md has results.
 """
 
-import json
-
 import cv2
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from lipforge.model.clock import SAMPLES_PER_FRAME, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.lip_points import MOUTH_PX, NUM_SPEAKING, SYNC_LANDMARKS
 from lipforge.model.sync.drift import drift_frames
 from lipforge.model.sync.score import SyncScore
+from lipforge.model.sync.weights_file import DEFAULT_MIN_CONFIDENCE, scorer_name
 from lipforge.model.threads import one_thread
 
 RECEPTIVE_FRAMES = 13
@@ -159,8 +158,6 @@ def similarity_by_shift(lips: np.ndarray, audio: np.ndarray) -> np.ndarray:
     return np.stack([similar.diagonal(shift) for shift in range(num_shifts)], axis=1)
 
 
-DEFAULT_MIN_CONFIDENCE = 2.2
-"""docs/models/lip_sync_results.md shows what it keeps and rejects."""
 _MIN_FRAMES = 25
 _STRETCH = 100
 """Frames: a clip's confidence is that of its weakest 4 s."""
@@ -172,8 +169,7 @@ class LipSyncScorer:
     def __init__(self, weights: bytes) -> None:
         """weights: a safetensors file as `train/scorers/lip_sync.py` writes it."""
         tensors = {key: tensor.float() for key, tensor in load_safetensors(weights).items()}
-        header_size = int.from_bytes(weights[:8], "little")
-        self.name: str = json.loads(weights[8 : 8 + header_size])["__metadata__"]["name"]
+        self.name = scorer_name(weights)
         self.reference = tensors.pop("reference").numpy().astype(np.float64)
         self._zero_frames = float(tensors.pop("zero_frames"))
         num_networks = 1 + max(int(key.split(".")[0]) for key in tensors)

@@ -11,6 +11,7 @@ from lipforge.datasets_manifest.generations import ManifestError, last_generatio
 from lipforge.datasets_manifest.storage.lease import HeldError
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import why_not_made
+from lipforge.model.sync.weights_file import scorer_name
 from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import RECIPE_VERSION, PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
@@ -33,8 +34,6 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
     models = weights.load(config.models)
     if config.sync.weights is None:
         return models
-    from lipforge.model.sync.builtin import LipSyncScorer
-
     if config.models != "builtin":
         raise ValueError(f"sync.weights are for the built-in lip-sync scorer, but models is {config.models}")
     if config.thresholds.min_sync_confidence is None:
@@ -42,6 +41,8 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
             "sync.weights have their own scale: set thresholds.min_sync_confidence for them "
             "(`python -m benchmarks.lip_sync --weights` shows what a threshold keeps)"
         )
+    from lipforge.model.sync.builtin import LipSyncScorer
+
     try:
         content = config.sync.weights.read_bytes()
         name = LipSyncScorer(content).name
@@ -51,7 +52,7 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
         raise weights.ModelFileError(
             f"sync.weights: {config.sync.weights} is not from `python -m train.scorers.lip_sync train`: {error}"
         ) from error
-    if name == LipSyncScorer(models[SYNC_WEIGHTS]).name and content != models[SYNC_WEIGHTS]:
+    if name == scorer_name(models[SYNC_WEIGHTS]) and content != models[SYNC_WEIGHTS]:
         raise ValueError(
             f"sync.weights have the name of the shipped scorer, {name}: train them with another --name, "
             "so that manifests distinguish their scores"
@@ -62,13 +63,13 @@ def load_models(config: PrepareConfig) -> dict[str, bytes]:
 def resolve(config: PrepareConfig, models: Mapping[str, bytes]) -> tuple[PrepareConfig, dict[str, str]]:
     """Settings with the defaults of their models filled in, and the hashes that every row carries.
 
-    Opens each model once, so that an unusable file fails here and not in a worker.
+    Opens the models, so that an unusable file fails here and not in a worker.
     """
     from lipforge.model.audio.speech import SpeechDetector
 
     profile = PROFILES[config.models]
     profile.faces(models)
-    names = {"sync_model": profile.sync(models).name, "quality_model": profile.quality(models).name}
+    names = {"sync_model": profile.sync_name(models), "quality_model": profile.quality(models).name}
     for field, name in names.items():
         given = getattr(config.thresholds, field)
         if given not in (None, name):
