@@ -88,6 +88,12 @@ def identify_languages(
     executor: Annotated[
         str | None, typer.Option(help="`ray` (default) or `local`: all in this process, for debugging.")
     ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            min=0, help="GPUs that a worker reserves; 0.25: four workers share one; 0: Whisper runs on the CPU."
+        ),
+    ] = 0,
 ) -> None:
     """Identify the spoken language of each source without a label.
 
@@ -98,11 +104,13 @@ def identify_languages(
 
     with plain_errors():
         with progress_bar("identify languages") as show:
-            found = run_identify(dataset, whisper, run_settings(workers, executor), show)
-        for language, sources in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+            found = run_identify(dataset, whisper, run_settings(workers, executor), show, gpus_per_worker)
+        for language, sources in sorted(found.sources.items(), key=lambda item: (-item[1], item[0])):
             say(f"{language}: {counted(sources, 'source')}")
-        if not found:
+        if not found.sources:
             console.print("every source with clips has a label")
+        if found.missed_gpu:
+            say("note: torch cannot use the workers' GPUs, so Whisper ran on the CPU: check torch.cuda there")
 
 
 @app.command()

@@ -321,7 +321,8 @@ class Flow:
             return
         task = SealTask(segment.number, done)
         if self.whisper is not None:
-            (task,) = identify_first(self.store, [task], self.whisper, self.executor.map, self.progress.languages)
+            run_map = partial(self.executor.map, num_gpus=self.whisper.num_gpus)
+            (task,) = identify_first(self.store, [task], self.whisper, run_map, self.progress.languages)
         self.executor.submit(Task("seal", task, self._make_sealer, is_safe=True))
 
     def _sealed(self, task: SealTask) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow.compute as pc
@@ -25,7 +26,7 @@ from lipforge.pipeline.publish.relabel import Relabelled, labels_of_list, labels
 from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
 from lipforge.pipeline.publish.tasks import delete_files
-from lipforge.pipeline.running.executors import Executor, make_executor
+from lipforge.pipeline.running.executors import Executor, make_executor, require_gpu_here
 from lipforge.pipeline.sources.inputs import read_list
 
 Progress = Callable[[int, int], None]
@@ -71,28 +72,39 @@ def repack(
     return Packed(config.thresholds, totals, left_over)
 
 
-def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progress) -> dict[str, int]:
+class Heard(NamedTuple):
+    """What `lipforge identify-languages` found."""
+
+    sources: dict[str, int]
+    """Unlabelled ones with clips, by language."""
+    missed_gpu: bool
+    """Whether a worker computed on the CPU, though it had a GPU, because torch cannot use that."""
+
+
+def identify_languages(out: str, whisper: str, run: RunConfig, progress: Progress, gpus_per_worker: float = 0) -> Heard:
     """`lipforge identify-languages`: identify the language of unlabelled sources; the manifest gets it.
 
-    Returns how many unlabelled sources with clips speak each language. Raises ModelFileError when Whisper cannot be
-    used.
+    Raises ModelFileError when Whisper cannot be used, ValueError when a GPU is wanted and this machine has none.
     """
     store = Store(out)
     require_dataset(store)  # before anything is made there
-    file = open_whisper(whisper)
+    require_gpu_here(gpus_per_worker)
+    file = open_whisper(whisper, gpus_per_worker)
     with writing(store):
         record = require_dataset(store)
         config = stored_config(store, record)
         executor = make_executor(config.model_copy(update={"run": run}))
         try:
-            identify(store, Segments(store).numbers(), file, executor.map, progress)
+            run_map = partial(executor.map, num_gpus=gpus_per_worker)
+            devices = identify(store, Segments(store).numbers(), file, run_map, progress)
             publish(store, config, record["hashes"], executor)
         finally:
             executor.close()
     unlabelled = ~pc.field("language_source").isin(["list", "path", "flag", "relabel"])
     sources = read_manifest(out, ["source_id", "language"], unlabelled & pc.field("quality").is_valid())
     counts = sources.group_by(["source_id", "language"]).aggregate([])["language"].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in counts}
+    languages = {count["values"]: count["counts"] for count in counts}
+    return Heard(languages, gpus_per_worker > 0 and "cpu" in devices)
 
 
 def name_speakers(out: str, run: RunConfig, progress: Progress) -> Found:

@@ -108,7 +108,7 @@ def _open_whisper(config: PrepareConfig, progress: Progress) -> WhisperFile | No
     if config.language.whisper is None:
         return None
     try:
-        return open_whisper(config.language.whisper)
+        return open_whisper(config.language.whisper, config.run.score.gpus)
     except ModelFileError as error:
         progress.no_languages(error)
         return None

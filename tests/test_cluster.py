@@ -26,6 +26,7 @@ from lipforge.pipeline.running.progress import Progress
 from lipforge.pipeline.sources.inputs import Labels
 from tests.made_dataset import MadeSource, make_dataset
 from tests.talking_photo import make_talking_photo
+from tests.whisper_file import whisper_file
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,30 @@ class Held(workers.UnitWorker):
         return super().__call__(unit)
 
 
+def test_workers_that_share_a_gpu_score_and_hear_languages(tmp_path, monkeypatch, videos):
+    """It has a GPU for Ray and none for torch, so they compute on the CPU, which is said once."""
+    pytest.importorskip("whisper")
+    whisper = tmp_path / "mine.pt"
+    whisper.write_bytes(whisper_file("hi"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    node = {**NODE, "num_cpus": 2, "num_gpus": 1, "memory": 6 * 10**9}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    both = [f"language.whisper={whisper}", *ALL]
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        on_gpus = run(videos, tmp_path / "cluster", ["run.executor=ray", "run.score.gpus=0.5", *both], None)
+    finally:
+        cluster.shutdown()
+    alone = run(videos, tmp_path / "local", ["run.executor=local", *both], None)
+    assert on_gpus == alone
+    assert all(name.startswith("shards/hi/") for name in alone)
+    (summary,) = (tmp_path / "cluster" / "runs").glob("*/summary.json")
+    notes = json.loads(summary.read_text())["notes"]
+    assert [note for note in notes if "torch cannot use" in note] == notes and len(notes) == 1
+
+
 def test_a_node_that_dies_loses_nothing(tmp_path, cluster, videos, monkeypatch):
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -220,9 +245,9 @@ def test_two_nodes_export_prune_and_tidy_up_as_one_process(tmp_path, cluster, mo
     assert len(alone) > 10 and shared == {name.replace("second", "first"): data for name, data in alone.items()}
 
 
-def run(videos: Path, out: Path, settings: list[str]) -> dict[str, str]:
+def run(videos: Path, out: Path, settings: list[str], language: str | None = "en") -> dict[str, str]:
     """sha256 of each shard, by name."""
     config = load_config(PrepareConfig, None, settings)
-    prepare([os.fspath(videos)], os.fspath(out), config, Labels("en"), Progress(Console(quiet=True)))
+    prepare([os.fspath(videos)], os.fspath(out), config, Labels(language), Progress(Console(quiet=True)))
     shards = sorted(out.glob("shards/**/*.tar"))
     return {os.fspath(shard.relative_to(out)): hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}

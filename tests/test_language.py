@@ -16,14 +16,17 @@ from lipforge.model.audio.language import LanguageIdentifier, read_whisper_file
 from lipforge.model.weights import load as weights
 from lipforge.model.weights.load import MissingModelError
 from lipforge.model.weights.state_dicts import ModelFileError
+from lipforge.pipeline import maintain
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.side_files import SegmentFiles
 from lipforge.pipeline.maintain import identify_languages, prune, repack
 from lipforge.pipeline.publish import languages as pipeline_languages
+from lipforge.pipeline.publish.languages import open_whisper
 from lipforge.pipeline.publish.votes import VOTE_COLUMNS, majority
 from tests.conftest import run_prepare, snapshot
+from tests.far_workers import FarWorkers
 from tests.made_dataset import MadeSource, add_sources, audio_of, make_dataset, pack_dataset
 from tests.tar_index import find_samples
 from tests.whisper_file import DIMS, whisper_file
@@ -60,7 +63,7 @@ def packed(store: Store) -> list[str]:
 
 
 def identify_all(store: Store, whisper: str) -> dict[str, int]:
-    return identify_languages(store.root, whisper, LOCAL_RUN, lambda done, total: None)
+    return identify_languages(store.root, whisper, LOCAL_RUN, lambda done, total: None).sources
 
 
 # --- the network --------------------------------------------------------------------------------------------------
@@ -308,6 +311,34 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (result.exit_code, result.output.strip()) == (0, "hi: 1 source")
     result = CliRunner().invoke(app, ["identify-languages", str(tmp_path / "nothing"), "--whisper", saved(tmp_path)])
     assert result.exit_code == 1 and "is not a dataset" in result.output and not (tmp_path / "nothing").exists()
+
+
+def test_whisper_runs_on_the_gpu_that_its_workers_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far workers have GPUs that torch cannot use, as where its build is for CPUs."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    store = make_dataset(tmp_path / "d", SOURCES)
+    words = ["identify-languages", store.root, "--whisper", saved(tmp_path), "--gpus-per-worker", "0.25"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and "--gpus-per-worker 0.25: torch sees no GPU on this machine" in result.output
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster")
+    workers = FarWorkers(PrepareConfig())
+    monkeypatch.setattr(maintain, "make_executor", lambda config: workers)
+    result = CliRunner().invoke(app, words)
+    assert workers.num_gpus == 0.25
+    assert result.exit_code == 0 and "Whisper ran on the CPU" in result.output
+
+
+def test_a_worker_that_reserved_a_gpu_computes_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices = [open_whisper(saved(tmp_path), num_gpus).device() for num_gpus in (0, 0.5)]
+    assert devices == ["cpu", "cuda"]
+
+
+@pytest.mark.gpu
+def test_the_gpu_hears_what_the_cpu_hears(tmp_path: Path) -> None:
+    whisper, audio = open_whisper(saved(tmp_path, language=None), num_gpus=1), audio_of("talk")
+    (here, sure_here), (there, sure_there) = (whisper.opened(device).identify(audio) for device in ("cpu", "cuda"))
+    assert (there, sure_there) == (here, pytest.approx(sure_here, rel=1e-3))
 
 
 # --- in prepare ---------------------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ def read_whisper_file(whisper: str) -> tuple[str, bytes]:
 
 
 class LanguageIdentifier:
-    """One checkpoint on one CPU thread. The same samples always give the same answer."""
+    """One checkpoint, on one CPU thread or a GPU. On one device, the same samples always give the same answer."""
 
-    def __init__(self, content: bytes, name: str) -> None:
-        """content: a file of openai-whisper; name: for `self.name` and messages.
+    def __init__(self, content: bytes, name: str, device: str = "cpu") -> None:
+        """content: a file of openai-whisper; name: for `self.name` and messages; device: cpu or cuda.
 
         Raises ModelFileError when it is English-only or damaged, or when openai-whisper is not installed.
         """
@@ -61,6 +61,7 @@ class LanguageIdentifier:
                 f"identify languages, use a multilingual checkpoint: {', '.join(PUBLISHED)}, or another whose name "
                 "does not end in .en."
             )
+        self._network.to(device)
 
     def identify(self, audio: np.ndarray) -> tuple[str, float]:
         """(language, its probability): the most likely of Whisper's languages, as a canonical BCP 47 tag.
@@ -74,7 +75,7 @@ class LanguageIdentifier:
             raise ValueError(f"expected mono audio [N] of finite samples, got shape {audio.shape}")
         with one_thread(), torch.inference_mode():
             padded = pad_or_trim(np.ascontiguousarray(audio, dtype=np.float32), N_SAMPLES)
-            mel = log_mel_spectrogram(padded, self._network.dims.n_mels)
+            mel = log_mel_spectrogram(padded, self._network.dims.n_mels, device=self._network.device)
             _, found = detect_language(self._network, mel)
         probabilities = cast(dict[str, float], found)  # one spectrogram in, one mapping out
         language = max(sorted(probabilities), key=lambda code: probabilities[code])

@@ -42,25 +42,35 @@ class WhisperFile:
     sha256: str
     content: np.ndarray
     """uint8: processes on one machine share an array, but would each copy bytes."""
+    num_gpus: float = 0
+    """That a worker reserves for it; 0: it runs on the CPU."""
 
-    def opened(self) -> "LanguageIdentifier":
+    def opened(self, device: str = "cpu") -> "LanguageIdentifier":
         """The model, opened once per process."""
         from lipforge.model.audio.language import LanguageIdentifier
 
-        if self.sha256 not in _opened:
-            _opened[self.sha256] = LanguageIdentifier(self.content.tobytes(), self.name.removeprefix("whisper:"))
-        return _opened[self.sha256]
+        name = self.name.removeprefix("whisper:")
+        if (self.sha256, device) not in _opened:
+            _opened[self.sha256, device] = LanguageIdentifier(self.content.tobytes(), name, device)
+        return _opened[self.sha256, device]
+
+    def device(self) -> str:
+        """cpu or cuda, of a worker: Ray shows it its own GPUs only."""
+        import torch
+
+        return "cuda" if self.num_gpus and torch.cuda.is_available() else "cpu"
 
 
-_opened: dict[str, "LanguageIdentifier"] = {}
+_opened: dict[tuple[str, str], "LanguageIdentifier"] = {}
 
 
-def open_whisper(whisper: str) -> WhisperFile:
+def open_whisper(whisper: str, num_gpus: float = 0) -> WhisperFile:
     """whisper: `tiny`, `base`, `small`, or the path of a checkpoint. Raises ModelFileError, which says what to do."""
     from lipforge.model.audio.language import read_whisper_file
 
     name, content = read_whisper_file(whisper)
-    file = WhisperFile(f"whisper:{name}", hashlib.sha256(content).hexdigest(), np.frombuffer(content, dtype=np.uint8))
+    sha256 = hashlib.sha256(content).hexdigest()
+    file = WhisperFile(f"whisper:{name}", sha256, np.frombuffer(content, dtype=np.uint8), num_gpus)
     file.opened()
     return file
 
@@ -80,10 +90,11 @@ def identify(
     whisper: WhisperFile,
     run_map: Mapper,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+) -> set[str]:
     """Let every clip of these sealed segments that has no vote of this checkpoint vote. Safe to stop and to repeat.
 
-    progress: called with (clips done, clips to do). Raises DatasetError for a clip that cannot be read.
+    progress: called with (clips done, clips to do). Returns the devices that computed. Raises DatasetError for a clip
+    that cannot be read.
     """
     ledger, facts = Segments(store), FactFiles(store)
     tasks: list[Listen] = []
@@ -95,7 +106,7 @@ def identify(
             voted = _voted(facts.votes.read(segment), whisper)
             todo = [(key, places.get(key)) for key in keys if key not in voted]
             tasks += [Listen(segment, todo[first : first + _CLIPS]) for first in range(0, len(todo), _CLIPS)]
-    listen(store, tasks, whisper, run_map, progress)
+    return listen(store, tasks, whisper, run_map, progress)
 
 
 def identify_first(
@@ -130,10 +141,14 @@ def listen(
     whisper: WhisperFile,
     run_map: Mapper,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Let these clips vote, and record it at least every minute. progress: called with (clips done, clips to do)."""
+) -> set[str]:
+    """Let these clips vote, and record it at least every minute. progress: called with (clips done, clips to do).
+
+    Returns the devices that computed.
+    """
     files = SegmentFiles(store, "languages")
     waiting: defaultdict[int, dict[str, Vote]] = defaultdict(dict)
+    devices = set()
 
     def write() -> None:
         for segment, votes in waiting.items():
@@ -142,14 +157,16 @@ def listen(
 
     done, total, since_s = 0, sum(len(task.clips) for task in tasks), time.monotonic()
     progress(0, total)
-    for segment, votes in run_map(_Listener(store, whisper), list(tasks)):
+    for segment, votes, device in run_map(_Listener(store, whisper), list(tasks)):
         waiting[segment] |= votes
+        devices.add(device)
         done += len(votes)
         progress(done, total)
         if time.monotonic() - since_s > _WRITE_EVERY_S:
             write()
             since_s = time.monotonic()
     write()
+    return devices
 
 
 def _voted(votes: pa.Table | None, whisper: WhisperFile) -> set[str]:
@@ -165,12 +182,13 @@ class _Listener:
         self.store = store
         self.whisper = whisper
 
-    def __call__(self, task: Listen) -> tuple[int, dict[str, Vote]]:
-        return task.segment, {key: self._vote(key, place) for key, place in task.clips}
+    def __call__(self, task: Listen) -> tuple[int, dict[str, Vote], str]:
+        device = self.whisper.device()
+        return task.segment, {key: self._vote(key, place, device) for key, place in task.clips}, device
 
-    def _vote(self, key: str, place: Place | None) -> Vote:
+    def _vote(self, key: str, place: Place | None, device: str) -> Vote:
         """None for a clip whose media was pruned."""
         if place is None:
             return None
-        language, probability = self.whisper.opened().identify(clip_sound(self.store, key, place))
+        language, probability = self.whisper.opened(device).identify(clip_sound(self.store, key, place))
         return language, round(probability, 4)  # more digits may differ between machines

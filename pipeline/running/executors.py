@@ -97,6 +97,16 @@ def make_executor(config: PrepareConfig) -> Executor:
     return RayExecutor(config.run)
 
 
+def require_gpu_here(gpus_per_worker: float) -> None:
+    """Raises ValueError when GPUs are wanted, and this machine, without a cluster, has none."""
+    if not gpus_per_worker or os.environ.get("RAY_ADDRESS"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError(f"--gpus-per-worker {gpus_per_worker:g}: torch sees no GPU on this machine")
+
+
 def workers_here(run: RunConfig) -> int:
     """Workers that this machine has room for, whatever `run.workers` says."""
     if run.executor == "local":

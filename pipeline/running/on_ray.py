@@ -66,9 +66,12 @@ class RayExecutor:
         return self.in_flight < 2 * sum(crew.size for crew in self._crews)
 
     def submit(self, task: Task) -> None:
+        self._submit(task, self._cut)
+
+    def _submit(self, task: Task, crew: Crew) -> None:
         self._in_flight += 1
         make = task.apart[0] if self.is_apart and task.apart else task.make
-        self._cut.submit(Call(task, make, (task.item,), task.memory_mb, stays=self.is_apart and bool(task.apart)))
+        crew.submit(Call(task, make, (task.item,), task.memory_mb, stays=self.is_apart and bool(task.apart)))
 
     @property
     def missing(self) -> str:
@@ -117,16 +120,17 @@ class RayExecutor:
         return Done(task, event.value, event.host, event.wall_s, died_on)
 
     def map(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float = 0) -> Iterator[Any]:
-        if num_gpus:
+        if num_gpus and not self._run.score.gpus:
             yield from self._map_on_gpus(function, items, num_gpus)
             return
+        crew = self._score if num_gpus else self._cut  # the GPUs are taken by those that score
         # Those of a map that was not read to its end may still come: they are nobody's.
         make = partial(_given, function)
         waiting = deque(items)
         pending = 0
         while waiting or pending:
-            while waiting and pending < 2 * self._cut.size:
-                self.submit(Task("map", waiting.popleft(), make))
+            while waiting and pending < 2 * crew.size:
+                self._submit(Task("map", waiting.popleft(), make), crew)
                 pending += 1
             done = self._next()
             if done is None:
@@ -136,7 +140,7 @@ class RayExecutor:
                 yield done.value
             elif done.task.kind != "map":
                 self._foreign.append(done)
-        self._cut.forget(make)
+        crew.forget(make)
 
     def _map_on_gpus(self, function: Callable[[Any], Any], items: list[Any], num_gpus: float) -> Iterator[Any]:
         """By a crew of its own."""

@@ -4,7 +4,6 @@ Units of work (units.py, extract.py) run in this process or on Ray, through an e
 pipeline/running/executors.py. Each writes one feature shard (write.py), which appears complete or not at all.
 """
 
-import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -194,12 +193,14 @@ def _num_gpus(files: "ModelFiles", wanted: float | None) -> float:
     """That a worker reserves. Raises ValueError when this machine, alone, has no GPU and one is wanted."""
     import torch
 
+    from lipforge.pipeline.running.executors import require_gpu_here
+
     if files.whisper is None and files.vae is None:
         return 0
-    here = torch.cuda.is_available()
-    if wanted and not here and not os.environ.get("RAY_ADDRESS"):
-        raise ValueError(f"--gpus-per-worker {wanted:g}: torch sees no GPU on this machine")
-    return (1 if here else 0) if wanted is None else wanted
+    if wanted is None:
+        return 1 if torch.cuda.is_available() else 0
+    require_gpu_here(wanted)
+    return wanted
 
 
 def _run(
