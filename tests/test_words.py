@@ -20,6 +20,8 @@ from lipforge.datasets_manifest.storage.trouble import system_words, why_not_mad
 from lipforge.model.denoiser.layouts import LAYOUTS, read_config
 from lipforge.pipeline.cli import app
 from lipforge.pipeline.config import PrepareConfig
+from lipforge.pipeline.ledger.records import DatasetError
+from lipforge.pipeline.ledger.settings import require_writable, writing
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.running.progress import Progress, outcome_table
 from tests.made_dataset import MadeSource, make_dataset
@@ -148,6 +150,16 @@ def test_who_may_not_write_is_told_who_may(tmp_path: Path) -> None:
     with nobody(tmp_path):
         words = why_not_made(str(tmp_path / "a" / "b"), refused_by_system(tmp_path / "a" / "b"))
     assert words.startswith(f"{tmp_path} may not be changed: ") and "its mode is dr-xr-xr-x" in words
+
+
+def test_an_estimate_says_what_prepare_would_of_an_output_that_cannot_be_made(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "a" / "b"))
+    require_writable(store)
+    with nobody(tmp_path), pytest.raises(DatasetError) as estimated:
+        require_writable(store)
+    with nobody(tmp_path), pytest.raises(DatasetError) as prepared, writing(store):
+        pass
+    assert str(estimated.value) == str(prepared.value)
 
 
 def test_system_errors_in_words() -> None:

@@ -28,7 +28,14 @@ from lipforge.pipeline.estimate.sample import sample_order, span_s
 from lipforge.pipeline.estimate.wall import fixed_costs
 from lipforge.pipeline.ledger.quarantine import clear_traces
 from lipforge.pipeline.ledger.records import DatasetError
-from lipforge.pipeline.ledger.settings import check_set, is_begun, load_models, resolve, stored_where_unset
+from lipforge.pipeline.ledger.settings import (
+    check_set,
+    is_begun,
+    load_models,
+    require_writable,
+    resolve,
+    stored_where_unset,
+)
 from lipforge.pipeline.run import RETRIED, TRIED_AGAIN, no_videos, store_of
 from lipforge.pipeline.running.executors import workers_here
 from lipforge.pipeline.running.progress_line import ProgressLine
@@ -80,6 +87,7 @@ def estimate(
     with _place() as place:
         ledger = place.store if out is None else store_of(out)
         check_set(ledger, config)
+        require_writable(ledger)
         models = load_models(config)
         exclude = Path(ledger.root) if out is not None and ledger.is_local else None
         sources, unreadable, notes = find_sources(inputs, labels, exclude)

@@ -8,7 +8,7 @@ from lipforge.pipeline.estimate.ranges import Range
 
 RAY_START_S = 5.0
 """Until Ray runs on this machine."""
-END_S = 3.0
+END_S = 1.0
 """To seal the last segment, put the manifest in force and write the report, of which the last is most."""
 MANY_UNITS = 20_000
 """Units of which the longest does not matter: their sum is shared out evenly."""

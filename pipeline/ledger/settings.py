@@ -1,8 +1,11 @@
 """Open a dataset for writing: one writer at a time, one set of settings and models per dataset."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
@@ -255,6 +258,17 @@ def writing(store: Store) -> Iterator[None]:
             why = why_not_made(error.filename or store.root, error)
             raise DatasetError(f"{store.root} cannot be written: {why}") from error
         yield
+
+
+def require_writable(store: Store) -> None:
+    """Raises DatasetError as `writing` would, so far as it can be told without writing."""
+    if not store.is_local:
+        return
+    there = next(folder for folder in (Path(store.root), *Path(store.root).parents) if os.path.lexists(folder))
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        why = why_not_made(store.root, OSError(number, os.strerror(number)))
+        raise DatasetError(f"{store.root} cannot be written: {why}")
 
 
 def stored_where_unset(store: Store, config: PrepareConfig) -> PrepareConfig:
