@@ -60,6 +60,12 @@ def wait_for(page: Page, expression: str) -> None:
         page.wait_for_timeout(30)
 
 
+TINY = """[...document.querySelectorAll("svg text")].filter(text => text.getClientRects().length)
+    .map(text => [text.textContent, parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a])
+    .filter(([text, size_px]) => size_px < 9)"""
+"""Words of charts that are drawn too small to be read."""
+
+
 def keys(page: Page) -> list[int]:
     return [int(key, 16) for key in page.locator("#cards .key").all_inner_texts()]
 
@@ -86,6 +92,7 @@ def test_faces_come_first_and_nothing_is_cut_off(chromium: Browser, report: str,
     wait_for(page, "[...document.querySelectorAll('img')].every(image => image.naturalWidth)")
     assert page.locator("svg.flow:visible").count() == 1
     assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(TINY) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert told == []
     page.close()

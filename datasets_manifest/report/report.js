@@ -196,7 +196,7 @@ function options(select, column, all) {
   for (const clip of clips) if (clip[column] >= 0) counts.set(clip[column], (counts.get(clip[column]) || 0) + 1);
   const found = [...counts].map(([place, count]) => [words[KINDS[column]][place], place, count]);
   found.sort((a, b) => a[0] < b[0] ? -1 : 1);
-  select.replaceChildren(new Option(all, "-1"), ...found.map(([text, place, count]) => new Option(`${text} (${count})`, place)));
+  select.replaceChildren(new Option(all, "-1"), ...found.map(([text, place, count]) => new Option(`${text} (${count.toLocaleString("en")})`, place)));
   select.parentElement.hidden = found.length < (column < 2 ? 1 : 2);
 }
 const selects = [0, 1, 2, 3].map(column => [at(KINDS[column]), column]);
