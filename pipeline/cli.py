@@ -1,5 +1,6 @@
 """The commands of the data pipeline, as `lipforge ...` and as `python -m pipeline ...`."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 import lipforge
 from lipforge.pipeline.change_cli import app as change_app
 from lipforge.pipeline.models_cli import app as models_app
-from lipforge.pipeline.terminal import Dataset, console, plain_errors, say, say_lost_shards
+from lipforge.pipeline.terminal import STOPPED, Dataset, console, plain_errors, say, say_lost_shards
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -224,4 +225,9 @@ def main() -> None:
     # A path may hold any bytes: print what cannot be encoded as escapes instead of failing on it.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="lipforge")
+    try:
+        app(prog_name="lipforge")
+    except SystemExit as ended:
+        if ended.code == STOPPED:  # Ctrl-C pressed again would only fill the screen while Ray ends
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lipforge.model.weights.load import FileState, ModelFileError, models_folder, path_of, verify
 from lipforge.model.weights.table import DEFAULT_BUNDLE, bundles
+from lipforge.pipeline.terminal import STOPPED
 
 app = typer.Typer(no_args_is_help=True, help="Model files: which exist, where they lie, how to get them.")
 
@@ -42,7 +43,7 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         _errors.print("lipforge: stopped. Finished files stay; the same command fetches the rest.")
-        raise typer.Exit(130) from error
+        raise typer.Exit(STOPPED) from error
 
 
 @app.command("list")

@@ -9,6 +9,8 @@ from rich.console import Console
 
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -59,7 +61,7 @@ def plain_errors() -> Iterator[None]:
             raise
         _fail(f"{system_words(error)}. Finished work is safe; run the same command again.", 1, error)
     except KeyboardInterrupt as error:
-        _fail("stopped. Finished work is safe; the same command continues from here.", 130, error)
+        _fail("stopped. Finished work is safe; the same command continues from here.", STOPPED, error)
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:

@@ -7,7 +7,7 @@ from skimage import data
 
 from lipforge.model.faces.face import DetectedFace, FaceLandmarks
 from lipforge.model.faces.mediapipe import MediaPipeFaces, alignment_points
-from lipforge.model.faces.picture import Picture
+from lipforge.model.faces.picture import Area, Picture
 from lipforge.model.weights import load as weights
 
 LEFT_EYE, RIGHT_EYE, MOUTH, CHIN = [33, 133], [263, 362], [13, 14, 61, 291], [152]  # FaceMesh indices
@@ -56,6 +56,14 @@ def test_face_is_found_once_and_its_points_lie_on_it(faces: MediaPipeFaces, phot
         assert np.abs(middle(landmarks, indices) - place).max() < 6
     assert np.abs(found.keypoints[0] - middle(landmarks, LEFT_EYE)).max() < 8
     assert landmarks.height_px == pytest.approx(104, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(4096, 31), (1, 400), (31, 31)])
+def test_a_strip_too_thin_for_a_face_costs_nothing(faces: MediaPipeFaces, size: tuple[int, int]) -> None:
+    def converted(_area: Area) -> tuple[Area, np.ndarray]:
+        raise AssertionError("somebody looked at it")
+
+    assert faces.detect(Picture(*size, converted)) == []
 
 
 @pytest.mark.parametrize(

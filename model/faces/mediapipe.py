@@ -60,7 +60,12 @@ class MediaPipeFaces:
         self._mesh = _Network(models["face_landmark.tflite"])
 
     def detect(self, picture: Picture) -> list[DetectedFace]:
-        """Each face once, best score first, from a height of about 35 px in 1080 lines up to the whole picture."""
+        """Each face once, best score first, from a height of about 35 px in 1080 lines up to the whole picture.
+
+        None in a picture of less than 32 px across or down: covering a thin strip takes hundreds of tiles.
+        """
+        if min(picture.size_px) < _MIN_SIDE_PX:
+            return []
         frame = picture.whole()
         full_height, full_width = frame.shape[:2]
         shrink = min(1.0, self._general.size_px / min(full_height, full_width))
@@ -118,6 +123,7 @@ _NUM_REFINEMENTS = 2
 _MIN_FACE_PRESENCE = 0.5
 """FaceMesh's own score, as MediaPipe uses it."""
 _MIN_DETECTION_SCORE = 0.5
+_MIN_SIDE_PX = 32
 _TILE_OVERLAP = 0.2
 """Share of a tile's side. A face up to this size is whole in some tile; larger ones are found in the full frame."""
 

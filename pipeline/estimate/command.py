@@ -10,7 +10,7 @@ from lipforge.pipeline.estimate.page import print_page
 from lipforge.pipeline.estimate.run import estimate
 from lipforge.pipeline.running.progress_line import ProgressLine
 from lipforge.pipeline.sources.inputs import Labels
-from lipforge.pipeline.terminal import console, errors
+from lipforge.pipeline.terminal import STOPPED, console, errors
 
 FLAG = "--estimate"
 
@@ -24,7 +24,7 @@ def print_estimate(
             found = estimate(inputs, out, config, labels, line, retry_failed)
     except KeyboardInterrupt as error:
         errors.print("lipforge: stopped. Nothing was written.", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(STOPPED) from error
     print_page(console, found, run_command(sys.argv[1:], out))
     if not found.has_video or found.population.unread or found.sample.undone:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lipforge.datasets_manifest.display import counted
-from lipforge.pipeline.terminal import console, errors, progress_bar, say
+from lipforge.pipeline.terminal import STOPPED, console, errors, progress_bar, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,7 @@ def features(
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         _say_error("lipforge: stopped. Finished units are safe; the same command resumes.")
-        raise typer.Exit(130) from error
+        raise typer.Exit(STOPPED) from error
     for line in cost_lines(total):
         say(line)
     say("models, as the settings of a stream name them:")
