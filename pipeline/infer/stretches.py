@@ -15,7 +15,7 @@ from lipforge.model.faces.lip_points import mouth_images
 from lipforge.pipeline.clip import Clip, FacePiece, Frame, Unit
 from lipforge.pipeline.config import AlignConfig, CutConfig, EncodeConfig, FacesConfig
 from lipforge.pipeline.infer.choose import StretchScore
-from lipforge.pipeline.stages.align import fill_gaps, warp
+from lipforge.pipeline.stages.align import fill_gaps, warp_all
 from lipforge.pipeline.stages.cut import CutRuns
 from lipforge.pipeline.stages.encode import EncodeClip
 from lipforge.pipeline.stages.sync import SyncScorer
@@ -149,7 +149,7 @@ class SyncStretches:
         first = len(stretch.images)
         matrices = to_square(align(points[: first + num_frames], self.crop.resolution), self.crop.resolution)[first:]
         pieces = [stretch.waiting.popleft() for _ in range(num_frames)]
-        faces = np.stack([warp(piece, at, self.crop.resolution) for piece, at in zip(pieces, matrices, strict=True)])
+        faces = warp_all(pieces, matrices, self.crop.resolution)
         stretch.images.extend(faces if self.backend.sync_points(landmarks[:1]) is None else mouth_images(faces))
 
 

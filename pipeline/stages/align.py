@@ -1,5 +1,6 @@
 """Warp each frame of a clip so that the face sits where the template says."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -62,12 +63,12 @@ class AlignFace:
         geometry = self._geometry(clip, landmarks, boxes, points, matrices)
         clip = clip.measured(outside_ratio=float(geometry.outside_ratio.max()))
         stored = [piece.stored or piece for piece in clip.pieces]
-        frames = np.stack([warp(piece, matrix, size) for piece, matrix in zip(stored, matrices, strict=True)])
+        frames = warp_all(stored, matrices, size)
         scored = None
         if template is not Template.LATENTSYNC:
             side = self.config.scored_px
             upright = to_square(align(points, side), side)
-            scored = np.stack([warp(piece, matrix, side) for piece, matrix in zip(clip.pieces, upright, strict=True)])
+            scored = warp_all(clip.pieces, upright, side)
         lip_points = self.backend.sync_points(landmarks)
         mouths = None if lip_points is None else mouth_images(frames if scored is None else scored)
         aligned = replace(clip, pieces=[], frames=frames, scored_frames=scored, npz=encode_geometry(geometry))
@@ -126,9 +127,17 @@ def fill_gaps(landmarks: list[np.ndarray | None]) -> np.ndarray:
     return filled
 
 
-def warp(piece: FacePiece, matrix: np.ndarray, size: int) -> np.ndarray:
+def warp_all(pieces: Sequence[FacePiece], matrices: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [T, size, size, 3]: the crops of T frames. matrices: [T, 2, 3], from frame pixels to crop pixels."""
+    crops = np.empty((len(pieces), size, size, 3), np.uint8)
+    for piece, matrix, crop in zip(pieces, matrices, crops, strict=True):
+        warp(piece, matrix, size, into=crop)
+    return crops
+
+
+def warp(piece: FacePiece, matrix: np.ndarray, size: int, into: np.ndarray | None = None) -> np.ndarray:
     """uint8 [size, size, 3]: the crop of one frame. matrix: [2, 3], from frame pixels to crop pixels."""
     offset = np.array([piece.left, piece.top]) + (piece.step - 1) / 2
     from_piece = np.column_stack([matrix[:, :2] * piece.step, matrix[:, :2] @ offset + matrix[:, 2]])
     # Linear: cubic kernels ring at hard edges such as teeth. Large faces are already averaged down in the piece.
-    return cv2.warpAffine(piece.rgb, from_piece, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(piece.rgb, from_piece, (size, size), into, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
