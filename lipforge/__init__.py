@@ -5,6 +5,7 @@
 Each name is loaded on first use, so `import lipforge` costs nothing.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lipforge.train.stream.stream import SampleStream
 
 __all__ = ["FeatureStore", "SampleStream", "StreamConfig", "read_manifest", "read_sample", "read_selection", "select"]
+
+# ONNX Runtime collects facts on the machine, and leaves an id in the home folder, unless this is set before it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HERE = Path(__file__).parent
 if not (_HERE / "pipeline").is_dir():

@@ -1,6 +1,7 @@
 """Commands on finished datasets: thresholds, labels, languages, export, tidying up."""
 
 import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,8 +52,14 @@ def pack(
         outcome = dict(packed.totals.seconds_by_outcome)
         say(f"thresholds: {packed.thresholds.words()}")
         console.print(outcome_table(outcome.pop("kept", 0.0), outcome, packed.totals.clips_by_outcome))
-        if not packed.totals.clips_by_outcome.get("kept"):
+        if not packed.totals.clips_by_outcome.get("kept") and packed.totals.clips_by_outcome:
             say("warning: these thresholds keep no clip. None is lost: looser ones bring them back", style="yellow")
+        if packed.is_unfinished:
+            say(
+                "note: the last run did not end, and what it has not sealed is not in this manifest: run the same "
+                "`lipforge prepare` again",
+                style="yellow",
+            )
         _say_left_over(dataset, len(packed.left_over))
         say(f"report: {report_after(dataset)}")
         if say_lost_shards(dataset):
@@ -213,6 +220,13 @@ def export(
         say(where)
 
 
+def _confirm(question: str) -> None:
+    """Ends the command unless somebody says yes. Raises ValueError where nobody can."""
+    if not sys.stdin.isatty():
+        raise ValueError(f"{question} Nobody can be asked here: add --yes")
+    typer.confirm(question, abort=True)
+
+
 @app.command()
 def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Delete the media of clips that a threshold refused. A still of each stays for the report.
@@ -237,7 +251,7 @@ def prune(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do 
             else "media that nothing needs any more"
         )
         if not yes:
-            typer.confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
+            _confirm(f"Delete {what} ({found.size_bytes / 1e6:.1f} MB)?")
         run_prune(dataset)
         console.print(f"deleted {what}: {found.size_bytes / 1e6:.1f} MB freed")
 
@@ -266,6 +280,6 @@ def gc(dataset: Dataset, yes: Annotated[bool, typer.Option("--yes", help="Do not
         )
         say(f"{counted(len(found.left_over), 'file')} that stopped commands left behind")
         if not yes:
-            typer.confirm(f"Delete {counted(len(found.names), 'file')} ({found.size_bytes / 1e6:.1f} MB)?", abort=True)
+            _confirm(f"Delete {counted(len(found.names), 'file')} ({found.size_bytes / 1e6:.1f} MB)?")
         collect_garbage(dataset)
         say(f"deleted {counted(len(found.names), 'file')}: {found.size_bytes / 1e6:.1f} MB freed")

@@ -5,11 +5,12 @@ new dataset folder. `thresholds` are compared with stored measures, so `lipforge
 models.
 """
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lipforge.model.clock import FPS, SYNC_MARGIN_FRAMES
 from lipforge.model.faces.templates import Template
@@ -198,6 +199,18 @@ class StageResources(Config):
     memory_mb: int = Field(gt=0)
     gpus: float = Field(default=0, ge=0)
     """A share for several workers on one GPU, as 0.25; 0: models run on the CPU."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _ray_can_share_them_so(cls, gpus: float) -> float:
+        return require_share(gpus)
+
+
+def require_share(gpus: float) -> float:
+    """Raises ValueError for numbers of GPUs that Ray cannot give to a worker."""
+    if not math.isfinite(gpus) or 0 < gpus < 0.0001 or (gpus > 1 and gpus != int(gpus)):
+        raise ValueError(f"{gpus:g} GPUs for a worker: take a share such as 0.25, or a whole number")
+    return gpus
 
 
 class CutResources(StageResources):

@@ -27,6 +27,7 @@ from lipforge.pipeline.publish.relabel import relabel as set_labels
 from lipforge.pipeline.publish.speakers import Found, identify_speakers, open_voice_weights
 from lipforge.pipeline.publish.tasks import delete_files
 from lipforge.pipeline.running.executors import Executor, make_executor, require_gpu_here
+from lipforge.pipeline.running.status import last_run
 from lipforge.pipeline.sources.inputs import read_list
 
 Progress = Callable[[int, int], None]
@@ -51,6 +52,8 @@ class Packed(NamedTuple):
     totals: Totals
     left_over: list[str]
     """Shards that stopped commands left. In a folder they are deleted now; in an object store `gc` deletes old ones."""
+    is_unfinished: bool
+    """Whether the last run of `prepare` was stopped."""
 
 
 def repack(
@@ -69,7 +72,9 @@ def repack(
             left_over = sorted(left_over_shards(store))
             if store.is_local:  # and locked, so no other command is about to use them
                 delete_files(store, left_over, executor.map)
-    return Packed(config.thresholds, totals, left_over)
+    run = last_run(store)
+    is_unfinished = run is not None and run["finished_at"] is None
+    return Packed(config.thresholds, totals, left_over, is_unfinished)
 
 
 class Heard(NamedTuple):

@@ -1,6 +1,7 @@
 """Which workers a cluster with GPUs gets, and that scorers there give the scores of the CPU."""
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lipforge.model.quality.hyperiqa import HyperIQA, HyperIQAQuality
 from lipforge.model.sync.syncnet_v2 import SyncNetScorer, SyncNetV2
 from lipforge.pipeline.config import PrepareConfig, RunConfig
 from lipforge.pipeline.recipe import device_for
+from lipforge.pipeline.running.executors import require_gpu_here
 from lipforge.pipeline.running.on_ray import crew_sizes
 
 
@@ -44,6 +46,15 @@ def test_onnx_runtime_uses_the_gpu_where_its_package_can() -> None:
     assert providers_for("cuda", both) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers_for("cuda", ["CPUExecutionProvider"]) == ["CPUExecutionProvider"]
     assert providers_for("cpu", both) == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("gpus", [1.5, 0.00001])
+def test_numbers_of_gpus_that_no_worker_can_have_are_refused_at_once(gpus: float) -> None:
+    words = f"{gpus:g} GPUs for a worker: take a share such as 0.25, or a whole number"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        PrepareConfig.model_validate({"run": {"score": {"gpus": gpus}}})
+    with pytest.raises(ValueError, match=re.escape(words)):
+        require_gpu_here(gpus)
 
 
 def content(network: torch.nn.Module) -> bytes:

@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.ledger.settings import require_writable, writing
 from lipforge.pipeline.publish.accounts import Totals
 from lipforge.pipeline.running.progress import Progress, outcome_table
-from tests.made_dataset import MadeSource, make_dataset
+from tests.made_dataset import MadeSource, add_sources, make_dataset
 from tests.manifests import clip, refused
 from tests.test_config_words import FOREIGN
 
@@ -257,3 +259,29 @@ def test_a_wrong_layout_is_said_in_plain_words(change: dict, words: str) -> None
         read_config(LAYOUTS["tiny_stage1"] | change)
     assert words in str(caught.value)
     assert not any(foreign in str(caught.value) for foreign in (*FOREIGN, "validation"))
+
+
+def test_a_first_run_that_was_stopped_leaves_nothing_to_pack(tmp_path: Path) -> None:
+    """An empty manifest would hide from all other commands that the run did not end."""
+    store = Store(str(tmp_path / "d"))
+    add_sources(store, [MadeSource("talk")])
+    for words in (["pack"], ["relabel", "--path-template", "{language}/"], ["prune"], ["gc"]):
+        ended = CliRunner().invoke(app, [words[0], store.root, *words[1:]])
+        assert ended.exit_code == 1 and "its first run has not ended. Run the same `lipforge prepare`" in ended.output
+    assert not (tmp_path / "d" / "manifest").exists()
+
+
+@pytest.mark.parametrize("command", ["prune", "gc"])
+def test_where_nobody_can_be_asked_the_option_is_named(tmp_path: Path, command: str) -> None:
+    store = make_dataset(tmp_path / "d", [MadeSource("talk", [{}, {"quality": 1.0}])])
+    ended = CliRunner().invoke(app, ["pack", store.root, "--set", "min_quality=41"])
+    ended = CliRunner().invoke(app, [command, store.root])
+    assert ended.exit_code == 2 and "add --yes" in ended.output
+
+
+def test_what_runs_the_networks_sends_and_keeps_nothing_about_the_machine(tmp_path: Path) -> None:
+    words = "from lipforge.model.audio.speech import SpeechDetector; SpeechDetector()"
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
+    subprocess.run([sys.executable, "-c", words], env=environment, cwd=Path(__file__).parents[1], check=True)
+    assert list(tmp_path.rglob("*")) == []

@@ -243,12 +243,12 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if total > 0:
             stages.sort(key=lambda stage: STAGES.index(stage["name"]) if stage["name"] in STAGES else len(STAGES))
             slowest = max(stages, key=lambda stage: stage["cpu_s"])["name"]
-            seconds_in = finite(run.get("seconds_in"))
+            seconds_done = finite(run.get("seconds_done"))
             return {
                 "stages": stages,
                 "total": total,
                 "slowest": slowest,
-                "seconds_in": seconds_in,
+                "seconds_done": seconds_done,
                 "run_id": run["run_id"],
             }
     return None

@@ -23,7 +23,8 @@ function clock(seconds) {
 }
 function written(value, { unit, format }) {
   const sign = format[0] === "+" && value > 0 ? "+" : "";
-  return `${sign}${value.toFixed(Number(format.match(/\d/)[0]))} ${unit}`.trim();
+  const digits = value.toFixed(Number(format.match(/\d/)[0]));
+  return `${sign}${digits} ${Math.abs(digits) === 1 && unit === "frames" ? "frame" : unit}`.trim();
 }
 
 // Geometry: outlines in the crop, and the crop in the frame of its source (report/overlay.py).

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from lipforge.datasets_manifest.generations import ManifestError, last_generation
+from lipforge.datasets_manifest.generations import Generation, ManifestError, last_generation
 from lipforge.datasets_manifest.storage.lease import HeldError
 from lipforge.datasets_manifest.storage.store import Store
 from lipforge.datasets_manifest.storage.trouble import why_not_made
@@ -19,6 +19,7 @@ from lipforge.model.weights import load as weights
 from lipforge.pipeline.config import RECIPE_VERSION, PrepareConfig
 from lipforge.pipeline.config_loader import Config, parse_value, validated
 from lipforge.pipeline.ledger.records import FORMAT_VERSION, DatasetError, Record, read_dataset, write_dataset
+from lipforge.pipeline.ledger.segments import Segments
 from lipforge.pipeline.profiles import PROFILES
 from lipforge.pipeline.running.summary import versions
 
@@ -117,16 +118,20 @@ def check_set(store: Store, config: PrepareConfig) -> None:
         )
 
 
+def _last_generation(store: Store) -> Generation | None:
+    try:
+        return last_generation(store)
+    except ManifestError as error:
+        raise DatasetError(str(error)) from error
+
+
 def stored_config(store: Store, record: Record) -> PrepareConfig:
     """The dataset's settings, with the thresholds in force: `lipforge pack` may have changed those that it began with.
 
     `run` gets its defaults: it shapes no byte. Raises DatasetError.
     """
     plain = {name: value for name, value in record["config"].items() if name != "run"}
-    try:
-        generation = last_generation(store)
-    except ManifestError as error:
-        raise DatasetError(str(error)) from error
+    generation = _last_generation(store)
     if generation is not None:
         plain |= {name: generation.about[name] for name in ("thresholds", "pack") if name in generation.about}
     try:
@@ -181,6 +186,7 @@ def is_begun(store: Store, config: PrepareConfig, hashes: dict[str, str]) -> boo
 
 
 def require_dataset(store: Store) -> Record:
+    """Of a dataset that there is something to change of. Raises DatasetError."""
     record = read_dataset(store)
     if record is None:
         _refuse_export(store)
@@ -189,6 +195,12 @@ def require_dataset(store: Store) -> Record:
             f"{store.root} is not a dataset: there is no ledger/dataset.json. Make one with `lipforge prepare`."
         )
     _require_format(store, record)
+    segments = Segments(store)
+    if _last_generation(store) is None and not any(segments.revision(number) >= 0 for number in segments.numbers()):
+        raise DatasetError(
+            f"{store.root} has no manifest yet, and no shard: its first run has not ended. Run the same `lipforge "
+            "prepare` again; it continues from what is done."
+        )
     return record
 
 

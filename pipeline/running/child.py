@@ -20,7 +20,12 @@ from lipforge.pipeline.ledger.records import DatasetError
 MAX_DEATHS = 50
 """Of the process, on one item. The quarantine gives up on items long before; this limits one that cannot even start."""
 PR_SET_PDEATHSIG = 1
-_START = "import sys; from lipforge.pipeline.running.child import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+_START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+from lipforge.pipeline.running.child import serve
+serve(int(sys.argv[1]), int(sys.argv[2]))
+"""
 
 
 class Child:
@@ -101,7 +106,6 @@ class Child:
 
 def serve(descriptor: int, parent_id: int) -> None:
     """What the process does until its parent closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     if sys.platform == "linux":  # end with the parent, also when that is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_id:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lipforge.pipeline.config import PrepareConfig, RunConfig
+from lipforge.pipeline.config import PrepareConfig, RunConfig, require_share
 
 Make = Callable[[], Callable[..., Any]]
 """Makes a worker, which is then called for one item at a time. Called once in each process."""
@@ -98,7 +98,8 @@ def make_executor(config: PrepareConfig) -> Executor:
 
 
 def require_gpu_here(gpus_per_worker: float) -> None:
-    """Raises ValueError when GPUs are wanted, and this machine, without a cluster, has none."""
+    """Raises ValueError when GPUs are wanted, and this machine, without a cluster, has none; and for odd numbers."""
+    require_share(gpus_per_worker)
     if not gpus_per_worker or os.environ.get("RAY_ADDRESS"):
         return
     import torch

@@ -62,7 +62,8 @@ def _steps(row: Row) -> Iterator[str]:
         else "  probe: not usable"
     )
     span = f"{row['start_s']:.2f} to {row['end_s']:.2f} s, {row['num_frames']} frames"
-    yield f"  resample: {span}, each source frame decoded {row['decode_passes']:g} time(s)"
+    times = f"{row['decode_passes']:g} time{'' if row['decode_passes'] == 1 else 's'}"
+    yield f"  resample: {span}, each source frame decoded {times}"
     if row["audio_downmix"] not in (None, "mono", "mix"):
         yield f"  audio: {row['audio_downmix']}"
     if row["track_index"] is not None and row["track_index"] >= 0:

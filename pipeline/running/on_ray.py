@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from lipforge.datasets_manifest.storage.trouble import system_words
 from lipforge.pipeline.config import RunConfig, StageResources
 from lipforge.pipeline.ledger.records import DatasetError
 from lipforge.pipeline.running.crew import Call, Crew, Event
@@ -27,6 +28,8 @@ QUIET = (0, 2)
 stderr, where Ray's C++ code prints its log level at any level."""
 _LOOK_EVERY_S = 10.0
 """For nodes that joined."""
+_TELL_AFTER_S = 30.0
+log = logging.getLogger(__name__)
 
 
 class RayExecutor:
@@ -151,9 +154,18 @@ class RayExecutor:
             crew.submit(Call(Task("map", item, make), make, (item,)))
         left = len(items)
         try:
+            began_s, is_told = time.monotonic(), False
             while left:
                 crew.start_work()
-                ready, _ = ray.wait(list(crew.events), num_returns=1)
+                ready, _ = ray.wait(list(crew.events), num_returns=1, timeout=_LOOK_EVERY_S)
+                if not ready:
+                    if crew.is_missing and not is_told and time.monotonic() - began_s > _TELL_AFTER_S:
+                        is_told = True
+                        log.warning(
+                            "no worker has started yet: each waits for GPU: %g. `ray status` says what the cluster has",
+                            num_gpus,
+                        )
+                    continue
                 event = crew.take(ready[0])
                 if event is not None:
                     left -= 1
@@ -187,6 +199,23 @@ def crew_sizes(run: RunConfig, cluster: Mapping[str, float]) -> tuple[int, int]:
 
 
 def _connect(run: RunConfig) -> None:
+    try:
+        _init(run)
+    except ConnectionError as error:
+        where = os.environ.get("RAY_ADDRESS")
+        raise DatasetError(f"the Ray at RAY_ADDRESS={where} cannot be reached. Does it run? {error}") from error
+    except OSError as error:
+        raise DatasetError(
+            f"Ray cannot start: {system_words(error)}. It needs a home folder (HOME) and a temporary one (TMPDIR) that "
+            "can be written. `--executor local` runs without Ray"
+        ) from error
+    wanted = max(run.cut.gpus, run.score.gpus)
+    if not os.environ.get("RAY_ADDRESS") and wanted > ray.cluster_resources().get("GPU", 0):
+        ray.shutdown()
+        raise DatasetError(f"run.cut.gpus or run.score.gpus is {wanted:g}, but Ray sees no such GPU on this machine")
+
+
+def _init(run: RunConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with off_terminal(*QUIET):
@@ -198,7 +227,3 @@ def _connect(run: RunConfig) -> None:
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
         )
-    wanted = max(run.cut.gpus, run.score.gpus)
-    if wanted > ray.cluster_resources().get("GPU", 0):
-        ray.shutdown()
-        raise DatasetError(f"run.cut.gpus or run.score.gpus is {wanted:g}, but Ray sees no such GPU on this machine")

@@ -168,6 +168,7 @@ def compute_features(
     if not out:
         raise ValueError("--out is empty; name a folder")
     store = Store(out)
+    num_gpus = _num_gpus(files, gpus_per_worker)
     clips = read_selection(selection)
     refuse_foreign_folder(store)  # before anything is written there
     with writing(store):
@@ -177,7 +178,6 @@ def compute_features(
         units = plan(clips, stored, tuple(files.by_kind()))
         num_clips = sum(len(unit.clips) for unit in units)
         say(f"{counted(len(clips), 'clip')}, {num_clips:,} to do, in {counted(len(units), 'unit')}")
-        num_gpus = _num_gpus(files, gpus_per_worker)
         total = _run(ComputeUnit(store, files, batch_frames, num_gpus > 0), units, executor, workers, num_gpus)
         write_index(store, finished_shards(store))
     return total
@@ -196,6 +196,8 @@ def _num_gpus(files: "ModelFiles", wanted: float | None) -> float:
     from lipforge.pipeline.running.executors import require_gpu_here
 
     if files.whisper is None and files.vae is None:
+        if wanted:
+            raise ValueError("--gpus-per-worker is for --whisper and --vae: the other features are computed on CPUs")
         return 0
     if wanted is None:
         return 1 if torch.cuda.is_available() else 0
