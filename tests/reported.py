@@ -135,7 +135,8 @@ def make_reported(root: Path) -> None:
     run = root / "runs" / "20260101T000000"
     run.mkdir(parents=True)
     stages = [{"name": "resample", "cpu_s": 3.0}, {"name": "track_faces", "cpu_s": 9.0}]
-    summary = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None, "seconds_done": 60.0, "stages": stages}
+    times = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None, "seconds_done": 60.0, "wall_s": 24.0}
+    summary = {**times, "seconds_in": 200.0, "stages": stages}
     (run / "summary.json").write_text(json.dumps({**summary, "versions": {"av": "<i>9</i>"}}))
     (root / "ledger").mkdir()
     settings = {"thresholds": {"max_av_offset_frames": 6, "min_quality": 40.0}}

@@ -139,7 +139,8 @@ def test_thresholds_and_slowest_stage_are_shown(page: str) -> None:
     assert page.count('<line class="threshold"') == 3  # offset on both sides, quality
     assert ">+6</text>" in page and ">-6</text>" in page and ">40</text>" in page
     assert "The slowest stage is track_faces with 75.0 % of the time" in texts(page)
-    assert "0.1500 s" in page  # 9 CPU seconds for 60 s of source
+    assert "0.1500 s" in page  # 9 CPU seconds for 60 s of source, of 200 s: it was stopped
+    assert "2.50 \N{MULTIPLICATION SIGN} real time" in page
 
 
 def test_unfinished_run_is_called_so(page: str) -> None:

@@ -220,7 +220,7 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": summary["run_id"],
         **{name: summary.get(name) for name in ("started_at", "finished_at", "config_hash")},
-        **{name: finite(summary.get(name)) for name in ("wall_s", "seconds_in", "num_units", "num_workers")},
+        **{name: finite(summary.get(name)) for name in ("wall_s", "seconds_done", "num_units", "num_workers")},
         "versions": versions if isinstance(versions, dict) else {},
         "notes": [str(note) for note in summary.get("notes") or []],
     }
