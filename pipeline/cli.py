@@ -159,6 +159,8 @@ def status(dataset: Dataset) -> None:
     with plain_errors():
         state = read_status(dataset)
         say(state.words)
+        if state.is_of_run:
+            say("this run, so far:")
         console.print(outcome_table(state.seconds_kept, state.seconds_by_reason, state.clips_by_outcome))
         if state.seconds_left is not None:
             console.print(f"about {human_time(state.seconds_left)} left")

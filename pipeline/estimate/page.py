@@ -1,5 +1,6 @@
 """The page that an estimate prints: what a run will give, and what it will cost. Readable at 80 columns."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 
@@ -119,6 +120,8 @@ def _fine_print(found: Estimate) -> list[str]:
     if forecast.unseen_s > 0.5:
         lines.append(f"A reason that the sample did not meet may take up to {human_time(forecast.unseen_s)}.")
     lines.append("CPU and wall time are this machine's, as busy as it was; each worker has a core to itself.")
+    if found.num_workers > found.here and not os.environ.get("RAY_ADDRESS"):
+        lines.append(f"This machine has room for {counted(found.here, 'worker')}: more of them here bring nothing.")
     if config.language.whisper is not None:
         lines.append("Identifying languages comes on top.")
     if config.speaker.by_voice:
@@ -202,6 +205,7 @@ def _cost_table(found: Estimate) -> Table:
     table.add_row("  of it, kept clips", human_bytes(disk.shards.value), _range(disk.shards, human_bytes))
     refused = "  of it, rejected clips, until `prune`"
     table.add_row(refused, human_bytes(disk.refused.value), _range(disk.refused, human_bytes))
+    table.add_row("  of it, the report", human_bytes(disk.report.value), _range(disk.report, human_bytes))
     table.add_row("disk: while it is made, at most", human_bytes(disk.peak.value), _range(disk.peak, human_bytes))
     return table
 

@@ -25,6 +25,8 @@ class State:
     seconds_left: float | None
     """None unless a run is in progress."""
     clips_by_outcome: dict[str, int] = field(default_factory=dict)
+    is_of_run: bool = False
+    """Seconds are those of a run that has not ended, and not of all the dataset."""
 
 
 def read_status(dataset: str) -> State:
@@ -54,7 +56,7 @@ def read_status(dataset: str) -> State:
         )
     else:
         left = run.get("seconds_left")
-    return State(words, run["seconds_kept"], run["seconds_by_reason"], left)
+    return State(words, run["seconds_kept"], run["seconds_by_reason"], left, is_of_run=True)
 
 
 def last_run(store: Store) -> dict[str, Any] | None:
