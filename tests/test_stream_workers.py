@@ -1,4 +1,4 @@
-"""Loader workers keep to one core, outlive a signal that a scheduler sends to all, and end with their own process."""
+"""Loader workers outlive a signal that a scheduler sends to all processes, and end with their own process."""
 
 import subprocess
 import sys
@@ -6,10 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from threadpoolctl import threadpool_info
-from torch.utils.data import DataLoader, Dataset
 
-from lipforge.train.stream import stream as sample_stream
 from lipforge.train.stream.config import StreamConfig
 from lipforge.train.stream.stream import SampleStream
 from tests.stream_clips import coded_dataset, select
@@ -52,19 +49,3 @@ def test_workers_outlive_a_signal_to_all_processes_and_end_with_the_iteration(se
     batches.close()
     gone, alive = psutil.wait_procs(workers, timeout=30)
     assert (len(gone), alive) == (2, [])
-
-
-class ThreadsOfNumPy(Dataset):
-    """What it has in the process that reads it."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, _number: int) -> list[int]:
-        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-
-
-def test_workers_keep_to_one_core() -> None:
-    """With several threads each, they wait for one another where cores are busy."""
-    (threads,) = DataLoader(ThreadsOfNumPy(), None, num_workers=1, worker_init_fn=sample_stream._start_worker)
-    assert threads and set(threads) == {1}

@@ -29,7 +29,6 @@ from lipforge.datasets_manifest.select.again import require_shards
 from lipforge.datasets_manifest.selection import read_selection
 from lipforge.model.denoiser.mask import mouth_mask
 from lipforge.model.faces.templates import Template
-from lipforge.model.one_core import use_one_core
 from lipforge.train.features.store import FeatureStore
 from lipforge.train.stream.batches import Batch, BatchDataset
 from lipforge.train.stream.config import FeaturesConfig, StreamConfig
@@ -173,16 +172,11 @@ class SampleStream:
             # A loader draws a seed for its workers, which use none. Drawn from torch's own generator, it would make the
             # trainer's noise after a resume differ from that of an uninterrupted run.
             generator=torch.Generator(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=_obey_the_trainer_alone,
         )
 
 
-def _start_worker(_number: int) -> None:
-    use_one_core()
-    _obey_the_trainer_alone()
-
-
-def _obey_the_trainer_alone() -> None:
+def _obey_the_trainer_alone(_worker: int) -> None:
     """In a worker: SIGTERM ends it when its own process sends it.
 
     A scheduler signals all processes. The trainer then saves, for which it needs its workers until the step is made.
