@@ -45,7 +45,9 @@ class ToRgb:
         size = shape.width_px, shape.height_px
         light = light_of(image, self.peak_nits)
         is_square = shape.square_size_px == (image.width, image.height)
-        in_parts = light.is_plain and is_square and image.format.name in _IN_PARTS and image.height % 2 == 0
+        # FFmpeg takes the chroma of an interlaced frame from the rows of its own field.
+        is_whole_rows = image.height % 2 == 0 and not image.interlaced_frame
+        in_parts = light.is_plain and is_square and image.format.name in _IN_PARTS and is_whole_rows
 
         def convert(area: Area) -> tuple[Area, np.ndarray]:
             if in_parts and not _is_most_of(area, *size):
